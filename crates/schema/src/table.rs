@@ -1,0 +1,183 @@
+//! The table: messages, their fields, and the resources that are served from them.
+
+use std::collections::HashMap;
+
+use crate::value::Value;
+
+/// The place of a message in its [`Table`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub u32);
+
+/// All types and resources of one origin: the built-in API, or one CRD version.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub messages: Vec<Message>,
+    pub resources: Vec<Resource>,
+    /// Full OpenAPI name (`io.k8s.api.core.v1.Pod`) → message.
+    pub by_name: HashMap<Box<str>, MessageId>,
+}
+
+/// A struct of the API, or a type with an encoding of its own.
+#[derive(Debug)]
+pub struct Message {
+    /// OpenAPI definition name: `io.k8s.api.core.v1.PodSpec`.
+    pub name: Box<str>,
+    /// How its JSON looks; fields matter only for [`Form::Struct`].
+    pub form: Form,
+    /// In the order of the Go struct, which is the order of upstream's JSON. Inlined structs are flattened
+    /// here only if protobuf flattens them too; else see [`Field::inline`].
+    pub fields: Vec<Field>,
+}
+
+/// Types whose JSON is not an object of their protobuf fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A JSON object with one member a field.
+    Struct,
+    /// `meta/v1.Time`: RFC 3339 in seconds; protobuf `{seconds, nanos}`.
+    Time,
+    /// `meta/v1.MicroTime`: RFC 3339 with six digits.
+    MicroTime,
+    /// `meta/v1.Duration`: Go's `1h2m3s`; protobuf `{duration: ns}`.
+    Duration,
+    /// `resource.Quantity`: canonical string; protobuf `{string}`. Numbers are accepted on input.
+    Quantity,
+    /// `intstr.IntOrString`: a number or a string; protobuf `{type, intVal, strVal}`.
+    IntOrString,
+    /// `runtime.RawExtension`: any JSON object; protobuf `{raw}` holding JSON.
+    RawExtension,
+    /// `meta/v1.FieldsV1`: any JSON object; protobuf `{Raw}` holding JSON.
+    FieldsV1,
+    /// `apiextensions/v1.JSON`: any JSON value; protobuf `{raw}`.
+    Json,
+    /// `apiextensions/v1.JSONSchemaPropsOrBool` and its kin: see the field names.
+    JsonSchemaPropsOrBool,
+    JsonSchemaPropsOrArray,
+    JsonSchemaPropsOrStringArray,
+    /// A named slice (`ExtraValue`, `Verbs`): a JSON list; protobuf `{items}`.
+    Items,
+}
+
+/// A field of a message.
+#[derive(Debug)]
+pub struct Field {
+    /// JSON name.
+    pub name: Box<str>,
+    /// Protobuf field number; 0 where there is none (a CRD's field).
+    pub tag: u32,
+    pub ty: Type,
+    /// Go pointer: absent and zero differ. A plain field that is absent reads as its zero value, and protobuf always carries it.
+    pub pointer: bool,
+    /// JSON `omitempty`: not written if zero (nil for pointers, maps and lists: empty).
+    pub omitempty: bool,
+    /// JSON `omitzero`: a zero struct is not written.
+    pub omitzero: bool,
+    /// `json:",inline"`: its members stand in the parent's JSON object, while protobuf nests it under `tag`.
+    pub inline: bool,
+    /// Required by validation of OpenAPI (no `+optional`).
+    pub required: bool,
+    /// Declarative default (`+default=`), applied at decoding of the versioned object.
+    pub default: Option<Value>,
+    /// Closed set of values, if it is an enum.
+    pub enumeration: Vec<Box<str>>,
+    pub patch: PatchStrategy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    Bool,
+    Int32,
+    Int64,
+    Uint32,
+    Uint64,
+    Float,
+    Double,
+    String,
+    /// Base64 in JSON.
+    Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Type {
+    Scalar(Scalar),
+    Message(MessageId),
+    List { element: Box<Type>, kind: ListKind },
+    Map { value: Box<Type>, kind: MapKind },
+    /// Anything (`x-kubernetes-preserve-unknown-fields`).
+    Any,
+}
+
+/// `x-kubernetes-list-type`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    Atomic,
+    Set,
+    /// Keyed by these fields (`x-kubernetes-list-map-keys`); defaults of keys are on the element's fields.
+    Map { keys: Vec<Box<str>> },
+}
+
+/// `x-kubernetes-map-type`, for maps and for structs used as a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    Granular,
+    Atomic,
+}
+
+/// Strategic merge patch: `patchStrategy` and `patchMergeKey`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PatchStrategy {
+    pub merge: bool,
+    pub replace: bool,
+    pub retain_keys: bool,
+    pub merge_key: Option<Box<str>>,
+    /// A struct field which apply treats as one value (`+structType=atomic`).
+    pub atomic: bool,
+}
+
+/// A kind as it is served: facts of its group, version and names, and the overlay's rows.
+#[derive(Debug)]
+pub struct Resource {
+    /// Empty for the core group.
+    pub group: Box<str>,
+    pub version: Box<str>,
+    pub kind: Box<str>,
+    pub plural: Box<str>,
+    pub singular: Box<str>,
+    pub namespaced: bool,
+    pub message: MessageId,
+    /// The version in which it is stored (`apps/v1`, `v1`); conversion is needed if it is another message.
+    pub storage: Box<str>,
+    pub short_names: Vec<Box<str>>,
+    pub categories: Vec<Box<str>>,
+    /// `create delete deletecollection get list patch update watch`, as discovery lists them. Empty: create only, nothing stored (reviews).
+    pub verbs: Vec<Box<str>>,
+    pub subresources: Vec<Subresource>,
+    pub columns: Vec<Column>,
+    /// Field selectors beyond `metadata.name` and `metadata.namespace`: JSON paths (`spec.nodeName`).
+    pub selectable: Vec<Box<str>>,
+    /// Key prefix in the store without a slash at the end: `/registry/pods`.
+    pub prefix: Box<str>,
+    /// Named behaviour functions of apiserver, from the overlay: `strategy: pod`.
+    pub behaviours: Vec<Box<str>>,
+}
+
+#[derive(Debug)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, …
+    pub name: Box<str>,
+    /// What it takes and returns: group/version and kind (`autoscaling/v1`, `Scale`).
+    pub api_version: Box<str>,
+    pub kind: Box<str>,
+    pub verbs: Vec<Box<str>>,
+}
+
+/// A column of `kubectl get` (`meta/v1.TableColumnDefinition`).
+#[derive(Debug)]
+pub struct Column {
+    pub name: Box<str>,
+    pub ty: Box<str>,
+    pub format: Box<str>,
+    pub priority: i32,
+    /// A JSON path (`.spec.replicas`), or `fn:name` for a function of the printer.
+    pub source: Box<str>,
+}
