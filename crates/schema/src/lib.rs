@@ -4,9 +4,23 @@
 //! `schema-data/` at build time; a custom resource makes a small one of its own from its OpenAPI schema,
 //! and the same code serves both. This crate is pure: bytes and values in, bytes and values out.
 
+pub mod apply;
+pub mod defaults;
+pub mod json;
+pub mod patch;
+pub mod proto;
+pub mod quantity;
+pub mod selector;
+pub mod stored;
+pub mod structural;
 mod table;
+pub mod time;
+pub mod transcode;
+pub mod validate;
 mod value;
+pub mod yaml;
 
+pub use json::{DecodeError, Decoded, FieldProblem, SyntaxError};
 pub use table::{
     Column, Field, Form, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table,
     Type,
