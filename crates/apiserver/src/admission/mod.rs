@@ -1,0 +1,90 @@
+//! Admission: plugins that change or refuse an object between decoding and validation. One file a plugin.
+
+use std::sync::Arc;
+
+use schema::Value;
+
+use crate::{Server, Status, User, request::GroupResource, seams::BoxFuture};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+impl Operation {
+    /// As webhooks and policies spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
+/// What plugins see of a request. Objects are in the version of the request.
+#[derive(Debug)]
+pub struct AdmissionRequest {
+    pub user: User,
+    pub operation: Operation,
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    /// Empty on creation with `generateName` only until the name is made.
+    pub name: String,
+    /// The new object; `Null` for a deletion; the options object for a connection.
+    pub object: Value,
+    /// The stored object, for updates and deletions (`None` in deletecollection's first call).
+    pub old: Option<Arc<Value>>,
+    /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions.
+    pub options: Value,
+    pub dry_run: bool,
+    /// `Warning` headers for the client.
+    pub warnings: Vec<String>,
+}
+
+impl AdmissionRequest {
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(&self.group, &self.resource)
+    }
+
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.resource == resource
+    }
+
+    /// Upstream's refusal by an admission plugin: 403 with `RESOURCE "NAME" is forbidden: WHY`.
+    pub fn forbidden(&self, why: &str) -> Status {
+        let name = if self.name.is_empty() { "Unknown" } else { &self.name };
+        Status::forbidden(&self.group_resource(), name, why)
+    }
+}
+
+/// One admission plugin. Order is the registry's; mutation runs before defaults are final and validation of the object,
+/// `validate` after it, just before the commit.
+pub trait Plugin: Send + Sync {
+    /// Upstream's name: `NamespaceLifecycle`.
+    fn name(&self) -> &'static str;
+
+    fn mutate<'a>(
+        &'a self,
+        _server: &'a Server,
+        _request: &'a mut AdmissionRequest,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn validate<'a>(
+        &'a self,
+        _server: &'a Server,
+        _request: &'a mut AdmissionRequest,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

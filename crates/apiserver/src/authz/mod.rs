@@ -1,0 +1,1 @@
+//! May they: the implementations of [`crate::seams::Authorize`].

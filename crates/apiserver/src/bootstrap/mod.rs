@@ -1,0 +1,1 @@
+//! Objects a cluster has from its first start.

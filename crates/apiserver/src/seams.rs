@@ -1,0 +1,120 @@
+//! What the server needs from outside, in its own words.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::SystemTime};
+
+use http::request::Parts;
+use schema::Value;
+
+use crate::{Attributes, Body, Server, Status, User};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The time that objects carry.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> SystemTime;
+}
+
+/// Where uids, generated names and tokens come from; cryptographically strong outside of tests.
+pub trait Random: Send + Sync {
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// What is known of the connection's other end. In the extensions of requests that come from a socket.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    pub address: Option<std::net::SocketAddr>,
+    /// DER certificates the client presented, leaf first; the handshake proved the key, not the chain.
+    pub certificates: Arc<Vec<Vec<u8>>>,
+}
+
+/// Why credentials were refused; the client sees only `Unauthorized`, the log sees this.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// Who is asking.
+pub trait Authenticate: Send + Sync {
+    /// `None`: no credentials of a kind this authenticator reads (the caller becomes anonymous if that is allowed).
+    fn authenticate<'a>(
+        &'a self,
+        server: &'a Server,
+        parts: &'a Parts,
+        peer: &'a Peer,
+    ) -> BoxFuture<'a, Result<Option<User>, Refused>>;
+
+    /// A bearer token by itself, as TokenReview asks; with the audiences it is good for among those asked
+    /// (all of the server's own if `audiences` is empty).
+    fn review<'a>(
+        &'a self,
+        server: &'a Server,
+        token: &'a str,
+        audiences: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<(User, Vec<String>)>, Refused>>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow(String),
+    Deny(String),
+    NoOpinion(String),
+}
+
+/// One rule of what a user may do, as SelfSubjectRulesReview lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub verbs: Vec<String>,
+    pub api_groups: Vec<String>,
+    pub resources: Vec<String>,
+    pub resource_names: Vec<String>,
+    pub non_resource_urls: Vec<String>,
+}
+
+/// May they. Reads only the cache, so it answers at once.
+pub trait Authorize: Send + Sync {
+    fn authorize(&self, server: &Server, user: &User, attributes: &Attributes) -> Decision;
+
+    /// The rules that apply to a user in a namespace; the flag says that the list may be incomplete.
+    fn rules(&self, server: &Server, user: &User, namespace: &str) -> (Vec<Rule>, bool);
+}
+
+/// Signs service account tokens for `serviceaccounts/NAME/token`.
+pub trait IssueToken: Send + Sync {
+    /// Completes the TokenRequest's status from its spec (audiences, expirationSeconds, boundObjectRef already checked
+    /// and defaulted). `bound` is the bound Pod, Secret or Node.
+    fn issue(
+        &self,
+        server: &Server,
+        service_account: &Value,
+        bound: Option<&Value>,
+        request: &mut Value,
+    ) -> Result<(), Status>;
+}
+
+/// Reaches a node's kubelet, whether in this process, over a tunnel or over the network.
+pub trait NodeProxy: Send + Sync {
+    /// Sends a request whose URI is a kubelet path (`/containerLogs/…`, `/exec/…?…`); the response may be an upgrade.
+    fn to_node<'a>(
+        &'a self,
+        server: &'a Server,
+        node: &'a str,
+        request: http::Request<Body>,
+    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+
+    /// Sends a request to a pod's or service endpoint's address (`proxy` subresources): `scheme` is `http` or `https`.
+    fn to_address<'a>(
+        &'a self,
+        server: &'a Server,
+        scheme: &'a str,
+        address: std::net::SocketAddr,
+        request: http::Request<Body>,
+    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+
+    /// Sends a JSON request to a webhook or an aggregated API server, verified against `ca_bundle` (PEM; empty: system roots).
+    fn to_url<'a>(
+        &'a self,
+        server: &'a Server,
+        url: &'a str,
+        ca_bundle: &'a [u8],
+        request: http::Request<Body>,
+    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+}

@@ -1,0 +1,336 @@
+//! `meta/v1.Status`: the only place where HTTP status codes of the Kubernetes API are made. Messages are upstream's.
+
+use schema::{Object, Value};
+
+use crate::request::GroupResource;
+
+/// A result that is no object: an error, or a deletion's success.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    pub code: u16,
+    /// Empty for a success.
+    pub reason: &'static str,
+    pub message: String,
+    pub details: Option<Box<Details>>,
+    /// `metadata.continue` of an expired list's 410.
+    pub continue_token: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details {
+    pub name: String,
+    pub group: String,
+    /// A resource's plural or a kind, as upstream mixes them.
+    pub kind: String,
+    pub uid: String,
+    pub causes: Vec<Cause>,
+    pub retry_after_seconds: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// `FieldValueRequired`, …
+    pub reason: String,
+    pub message: String,
+    pub field: String,
+}
+
+/// Refusals of admission and strategies that a typed path explains (`spec.foo: Forbidden: …`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// `FieldValueInvalid`, `FieldValueRequired`, …
+    pub reason: &'static str,
+    pub field: String,
+    /// Without the field: `Invalid value: "x": must be …`.
+    pub body: String,
+}
+
+impl FieldError {
+    fn new(reason: &'static str, field: &str, body: String) -> Self {
+        FieldError { reason, field: field.into(), body }
+    }
+    pub fn required(field: &str, detail: &str) -> Self {
+        FieldError::new("FieldValueRequired", field, with_detail("Required value".into(), detail))
+    }
+    /// `value` as it is printed: quoted if it is a string.
+    pub fn invalid(field: &str, value: &Value, detail: &str) -> Self {
+        FieldError::new("FieldValueInvalid", field, with_detail(format!("Invalid value: {}", shown(value)), detail))
+    }
+    pub fn forbidden(field: &str, detail: &str) -> Self {
+        FieldError::new("FieldValueForbidden", field, with_detail("Forbidden".into(), detail))
+    }
+    pub fn duplicate(field: &str, value: &Value) -> Self {
+        FieldError::new("FieldValueDuplicate", field, format!("Duplicate value: {}", shown(value)))
+    }
+    pub fn not_found(field: &str, value: &Value) -> Self {
+        FieldError::new("FieldValueNotFound", field, format!("Not found: {}", shown(value)))
+    }
+    pub fn not_supported(field: &str, value: &Value, supported: &[&str]) -> Self {
+        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let body = with_detail(
+            format!("Unsupported value: {}", shown(value)),
+            &if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) },
+        );
+        FieldError::new("FieldValueNotSupported", field, body)
+    }
+}
+
+fn with_detail(head: String, detail: &str) -> String {
+    if detail.is_empty() { head } else { format!("{head}: {detail}") }
+}
+
+/// A value inside a message, as Go's `%#v`-like field errors show it.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Int(i) => i.to_string(),
+        Value::Float(f) => f.to_string(),
+        Value::String(s) => format!("{s:?}"),
+        Value::List(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(",")),
+        Value::Object(members) => {
+            let inner: Vec<String> = members.iter().map(|(k, v)| format!("{k:?}:{}", shown(v))).collect();
+            format!("{{{}}}", inner.join(","))
+        }
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Status>;
+
+impl Status {
+    fn make(code: u16, reason: &'static str, message: String) -> Self {
+        Status { code, reason, message, ..Status::default() }
+    }
+
+    fn about(code: u16, reason: &'static str, gr: &GroupResource, name: &str, message: String) -> Self {
+        Status {
+            details: Some(Box::new(Details {
+                name: name.into(),
+                group: gr.group.clone(),
+                kind: gr.resource.clone(),
+                ..Details::default()
+            })),
+            ..Status::make(code, reason, message)
+        }
+    }
+
+    pub fn with_retry_after(mut self, seconds: u32) -> Self {
+        self.details.get_or_insert_default().retry_after_seconds = seconds;
+        self
+    }
+
+    pub fn with_cause(mut self, reason: &str, message: impl Into<String>, field: &str) -> Self {
+        let cause = Cause { reason: reason.into(), message: message.into(), field: field.into() };
+        self.details.get_or_insert_default().causes.push(cause);
+        self
+    }
+
+    /// A finished deletion's answer.
+    pub fn success(gr: &GroupResource, name: &str, uid: &str) -> Self {
+        let mut status = Status::about(200, "", gr, name, String::new());
+        if let Some(details) = &mut status.details {
+            details.uid = uid.into();
+        }
+        status
+    }
+
+    /// `{"status":"Success"}` with 201, as binding answers.
+    pub fn created() -> Self {
+        Status::make(201, "", String::new())
+    }
+
+    pub fn unauthorized() -> Self {
+        Status::make(401, "Unauthorized", "Unauthorized".into())
+    }
+
+    pub fn not_found(gr: &GroupResource, name: &str) -> Self {
+        Status::about(404, "NotFound", gr, name, format!("{gr} {name:?} not found"))
+    }
+
+    /// For a path under which nothing is served.
+    pub fn no_such_resource() -> Self {
+        let message = "the server could not find the requested resource".into();
+        Status { details: Some(Box::default()), ..Status::make(404, "NotFound", message) }
+    }
+
+    pub fn already_exists(gr: &GroupResource, name: &str) -> Self {
+        Status::about(409, "AlreadyExists", gr, name, format!("{gr} {name:?} already exists"))
+    }
+
+    pub fn generate_name_conflict(gr: &GroupResource, name: &str) -> Self {
+        let why = "already exists, the server was not able to generate a unique name for the object";
+        Status::about(409, "AlreadyExists", gr, name, format!("{gr} {name:?} {why}")).with_retry_after(1)
+    }
+
+    pub fn conflict(gr: &GroupResource, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {gr} {name:?}: {why}");
+        Status::about(409, "Conflict", gr, name, message)
+    }
+
+    /// Optimistic concurrency lost.
+    pub fn modified(gr: &GroupResource, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Status::conflict(gr, name, why)
+    }
+
+    /// Server-side apply found other owners.
+    pub fn apply_conflict(causes: Vec<Cause>, message: String) -> Self {
+        let details = Details { causes, ..Details::default() };
+        Status { details: Some(Box::new(details)), ..Status::make(409, "Conflict", message) }
+    }
+
+    /// 422; `kind` is the kind (`Deployment`), as upstream's messages have it.
+    pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
+        let qualified = GroupResource::new(group, kind);
+        let shown: Vec<String> = errors.iter().map(|e| {
+            if e.field.is_empty() { e.body.clone() } else { format!("{}: {}", e.field, e.body) }
+        }).collect();
+        let mut distinct: Vec<String> = Vec::with_capacity(shown.len());
+        for text in shown {
+            if !distinct.contains(&text) {
+                distinct.push(text);
+            }
+        }
+        let message = match distinct.as_slice() {
+            [] => format!("{qualified} {name:?} is invalid"),
+            [one] => format!("{qualified} {name:?} is invalid: {one}"),
+            many => format!("{qualified} {name:?} is invalid: [{}]", many.join(", ")),
+        };
+        let mut status = Status::about(422, "Invalid", &qualified, name, message);
+        for error in errors {
+            status = status.with_cause(error.reason, error.body, &error.field);
+        }
+        status
+    }
+
+    pub fn forbidden(gr: &GroupResource, name: &str, why: &str) -> Self {
+        let message = if gr.resource.is_empty() && gr.group.is_empty() {
+            format!("forbidden: {why}")
+        } else if name.is_empty() {
+            format!("{gr} is forbidden: {why}")
+        } else {
+            format!("{gr} {name:?} is forbidden: {why}")
+        };
+        Status::about(403, "Forbidden", gr, name, message)
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Status::make(400, "BadRequest", message.into())
+    }
+
+    pub fn timeout(message: &str, retry_after: u32) -> Self {
+        Status::make(504, "Timeout", format!("Timeout: {message}")).with_retry_after(retry_after)
+    }
+
+    pub fn server_timeout(gr: &GroupResource, operation: &str) -> Self {
+        let message =
+            format!("The {operation} operation against {gr} could not be completed at this time, please try again.");
+        Status::about(500, "ServerTimeout", gr, operation, message)
+    }
+
+    pub fn too_large(message: &str) -> Self {
+        Status::make(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
+    }
+
+    /// 410: history that is no longer held.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Status::make(410, "Expired", message.into())
+    }
+
+    /// 504: a resourceVersion that has not happened yet.
+    pub fn resource_version_too_large(asked: u64, current: u64) -> Self {
+        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1)
+            .with_cause("ResourceVersionTooLarge", "Too large resource version", "")
+    }
+
+    pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
+        Status::make(429, "TooManyRequests", message.into()).with_retry_after(retry_after)
+    }
+
+    pub fn unsupported_media_type(supported: &[&str]) -> Self {
+        let list = supported.join(", ");
+        let message =
+            format!("the body of the request was in an unknown format - accepted media types include: {list}");
+        Status::make(415, "UnsupportedMediaType", message)
+    }
+
+    pub fn not_acceptable(accepted: &[&str]) -> Self {
+        let list = accepted.join(", ");
+        Status::make(406, "NotAcceptable", format!("only the following media types are accepted: {list}"))
+    }
+
+    pub fn method_not_supported(gr: &GroupResource, action: &str) -> Self {
+        let message = format!("{action} is not supported on resources of kind \"{gr}\"");
+        Status::about(405, "MethodNotAllowed", gr, "", message)
+    }
+
+    /// For a path whose resource exists but has no such method.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource".into();
+        Status { details: Some(Box::default()), ..Status::make(405, "MethodNotAllowed", message) }
+    }
+
+    pub fn internal(why: impl std::fmt::Display) -> Self {
+        Status::make(500, "InternalError", format!("Internal error occurred: {why}"))
+            .with_cause("", why.to_string(), "")
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Status::make(503, "ServiceUnavailable", message.into())
+    }
+
+    pub fn is_conflict(&self) -> bool {
+        self.code == 409 && self.reason == "Conflict"
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.reason == "NotFound"
+    }
+
+    /// The object that goes on the wire.
+    pub fn to_value(&self) -> Value {
+        let text = |s: &str| Value::String(s.into());
+        let mut metadata = Object::new();
+        if let Some(token) = &self.continue_token {
+            metadata.insert("continue".into(), text(token));
+        }
+        let mut out = Object::from([
+            ("kind".into(), text("Status")),
+            ("apiVersion".into(), text("v1")),
+            ("metadata".into(), Value::Object(metadata)),
+            ("status".into(), text(if self.code < 400 { "Success" } else { "Failure" })),
+        ]);
+        if !self.message.is_empty() {
+            out.insert("message".into(), text(&self.message));
+        }
+        if !self.reason.is_empty() {
+            out.insert("reason".into(), text(self.reason));
+        }
+        if let Some(details) = &self.details {
+            let mut d = Object::new();
+            for (name, value) in
+                [("name", &details.name), ("group", &details.group), ("kind", &details.kind), ("uid", &details.uid)]
+            {
+                if !value.is_empty() {
+                    d.insert(name.into(), text(value));
+                }
+            }
+            if !details.causes.is_empty() {
+                let causes = details.causes.iter().map(|cause| {
+                    let members = [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)];
+                    let members = members.into_iter().filter(|(_, v)| !v.is_empty());
+                    Value::Object(members.map(|(k, v)| (k.into(), text(v))).collect())
+                });
+                d.insert("causes".into(), Value::List(causes.collect()));
+            }
+            if details.retry_after_seconds > 0 {
+                d.insert("retryAfterSeconds".into(), Value::Int(details.retry_after_seconds.into()));
+            }
+            out.insert("details".into(), Value::Object(d));
+        }
+        if self.code >= 400 {
+            out.insert("code".into(), Value::Int(self.code.into()));
+        }
+        Value::Object(out)
+    }
+}
