@@ -1,0 +1,273 @@
+//! Service account tokens: JSON web tokens (RFC 7519) with Kubernetes' claims, and what publishes their keys.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{digest, rand::SecureRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::{Algorithm, KeyPair, PublicKey, Result, key::rsa_components};
+
+/// Longer tokens are refused unread.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
+
+/// Claims of a service account token, in upstream's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub aud: Vec<String>,
+    /// Seconds since 1970, as `iat` and `nbf`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
+    pub exp: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
+    pub iat: Option<i64>,
+    #[serde(default)]
+    pub iss: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    #[serde(rename = "kubernetes.io", default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
+    pub nbf: Option<i64>,
+    #[serde(default)]
+    pub sub: String,
+    /// Of the never expiring tokens in secrets; new ones do not have them.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace", default, skip_serializing_if = "Option::is_none")]
+    pub legacy_namespace: Option<String>,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name", default, skip_serializing_if = "Option::is_none")]
+    pub legacy_secret: Option<String>,
+    #[serde(
+        rename = "kubernetes.io/serviceaccount/service-account.name",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub legacy_name: Option<String>,
+    #[serde(
+        rename = "kubernetes.io/serviceaccount/service-account.uid",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub legacy_uid: Option<String>,
+}
+
+/// The `kubernetes.io` claim: what the token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubernetes {
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Reference>,
+    #[serde(default)]
+    pub serviceaccount: Reference,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
+    pub warnafter: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub uid: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    alg: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
+}
+
+/// Why a token was not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Rejection {
+    /// Not one of ours: another authenticator may know it.
+    #[error("not a token of this issuer")]
+    Foreign,
+    #[error("the token is malformed")]
+    Malformed,
+    #[error("no key matches the token's signature")]
+    Signature,
+    #[error("service account token has expired")]
+    Expired,
+    #[error("service account token is not valid yet")]
+    NotYetValid,
+}
+
+/// Signs with one key.
+#[derive(Debug)]
+pub struct Signer {
+    key: KeyPair,
+    kid: String,
+}
+
+impl Signer {
+    pub fn new(key: KeyPair) -> Self {
+        let kid = key_id(key.public());
+        Self { key, kid }
+    }
+
+    pub fn public(&self) -> &PublicKey {
+        self.key.public()
+    }
+
+    pub fn sign(&self, claims: &Claims, random: &dyn SecureRandom) -> Result<String> {
+        let header = Header { alg: algorithm(self.key.public()).to_owned(), kid: Some(self.kid.clone()) };
+        let part = |json: serde_json::Result<Vec<u8>>| {
+            json.map(|j| URL_SAFE_NO_PAD.encode(j)).map_err(|_| crate::Error::Signing)
+        };
+        let signed = format!("{}.{}", part(serde_json::to_vec(&header))?, part(serde_json::to_vec(claims))?);
+        let signature = self.key.sign_jws(signed.as_bytes(), random)?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+}
+
+/// Checks signatures against several keys: the current one and those of before.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    keys: Vec<(String, PublicKey)>,
+    issuers: Vec<String>,
+}
+
+impl Verifier {
+    /// `issuers`: the first is the one that signs; others are still accepted.
+    pub fn new(keys: impl IntoIterator<Item = PublicKey>, issuers: Vec<String>) -> Self {
+        let mut named: Vec<(String, PublicKey)> = Vec::new();
+        for key in keys {
+            let id = key_id(&key);
+            if named.iter().all(|(known, _)| *known != id) {
+                named.push((id, key));
+            }
+        }
+        Self { keys: named, issuers }
+    }
+
+    /// Signature, issuer and times. Audience and bound objects are the caller's to check.
+    pub fn verify(&self, token: &str, now: i64) -> std::result::Result<Claims, Rejection> {
+        let claims = self.verify_signature(token)?;
+        // No leeway: it is the same clock that signed.
+        if claims.nbf.is_some_and(|t| t > now) {
+            return Err(Rejection::NotYetValid);
+        }
+        if claims.exp.is_some_and(|t| t <= now) {
+            return Err(Rejection::Expired);
+        }
+        Ok(claims)
+    }
+
+    fn verify_signature(&self, token: &str) -> std::result::Result<Claims, Rejection> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Rejection::Malformed);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(Rejection::Foreign)?;
+        let (header, body) = signed.split_once('.').ok_or(Rejection::Foreign)?;
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejection::Foreign);
+        let body = decode(body)?;
+        let issuer: Issuer = serde_json::from_slice(&body).map_err(|_| Rejection::Foreign)?;
+        if !self.issuers.contains(&issuer.iss) && issuer.iss != LEGACY_ISSUER {
+            return Err(Rejection::Foreign);
+        }
+        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| Rejection::Malformed)?;
+        let signature = decode(signature)?;
+        let hash = match header.alg.as_str() {
+            "ES256" | "RS256" => 256,
+            "ES384" | "RS384" => 384,
+            "RS512" => 512,
+            _ => return Err(Rejection::Signature),
+        };
+        let is_rsa = header.alg.starts_with('R');
+        let fits = |(id, key): &&(String, PublicKey)| {
+            (key.algorithm == Algorithm::Rsa) == is_rsa && header.kid.as_ref().is_none_or(|kid| kid == id)
+        };
+        let known = self.keys.iter().filter(fits).any(|(_, key)| key.verify_jws(hash, signed.as_bytes(), &signature));
+        if !known {
+            return Err(Rejection::Signature);
+        }
+        serde_json::from_slice(&body).map_err(|_| Rejection::Malformed)
+    }
+
+    /// The JSON web key set of `/openid/v1/jwks`.
+    pub fn jwks(&self) -> serde_json::Value {
+        serde_json::json!({ "keys": self.keys.iter().filter_map(|(kid, key)| jwk(kid, key)).collect::<Vec<_>>() })
+    }
+
+    /// The document of `/.well-known/openid-configuration`.
+    pub fn discovery(&self, jwks_uri: &str) -> serde_json::Value {
+        let mut algorithms: Vec<&str> = self.keys.iter().map(|(_, key)| algorithm(key)).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        serde_json::json!({
+            "issuer": self.issuers.first(),
+            "jwks_uri": jwks_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": algorithms,
+        })
+    }
+}
+
+/// Issuer of tokens in secrets.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+#[derive(Deserialize)]
+struct Issuer {
+    #[serde(default)]
+    iss: String,
+}
+
+/// Upstream's key id: the SHA-256 of the SubjectPublicKeyInfo.
+fn key_id(key: &PublicKey) -> String {
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, &key.spki))
+}
+
+fn algorithm(key: &PublicKey) -> &'static str {
+    match key.algorithm {
+        Algorithm::P256 => "ES256",
+        Algorithm::P384 => "ES384",
+        Algorithm::Rsa => "RS256",
+        Algorithm::Ed25519 => "EdDSA",
+    }
+}
+
+fn jwk(kid: &str, key: &PublicKey) -> Option<serde_json::Value> {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let alg = algorithm(key);
+    match key.algorithm {
+        Algorithm::P256 | Algorithm::P384 => {
+            let (x, y) = key.key.get(1..)?.split_at(key.key.len() / 2);
+            let crv = if key.algorithm == Algorithm::P256 { "P-256" } else { "P-384" };
+            Some(serde_json::json!({
+                "use": "sig", "kty": "EC", "kid": kid, "crv": crv, "alg": alg, "x": encode(x), "y": encode(y),
+            }))
+        }
+        Algorithm::Rsa => {
+            let parts = rsa_components(&key.key)?;
+            Some(serde_json::json!({
+                "use": "sig", "kty": "RSA", "kid": kid, "alg": alg, "n": encode(parts.n), "e": encode(parts.e),
+            }))
+        }
+        Algorithm::Ed25519 => None,
+    }
+}
+
+/// `aud` may be one string.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Either::deserialize(d)? {
+        Either::One(one) => vec![one],
+        Either::Many(many) => many,
+    })
+}
+
+/// NumericDate may have a fraction.
+fn seconds<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<i64>, D::Error> {
+    let number = Option::<serde_json::Number>::deserialize(d)?;
+    Ok(number.and_then(|n| n.as_i64().or_else(|| n.as_f64().map(|f| f as i64))))
+}
