@@ -1,0 +1,35 @@
+# Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
+BIN := target/release/sampan
+
+.PHONY: run stop build test unit walk lint bench tools clean
+
+run: tools build            ## Start a server here, deploy examples/hello, say how to go on
+	examples/run.sh
+
+stop:                       ## Stop what `make run` started, pods included
+	examples/stop.sh
+
+build: tools
+	cargo build --release --locked
+
+test: tools lint build unit walk  ## Everything that CI runs
+
+unit:                       ## Each room's own tests (as root: containers and networks are real)
+	tests/unit.sh
+
+walk: build                 ## The program from outside, by kubectl
+	tests/walk.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo xtask tidy
+
+bench: build                ## Beside upstream's components, in one run
+	bench/run.sh
+
+tools:                      ## What building and testing need, from Debian's packages
+	tests/tools.sh
+
+clean:
+	cargo clean

@@ -1,0 +1,49 @@
+//! Files that outlive a crash: written beside, synced, renamed; with their mode from the first byte.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct Error {
+    pub action: &'static str,
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Makes a directory and its parents; the last one gets `mode`.
+pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    let failed = |source| Error { action: "make directory", path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+/// Replaces a file's contents as a whole; a reader or a crash sees the old or the new ones.
+pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
+    let failed = |source| Error { action: "write", path: path.to_owned(), source };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    let _ = fs::remove_file(&beside);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(failed)?;
+    // The mode of creation is cut by the umask.
+    file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+    file.write_all(contents).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&beside, path).map_err(failed)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)
+}
+
+/// The file's text; `None` if there is no file.
+pub fn read(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error { action: "read", path: path.to_owned(), source }),
+    }
+}

@@ -1,0 +1,155 @@
+//! Listening sockets: TLS with optional client certificates, HTTP/1.1 and HTTP/2, upgrades.
+//!
+//! Who a client is, is decided behind this: a certificate's key is proven here, its chain is not judged.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use apiserver::{Body, Peer};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, SignatureScheme,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::identity::Pair;
+
+/// A client that connects and says nothing holds a socket for this long.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADERS: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error("cannot serve TLS with this certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("a certificate or key that is no PEM")]
+    Pem,
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => " (another program listens there; stop it or choose another port)",
+        std::io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        _ => "",
+    }
+}
+
+/// What answers requests.
+pub trait Handler: Send + Sync + 'static {
+    fn handle(&self, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send;
+}
+
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
+}
+
+/// A TLS configuration which can be replaced while connections are accepted (renewed certificates).
+pub fn tls(pair: &Pair) -> Result<Arc<rustls::ServerConfig>, Error> {
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| Error::Pem)?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(Arc::new(AnyClient(provider)))
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Accepts until dropped.
+pub async fn serve(listener: TcpListener, tls: tokio::sync::watch::Receiver<Arc<rustls::ServerConfig>>, handler: Arc<impl Handler>) {
+    loop {
+        let (socket, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: existing connections go on, and free some.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let acceptor = TlsAcceptor::from(tls.borrow().clone());
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            let _ = socket.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+                Ok(Ok(stream)) => serve_connection(stream, address, handler).await,
+                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake"),
+                Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+async fn serve_connection(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, address: SocketAddr, handler: Arc<impl Handler>) {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
+    let peer = Peer { address: Some(address), certificates: Arc::new(certificates) };
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let handler = handler.clone();
+        async move {
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            Ok::<_, std::convert::Infallible>(handler.handle(request).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(15));
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(%address, %error, "a connection ended");
+    }
+}
+
+/// Asks for a client certificate, takes any (or none), and checks only that the client holds its key.
+#[derive(Debug)]
+struct AnyClient(Arc<rustls::crypto::CryptoProvider>);
+
+impl ClientCertVerifier for AnyClient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
