@@ -3,6 +3,9 @@
 //! [`Store`] is the contract; [`sqlite`] the embedded implementation. Every write has a revision of its own,
 //! revisions never go backwards, and a change stays readable by [`Store::changes`] until compaction passes it.
 
+pub mod retention;
+pub mod sqlite;
+
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
@@ -78,7 +81,7 @@ pub enum Error {
     Io { action: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A datastore. All futures may be dropped at any time; a commit that was sent may still happen.
 pub trait Store: Send + Sync + 'static {
@@ -109,4 +112,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Wakes when the newest revision moves.
     fn watermark(&self) -> tokio::sync::watch::Receiver<Revision>;
+
+    /// Volatile keys (memory first, persisted rarely): their changes are complete only after this revision.
+    /// A watch of such keys that resumes from an older one must be told that its history is gone; ask after
+    /// reading [`Store::changes`], for this moves forward. 0: nothing was ever lost. All other keys are exact.
+    fn volatile_since(&self) -> Revision {
+        0
+    }
 }

@@ -1,0 +1,101 @@
+//! Moving committed pages from the log into the database, apart from commits.
+//!
+//! A thread with a connection of its own does the long passes (passive: neither readers nor the writer wait). The log
+//! starts over only when a pass has reached its very end while nobody writes, which under load never happens by
+//! itself; so once the log is long and a pass has left only a short tail, the writer moves that tail between two
+//! batches. This bounds the log, and what a commit ever waits for.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use rusqlite::Connection;
+
+use super::{counters::Counters, open::Database};
+
+/// A pass starts at this many frames not yet moved (2 MiB), and the tail of a commit's pass is at most this.
+const PASS_FRAMES: u64 = 512;
+/// From here on the log should start over (8 MiB).
+const LONG_FRAMES: u64 = 2048;
+const RUNNING: u64 = u64::MAX;
+
+pub(super) struct Checkpoints {
+    wake: Option<mpsc::SyncSender<()>>,
+    /// How many frames of the log the last pass had moved, or [`RUNNING`].
+    done: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+    last_frames: u64,
+}
+
+impl Checkpoints {
+    pub fn start(database: &Database, counters: Arc<Counters>) -> rusqlite::Result<Self> {
+        let connection = database.checkpointer()?;
+        let (wake, woken) = mpsc::sync_channel::<()>(1);
+        let done = Arc::new(AtomicU64::new(0));
+        let moved = done.clone();
+        let thread = std::thread::Builder::new()
+            .name("store-checkpoint".into())
+            .spawn(move || {
+                while woken.recv().is_ok() {
+                    moved.store(pass(&connection, &counters).unwrap_or(0), Ordering::Release);
+                }
+            })
+            .ok();
+        Ok(Self { wake: thread.is_some().then_some(wake), done, thread, last_frames: 0 })
+    }
+
+    /// To be called by the writer after a commit that left `frames` in the log.
+    pub fn committed(&mut self, frames: u64, writer: &Connection, counters: &Counters) {
+        let started_over = frames < self.last_frames;
+        self.last_frames = frames;
+        let done = self.done.load(Ordering::Acquire);
+        if done == RUNNING {
+            return;
+        }
+        let done = if started_over || done > frames { 0 } else { done };
+        let tail = frames - done;
+        if frames >= LONG_FRAMES && tail < PASS_FRAMES {
+            if tail > 0 {
+                // A reader in an old snapshot may hold it up; the next try is a pass away.
+                self.done.store(pass(writer, counters).map_or(0, |_| frames), Ordering::Release);
+            }
+        } else if tail >= PASS_FRAMES {
+            self.done.store(RUNNING, Ordering::Release);
+            if self.wake.as_ref().is_none_or(|wake| wake.try_send(()).is_err()) {
+                self.done.store(pass(writer, counters).unwrap_or(0), Ordering::Release);
+            }
+        } else if started_over {
+            self.done.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One passive checkpoint; returns how many frames of the log are moved. Errors (a full disk) leave the log longer,
+/// which is all they do: the next pass tries again.
+fn pass(connection: &Connection, counters: &Counters) -> Option<u64> {
+    let result = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(2));
+    match result {
+        Ok(moved) => {
+            counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+            Some(moved.max(0) as u64)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot checkpoint the datastore");
+            None
+        }
+    }
+}

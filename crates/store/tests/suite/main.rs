@@ -1,0 +1,6 @@
+//! The store's tests: the contract that every implementation keeps, and what is special to the embedded one.
+
+mod common;
+mod contract;
+mod model;
+mod sqlite;
