@@ -4,9 +4,12 @@
 //! `schema-data/` at build time; a custom resource makes a small one of its own from its OpenAPI schema,
 //! and the same code serves both. This crate is pure: bytes and values in, bytes and values out.
 
+pub mod api;
 pub mod apply;
+mod builtin;
 pub mod defaults;
 pub mod json;
+mod lookup;
 pub mod patch;
 pub mod proto;
 pub mod quantity;
@@ -22,7 +25,7 @@ pub mod yaml;
 
 pub use json::{DecodeError, Decoded, FieldProblem, SyntaxError};
 pub use table::{
-    Column, Field, Form, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table,
+    Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table,
     Type,
 };
 pub use value::{Object, Value};

@@ -15,6 +15,43 @@ pub struct Table {
     pub resources: Vec<Resource>,
     /// Full OpenAPI name (`io.k8s.api.core.v1.Pod`) → message.
     pub by_name: HashMap<Box<str>, MessageId>,
+    /// The version and kind of every registered kind, lists and options included.
+    pub kinds: Vec<Kind>,
+}
+
+impl Table {
+    pub fn new(messages: Vec<Message>, resources: Vec<Resource>) -> Table {
+        let by_name = messages.iter().zip(0..).map(|(m, i)| (m.name.clone(), MessageId(i))).collect();
+        Table { messages, resources, by_name, kinds: Vec::new() }
+    }
+
+    pub fn id(&self, name: &str) -> Option<MessageId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The resource of a plural (`pods`), by its group and version.
+    pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Resource> {
+        self.resources.iter().find(|r| *r.plural == *plural && *r.version == *version && *r.group == *group)
+    }
+
+    pub fn resource_of_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Resource> {
+        self.resources.iter().find(|r| *r.kind == *kind && *r.version == *version && *r.group == *group)
+    }
+
+    /// The message of any registered kind (`v1`, `Status`; `apps/v1`, `DeploymentList`).
+    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<MessageId> {
+        let found = self.kinds.iter().find(|k| *k.kind == *kind && *k.version == *version && *k.group == *group);
+        found.map(|k| k.message)
+    }
+}
+
+/// What a `kind` and an `apiVersion` stand for.
+#[derive(Debug)]
+pub struct Kind {
+    pub group: Box<str>,
+    pub version: Box<str>,
+    pub kind: Box<str>,
+    pub message: MessageId,
 }
 
 /// A struct of the API, or a type with an encoding of its own.
@@ -27,6 +64,28 @@ pub struct Message {
     /// In the order of the Go struct, which is the order of upstream's JSON. Inlined structs are flattened
     /// here only if protobuf flattens them too; else see [`Field::inline`].
     pub fields: Vec<Field>,
+    /// `+structType=atomic` on the type: apply treats it as one value wherever it stands.
+    pub atomic: bool,
+    /// The fields' places, sorted by JSON name.
+    sorted: Box<[u16]>,
+}
+
+impl Message {
+    pub fn new(name: impl Into<Box<str>>, form: Form, fields: Vec<Field>) -> Message {
+        let mut sorted: Box<[u16]> = (0..fields.len() as u16).collect();
+        sorted.sort_by(|a, b| fields[usize::from(*a)].name.cmp(&fields[usize::from(*b)].name));
+        Message { name: name.into(), form, fields, atomic: false, sorted }
+    }
+
+    pub fn with_atomic(self, atomic: bool) -> Message {
+        Message { atomic, ..self }
+    }
+
+    /// The place in `fields` of a JSON name, by binary search; an inlined struct's members are not looked into.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        let found = self.sorted.binary_search_by(|i| (*self.fields[usize::from(*i)].name).cmp(name));
+        found.ok().map(|at| usize::from(self.sorted[at]))
+    }
 }
 
 /// Types whose JSON is not an object of their protobuf fields.
@@ -159,6 +218,8 @@ pub struct Resource {
     pub prefix: Box<str>,
     /// Named behaviour functions of apiserver, from the overlay: `strategy: pod`.
     pub behaviours: Vec<Box<str>>,
+    /// Served unless `--runtime-config` says otherwise; alpha and beta versions are not.
+    pub enabled: bool,
 }
 
 #[derive(Debug)]

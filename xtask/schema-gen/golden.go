@@ -1,0 +1,3 @@
+package main
+
+func writeGolden(string) error { return nil }
