@@ -1,0 +1,51 @@
+//! Work inside another network namespace, on a thread of its own.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
+
+use super::{Error, Result};
+
+/// A network namespace that is kept open.
+#[derive(Debug)]
+pub struct Netns {
+    file: OwnedFd,
+    path: std::path::PathBuf,
+}
+
+impl Netns {
+    /// Opens the namespace pinned at `path` (or `/proc/PID/ns/net`).
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path)
+            .map_err(|source| Error::File { action: "open network namespace", path: path.to_owned(), source })?;
+        Ok(Netns { file: file.into(), path: path.to_owned() })
+    }
+
+    pub fn fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    /// Runs `work` on a fresh thread that stands in this namespace and ends with it.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let fd = self.fd();
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("netns".into())
+                .spawn_scoped(scope, move || {
+                    // SAFETY: the descriptor is open for as long as `self` lives; only this thread changes.
+                    if unsafe { libc::setns(fd, libc::CLONE_NEWNET) } != 0 {
+                        let source = io::Error::last_os_error();
+                        let action = format!("enter network namespace {}", self.path.display());
+                        return Err(Error::Kernel { action, source });
+                    }
+                    work()
+                })
+                .map_err(|source| Error::Kernel { action: "start a thread".into(), source })?
+                .join()
+                .map_err(|_| Error::Thread { path: self.path.clone() })?
+        })
+    }
+}
