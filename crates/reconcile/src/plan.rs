@@ -173,7 +173,7 @@ pub fn path(group: &str, version: &str, plural: &str, namespace: Option<&str>, n
 }
 
 /// A typed object whose type is forgotten until it is sent.
-pub trait AnyObject: Any + Debug + Send {
+pub trait AnyObject: Any + Debug + Send + Sync {
     fn reference(&self) -> Reference;
     fn api_version(&self) -> String;
     fn kind(&self) -> &'static str;
@@ -189,7 +189,7 @@ impl<K: Object> AnyObject for K {
     }
 
     fn api_version(&self) -> String {
-        if K::GROUP.is_empty() { K::VERSION.to_owned() } else { format!("{}/{}", K::GROUP, K::VERSION) }
+        K::api_version()
     }
 
     fn kind(&self) -> &'static str {

@@ -6,12 +6,11 @@
 use std::{
     any::TypeId,
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use schema::api::Object;
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
@@ -19,7 +18,7 @@ use crate::{
     Action, Ctx, Key, Plan, World,
     backoff::Backoff,
     io::{
-        Client, Effect, Error, Identity,
+        BoxFuture, Client, Effect, Error, Identity,
         reflector::{self, Scope, Sink},
     },
     world::Transition,
@@ -44,7 +43,7 @@ pub struct Trigger {
     kind: TypeId,
     map: Box<dyn Fn(&World, &dyn std::any::Any) -> Vec<Key> + Send + Sync>,
     add: fn(&mut World),
-    follow: fn(Arc<Shared>, Client) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    follow: fn(Arc<Shared>, Client) -> BoxFuture<'static, ()>,
 }
 
 impl Trigger {
@@ -240,7 +239,7 @@ impl<K: Object> Sink<K> for Feed {
 }
 
 async fn follow<K: Object>(shared: Arc<Shared>, client: Client) {
-    reflector::run::<K>(&client, &Scope::default(), &mut Feed(shared)).await;
+    reflector::run::<K>(client, Scope::default(), Feed(shared)).await;
 }
 
 /// Runs a table of rows.
@@ -365,7 +364,6 @@ fn side_by_side(first: &Action, other: &Action) -> bool {
 }
 
 async fn carry_out_stage(shared: &Arc<Shared>, client: &Client, stage: &[Action]) -> Result<(), Error> {
-    use futures_util::{StreamExt, stream};
     // Upstream's slow start: a failing create (quota, admission) is tried once, not five hundred times.
     let mut at = 0;
     let mut width = 1;
@@ -373,18 +371,20 @@ async fn carry_out_stage(shared: &Arc<Shared>, client: &Client, stage: &[Action]
         let batch = &stage[at..stage.len().min(at + width)];
         at += batch.len();
         width = (width * 2).min(SIDE_BY_SIDE);
-        let outcomes: Vec<Result<(), Error>> = stream::iter(batch)
-            .map(|action| async move {
-                let effect = client.execute(action).await?;
-                absorb(shared, effect);
-                Ok(())
-            })
-            .buffer_unordered(SIDE_BY_SIDE)
-            .collect()
-            .await;
-        // All of the batch was tried; its worst outcome counts.
-        outcomes.into_iter().find(Result::is_err).unwrap_or(Ok(()))?;
+        let mut running: FuturesUnordered<BoxFuture<'_, Result<(), Error>>> =
+            batch.iter().map(|action| Box::pin(carry_out_one(shared, client, action)) as BoxFuture<'_, _>).collect();
+        let mut outcome = Ok(());
+        while let Some(one) = running.next().await {
+            outcome = outcome.and(one);
+        }
+        outcome?;
     }
+    Ok(())
+}
+
+async fn carry_out_one(shared: &Shared, client: &Client, action: &Action) -> Result<(), Error> {
+    let effect = client.execute(action).await?;
+    absorb(shared, effect);
     Ok(())
 }
 

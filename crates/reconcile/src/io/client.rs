@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
-use http_body_util::{BodyExt, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use schema::api::{Object, meta::v1::Status};
 use serde_json::{Value as Json, json};
 
@@ -275,8 +276,20 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-pub(super) async fn collect(body: super::Body) -> Result<Bytes, super::BoxError> {
-    Ok(Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes())
+pub(super) async fn collect(mut body: super::Body) -> Result<Bytes, super::BoxError> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) if all.is_empty() && body.is_end_stream() => return Ok(data),
+            Ok(Ok(data)) => all.extend_from_slice(&data),
+            Ok(Err(_)) => {}
+            Err(error) => return Err(error),
+        }
+        if all.len() > MAX_ANSWER_BYTES {
+            return Err(format!("an answer of more than {MAX_ANSWER_BYTES} bytes").into());
+        }
+    }
+    Ok(all.freeze())
 }
 
 /// A Status in protobuf or JSON (a proxy in between speaks JSON, or neither).

@@ -46,8 +46,9 @@ impl Frames {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(frame) => {
-                    if let Ok(data) = frame?.into_data() {
+                Some(Err(error)) => return Err(error),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
                     }
                 }

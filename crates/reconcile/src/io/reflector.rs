@@ -28,11 +28,11 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 
 /// Runs until its task is dropped. A server that is away is tried again, at most every ten seconds;
 /// a watch continues after the last revision seen, and only an expired one (410) lists again.
-pub async fn run<K: Object>(client: &Client, scope: &Scope, sink: &mut impl Sink<K>) {
+pub async fn run<K: Object>(client: Client, scope: Scope, mut sink: impl Sink<K>) {
     let mut revision: Option<String> = None;
     let mut retry = FIRST_RETRY;
     loop {
-        match follow(client, scope, sink, &mut revision).await {
+        match follow(&client, &scope, &mut sink, &mut revision).await {
             Ok(()) => retry = FIRST_RETRY,
             Err(error) if error.code() == 410 => revision = None,
             Err(error) => {

@@ -17,7 +17,7 @@ const LEN: u8 = 2;
 const FIXED32: u8 = 5;
 
 /// A typed struct that protobuf carries.
-pub trait Message: Fields + Default {
+pub trait Message: Fields + Default + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
     /// `io.k8s.api.core.v1.Pod`: its name in the table.
     const NAME: &'static str;
 
