@@ -19,9 +19,10 @@ pub fn generate(facts: &Facts, overlay: &Overlay, roots: &str) -> Result<String>
             kinds.extend(facts.kind(api_version, &format!("{kind}List")));
         }
     }
-    let mut typed = Typed { facts, wanted: BTreeSet::new() };
+    let mut typed = Typed { facts, wanted: BTreeSet::new(), roots: BTreeMap::new() };
     for kind in &kinds {
         typed.want(&kind.message)?;
+        typed.roots.insert(kind.message.clone(), typed.plain(&Type::Message(kind.message.clone())));
     }
     let mut modules: BTreeMap<(String, String), String> = BTreeMap::new();
     for name in typed.wanted.clone() {
@@ -37,6 +38,15 @@ pub fn generate(facts: &Facts, overlay: &Overlay, roots: &str) -> Result<String>
         let out = modules.entry((group.to_owned(), version.to_owned())).or_default();
         typed.kind(kind, overlay, out).map_err(|_| "formatting failed")?;
     }
+    let mut recode = String::from(
+        "/// Decodes and encodes a message by its name.\n#[cfg(test)]\n\
+         pub fn recode(name: &str, bytes: &[u8]) -> Option<Result<Vec<u8>, super::DecodeError>> {\n\
+         use super::Message;\nSome(match name {\n",
+    );
+    for (name, path) in &typed.roots {
+        let _ = writeln!(recode, "{name:?} => {path}::decode(bytes).map(|m| m.to_vec()),");
+    }
+    recode.push_str("_ => return None,\n})\n}\n");
     let mut groups: BTreeMap<&str, String> = BTreeMap::new();
     for ((group, version), body) in &modules {
         let out = groups.entry(group).or_default();
@@ -46,12 +56,15 @@ pub fn generate(facts: &Facts, overlay: &Overlay, roots: &str) -> Result<String>
     for (group, body) in groups {
         let _ = write!(out, "pub mod {group} {{\n{body}}}\n");
     }
+    out.push_str(&recode);
     Ok(out)
 }
 
 struct Typed<'a> {
     facts: &'a Facts,
     wanted: BTreeSet<String>,
+    /// Message name → Rust path.
+    roots: BTreeMap<String, String>,
 }
 
 impl Typed<'_> {

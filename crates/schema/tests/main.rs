@@ -1,0 +1,5 @@
+//! The crate from outside, against what upstream's own code prints.
+
+mod suite {
+    mod objects;
+}
