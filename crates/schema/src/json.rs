@@ -1,6 +1,20 @@
 //! JSON: parsing with limits, typed decoding as Go's strict decoder does it, and encoding in Go's order.
 
+mod reader;
+mod typed;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
 use crate::{MessageId, Table, Type, Value};
+
+pub(crate) use reader::Reader;
+pub use write::{encode, encode_untyped, write_string};
+pub(crate) use write::{write_f32, write_f64, write_i64};
+
+/// Deeper nesting than this is refused (upstream: 10,000, on a stack that grows).
+pub const MAX_DEPTH: usize = 500;
 
 /// The bytes are not JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,36 +52,30 @@ pub struct Decoded {
 
 /// Parses any JSON; of duplicate members the last wins.
 pub fn parse(bytes: &[u8]) -> Result<Value, SyntaxError> {
-    let _ = bytes;
-    todo!()
+    parse_strict(bytes).map(|d| d.value)
 }
 
 /// As [`parse`], and reports duplicate members with their paths.
 pub fn parse_strict(bytes: &[u8]) -> Result<Decoded, SyntaxError> {
-    let _ = bytes;
-    todo!()
+    let mut reader = Reader::new(bytes);
+    let value = reader.value(&reader::Path::ROOT)?;
+    reader.end()?;
+    Ok(Decoded { value, problems: reader.problems })
 }
 
 /// Decodes a versioned object: unknown fields are dropped and reported, mistyped ones are an error.
 pub fn decode(table: &Table, id: MessageId, bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let _ = (table, id, bytes);
-    todo!()
+    typed::decode(table, &Type::Message(id), bytes)
+}
+
+/// Decodes a value of any type of the table.
+pub fn decode_type(table: &Table, ty: &Type, bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    typed::decode(table, ty, bytes)
 }
 
 /// The same for a value that is parsed already (from YAML, or the result of a patch).
 pub fn typed(table: &Table, id: MessageId, value: Value) -> Result<Decoded, DecodeError> {
-    let _ = (table, id, value);
-    todo!()
-}
-
-/// Writes a value as upstream's Go struct prints. `kind` and `apiVersion` of the root come first.
-pub fn encode(table: &Table, ty: &Type, value: &Value, out: &mut Vec<u8>) {
-    let _ = (table, ty, value, out);
-    todo!()
-}
-
-/// Writes a value as Go prints a `map[string]any`: keys sorted.
-pub fn encode_untyped(value: &Value, out: &mut Vec<u8>) {
-    let _ = (value, out);
-    todo!()
+    let mut bytes = Vec::with_capacity(1024);
+    encode_untyped(&value, &mut bytes);
+    decode(table, id, &bytes)
 }

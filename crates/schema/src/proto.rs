@@ -1,6 +1,13 @@
 //! Protobuf as gogo writes it, both directions, and the `k8s\0` envelope.
 
-use crate::{MessageId, Table, Value};
+pub(crate) mod read;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wire;
+mod write;
+
+use crate::{MessageId, Object, Table, Value};
+use wire::{Cursor, LEN};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -12,6 +19,8 @@ pub enum WireError {
     TooDeep(usize),
     #[error("protobuf: {message} holds JSON that does not parse")]
     Json { message: String },
+    #[error("protobuf: {message} holds {text:?}, which does not parse")]
+    Text { message: String, text: String },
     #[error("protobuf: the k8s envelope is missing")]
     NoEnvelope,
 }
@@ -26,23 +35,82 @@ pub struct Envelope<'a> {
     pub content_type: &'a str,
 }
 
+pub const MAGIC: &[u8; 4] = b"k8s\0";
+
+/// Decodes a message into its normal form, the same as its JSON would give.
 pub fn decode(table: &Table, id: MessageId, bytes: &[u8]) -> Result<Value, WireError> {
-    let _ = (table, id, bytes);
-    todo!()
+    read::message(table, table.message(id), bytes, 0)
 }
 
+/// Appends a message as gogo marshals it: fields by number, plain fields always, maps sorted.
 pub fn encode(table: &Table, id: MessageId, value: &Value, out: &mut Vec<u8>) {
-    let _ = (table, id, value, out);
-    todo!()
+    write::message(table, table.message(id), value, out);
 }
 
 /// `k8s\0` and a `runtime.Unknown` around an encoded message.
 pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let _ = (api_version, kind, raw);
-    todo!()
+    let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 24);
+    out.extend_from_slice(MAGIC);
+    let type_meta = type_meta(api_version, kind);
+    wire::write_bytes(1, &type_meta, &mut out);
+    wire::write_bytes(2, raw, &mut out);
+    wire::write_bytes(3, b"", &mut out);
+    wire::write_bytes(4, b"", &mut out);
+    out
 }
 
+fn type_meta(api_version: &str, kind: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(api_version.len() + kind.len() + 4);
+    wire::write_bytes(1, api_version.as_bytes(), &mut out);
+    wire::write_bytes(2, kind.as_bytes(), &mut out);
+    out
+}
+
+/// An object as it is stored and sent: encoded, in its envelope.
+pub fn seal(table: &Table, id: MessageId, api_version: &str, kind: &str, value: &Value) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(1024);
+    encode(table, id, value, &mut raw);
+    envelope(api_version, kind, &raw)
+}
+
+/// Takes the envelope off.
 pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, WireError> {
-    let _ = bytes;
-    todo!()
+    let mut cursor = Cursor::new(bytes.strip_prefix(MAGIC).ok_or(WireError::NoEnvelope)?);
+    let mut envelope = Envelope::default();
+    while let Some((tag, wire)) = cursor.tag()? {
+        match (tag, wire) {
+            (1, LEN) => {
+                let mut meta = Cursor::new(cursor.bytes()?);
+                while let Some((tag, wire)) = meta.tag()? {
+                    match (tag, wire) {
+                        (1, LEN) => envelope.api_version = text(meta.bytes()?)?,
+                        (2, LEN) => envelope.kind = text(meta.bytes()?)?,
+                        _ => meta.skip(wire)?,
+                    }
+                }
+            }
+            (2, LEN) => envelope.raw = cursor.bytes()?,
+            (3, LEN) => envelope.content_encoding = text(cursor.bytes()?)?,
+            (4, LEN) => envelope.content_type = text(cursor.bytes()?)?,
+            _ => cursor.skip(wire)?,
+        }
+    }
+    Ok(envelope)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, WireError> {
+    std::str::from_utf8(bytes).map_err(|_| WireError::Text {
+        message: "runtime.Unknown".to_owned(),
+        text: String::from_utf8_lossy(bytes).into_owned(),
+    })
+}
+
+/// Opens and decodes; `kind` and `apiVersion` of the envelope stand in the value.
+pub fn unseal(table: &Table, id: MessageId, bytes: &[u8]) -> Result<Value, WireError> {
+    let envelope = open(bytes)?;
+    let mut value = decode(table, id, envelope.raw)?;
+    let object: &mut Object = value.make_object(&[]);
+    object.insert("apiVersion".to_owned(), envelope.api_version.into());
+    object.insert("kind".to_owned(), envelope.kind.into());
+    Ok(value)
 }

@@ -14,7 +14,8 @@ fn each(check: impl Fn(&str, schema::MessageId, &[u8], &str)) {
         let mut next = || columns.next().expect("four columns");
         let (api_version, kind, raw, json) = (next(), next(), next(), next());
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let id = Table::builtin().kind(group, version, kind).unwrap_or_else(|| panic!("{api_version} {kind}"));
+        // Upstream's client knows versions that its server no longer has.
+        let Some(id) = Table::builtin().kind(group, version, kind) else { continue };
         let raw = base64::engine::general_purpose::STANDARD.decode(raw).expect("base64");
         check(kind, id, &raw, json);
     }
