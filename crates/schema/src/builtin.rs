@@ -7,6 +7,9 @@ use crate::table::{
 };
 use crate::value::Value;
 
+#[cfg(test)]
+mod tests;
+
 static TEXT: &str = include_str!(concat!(env!("OUT_DIR"), "/table.txt"));
 
 /// A malformed line would be a fault of this crate's own build; a test loads all of them.
