@@ -148,6 +148,13 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
                     return Ok(());
                 }
                 self.key(&field.name);
+                if let Type::Message(id) = ty
+                    && last.bytes.is_empty()
+                    && self.table.message(*id).form == Form::Items
+                {
+                    self.out.extend_from_slice(b"null");
+                    return Ok(());
+                }
                 self.value(owner, field, ty, last, depth)
             }
         }

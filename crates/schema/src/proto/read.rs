@@ -57,7 +57,9 @@ fn members(table: &Table, owner: &Message, bytes: &[u8], depth: usize, object: &
             }
             ty => {
                 let value = single(table, owner, field, ty, payload, depth)?;
-                if !table.omits(field, &value) {
+                // A named slice that is a field of its own stays nil if nothing is in it.
+                let nil = matches!(&value, Value::List(l) if l.is_empty());
+                if !nil && !table.omits(field, &value) {
                     object.insert(field.name.to_string(), value);
                 }
             }
