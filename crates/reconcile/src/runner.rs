@@ -287,7 +287,7 @@ const SIDE_BY_SIDE: usize = 16;
 
 async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
     let Some(state) = shared.rows.get(index) else { return };
-    let client = client.with_identity(Identity(state.row.user));
+    let client = client.with_identity(Identity(state.row.user.into()));
     let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
     let mut running: JoinSet<(Key, Result<Option<Duration>, Error>)> = JoinSet::new();
     loop {

@@ -44,8 +44,10 @@ impl Client {
         let method = method_name(request.method());
         let path = request.uri().to_string();
         request.headers_mut().entry(header::ACCEPT).or_insert(header::HeaderValue::from_static(PROTOBUF));
-        request.headers_mut().insert(header::USER_AGENT, header::HeaderValue::from_static(self.identity.0));
-        request.extensions_mut().insert(self.identity);
+        if let Ok(agent) = header::HeaderValue::from_str(&self.identity.0) {
+            request.headers_mut().insert(header::USER_AGENT, agent);
+        }
+        request.extensions_mut().insert(self.identity.clone());
         let failed = |source| Error::Transport { method, path: path.clone(), source };
         let response = self.transport.call(request).await.map_err(failed)?;
         if response.status().as_u16() < 400 {

@@ -4,7 +4,7 @@ mod client;
 mod frames;
 pub mod reflector;
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
@@ -25,8 +25,8 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 /// The user name of a component, such as `system:kube-scheduler`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity(pub &'static str);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity(pub Arc<str>);
 
 /// Why a request to the API failed.
 #[derive(Debug, thiserror::Error)]

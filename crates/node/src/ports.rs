@@ -1,0 +1,464 @@
+//! What a node needs from its machine, in the node's own words. The shapes follow CRI where CRI has them.
+//!
+//! Everything here may be called at any time and from many pods at once. Dropping a future never leaves a half-made
+//! thing behind that a later call of the same kind would not take over.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+use reconcile::io::BoxFuture;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{broadcast, mpsc},
+};
+
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Nanoseconds since the Unix epoch.
+pub type Nanos = i64;
+
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("{0}")]
+    NotFound(String),
+    /// The image or the pod asks for what cannot be (no such user, a hostile path): reason `CreateContainerConfigError`
+    /// or `RunContainerError`, and worth a back-off only.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("timed out after {} s", .0.as_secs())]
+    Timeout(Duration),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Time, for deciding and for objects; timers use tokio's clock, which tests hold.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> Nanos;
+}
+
+/// A pod as the runtime has it: its sandbox (namespaces, cgroup, keeper) and containers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodState {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    /// `None`: no sandbox, or a dead one (whose containers are dead, too).
+    pub sandbox: Option<Sandbox>,
+    /// All that are not removed, dead ones included; in order of creation.
+    pub containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sandbox {
+    pub id: String,
+    /// Counts the sandboxes of this pod.
+    pub attempt: u32,
+    pub created_at: Nanos,
+    /// Where the network is attached; `None` with the host's network.
+    pub netns: Option<PathBuf>,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// As in the pod's spec.
+    pub name: String,
+    /// Counts the runs of this container in this pod, over restarts of the node, too.
+    pub attempt: u32,
+    pub state: ContainerState,
+    pub created_at: Nanos,
+    /// What the spec asked for, and the digest that it became.
+    pub image: String,
+    pub image_id: String,
+    /// Hash of the spec that it was made from ([`ContainerConfig::spec_hash`]).
+    pub spec_hash: u64,
+    pub log_path: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ContainerState {
+    #[default]
+    Created,
+    Running { started_at: Nanos },
+    Exited(Exit),
+    /// It was there before, and nothing is known of its end.
+    Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Exit {
+    /// 128 + signal if a signal ended it.
+    pub code: i32,
+    pub oom_killed: bool,
+    pub started_at: Nanos,
+    pub finished_at: Nanos,
+    /// What could not be done, if it never ran (`StartError`).
+    pub error: Option<String>,
+}
+
+/// Something happened to a pod: look at it again ([`Runtime::pod`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodChanged {
+    pub uid: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SandboxConfig {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub attempt: u32,
+    pub hostname: String,
+    pub host_network: bool,
+    pub host_pid: bool,
+    pub host_ipc: bool,
+    pub share_process_namespace: bool,
+    pub sysctls: BTreeMap<String, String>,
+    /// The pod's cgroup, below the root: `kubepods/burstable/pod<uid>`. Made by [`Runtime::set_cgroup`].
+    pub cgroup: String,
+    /// `/var/log/pods/<namespace>_<name>_<uid>`.
+    pub log_directory: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContainerConfig {
+    pub name: String,
+    pub attempt: u32,
+    pub spec_hash: u64,
+    /// As in the spec; and the image id that [`Images::pull`] or [`Images::find`] gave.
+    pub image: String,
+    pub image_id: String,
+    /// Empty: the image's entrypoint and arguments.
+    pub command: Vec<String>,
+    /// Empty with an empty `command`: the image's.
+    pub args: Vec<String>,
+    /// Empty: the image's.
+    pub working_dir: String,
+    /// After the image's own.
+    pub env: Vec<(String, String)>,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<Device>,
+    pub resources: Resources,
+    pub security: Security,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
+    /// Relative to the sandbox's log directory: `<container>/<attempt>.log`.
+    pub log_path: PathBuf,
+    /// Signal instead of the image's or SIGTERM: `SIGUSR1`.
+    pub stop_signal: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mount {
+    pub host_path: PathBuf,
+    pub container_path: PathBuf,
+    pub readonly: bool,
+    /// Read-only below mounts in it, too.
+    pub recursive_readonly: bool,
+    pub propagation: Propagation,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    #[default]
+    Private,
+    HostToContainer,
+    Bidirectional,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Device {
+    pub host_path: PathBuf,
+    pub container_path: PathBuf,
+    /// Some of `rwm`.
+    pub permissions: String,
+}
+
+/// cgroup settings; 0 and `None` are not set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    pub cpu_shares: u64,
+    /// Microseconds per `cpu_period_us`; negative: unlimited.
+    pub cpu_quota_us: i64,
+    pub cpu_period_us: u64,
+    pub cpuset_cpus: String,
+    pub cpuset_mems: String,
+    pub memory_limit_bytes: u64,
+    pub pids_limit: u64,
+    pub oom_score_adj: Option<i32>,
+    /// Page size (`2MB`) → bytes.
+    pub hugepage_limits: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Security {
+    pub privileged: bool,
+    /// `None`: the image's user.
+    pub run_as_user: Option<i64>,
+    pub run_as_group: Option<i64>,
+    /// Refuse a user 0, whoever chose it; the message names it.
+    pub run_as_non_root: bool,
+    pub supplemental_groups: Vec<i64>,
+    /// `Strict`: leave out the groups which the image's /etc/group gives.
+    pub supplemental_groups_strict: bool,
+    /// With or without `CAP_`; `ALL`.
+    pub add_capabilities: Vec<String>,
+    pub drop_capabilities: Vec<String>,
+    pub no_new_privileges: bool,
+    pub readonly_root: bool,
+    /// `procMount: Unmasked`.
+    pub unmasked_proc: bool,
+    pub seccomp: Profile,
+    pub apparmor: Profile,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    #[default]
+    RuntimeDefault,
+    Unconfined,
+    Localhost(String),
+}
+
+/// What exec and attach connect; a `None` is not connected.
+pub struct Stdio {
+    pub stdin: Option<Reader>,
+    pub stdout: Option<Writer>,
+    pub stderr: Option<Writer>,
+    pub tty: bool,
+    /// Columns and rows.
+    pub resize: Option<mpsc::Receiver<(u16, u16)>>,
+}
+
+/// The output of a command that was run to its end; each stream cut at [`ExecOutput::LIMIT`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl ExecOutput {
+    pub const LIMIT: usize = 16 << 20;
+}
+
+/// Containers and their sandboxes.
+pub trait Runtime: Send + Sync + 'static {
+    /// `sampan`, and its version.
+    fn version(&self) -> (String, String);
+
+    /// Every pod that has a sandbox or containers, whoever made them.
+    fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>>;
+
+    /// One pod; an empty state if there is nothing of it.
+    fn pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<PodState>>;
+
+    /// A receiver that lags asks [`Runtime::pods`] again.
+    fn changes(&self) -> broadcast::Receiver<PodChanged>;
+
+    /// Creates or updates the cgroup of a pod, a QoS class (`kubepods/besteffort`) or all pods (`kubepods`).
+    fn set_cgroup<'a>(&'a self, cgroup: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes an empty cgroup and those below it; what is left in them is killed.
+    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Cgroups of pods that exist, by path below the root: for the clean-up of orphans.
+    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// Makes the sandbox, without a network of its own yet.
+    fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>>;
+
+    /// Notes the addresses that the network gave, so that they are found again.
+    fn set_addresses<'a>(&'a self, uid: &'a str, addresses: &'a [IpAddr]) -> BoxFuture<'a, Result<()>>;
+
+    /// Kills what runs in the sandbox and ends it; containers stay to be looked at.
+    fn stop_sandbox<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes a stopped pod's containers and files; logs are the caller's.
+    fn remove_pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// The new container's id.
+    fn create_container<'a>(&'a self, pod: &'a str, config: &'a ContainerConfig) -> BoxFuture<'a, Result<String>>;
+
+    fn start_container<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Sends the stop signal (`signal` instead of the container's own), SIGKILL after `grace`, and returns at its end.
+    fn stop_container<'a>(&'a self, pod: &'a str, id: &'a str, grace: Duration, signal: Option<&'a str>) -> BoxFuture<'a, Result<()>>;
+
+    fn remove_container<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    fn update_resources<'a>(&'a self, pod: &'a str, id: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>>;
+
+    /// Makes the log go on in a new file.
+    fn reopen_log<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Runs a command to its end, or kills it at `timeout`.
+    fn exec_sync<'a>(&'a self, pod: &'a str, id: &'a str, command: &'a [String], timeout: Option<Duration>) -> BoxFuture<'a, Result<ExecOutput>>;
+
+    /// Runs a command with streams; its exit code.
+    fn exec<'a>(&'a self, pod: &'a str, id: &'a str, command: &'a [String], stdio: Stdio) -> BoxFuture<'a, Result<i32>>;
+
+    /// Joins a running container's streams until it ends or the caller hangs up.
+    fn attach<'a>(&'a self, pod: &'a str, id: &'a str, stdio: Stdio) -> BoxFuture<'a, Result<()>>;
+
+    /// Connects to a port inside the pod's network, on its loopback.
+    fn connect<'a>(&'a self, pod: &'a str, port: u16) -> BoxFuture<'a, Result<(Reader, Writer)>>;
+
+    fn stats<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, Result<PodStats>>;
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodStats {
+    pub pod: Usage,
+    /// By container id.
+    pub containers: BTreeMap<String, Usage>,
+    pub network: Vec<InterfaceStats>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    pub at: Nanos,
+    pub cpu_nanoseconds: u64,
+    pub memory_usage_bytes: u64,
+    pub memory_working_set_bytes: u64,
+    pub memory_rss_bytes: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    pub processes: u64,
+    /// Writable layer.
+    pub root_fs_used_bytes: u64,
+    pub root_fs_inodes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InterfaceStats {
+    pub name: String,
+    pub rx_bytes: u64,
+    pub rx_errors: u64,
+    pub tx_bytes: u64,
+    pub tx_errors: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    /// `sha256:…` of its configuration.
+    pub id: String,
+    pub tags: Vec<String>,
+    pub digests: Vec<String>,
+    pub size_bytes: u64,
+    pub pinned: bool,
+    /// The user of its configuration, numeric or a name; empty: root.
+    pub user: String,
+}
+
+/// A registry's login, as a pull secret has it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Host, with a path prefix perhaps: `registry.example.com/team`.
+    pub registry: String,
+    pub username: String,
+    pub password: String,
+    pub identity_token: String,
+    pub registry_token: String,
+}
+
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PullError {
+    /// `InvalidImageName`.
+    #[error("{0}")]
+    InvalidName(String),
+    /// `RegistryUnavailable`.
+    #[error("{0}")]
+    Unavailable(String),
+    /// `SignatureValidationFailed`.
+    #[error("{0}")]
+    Signature(String),
+    /// `ErrImagePull`.
+    #[error("{0}")]
+    Failed(String),
+}
+
+pub trait Images: Send + Sync + 'static {
+    /// An image that is here, by name, digest or id.
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>>>;
+
+    /// Fetches what is missing; asks the registry in any case.
+    fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials]) -> BoxFuture<'a, std::result::Result<Image, PullError>>;
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Bytes and inodes that images take.
+    fn usage(&self) -> BoxFuture<'_, Result<(u64, u64)>>;
+}
+
+/// A hostPort of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    pub container_port: u16,
+    pub host_port: u16,
+    /// `None`: all of the host's addresses.
+    pub host_ip: Option<IpAddr>,
+}
+
+pub trait Network: Send + Sync + 'static {
+    /// Whether pods can be attached; the reason if not (`NetworkReady` of the node).
+    fn ready(&self) -> std::result::Result<(), String>;
+
+    /// Gives the sandbox an interface and addresses; again for the same pod gives the same ones.
+    fn attach<'a>(&'a self, sandbox: &'a Sandbox, pod_uid: &'a str, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>>;
+
+    fn detach<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// At start: these pods live; whatever others hold is free.
+    fn keep_only<'a>(&'a self, living: &'a [(String, Sandbox)]) -> BoxFuture<'a, Result<()>>;
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Machine {
+    pub machine_id: String,
+    pub system_uuid: String,
+    pub boot_id: String,
+    pub kernel_version: String,
+    pub os_image: String,
+    /// `amd64`, `arm64`, `arm`.
+    pub architecture: String,
+    pub cpus: u64,
+    pub memory_bytes: u64,
+    pub swap_bytes: u64,
+    /// Page size (`2Mi`) → bytes reserved.
+    pub hugepages: BTreeMap<String, u64>,
+    pub pids_limit: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FsStats {
+    pub capacity_bytes: u64,
+    pub available_bytes: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeUsage {
+    pub usage: Usage,
+    pub memory_available_bytes: u64,
+    pub processes: u64,
+    pub network: Vec<InterfaceStats>,
+}
+
+pub trait Host: Send + Sync + 'static {
+    fn machine(&self) -> Machine;
+    fn usage(&self) -> NodeUsage;
+    /// Of the file system which holds a path.
+    fn fs(&self, path: &std::path::Path) -> Result<FsStats>;
+}

@@ -1,0 +1,237 @@
+//! HTTPS to other processes of the cluster: an agent to its server, the server to kubelets, webhooks and pods.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use apiserver::{Body, body};
+use bytes::Bytes;
+use http::{Uri, header, uri::Scheme};
+use http_body_util::BodyExt;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reconcile::io::{BoxError, BoxFuture, Transport};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::identity::Pair;
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot connect to {address}: {source}")]
+    Connect { address: String, source: std::io::Error },
+    #[error("{address} does not answer within {} s", CONNECT.as_secs())]
+    Timeout { address: String },
+    #[error("{0:?} is no URL of a server")]
+    Url(String),
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("a certificate or key that is no PEM")]
+    Pem,
+    #[error("HTTP with {address}: {source}")]
+    Http { address: String, source: hyper::Error },
+}
+
+/// Whom to trust.
+pub enum Trust<'a> {
+    /// These authorities (PEM).
+    Bundle(&'a str),
+    /// Whoever answers: only where what is read is checked in another way.
+    Anyone,
+}
+
+/// A TLS client's configuration.
+pub fn tls(trust: &Trust<'_>, identity: Option<&Pair>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = match trust {
+        Trust::Bundle(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                roots.add(certificate.map_err(|_| Error::Pem)?)?;
+            }
+            builder.with_root_certificates(roots)
+        }
+        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
+    };
+    let mut config = match identity {
+        Some(pair) => {
+            let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| Error::Pem)?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?)?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+async fn connect(address: &str) -> Result<TcpStream, Error> {
+    let failed = |source| Error::Connect { address: address.to_owned(), source };
+    match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+        Ok(connected) => {
+            let socket = connected.map_err(failed)?;
+            let _ = socket.set_nodelay(true);
+            Ok(socket)
+        }
+        Err(_) => Err(Error::Timeout { address: address.to_owned() }),
+    }
+}
+
+async fn connect_tls(address: &str, name: &str, config: Arc<ClientConfig>) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
+    let socket = connect(address).await?;
+    let server = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|_| Error::Url(name.to_owned()))?;
+    match tokio::time::timeout(CONNECT, TlsConnector::from(config).connect(server, socket)).await {
+        Ok(stream) => stream.map_err(|source| Error::Connect { address: address.to_owned(), source }),
+        Err(_) => Err(Error::Timeout { address: address.to_owned() }),
+    }
+}
+
+/// One request on a connection of its own; the answer may be an upgrade.
+pub async fn once(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: &str,
+    mut request: http::Request<Body>,
+) -> Result<http::Response<Body>, Error> {
+    let failed = |source| Error::Http { address: address.to_owned(), source };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection ended");
+        }
+    });
+    let host = request.uri().authority().map_or(address.to_owned(), ToString::to_string);
+    if let Ok(host) = host.parse() {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse();
+    *request.uri_mut() = path.unwrap_or_default();
+    let response = sender.send_request(request).await.map_err(failed)?;
+    Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+}
+
+/// One HTTPS request to `address`, whose certificate is for `name`.
+pub async fn once_tls(address: &str, name: &str, config: Arc<ClientConfig>, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+    once(connect_tls(address, name, config).await?, address, request).await
+}
+
+/// One HTTPS request to an address whose certificate is for that address.
+pub async fn once_tls_to(address: SocketAddr, config: Arc<ClientConfig>, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+    once_tls(&address.to_string(), &address.ip().to_string(), config, request).await
+}
+
+/// One HTTP request to `address`.
+pub async fn once_plain(address: SocketAddr, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+    let address = address.to_string();
+    once(connect(&address).await?, &address, request).await
+}
+
+/// `https://HOST:PORT` as address to dial and name to verify; the port is 6443 if none is given.
+pub fn target(url: &str, default_port: u16) -> Result<(String, String), Error> {
+    let bad = || Error::Url(url.to_owned());
+    let uri: Uri = url.parse().map_err(|_| bad())?;
+    if uri.scheme() != Some(&Scheme::HTTPS) {
+        return Err(bad());
+    }
+    let host = uri.host().ok_or_else(bad)?;
+    Ok((format!("{host}:{}", uri.port_u16().unwrap_or(default_port)), host.to_owned()))
+}
+
+/// A server of the cluster over one HTTP/2 connection, which is made again when it is lost.
+pub struct Remote {
+    address: String,
+    name: String,
+    config: Mutex<Arc<ClientConfig>>,
+    connection: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
+}
+
+impl Remote {
+    pub fn new(url: &str, config: Arc<ClientConfig>) -> Result<Self, Error> {
+        let (address, name) = target(url, 6443)?;
+        Ok(Self { address, name, config: Mutex::new(config), connection: tokio::sync::Mutex::new(None) })
+    }
+
+    async fn sender(&self) -> Result<http2::SendRequest<Body>, Error> {
+        let mut held = self.connection.lock().await;
+        if let Some(sender) = held.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        let config = self.config.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let stream = connect_tls(&self.address, &self.name, config).await?;
+        // A dead peer is noticed within the lease's duration, as client-go does.
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(15))
+            .keep_alive_timeout(Duration::from_secs(15))
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| Error::Http { address: self.address.clone(), source })?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the server ended");
+            }
+        });
+        Ok(held.insert(sender).clone())
+    }
+}
+
+impl Transport for Remote {
+    fn call(&self, mut request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Body>, BoxError>> {
+        Box::pin(async move {
+            let mut sender = self.sender().await?;
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            *request.uri_mut() = format!("https://{}{path}", self.address).parse::<Uri>()?;
+            let response = sender.send_request(request.map(body::full)).await?;
+            Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
