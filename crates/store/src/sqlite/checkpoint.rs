@@ -12,6 +12,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -72,6 +73,18 @@ impl Checkpoints {
         } else if started_over {
             self.done.store(0, Ordering::Release);
         }
+    }
+
+    /// Moves everything, so that the log's own space can be used again: for the writer, when the disk is full.
+    /// `false`: there was no space to move it to.
+    pub fn move_all(&mut self, writer: &Connection, counters: &Counters) -> bool {
+        // The thread's pass fails as fast as ours would.
+        while self.done.load(Ordering::Acquire) == RUNNING {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let moved = pass(writer, counters);
+        self.done.store(moved.unwrap_or(0), Ordering::Release);
+        moved.is_some()
     }
 }
 

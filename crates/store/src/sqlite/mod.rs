@@ -4,6 +4,7 @@
 //! checkpointer (checkpoint.rs). Reads run in snapshots on a few connections (readers.rs, tables.rs). Volatile keys
 //! live in memory (volatile.rs). An acknowledged write of any other key has been synced to disk.
 
+mod backup;
 mod ballast;
 mod checkpoint;
 mod counters;
@@ -23,6 +24,7 @@ use std::{
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use self::{
+    backup::{BackupError, restore},
     counters::Stats,
     open::{OpenError, SCHEMA_VERSION},
 };
@@ -130,9 +132,16 @@ impl Sqlite {
         let path = path.as_ref();
         let sql = |action| move |source| OpenError::Sql { action, path: path.to_owned(), source };
         let (database, lock, connection) = Database::open(path, &options)?;
-        let meta = tables::meta(&connection).map_err(sql("read the state"))?;
+        let state = |action| tables::meta(&connection).map_err(sql(action));
+        let meta = state("read the state")?;
         let newest = tables::newest(&connection).map_err(sql("read the newest revision"))?;
         let newest = newest.max(meta.ceiling).max(meta.compacted);
+        connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .and_then(|()| tables::settle(&connection, newest, &options.volatile))
+            .and_then(|settled| connection.execute_batch(if settled { "COMMIT" } else { "ROLLBACK" }))
+            .map_err(sql("move the volatile keys"))?;
+        let meta = state("read the state again")?;
 
         let mut volatile = Volatile::new(options.volatile.clone(), options.volatile_log_bytes);
         for item in tables::volatile(&connection).map_err(sql("read the volatile keys"))? {
@@ -144,6 +153,8 @@ impl Sqlite {
             for change in tables::volatile_log(&connection).map_err(sql("read the volatile keys' history"))? {
                 volatile.restore(change);
             }
+            // The history may have been compacted further than these.
+            volatile.compact(meta.compacted);
         }
 
         let shared = Arc::new(Shared {
@@ -179,6 +190,21 @@ impl Sqlite {
         self.send("close the datastore", Job::Close { reply })?;
         lock(&self.queue).take();
         done.await.map_err(|_| closed("close the datastore"))?
+    }
+
+    /// What SQLite finds wrong with the file; empty if nothing. Reads all of it.
+    pub async fn check(&self) -> Result<Vec<String>> {
+        self.shared
+            .readers
+            .snapshot("check the datastore", |db| {
+                tables::problems(db).map_err(|error| io_error("check the datastore", error))
+            })
+            .await
+    }
+
+    /// Writes a copy of the durable keys as of now to `to`, a new file with mode 0600. Writes go on meanwhile.
+    pub async fn backup(&self, to: impl AsRef<Path>) -> Result<(), BackupError> {
+        self.shared.readers.backup(to.as_ref().to_owned()).await
     }
 
     fn send(&self, action: &'static str, job: Job) -> Result<()> {

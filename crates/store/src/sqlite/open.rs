@@ -240,11 +240,15 @@ fn create(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         .map_err(sql("write the schema"))?;
+    sync_directory(path)
+        .map_err(|source| OpenError::File { action: "sync the directory of", path: path.to_owned(), source })
+}
+
+/// Makes a new file's name as durable as its contents.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| OpenError::File { action: "sync the directory of", path: path.to_owned(), source })
+    File::open(directory)?.sync_all()
 }

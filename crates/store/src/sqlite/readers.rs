@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{io_error, open::Database};
+use super::{
+    backup::{self, BackupError},
+    io_error,
+    open::Database,
+};
 use crate::Result;
 
 pub(super) struct Readers {
@@ -43,6 +47,16 @@ impl Readers {
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             Err(error) => Err(crate::Error::Io { action: action.into(), source: error.into() }),
+        }
+    }
+
+    /// Copies the database on a blocking thread, with a connection for that alone.
+    pub async fn backup(self: &Arc<Self>, to: std::path::PathBuf) -> Result<(), BackupError> {
+        let readers = self.clone();
+        let path = to.clone();
+        match tokio::task::spawn_blocking(move || backup::write(&readers.database, &path)).await {
+            Ok(result) => result,
+            Err(error) => Err(BackupError::File { action: "write", path: to, source: error.into() }),
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Head {
     pub created: Revision,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     pub compacted: Revision,
     pub ceiling: Revision,
@@ -201,7 +201,7 @@ pub(super) fn compact(db: &Connection, from: Revision, until: Revision, limit: u
          WHERE revision > ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3",
     )?;
     let rows: Vec<(Revision, Revision, Option<Vec<u8>>)> = select
-        .query_map(params![from as i64, until as i64, limit as i64], |row| {
+        .query_map(params![from as i64, until as i64, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
             let deleted = if row.get(2)? { Some(row.get(3)?) } else { None };
             Ok((revision(row, 0)?, revision(row, 1)?, deleted))
         })?
@@ -221,6 +221,104 @@ pub(super) fn compact(db: &Connection, from: Revision, until: Revision, limit: u
         Some((at, ..)) if rows.len() == limit => *at,
         _ => until,
     })
+}
+
+/// Pages of the file, and how many of them hold nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pages: u64,
+    pub free: u64,
+}
+
+impl Size {
+    /// Free pages are reused, so a steady load needs none given back: only what a burst has left behind.
+    pub fn wasteful(self) -> bool {
+        self.pages > 4096 && self.free > self.pages / 2
+    }
+
+    pub fn roomy(self) -> bool {
+        self.pages > 4096 && self.free > self.pages / 4
+    }
+}
+
+pub(super) fn size(db: &Connection) -> Sql<Size> {
+    let pages = db.pragma_query_value(None, "page_count", |row| revision(row, 0))?;
+    let free = db.pragma_query_value(None, "freelist_count", |row| revision(row, 0))?;
+    Ok(Size { pages, free })
+}
+
+/// What an integrity check finds, and where the tables contradict each other.
+pub(super) fn problems(db: &Connection) -> Sql<Vec<String>> {
+    let mut found: Vec<String> =
+        db.prepare("PRAGMA integrity_check")?.query_map([], |row| row.get(0))?.collect::<Sql<_>>()?;
+    found.retain(|line| line != "ok");
+    let contradictions = [
+        ("a key without its newest write", "SELECT k.revision FROM keys k LEFT JOIN history h ON h.revision = k.revision
+          WHERE h.key IS NOT k.key OR (k.created > 0) <> (h.value IS NOT NULL)"),
+        ("a newest write without its key", "SELECT h.revision FROM history h LEFT JOIN keys k ON k.key = h.key
+          WHERE h.revision > ifnull(k.revision, 0)"),
+        ("a write without the one before", "SELECT h.revision FROM history h LEFT JOIN history p ON p.revision = h.previous
+          WHERE h.revision > (SELECT compacted FROM meta) AND h.created <> h.revision AND p.value IS NULL"),
+        ("a replaced value outside the window", "SELECT h.revision FROM history h JOIN keys k ON k.key = h.key
+          WHERE h.revision < k.revision AND h.revision NOT IN
+          (SELECT previous FROM history WHERE revision > (SELECT compacted FROM meta))"),
+    ];
+    for (what, query) in contradictions {
+        if let Some(at) = db.query_row(query, [], |row| revision(row, 0)).optional()? {
+            found.push(format!("{what}, at revision {at}"));
+        }
+    }
+    Ok(found)
+}
+
+/// Moves pages from the file's end into free ones, at most `pages`.
+pub(super) fn shrink(db: &Connection, pages: u32) -> Sql<()> {
+    // One row a page: it stops where one stops stepping.
+    let mut statement = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+/// Follows a change of what is volatile: moves keys to where they belong now. Their history goes, so everything older
+/// than `newest` is compacted. Callers hold a transaction.
+pub(super) fn settle(db: &Connection, newest: Revision, prefixes: &[String]) -> Sql<bool> {
+    let is_volatile = |key: &[u8]| prefixes.iter().any(|prefix| key.starts_with(prefix.as_bytes()));
+    let mut astray = false;
+    for row in db.prepare("SELECT key FROM volatile")?.query_map([], |row| row.get::<_, Vec<u8>>(0))? {
+        astray |= !is_volatile(&row?);
+    }
+    for prefix in prefixes {
+        astray |= db
+            .prepare("SELECT 1 FROM keys WHERE key >= ?1 AND key < ?2 AND created > 0")?
+            .exists(params![prefix.as_bytes(), end_of(prefix)])?;
+    }
+    if !astray {
+        return Ok(false);
+    }
+    compact(db, meta(db)?.compacted, newest, usize::MAX)?;
+    set_meta(db, Meta { compacted: newest, ceiling: newest, clean: true, volatile_since: newest })?;
+    forget_volatile_log(db)?;
+    for prefix in prefixes {
+        let bounds = params![prefix.as_bytes(), end_of(prefix)];
+        db.execute(
+            "INSERT OR REPLACE INTO volatile SELECT k.key, k.created, k.revision, h.value
+             FROM keys k JOIN history h ON h.revision = k.revision WHERE k.key >= ?1 AND k.key < ?2",
+            bounds,
+        )?;
+        db.execute(
+            "DELETE FROM history WHERE revision IN (SELECT revision FROM keys WHERE key >= ?1 AND key < ?2)",
+            bounds,
+        )?;
+        db.execute("DELETE FROM keys WHERE key >= ?1 AND key < ?2", bounds)?;
+    }
+    for item in volatile(db)? {
+        if !is_volatile(item.key.as_bytes()) {
+            write(db, &item.key, item.modified, None, item.created, Some(&item.value))?;
+            set_volatile(db, &item.key, None)?;
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn volatile(db: &Connection) -> Sql<Vec<KeyValue>> {

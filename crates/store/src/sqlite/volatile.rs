@@ -114,7 +114,7 @@ impl Volatile {
             .take_while(|(key, _)| key.starts_with(prefix))
             .filter(|(key, _)| !undone.contains_key(key))
             .peekable();
-        let mut older = undone.iter().filter_map(|(_, old)| old.as_ref()).peekable();
+        let mut older = undone.values().flatten().peekable();
         let mut page = Page::default();
         loop {
             let take_older = match (newest.peek(), older.peek()) {

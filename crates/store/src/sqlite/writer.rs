@@ -30,6 +30,10 @@ const RESERVE: Revision = 1 << 16;
 /// Steps of compaction and persisting: alone, and riding with a batch.
 const STEP: usize = 1024;
 const RIDING_STEP: usize = 128;
+/// Pages given back to the file system per transaction.
+const SHRINK_STEP: u32 = 128;
+/// So often per try to find space for the reserve.
+const REFUSING_SHRINK_STEPS: u32 = 16;
 /// How long a refusing store answers without trying.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -71,9 +75,15 @@ pub(super) struct Writer {
     dirty: BTreeSet<Arc<str>>,
     dirty_since: Option<Instant>,
     dirty_bytes: usize,
+    /// Those that were dirty when their time came, on their way to the file.
+    leaving: BTreeSet<Arc<str>>,
     compaction: Option<Compaction>,
+    /// Most of the file is free: pages are given back to the file system while nothing else waits.
+    shrinking: bool,
     /// Space or permission was missing: until then, writes that need more are refused without trying.
     refusing: Option<Instant>,
+    /// Since the last transaction the log was moved to make space.
+    log_reused: bool,
     /// Dropped last.
     _lock: Lock,
 }
@@ -138,8 +148,11 @@ impl Writer {
             dirty: BTreeSet::new(),
             dirty_since: None,
             dirty_bytes: 0,
+            leaving: BTreeSet::new(),
             compaction: None,
+            shrinking: false,
             refusing: None,
+            log_reused: false,
             _lock: lock,
         })
     }
@@ -149,7 +162,7 @@ impl Writer {
         let mut batch = Vec::new();
         let mut closing = None;
         while closing.is_none() {
-            let first = if self.compaction.is_some() {
+            let first = if self.compaction.is_some() || self.shrinking {
                 match queue.try_recv() {
                     Ok(job) => Some(job),
                     Err(mpsc::TryRecvError::Empty) => None,
@@ -182,6 +195,8 @@ impl Writer {
                 self.take(std::mem::take(&mut batch));
             } else if self.compaction.is_some() {
                 self.compact_alone();
+            } else if self.shrinking {
+                self.shrinking = self.shrink().unwrap_or(false);
             }
         }
         let result = self.persist_all().map_err(|failure| io_error("close the datastore", failure.error));
@@ -197,11 +212,8 @@ impl Writer {
 
     fn take(&mut self, commits: Vec<Commit>) {
         add(&self.shared.counters.batches, 1);
-        if self.refusing.is_some_and(|until| Instant::now() < until || !self.ballast.refill()) {
-            if self.refusing.is_some_and(|until| Instant::now() >= until) {
-                self.refusing = Some(Instant::now() + PROBE_INTERVAL);
-            }
-            return self.take_singly(commits, true);
+        if !self.tries() {
+            return commits.into_iter().for_each(|commit| self.take_one(commit, false));
         }
         let mut batch = Batch::default();
         match self.attempt(&commits, &mut batch) {
@@ -210,73 +222,125 @@ impl Writer {
                     tracing::info!("the datastore accepts writes again");
                     self.refusing = None;
                 }
-                self.answer(commits, batch);
+                self.publish(&mut batch);
+                for (commit, answer) in commits.into_iter().zip(batch.answers) {
+                    self.answer(commit, answer);
+                }
             }
             Err(failure) => {
                 self.undo(&failure);
-                self.take_singly(commits, false);
+                for commit in commits {
+                    let tries = self.refusing.is_none();
+                    self.take_one(commit, tries);
+                }
             }
         }
     }
 
-    /// Each commit for itself, after a batch has failed or while writes are refused.
-    fn take_singly(&mut self, commits: Vec<Commit>, mut refuse: bool) {
-        for commit in commits {
-            let makes_room = !commit.writes.iter().any(|write| match write {
-                Write::Put { key, .. } => !self.shared.is_volatile(key),
-                Write::Delete { .. } => false,
-            });
-            if refuse && !makes_room {
-                add(&self.shared.counters.refused, 1);
-                let _ = commit.reply.send(Err(Error::ReadOnly("no space or no permission to write".into())));
-                continue;
-            }
-            let commits = vec![commit];
-            loop {
-                let mut batch = Batch::default();
-                match self.attempt(&commits, &mut batch) {
-                    Ok(()) => self.answer(commits, batch),
-                    Err(failure) => {
-                        self.undo(&failure);
-                        let refused = is_refusal(&failure.error);
-                        if refused && makes_room && self.ballast.release() {
-                            continue;
-                        }
-                        if refused {
-                            refuse = true;
-                            add(&self.shared.counters.refused, 1);
-                            if self.refusing.is_none() {
-                                tracing::error!(error = %failure.error, "the datastore refuses writes");
-                            }
-                            self.refusing = Some(Instant::now() + PROBE_INTERVAL);
-                        }
-                        for commit in commits {
-                            let _ = commit.reply.send(Err(write_error(failure.error)));
-                            break;
-                        }
-                    }
-                }
+    /// Whether writes that need space are tried: always, but once refused only now and then, and with the reserve
+    /// whole again.
+    fn tries(&mut self) -> bool {
+        let Some(until) = self.refusing else { return true };
+        let now = Instant::now();
+        if now < until {
+            return false;
+        }
+        let whole = self.ballast.refill() || (self.give_back() && self.ballast.refill());
+        if !whole {
+            self.refusing = Some(Instant::now() + PROBE_INTERVAL);
+        }
+        whole
+    }
+
+    /// Returns free pages of the file to the full disk, so that the reserve finds space again. `false`: none.
+    fn give_back(&mut self) -> bool {
+        let mut steps = 0;
+        while steps < REFUSING_SHRINK_STEPS && tables::size(&self.db).is_ok_and(|size| size.free > 0) {
+            if self.shrink().is_err() && !self.find_space() {
                 break;
             }
+            steps += 1;
+        }
+        // The file gets shorter once the log is moved.
+        steps > 0 && self.checkpoints.move_all(&self.db, &self.shared.counters)
+    }
+
+    /// Makes space for a little more: the log's own, if all of it can be moved, else a piece of the reserve.
+    /// `false`: nothing is left.
+    fn find_space(&mut self) -> bool {
+        loop {
+            let free = self.checkpoints.move_all(&self.db, &self.shared.counters);
+            if free && !std::mem::replace(&mut self.log_reused, true) {
+                return true;
+            }
+            if !self.ballast.release() {
+                return false;
+            }
+            if free {
+                return true;
+            }
         }
     }
 
-    /// Publishes what is durable, then tells.
-    fn answer(&mut self, commits: Vec<Commit>, batch: Batch) {
-        let counters = &self.shared.counters;
-        add(&counters.writes, batch.writes);
-        if *self.shared.watermark.borrow() < self.last {
-            for change in &batch.volatile {
-                self.dirty_bytes += change.value.as_ref().map_or(0, |value| value.len()) + change.key.len();
-                self.dirty.insert(change.key.clone());
-                self.dirty_since.get_or_insert_with(Instant::now);
+    /// A commit for itself, after its batch has failed or while writes are refused. What makes room is tried anyway,
+    /// at the reserve's expense.
+    fn take_one(&mut self, commit: Commit, tries: bool) {
+        let grows = |write: &Write| match write {
+            Write::Put { key, .. } => !self.shared.is_volatile(key),
+            Write::Delete { .. } => false,
+        };
+        let makes_room = !commit.writes.iter().any(grows);
+        if !tries && !makes_room {
+            add(&self.shared.counters.refused, 1);
+            let _ = commit.reply.send(Err(Error::ReadOnly("no space, or no permission to write".into())));
+            return;
+        }
+        loop {
+            let mut batch = Batch::default();
+            let failure = match self.attempt(std::slice::from_ref(&commit), &mut batch) {
+                Ok(()) => {
+                    self.publish(&mut batch);
+                    let answer = batch.answers.pop().unwrap_or_else(|| Ok(Vec::new()));
+                    return self.answer(commit, answer);
+                }
+                Err(failure) => failure,
+            };
+            self.undo(&failure);
+            if !is_refusal(&failure.error) {
+                let _ = commit.reply.send(Err(io_error("commit", failure.error)));
+                return;
             }
-            self.shared.publish(batch.volatile, self.last);
+            if makes_room && self.find_space() {
+                continue;
+            }
+            add(&self.shared.counters.refused, 1);
+            if self.refusing.is_none() {
+                tracing::error!(error = %failure.error, "the datastore refuses writes");
+            }
+            self.refusing = Some(Instant::now() + PROBE_INTERVAL);
+            let _ = commit.reply.send(Err(Error::ReadOnly(failure.error.into())));
+            return;
         }
-        for (commit, answer) in commits.into_iter().zip(batch.answers) {
-            add(if answer.is_ok() { &counters.commits } else { &counters.conflicts }, 1);
-            let _ = commit.reply.send(answer);
+    }
+
+    /// Shows the readers what is durable.
+    fn publish(&mut self, batch: &mut Batch) {
+        add(&self.shared.counters.writes, batch.writes);
+        if *self.shared.watermark.borrow() == self.last {
+            return;
         }
+        for change in &batch.volatile {
+            self.dirty_bytes += change.value.as_ref().map_or(0, |value| value.len()) + change.key.len();
+            self.dirty.insert(change.key.clone());
+            self.dirty_since.get_or_insert_with(Instant::now);
+        }
+        self.shared.publish(std::mem::take(&mut batch.volatile), self.last);
+    }
+
+    fn answer(&self, commit: Commit, answer: Result<Vec<Revision>>) {
+        let counters = &self.shared.counters;
+        add(if answer.is_ok() { &counters.commits } else { &counters.conflicts }, 1);
+        let _ = commit.reply.send(answer);
     }
 
     fn undo(&mut self, failure: &Failure) {
@@ -314,7 +378,10 @@ impl Writer {
         if !batch.in_transaction {
             return Ok(());
         }
-        let persisted = if self.due() { self.persist(RIDING_STEP)? } else { Vec::new() };
+        if self.leaving.is_empty() && self.due() {
+            self.retire();
+        }
+        let persisted = self.persist(RIDING_STEP)?;
         meta.compacted = match &self.compaction {
             Some(compaction) => tables::compact(&self.db, meta.compacted, compaction.until, RIDING_STEP)?,
             None => meta.compacted,
@@ -334,7 +401,7 @@ impl Writer {
 
     /// Commits the open transaction with the new `meta`.
     fn finish(&mut self, meta: Meta) -> Result<(), Failure> {
-        if !same(meta, self.meta) {
+        if meta != self.meta {
             tables::set_meta(&self.db, meta)?;
         }
         self.db
@@ -342,6 +409,7 @@ impl Writer {
             .execute([])
             .map_err(|error| Failure { error, at_commit: true })?;
         self.meta = meta;
+        self.log_reused = false;
         let counters = self.shared.counters.clone();
         let frames = self.frames.load(Ordering::Relaxed);
         add(&counters.syncs, 1);
@@ -438,7 +506,19 @@ impl Writer {
             for reply in self.compaction.take().into_iter().flat_map(|compaction| compaction.replies) {
                 let _ = reply.send(Ok(()));
             }
+            self.shrinking = tables::size(&self.db).is_ok_and(|size| size.wasteful());
         }
+    }
+
+    /// Gives some pages back; whether there is more to do.
+    fn shrink(&mut self) -> Result<bool, Failure> {
+        let mut batch = Batch::default();
+        self.begin(&mut batch)?;
+        let result = tables::shrink(&self.db, SHRINK_STEP).map_err(Failure::from).and_then(|()| self.finish(self.meta));
+        if let Err(failure) = &result {
+            self.undo(failure);
+        }
+        result.map(|()| tables::size(&self.db).is_ok_and(|size| size.roomy()))
     }
 
     fn compact_alone(&mut self) {
@@ -451,7 +531,7 @@ impl Writer {
             };
             let Err(failure) = step() else { return };
             self.undo(&failure);
-            if is_refusal(&failure.error) && self.ballast.release() {
+            if is_refusal(&failure.error) && self.find_space() {
                 continue;
             }
             if let Some(compaction) = self.compaction.take() {
@@ -469,9 +549,15 @@ impl Writer {
             || self.dirty_bytes >= self.shared.options.volatile_dirty_bytes
     }
 
-    /// Writes the newest state of some dirty keys; what was written is returned.
-    fn persist(&mut self, limit: usize) -> rusqlite::Result<Vec<Arc<str>>> {
-        let keys: Vec<Arc<str>> = self.dirty.iter().take(limit).cloned().collect();
+    fn retire(&mut self) {
+        self.leaving.append(&mut self.dirty);
+        self.dirty_since = None;
+        self.dirty_bytes = 0;
+    }
+
+    /// Writes the newest state of some keys that are leaving; says which.
+    fn persist(&self, limit: usize) -> rusqlite::Result<Vec<Arc<str>>> {
+        let keys: Vec<Arc<str>> = self.leaving.iter().take(limit).cloned().collect();
         let volatile = self.shared.volatile();
         for key in &keys {
             tables::set_volatile(&self.db, key, volatile.entries.get(key))?;
@@ -481,11 +567,7 @@ impl Writer {
 
     fn persisted(&mut self, keys: Vec<Arc<str>>) {
         for key in &keys {
-            self.dirty.remove(key);
-        }
-        if self.dirty.is_empty() {
-            self.dirty_since = None;
-            self.dirty_bytes = 0;
+            self.leaving.remove(key);
         }
     }
 
@@ -496,6 +578,7 @@ impl Writer {
         }
         let mut batch = Batch::default();
         self.begin(&mut batch)?;
+        self.retire();
         let keys = self.persist(usize::MAX)?;
         tables::forget_volatile_log(&self.db)?;
         let volatile_since = {
@@ -511,10 +594,6 @@ impl Writer {
     }
 }
 
-fn same(a: Meta, b: Meta) -> bool {
-    (a.compacted, a.ceiling, a.clean, a.volatile_since) == (b.compacted, b.ceiling, b.clean, b.volatile_since)
-}
-
 /// Whether it is the disk that does not want to be written, as opposed to a broken database.
 fn is_refusal(error: &rusqlite::Error) -> bool {
     use ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure};
@@ -522,8 +601,4 @@ fn is_refusal(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(DiskFull | SystemIoFailure | ReadOnly | CannotOpen | PermissionDenied | DatabaseBusy | DatabaseLocked)
     )
-}
-
-fn write_error(error: rusqlite::Error) -> Error {
-    if is_refusal(&error) { Error::ReadOnly(error.into()) } else { io_error("commit", error) }
 }
