@@ -88,6 +88,16 @@ pub trait IssueToken: Send + Sync {
         bound: Option<&Value>,
         request: &mut Value,
     ) -> Result<(), Status>;
+
+    /// The issuer's OpenID configuration, as JSON.
+    fn configuration(&self) -> Option<String> {
+        None
+    }
+
+    /// The issuer's public keys, as a JSON Web Key Set.
+    fn key_set(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Reaches a node's kubelet, whether in this process, over a tunnel or over the network.

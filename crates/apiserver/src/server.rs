@@ -1,9 +1,20 @@
-//! The handle that everything goes through, and what it is made of.
+//! The handle that everything goes through: what it is made of, how it starts, and reads for those inside.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use schema::Value;
+use store::Revision;
+use tokio::sync::watch;
 
 use crate::{
+    Status,
     admission::Plugin,
+    cache::{Entry, Storage},
+    encode,
+    handle::Flow,
+    kind::{Held, Kind, Registry, builtin, join_group_version},
+    metrics::Metrics,
+    publish::{Publisher, read_all},
     seams::{Authenticate, Authorize, Clock, IssueToken, NodeProxy, Random},
 };
 
@@ -18,8 +29,10 @@ pub struct Config {
     pub node_proxy: Arc<dyn NodeProxy>,
     /// In the order in which they run.
     pub admission: Vec<Box<dyn Plugin>>,
+    /// First family first: `10.43.0.0/16`, `fd00:43::/112`.
     pub service_cidrs: Vec<String>,
     pub node_ports: std::ops::RangeInclusive<u16>,
+    /// Requests without credentials are `system:anonymous`.
     pub anonymous: bool,
 }
 
@@ -31,10 +44,140 @@ pub struct Server {
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    pub(crate) publisher: Publisher,
+    registry: RwLock<Arc<Registry>>,
+    /// The newest revision worth a bookmark; moves at most once a minute.
+    pub(crate) bookmark: watch::Sender<Revision>,
+    pub(crate) flow: Flow,
+    pub(crate) metrics: Metrics,
+    pub(crate) allocators: crate::behaviours::Allocators,
+    pub(crate) documents: crate::discovery::Documents,
+}
+
+const BOOKMARK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot read {prefix} from the datastore")]
+    Load { prefix: String, #[source] source: store::Error },
+    #[error("service CIDR {cidr}: {why}")]
+    ServiceCidr { cidr: String, why: &'static str },
 }
 
 impl Server {
+    /// Reads the store into the caches and begins to follow it. Needs a tokio runtime.
+    pub async fn start(config: Config) -> Result<Server, StartError> {
+        let mut registry = Registry::default();
+        for resource in builtin().resources.iter().filter(|r| r.enabled) {
+            let stored = resource.verbs.iter().any(|v| &**v == "get");
+            let storage = stored.then(|| match registry.storage(&resource.prefix) {
+                Some(storage) => storage.clone(),
+                None => Arc::new(storage_of(resource)),
+            });
+            registry.add(Kind::new(Held::Static(resource), None, storage));
+        }
+        let allocators = crate::behaviours::Allocators::new(&config.service_cidrs, config.node_ports.clone())
+            .map_err(|(cidr, why)| StartError::ServiceCidr { cidr, why })?;
+        let mut at = None;
+        for storage in registry.storages() {
+            let (entries, revision) = read_all(&*config.store, &storage.prefix, at)
+                .await
+                .map_err(|source| StartError::Load { prefix: storage.prefix.to_string(), source })?;
+            at.get_or_insert(revision);
+            storage.load(entries, at.unwrap_or(revision));
+        }
+        let server = Server {
+            inner: Arc::new(Inner {
+                publisher: Publisher::new(at.unwrap_or(0)),
+                registry: RwLock::new(Arc::new(registry)),
+                bookmark: watch::channel(0).0,
+                flow: Flow::default(),
+                metrics: Metrics::default(),
+                allocators,
+                documents: crate::discovery::Documents::default(),
+                config,
+            }),
+        };
+        crate::behaviours::repair(&server);
+        crate::crd::load(&server).await;
+        tokio::spawn(server.clone().follow());
+        tokio::spawn(server.clone().send_bookmarks());
+        tokio::spawn(crate::crd::follow(server.clone()));
+        Ok(server)
+    }
+
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
+
+    /// The kinds served now.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.inner.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn replace_registry(&self, registry: Registry) {
+        *self.inner.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+    }
+
+    /// The revision up to which all caches are complete.
+    pub fn revision(&self) -> Revision {
+        self.inner.publisher.applied()
+    }
+
+    /// The cache of a resource, for those who follow it: `storage("", "pods")`.
+    pub fn storage(&self, group: &str, resource: &str) -> Option<Arc<Storage>> {
+        self.registry().preferred(group, resource)?.storage.clone()
+    }
+
+    /// A stored object, without the disk; namespace `""` for cluster-scoped kinds.
+    pub fn entry(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        let storage = self.storage(group, resource)?;
+        storage.get(&storage.key(namespace, name))
+    }
+
+    /// A stored object as a value in the preferred version.
+    pub fn read(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let registry = self.registry();
+        let kind = registry.preferred(group, resource)?;
+        let storage = kind.storage.as_ref()?;
+        let entry = storage.get(&storage.key(namespace, name))?;
+        encode::decode(kind, &entry.body).ok()
+    }
+
+    /// All stored objects of a namespace (`""`: of all) as values in the preferred version.
+    pub fn read_all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
+        let registry = self.registry();
+        let Some(kind) = registry.preferred(group, resource) else { return Vec::new() };
+        let Some(storage) = &kind.storage else { return Vec::new() };
+        let (entries, _) = storage.newest(&storage.span(namespace));
+        entries.iter().filter_map(|e| encode::decode(kind, &e.body).ok()).collect()
+    }
+
+    /// A value in the preferred version of its resource.
+    pub fn decode(&self, group: &str, resource: &str, entry: &Entry) -> Result<Value, Status> {
+        let registry = self.registry();
+        let kind = registry.preferred(group, resource).ok_or_else(Status::no_such_resource)?;
+        encode::decode(kind, &entry.body)
+    }
+
+    /// Once a minute at most, and only if something was written: the idle server has no timer.
+    async fn send_bookmarks(self) {
+        let mut applied = self.inner.publisher.subscribe();
+        while applied.changed().await.is_ok() {
+            tokio::time::sleep(BOOKMARK_INTERVAL).await;
+            let revision = *applied.borrow_and_update();
+            self.inner.bookmark.send_replace(revision);
+        }
+    }
+}
+
+fn storage_of(resource: &schema::Resource) -> Storage {
+    let table = builtin();
+    let stored = table
+        .resources
+        .iter()
+        .find(|r| r.kind == resource.kind && join_group_version(&r.group, &r.version) == *resource.storage)
+        .unwrap_or(resource);
+    let api_version = join_group_version(&stored.group, &stored.version);
+    Storage::new(&resource.prefix, resource.namespaced, Some((table, stored.message)), &api_version, &stored.kind)
 }

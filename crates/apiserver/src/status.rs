@@ -1,6 +1,9 @@
 //! `meta/v1.Status`: the only place where HTTP status codes of the Kubernetes API are made. Messages are upstream's.
 
-use schema::{Object, Value};
+use schema::{
+    Object, Value,
+    validate::{ErrorKind, FieldError},
+};
 
 use crate::request::GroupResource;
 
@@ -35,63 +38,50 @@ pub struct Cause {
     pub field: String,
 }
 
-/// Refusals of admission and strategies that a typed path explains (`spec.foo: Forbidden: …`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct FieldError {
-    /// `FieldValueInvalid`, `FieldValueRequired`, …
-    pub reason: &'static str,
-    pub field: String,
-    /// Without the field: `Invalid value: "x": must be …`.
-    pub body: String,
+/// A field error, in short.
+pub fn field_error(kind: ErrorKind, field: &str, bad_value: Value, detail: &str) -> FieldError {
+    FieldError { kind, field: field.into(), bad_value, detail: detail.into() }
 }
 
-impl FieldError {
-    fn new(reason: &'static str, field: &str, body: String) -> Self {
-        FieldError { reason, field: field.into(), body }
-    }
-    pub fn required(field: &str, detail: &str) -> Self {
-        FieldError::new("FieldValueRequired", field, with_detail("Required value".into(), detail))
-    }
-    /// `value` as it is printed: quoted if it is a string.
-    pub fn invalid(field: &str, value: &Value, detail: &str) -> Self {
-        FieldError::new("FieldValueInvalid", field, with_detail(format!("Invalid value: {}", shown(value)), detail))
-    }
-    pub fn forbidden(field: &str, detail: &str) -> Self {
-        FieldError::new("FieldValueForbidden", field, with_detail("Forbidden".into(), detail))
-    }
-    pub fn duplicate(field: &str, value: &Value) -> Self {
-        FieldError::new("FieldValueDuplicate", field, format!("Duplicate value: {}", shown(value)))
-    }
-    pub fn not_found(field: &str, value: &Value) -> Self {
-        FieldError::new("FieldValueNotFound", field, format!("Not found: {}", shown(value)))
-    }
-    pub fn not_supported(field: &str, value: &Value, supported: &[&str]) -> Self {
-        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        let body = with_detail(
-            format!("Unsupported value: {}", shown(value)),
-            &if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) },
-        );
-        FieldError::new("FieldValueNotSupported", field, body)
+/// `metav1.CauseType` of an error.
+fn cause_type(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "FieldValueNotFound",
+        ErrorKind::Required => "FieldValueRequired",
+        ErrorKind::Duplicate => "FieldValueDuplicate",
+        ErrorKind::Invalid => "FieldValueInvalid",
+        ErrorKind::NotSupported => "FieldValueNotSupported",
+        ErrorKind::Forbidden => "FieldValueForbidden",
+        ErrorKind::TooLong => "FieldValueTooLong",
+        ErrorKind::TooMany => "FieldValueTooMany",
+        ErrorKind::Internal => "InternalError",
+        ErrorKind::TypeInvalid => "FieldValueTypeInvalid",
     }
 }
 
-fn with_detail(head: String, detail: &str) -> String {
-    if detail.is_empty() { head } else { format!("{head}: {detail}") }
+/// `field.Error.ErrorBody`: what stands after the field's name.
+fn error_body(error: &FieldError) -> String {
+    let value = || shown(&error.bad_value);
+    let head = match error.kind {
+        ErrorKind::NotFound => format!("Not found: {}", value()),
+        ErrorKind::Required => "Required value".into(),
+        ErrorKind::Duplicate => format!("Duplicate value: {}", value()),
+        ErrorKind::Invalid | ErrorKind::TypeInvalid => format!("Invalid value: {}", value()),
+        ErrorKind::NotSupported => format!("Unsupported value: {}", value()),
+        ErrorKind::Forbidden => "Forbidden".into(),
+        ErrorKind::TooLong => "Too long".into(),
+        ErrorKind::TooMany => "Too many".into(),
+        ErrorKind::Internal => "Internal error".into(),
+    };
+    if error.detail.is_empty() { head } else { format!("{head}: {}", error.detail) }
 }
 
-/// A value inside a message, as Go's `%#v`-like field errors show it.
+/// A value inside a message, as field errors show it.
 pub fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "null".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i) => i.to_string(),
-        Value::Float(f) => f.to_string(),
         Value::String(s) => format!("{s:?}"),
-        Value::List(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(",")),
-        Value::Object(members) => {
-            let inner: Vec<String> = members.iter().map(|(k, v)| format!("{k:?}:{}", shown(v))).collect();
-            format!("{{{}}}", inner.join(","))
-        }
+        Value::Null => "null".into(),
+        other => other.to_string(),
     }
 }
 
@@ -182,9 +172,10 @@ impl Status {
     /// 422; `kind` is the kind (`Deployment`), as upstream's messages have it.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
         let qualified = GroupResource::new(group, kind);
-        let shown: Vec<String> = errors.iter().map(|e| {
-            if e.field.is_empty() { e.body.clone() } else { format!("{}: {}", e.field, e.body) }
-        }).collect();
+        let shown: Vec<String> = errors
+            .iter()
+            .map(|e| if e.field.is_empty() { error_body(e) } else { format!("{}: {}", e.field, error_body(e)) })
+            .collect();
         let mut distinct: Vec<String> = Vec::with_capacity(shown.len());
         for text in shown {
             if !distinct.contains(&text) {
@@ -198,7 +189,7 @@ impl Status {
         };
         let mut status = Status::about(422, "Invalid", &qualified, name, message);
         for error in errors {
-            status = status.with_cause(error.reason, error.body, &error.field);
+            status = status.with_cause(cause_type(error.kind), error_body(&error), &error.field);
         }
         status
     }
@@ -277,6 +268,21 @@ impl Status {
 
     pub fn unavailable(message: impl Into<String>) -> Self {
         Status::make(503, "ServiceUnavailable", message.into())
+    }
+
+    /// A creation that names a resourceVersion.
+    pub fn version_on_create() -> Self {
+        Status::make(500, "", "resourceVersion should not be set on objects to be created".into())
+    }
+
+    /// 422 for a patch that does not fit its object.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request".into();
+        Status { details: Some(Box::default()), ..Status::make(422, "Invalid", message) }
+    }
+
+    pub fn is_already_exists(&self) -> bool {
+        self.reason == "AlreadyExists"
     }
 
     pub fn is_conflict(&self) -> bool {

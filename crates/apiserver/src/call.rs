@@ -1,0 +1,243 @@
+//! One resource request on its way through the stages.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, Limited};
+use schema::{Value, defaults, json, proto, yaml};
+
+use crate::{
+    Attributes, Body, Server, Status, User,
+    encode::{IncludeObject, View, message_of},
+    kind::{Kind, builtin},
+    negotiate::{Accepted, Encoding},
+    options::FieldValidation,
+    request::Query,
+    status::Result,
+};
+
+/// Bodies larger than this are refused.
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+
+pub struct Call {
+    pub server: Server,
+    pub user: User,
+    pub info: Attributes,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub kind: Arc<Kind>,
+    pub accepted: Accepted,
+    /// For the client, as `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+pub async fn read_body(body: Body) -> Result<Bytes> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::too_large(&format!("limit is {BODY_BYTES_MAX}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("cannot read the body: {error}"))),
+    }
+}
+
+impl Call {
+    pub fn view(&self) -> View {
+        self.view_of(self.kind.clone())
+    }
+
+    pub fn view_of(&self, kind: Arc<Kind>) -> View {
+        let include = match self.query.get("includeObject") {
+            Some("None") => IncludeObject::None,
+            Some("Object") => IncludeObject::Object,
+            _ => IncludeObject::Metadata,
+        };
+        View { kind, accepted: self.accepted, include, now: self.server.now() }
+    }
+
+    pub fn user_agent(&self) -> &str {
+        self.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("")
+    }
+
+    /// Decodes a body as an object of the call's kind, with its declared defaults.
+    pub fn decode_object(&mut self, body: &[u8], encoding: Encoding, validation: FieldValidation) -> Result<Value> {
+        let kind = self.kind.clone();
+        let (mut value, problems) = decode_as(&kind, body, encoding)?;
+        self.report(&kind, problems, validation)?;
+        check_type(&value, &kind)?;
+        default_object(&kind, &mut value);
+        Ok(value)
+    }
+
+    /// Unknown and duplicate fields: refused, warned of or ignored.
+    pub fn report(&mut self, kind: &Kind, problems: Vec<String>, validation: FieldValidation) -> Result<()> {
+        if problems.is_empty() || validation == FieldValidation::Ignore {
+            return Ok(());
+        }
+        if validation == FieldValidation::Strict {
+            let why = format!("strict decoding error: {}", problems.join(", "));
+            return Err(cannot_handle(kind, &why));
+        }
+        self.warnings.extend(problems);
+        Ok(())
+    }
+
+    /// Decodes the body of a subresource that is a type of its own (`Scale`, `Binding`, `Eviction`, …).
+    pub fn decode_other(&self, body: &[u8], encoding: Encoding, api_version: &str, kind: &str) -> Result<Value> {
+        decode_other(body, encoding, api_version, kind)
+    }
+}
+
+pub fn decode_other(body: &[u8], encoding: Encoding, api_version: &str, kind: &str) -> Result<Value> {
+    let bad = |e: &dyn std::fmt::Display| {
+        Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {e}"))
+    };
+    let message = message_of(api_version, kind).ok_or_else(|| Status::internal(format_args!("no type {api_version} {kind}")))?;
+    let mut value = match encoding {
+        Encoding::Protobuf => {
+            let envelope = proto::open(body).map_err(|e| bad(&e))?;
+            proto::decode(builtin(), message, envelope.raw).map_err(|e| bad(&e))?
+        }
+        Encoding::Yaml => {
+            let parsed = yaml::parse(body).map_err(|e| bad(&e))?;
+            json::typed(builtin(), message, parsed.value).map_err(|e| bad(&e))?.value
+        }
+        _ => json::decode(builtin(), message, body).map_err(|e| bad(&e))?.value,
+    };
+    defaults::apply(builtin(), message, &mut value);
+    if value.str_at(&["kind"]).is_empty() {
+        value.set(&["kind"], kind);
+    }
+    if value.str_at(&["apiVersion"]).is_empty() {
+        value.set(&["apiVersion"], api_version);
+    }
+    Ok(value)
+}
+
+/// Declared defaults, then the kind's own.
+pub fn default_object(kind: &Kind, value: &mut Value) {
+    match &kind.custom {
+        Some(custom) => custom.schema.default(value),
+        None => {
+            defaults::apply(builtin(), kind.message(), value);
+            (kind.strategy.default)(value);
+            // Behaviours may have made objects that have defaults of their own.
+            defaults::apply(builtin(), kind.message(), value);
+        }
+    }
+}
+
+fn cannot_handle(kind: &Kind, why: &str) -> Status {
+    Status::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        kind.kind(),
+        &*kind.resource.version,
+        kind.kind()
+    ))
+}
+
+fn unrecognized(kind: &Kind, why: &dyn std::fmt::Display) -> Status {
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why}", kind.kind()))
+}
+
+/// A body as a typed value of the kind, and what strict decoding would say.
+pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value, Vec<String>)> {
+    if encoding == Encoding::Protobuf {
+        let envelope = proto::open(body).map_err(|e| unrecognized(kind, &e))?;
+        if !envelope.kind.is_empty() && (envelope.kind != kind.kind() || envelope.api_version != &*kind.api_version) {
+            return Err(mismatch(kind, envelope.api_version, envelope.kind));
+        }
+        let mut value =
+            proto::decode(kind.table(), kind.message(), envelope.raw).map_err(|e| cannot_handle(kind, &e.to_string()))?;
+        kind.stamp(&mut value);
+        return Ok((value, Vec::new()));
+    }
+    let parsed = match encoding {
+        Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(kind, &e))?,
+        _ => json::parse_strict(body).map_err(|e| unrecognized(kind, &e))?,
+    };
+    let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+    if parsed.value.as_object().is_none() {
+        return Err(unrecognized(kind, &"it is not an object"));
+    }
+    let (api_version, name) = (parsed.value.str_at(&["apiVersion"]).to_owned(), parsed.value.str_at(&["kind"]).to_owned());
+    if !name.is_empty() && name != kind.kind() || !api_version.is_empty() && api_version != *kind.api_version {
+        return Err(mismatch(kind, &api_version, &name));
+    }
+    let (mut value, more) = typed(kind, parsed.value).map_err(|e| cannot_handle(kind, &e))?;
+    problems.extend(more);
+    kind.stamp(&mut value);
+    Ok((value, problems))
+}
+
+/// A parsed value in the normal form of the kind's schema.
+pub fn typed(kind: &Kind, value: Value) -> std::result::Result<(Value, Vec<String>), String> {
+    let Some(custom) = &kind.custom else {
+        let decoded = json::typed(kind.table(), kind.message(), value).map_err(|e| e.to_string())?;
+        return Ok((decoded.value, decoded.problems.iter().map(ToString::to_string).collect()));
+    };
+    let mut value = value;
+    let mut problems = Vec::new();
+    if let (Some(metadata), Some(id)) = (value.remove(&["metadata"]), message_of("meta.k8s.io/v1", "ObjectMeta")) {
+        let decoded = json::typed(builtin(), id, metadata).map_err(|e| e.to_string())?;
+        problems.extend(decoded.problems.iter().map(|p| p.to_string().replacen('"', "\"metadata.", 1)));
+        value.set(&["metadata"], decoded.value);
+    }
+    if !custom.preserve_unknown {
+        problems.extend(custom.schema.prune(&mut value).iter().map(ToString::to_string));
+    }
+    Ok((value, problems))
+}
+
+fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Status {
+    if !api_version.is_empty() && api_version != &*kind.api_version {
+        return Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            kind.api_version
+        ));
+    }
+    let version = crate::kind::split_api_version(api_version).1;
+    Status::bad_request(format!(
+        "{name} in version {version:?} cannot be handled as a {}: no kind {name:?} is registered for this resource",
+        kind.kind()
+    ))
+}
+
+fn check_type(value: &Value, kind: &Kind) -> Result<()> {
+    let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
+    if api_version != &*kind.api_version || name != kind.kind() { Err(mismatch(kind, api_version, name)) } else { Ok(()) }
+}
+
+/// The object's namespace must be the request's; a missing one is filled in.
+pub fn match_namespace(value: &mut Value, kind: &Kind, namespace: &str) -> Result<()> {
+    let given = value.str_at(&["metadata", "namespace"]);
+    if !kind.resource.namespaced {
+        if !given.is_empty() {
+            // Upstream drops it where the kind has none.
+            value.remove(&["metadata", "namespace"]);
+        }
+        return Ok(());
+    }
+    if given.is_empty() {
+        value.set(&["metadata", "namespace"], namespace);
+    } else if given != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// The object's name must be the URL's; a missing one is filled in.
+pub fn match_name(value: &mut Value, name: &str) -> Result<()> {
+    let given = value.str_at(&["metadata", "name"]);
+    if given.is_empty() {
+        value.set(&["metadata", "name"], name);
+    } else if given != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! `delete` and `deletecollection`: grace, finalizers, propagation and preconditions.
+
+use std::sync::Arc;
+
+use schema::{Value, json, time, yaml};
+use store::{Guard, Write};
+
+use crate::{
+    Status,
+    admission::Operation,
+    behaviours::{Cx, Dependents},
+    cache::Entry,
+    call::{Call, decode_other},
+    encode,
+    kind::Kind,
+    meta::{self, FOREGROUND, ORPHAN},
+    negotiate::{self, Encoding},
+    options::{DeleteOptions, ListOptions, Propagation},
+    read::{select, store_error},
+    reply::{self, Reply},
+    status::Result,
+};
+
+/// What became of the object.
+pub enum Deleted {
+    /// Gone; its last state.
+    Gone(Arc<Entry>, Arc<Value>),
+    /// It waits for its finalizers or its grace period.
+    Pending(Arc<Entry>),
+}
+
+/// What a deletion does next, decided from the stored object alone.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Remove,
+    /// Nothing to do: it is being deleted already.
+    Wait,
+    Mark(Box<Value>),
+}
+
+/// `DeleteOptions` from the body if there is one, else from the query.
+pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
+    if body.is_empty() {
+        return DeleteOptions::from_query(&call.query);
+    }
+    let encoding = negotiate::content_type(&call.headers, true)?;
+    let value = match encoding {
+        Encoding::Protobuf => decode_other(body, encoding, "meta.k8s.io/v1", "DeleteOptions")?,
+        Encoding::Yaml => yaml::parse(body).map_err(|e| Status::bad_request(e.to_string()))?.value,
+        _ => json::parse(body).map_err(|e| Status::bad_request(e.message))?,
+    };
+    let kind = value.str_at(&["kind"]);
+    if !kind.is_empty() && kind != "DeleteOptions" {
+        return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+    }
+    DeleteOptions::from_value(&value)
+}
+
+pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
+    let kind = call.kind.clone();
+    let options = options(&call, body)?;
+    let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
+    let deleted = call.delete_object(&kind, &namespace, &name, options.clone()).await?;
+    let orphan_false = options.orphan_dependents == Some(false);
+    let mut response = match deleted {
+        Deleted::Gone(entry, _) if kind.strategy.returns_deleted => {
+            let body = call.view().object(&entry)?;
+            reply::bytes(200, call.accepted.encoding.content_type(), body)
+        }
+        Deleted::Gone(_, old) => {
+            let uid = old.str_at(&["metadata", "uid"]);
+            reply::status(&Status::success(&kind.group_resource(), &name, uid), call.accepted.encoding)
+        }
+        Deleted::Pending(entry) => {
+            let body = call.view().object(&entry)?;
+            reply::bytes(if orphan_false { 202 } else { 200 }, call.accepted.encoding.content_type(), body)
+        }
+    };
+    reply::add_warnings(&mut response, &call.warnings);
+    Ok(response)
+}
+
+pub async fn delete_collection(mut call: Call, body: &[u8]) -> Result<Reply> {
+    let kind = call.kind.clone();
+    let storage = kind.storage()?.clone();
+    let options = options(&call, body)?;
+    let list = ListOptions::parse(&call.query, &kind, "", false)?;
+    let selected = select(&call.server, &storage, &call.info.namespace, &list).await?;
+    let mut left = Vec::with_capacity(selected.entries.len());
+    for entry in &selected.entries {
+        let namespace = storage.namespace_of(entry).to_owned();
+        match call.delete_object(&kind, &namespace, entry.name(), options.clone()).await {
+            Ok(Deleted::Gone(entry, _) | Deleted::Pending(entry)) => left.push(entry),
+            Err(status) if status.is_not_found() => {}
+            Err(status) => return Err(status),
+        }
+    }
+    let chunks = call.view().list(left, selected.meta);
+    reply::chunks(call.accepted.encoding.content_type(), 0, false, chunks)
+}
+
+impl Call {
+    /// Deletes one object, or begins to.
+    pub async fn delete_object(
+        &mut self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        name: &str,
+        mut options: DeleteOptions,
+    ) -> Result<Deleted> {
+        let storage = kind.storage()?.clone();
+        let key: Arc<str> = storage.key(namespace, name).into();
+        let gr = kind.group_resource();
+        let mut validated_at = None;
+        loop {
+            let entry = storage.get(&key).ok_or_else(|| Status::not_found(&gr, name))?;
+            let old = Arc::new(encode::decode(kind, &entry.body)?);
+            check_preconditions(kind, &options, &old)?;
+            if validated_at != Some(entry.revision) {
+                let ns = if kind.resource.namespaced { namespace } else if &*gr.resource == "namespaces" { name } else { "" };
+                let mut request =
+                    self.admission(kind, Operation::Delete, name, ns, "", options.to_value(), options.dry_run);
+                request.old = Some(old.clone());
+                self.server.mutate(&mut request).await?;
+                self.server.validate(&mut request).await?;
+                self.warnings.append(&mut request.warnings);
+                validated_at = Some(entry.revision);
+            }
+            let cx = Cx { server: &self.server, user: &self.user, kind, subresource: "", dry_run: options.dry_run };
+            match decide(kind, &old, &mut options, self.server.now()) {
+                Step::Wait => return Ok(Deleted::Pending(entry)),
+                Step::Mark(object) => {
+                    let stored = encode::to_stored(kind, &object)?;
+                    if stored == encode::to_stored(kind, &old)? {
+                        return Ok(Deleted::Pending(entry));
+                    }
+                    if options.dry_run {
+                        return Ok(Deleted::Pending(Arc::new(Entry::new(key, entry.revision, &stored))));
+                    }
+                    let guard = Guard { key: key.clone(), modified: entry.revision };
+                    let put = Write::Put { key: key.clone(), value: stored.clone() };
+                    match self.server.commit(vec![guard], vec![put]).await {
+                        Ok(revisions) => {
+                            let revision = revisions.first().copied().unwrap_or_default();
+                            return Ok(Deleted::Pending(Arc::new(Entry::new(key, revision, &stored))));
+                        }
+                        Err(store::Error::Conflict { .. }) => {
+                            self.server.consistent().await?;
+                        }
+                        Err(error) => return Err(store_error(error)),
+                    }
+                }
+                Step::Remove => {
+                    if options.dry_run {
+                        return Ok(Deleted::Gone(entry, old));
+                    }
+                    let guard = Guard { key: key.clone(), modified: entry.revision };
+                    match self.server.commit(vec![guard], vec![Write::Delete { key: key.clone() }]).await {
+                        Ok(revisions) => {
+                            (kind.strategy.deleted)(&cx, &old);
+                            let revision = revisions.first().copied().filter(|&r| r > 0).unwrap_or(entry.revision);
+                            return Ok(Deleted::Gone(Arc::new(entry.at(revision)), old));
+                        }
+                        Err(store::Error::Conflict { .. }) => {
+                            self.server.consistent().await?;
+                        }
+                        Err(error) => return Err(store_error(error)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_preconditions(kind: &Kind, options: &DeleteOptions, old: &Value) -> Result<()> {
+    let gr = crate::request::GroupResource::new(&kind.resource.group, kind.kind());
+    let name = old.str_at(&["metadata", "name"]);
+    let uid = old.str_at(&["metadata", "uid"]);
+    if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
+        let why = format!("the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated");
+        return Err(Status::conflict(&gr, name, &why));
+    }
+    let version = old.str_at(&["metadata", "resourceVersion"]);
+    if let Some(wanted) = options.resource_version.as_deref().filter(|w| *w != version) {
+        let why = format!("the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified");
+        return Err(Status::conflict(&gr, name, &why));
+    }
+    Ok(())
+}
+
+/// The finalizers after this deletion's propagation policy.
+fn finalizers(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<String> {
+    let before: Vec<&str> = old.list_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str).collect();
+    let has = |name: &str| before.contains(&name);
+    let (mut orphan, mut foreground) = (false, false);
+    if kind.strategy.dependents != Dependents::Unsupported {
+        match (options.orphan_dependents, options.propagation) {
+            (Some(o), _) => orphan = o,
+            (None, Some(policy)) => {
+                orphan = policy == Propagation::Orphan;
+                foreground = policy == Propagation::Foreground;
+            }
+            (None, None) => {
+                orphan = has(ORPHAN);
+                foreground = !orphan && has(FOREGROUND);
+            }
+        }
+    }
+    let mut after: Vec<String> =
+        before.iter().filter(|f| **f != ORPHAN && **f != FOREGROUND).map(|f| (*f).to_owned()).collect();
+    if orphan {
+        after.push(ORPHAN.into());
+    }
+    if foreground {
+        after.push(FOREGROUND.into());
+    }
+    let same = after.len() == before.len() && after.iter().all(|f| has(f));
+    if same { before.into_iter().map(str::to_owned).collect() } else { after }
+}
+
+fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> Step {
+    let mut object = old.clone();
+    let mut graceful = false;
+    let old_grace = old.i64_at(&["metadata", "deletionGracePeriodSeconds"]).map(|s| if s < 0 { 1 } else { s });
+    if meta::is_deleting(old) && (kind.strategy.grace)(old, options.grace_period_seconds).is_some() {
+        // Being deleted already: the grace period can only become shorter.
+        if let Some(before) = old_grace.filter(|&s| s != 0) {
+            let Some(wanted) = options.grace_period_seconds.filter(|&w| w < before) else { return Step::Wait };
+            let at = meta::seconds_at(old, &["metadata", "deletionTimestamp"]).unwrap_or(now) - before + wanted;
+            let (at, wanted) = if at < now { (now, wanted.min(1)) } else { (at, wanted) };
+            object.set(&["metadata", "deletionTimestamp"], time::format(at));
+            object.set(&["metadata", "deletionGracePeriodSeconds"], wanted);
+            options.grace_period_seconds = Some(wanted);
+            graceful = true;
+        }
+    } else if !meta::is_deleting(old) {
+        if let Some(grace) = (kind.strategy.grace)(old, options.grace_period_seconds) {
+            options.grace_period_seconds = Some(grace);
+            object.set(&["metadata", "deletionTimestamp"], time::format(now + grace));
+            object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+            if meta::generation(old) > 0 {
+                meta::set_generation(&mut object, meta::generation(old) + 1);
+            }
+            graceful = true;
+        }
+    }
+    let finalizers = finalizers(kind, old, options);
+    let pending = !finalizers.is_empty();
+    object.set(&["metadata", "finalizers"], finalizers);
+    if !pending {
+        object.remove(&["metadata", "finalizers"]);
+    }
+    if graceful {
+        let immediate = !pending && options.grace_period_seconds == Some(0);
+        return if immediate { Step::Remove } else { Step::Mark(object.into()) };
+    }
+    if !pending && (kind.strategy.may_delete_on_update)(old) {
+        return Step::Remove;
+    }
+    if !meta::is_deleting(old) && meta::generation(old) > 0 {
+        meta::set_generation(&mut object, meta::generation(old) + 1);
+    }
+    let at = meta::seconds_at(old, &["metadata", "deletionTimestamp"]);
+    if at.is_none_or(|at| at > now) {
+        object.set(&["metadata", "deletionTimestamp"], time::format(now));
+    }
+    object.set(&["metadata", "deletionGracePeriodSeconds"], 0i64);
+    Step::Mark(object.into())
+}

@@ -1,0 +1,330 @@
+//! Discovery: which groups, versions and resources are served, in the legacy and in the aggregated form.
+
+use std::sync::{Mutex, PoisonError};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, header, request::Parts};
+use schema::{Value, json};
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::{
+    Server,
+    kind::{Kind, Registry, join_group_version},
+    nonresource::{not_found, plain_encoding, unchanged},
+    reply::{self, Reply},
+    status::Result,
+};
+
+/// Documents made from the registry, kept until it changes.
+#[derive(Default)]
+pub struct Documents(Mutex<Vec<Document>>);
+
+#[derive(Clone)]
+pub struct Document {
+    pub name: String,
+    pub generation: u64,
+    pub body: Bytes,
+    /// Quoted.
+    pub etag: String,
+}
+
+impl Documents {
+    pub fn get(&self, name: &str, generation: u64, make: impl FnOnce() -> Bytes) -> Document {
+        let mut documents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = documents.iter().find(|d| d.name == name && d.generation == generation) {
+            return found.clone();
+        }
+        documents.retain(|d| d.generation == generation);
+        let body = make();
+        let etag = format!("\"{}\"", hex_upper(&Sha512::digest(&body)));
+        let document = Document { name: name.into(), generation, body, etag };
+        documents.push(document.clone());
+        document
+    }
+}
+
+pub fn hex_upper(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// Upstream's order of the built-in groups; custom ones follow by name.
+const GROUP_ORDER: [&str; 21] = [
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
+
+pub fn ordered_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
+    let mut groups = registry.groups().to_vec();
+    groups.sort_by_key(|(group, _)| {
+        (GROUP_ORDER.iter().position(|g| g == group).unwrap_or(GROUP_ORDER.len()), group.clone())
+    });
+    groups
+}
+
+/// `/api`, `/apis` and what is below them down to a group's version.
+pub fn serve(server: &Server, parts: &Parts, segments: &[&str]) -> Result<Reply> {
+    let registry = server.registry();
+    let encoding = plain_encoding(parts);
+    let answer = |value: Value| Ok(reply::value(200, &value, encoding));
+    match segments {
+        [root @ ("api" | "apis")] if wants_aggregated(parts) => Ok(aggregated(server, parts, root)),
+        ["api"] => {
+            let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
+            let address = Value::object([("clientCIDR", "0.0.0.0/0".into()), ("serverAddress", host.into())]);
+            answer(Value::object([
+                ("apiVersion", "v1".into()),
+                ("kind", "APIVersions".into()),
+                ("versions", Value::list(["v1"])),
+                ("serverAddressByClientCIDRs", Value::List(vec![address])),
+            ]))
+        }
+        ["apis"] => {
+            let groups = ordered_groups(&registry).into_iter().filter(|(g, _)| !g.is_empty());
+            let mut groups: Vec<Value> = groups.map(|(g, v)| group(&g, &v, false)).collect();
+            groups.extend(crate::aggregate::groups(server).iter().map(|(g, v)| group(g, v, false)));
+            answer(Value::object([
+                ("apiVersion", "v1".into()),
+                ("kind", "APIGroupList".into()),
+                ("groups", Value::List(groups)),
+            ]))
+        }
+        ["apis", name] => match registry.groups().iter().find(|(g, _)| g == name && !g.is_empty()) {
+            Some((name, versions)) => answer(group(name, versions, true)),
+            None => match crate::aggregate::groups(server).iter().find(|(g, _)| g == name) {
+                Some((name, versions)) => answer(group(name, versions, true)),
+                None => Ok(not_found()),
+            },
+        },
+        ["api", version] => resources(&registry, "", version).map_or_else(|| Ok(not_found()), answer),
+        ["apis", name, version] => resources(&registry, name, version).map_or_else(|| Ok(not_found()), answer),
+        _ => Ok(not_found()),
+    }
+}
+
+fn group(name: &str, versions: &[String], with_type: bool) -> Value {
+    let version = |v: &String| {
+        Value::object([("groupVersion", join_group_version(name, v).into()), ("version", v.as_str().into())])
+    };
+    let mut out = Value::object([
+        ("name", name.into()),
+        ("versions", Value::List(versions.iter().map(version).collect())),
+        ("preferredVersion", versions.first().map(version).into()),
+    ]);
+    if with_type {
+        out.set(&["apiVersion"], "v1");
+        out.set(&["kind"], "APIGroup");
+    }
+    out
+}
+
+fn storage_version_hash(kind: &Kind) -> Option<String> {
+    let storage = kind.storage.as_ref()?;
+    let stored = kind.custom.as_ref().map_or(&*storage.api_version, |c| &c.storage_api_version);
+    let (group, version) = crate::kind::split_api_version(stored);
+    let digest = Sha256::digest(format!("{group}/{version}/{}", kind.kind()));
+    Some(STANDARD.encode(&digest[..8]))
+}
+
+fn strings(list: &[Box<str>]) -> Value {
+    Value::list(list.iter().map(|s| &**s))
+}
+
+/// Verbs in upstream's order.
+fn verbs(list: &[Box<str>]) -> Value {
+    let mut sorted: Vec<&str> = list.iter().map(|s| &**s).collect();
+    sorted.sort_unstable();
+    Value::list(sorted)
+}
+
+/// `APIResourceList` of a group's version.
+fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let kinds = registry.of_version(group, version);
+    if kinds.is_empty() {
+        return None;
+    }
+    let mut list = Vec::new();
+    for kind in kinds {
+        let r = &kind.resource;
+        let mut main = Value::object([
+            ("name", (&*r.plural).into()),
+            ("singularName", (&*r.singular).into()),
+            ("namespaced", r.namespaced.into()),
+            ("kind", (&*r.kind).into()),
+            ("verbs", verbs(&r.verbs)),
+        ]);
+        if !r.short_names.is_empty() {
+            main.set(&["shortNames"], strings(&r.short_names));
+        }
+        if !r.categories.is_empty() {
+            main.set(&["categories"], strings(&r.categories));
+        }
+        if let Some(hash) = storage_version_hash(kind) {
+            main.set(&["storageVersionHash"], hash);
+        }
+        list.push(main);
+        for sub in &r.subresources {
+            let mut value = Value::object([
+                ("name", format!("{}/{}", r.plural, sub.name).into()),
+                ("singularName", "".into()),
+                ("namespaced", r.namespaced.into()),
+                ("kind", (&*sub.kind).into()),
+                ("verbs", verbs(&sub.verbs)),
+            ]);
+            if *sub.api_version != *kind.api_version {
+                let (group, version) = crate::kind::split_api_version(&sub.api_version);
+                if !group.is_empty() {
+                    value.set(&["group"], group);
+                }
+                value.set(&["version"], version);
+            }
+            list.push(value);
+        }
+    }
+    list.sort_by(|a, b| a.str_at(&["name"]).cmp(b.str_at(&["name"])));
+    Some(Value::object([
+        ("apiVersion", "v1".into()),
+        ("kind", "APIResourceList".into()),
+        ("groupVersion", join_group_version(group, version).into()),
+        ("resources", Value::List(list)),
+    ]))
+}
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+fn wants_aggregated(parts: &Parts) -> bool {
+    let accept = crate::negotiate::join_header(&parts.headers, header::ACCEPT);
+    // The first clause that can be served decides.
+    for clause in accept.split(',') {
+        let mut params = clause.split(';').map(str::trim);
+        let media = params.next().unwrap_or("");
+        let has = |wanted: &str| clause.split(';').any(|p| p.trim() == wanted);
+        if has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io") {
+            if has("v=v2") && matches!(media, "application/json" | "*/*" | "application/*") {
+                return true;
+            }
+            continue;
+        }
+        if matches!(media, "application/json" | "*/*" | "application/*" | "application/yaml") {
+            return false;
+        }
+    }
+    false
+}
+
+fn aggregated(server: &Server, parts: &Parts, root: &str) -> Reply {
+    let registry = server.registry();
+    let generation = registry.generation;
+    let document = server.inner.documents.get(root, generation, || {
+        let mut out = Vec::new();
+        json::encode_untyped(&aggregated_value(server, &registry, root == "api"), &mut out);
+        out.into()
+    });
+    let mut response = if unchanged(parts, &document.etag) {
+        reply::bytes(304, AGGREGATED, Bytes::new())
+    } else {
+        reply::bytes(200, AGGREGATED, document.body)
+    };
+    let headers = response.headers_mut();
+    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
+    let kind_of = |api_version: &str, kind: &str| {
+        let (group, version) = crate::kind::split_api_version(api_version);
+        Value::object([("group", group.into()), ("version", version.into()), ("kind", kind.into())])
+    };
+    let mut items = Vec::new();
+    for (group, versions) in ordered_groups(registry) {
+        if group.is_empty() != core {
+            continue;
+        }
+        let mut out = Vec::new();
+        for version in &versions {
+            let resources = registry.of_version(&group, version).into_iter().map(|kind| {
+                let r = &kind.resource;
+                let mut value = Value::object([
+                    ("resource", (&*r.plural).into()),
+                    ("responseKind", kind_of(&kind.api_version, &r.kind)),
+                    ("scope", if r.namespaced { "Namespaced" } else { "Cluster" }.into()),
+                    ("singularResource", (&*r.singular).into()),
+                    ("verbs", verbs(&r.verbs)),
+                ]);
+                if !r.short_names.is_empty() {
+                    value.set(&["shortNames"], strings(&r.short_names));
+                }
+                if !r.categories.is_empty() {
+                    value.set(&["categories"], strings(&r.categories));
+                }
+                if !r.subresources.is_empty() {
+                    let mut subs: Vec<&schema::Subresource> = r.subresources.iter().collect();
+                    subs.sort_by(|a, b| a.name.cmp(&b.name));
+                    let subs = subs.into_iter().map(|s| {
+                        Value::object([
+                            ("subresource", (&*s.name).into()),
+                            ("responseKind", kind_of(&s.api_version, &s.kind)),
+                            ("verbs", verbs(&s.verbs)),
+                        ])
+                    });
+                    value.set(&["subresources"], Value::List(subs.collect()));
+                }
+                value
+            });
+            out.push(Value::object([
+                ("version", version.as_str().into()),
+                ("resources", Value::List(resources.collect())),
+                ("freshness", "Current".into()),
+            ]));
+        }
+        items.push(Value::object([
+            ("metadata", Value::object([("name", group.as_str().into())])),
+            ("versions", Value::List(out)),
+        ]));
+    }
+    if !core {
+        for (group, versions) in crate::aggregate::groups(server) {
+            let versions = versions.iter().map(|v| Value::object([("version", v.as_str().into()), ("freshness", "Stale".into())]));
+            items.push(Value::object([
+                ("metadata", Value::object([("name", group.as_str().into())])),
+                ("versions", Value::List(versions.collect())),
+            ]));
+        }
+    }
+    // The empty group's metadata is empty.
+    for item in &mut items {
+        if item.str_at(&["metadata", "name"]).is_empty() {
+            item.set(&["metadata"], Value::object::<&str>([]));
+        }
+    }
+    Value::object([
+        ("kind", "APIGroupDiscoveryList".into()),
+        ("apiVersion", "apidiscovery.k8s.io/v2".into()),
+        ("metadata", Value::object::<&str>([])),
+        ("items", Value::List(items)),
+    ])
+}
+

@@ -1,0 +1,305 @@
+//! The way of a request: authenticate → authorize → flow control → the verb's stage.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Request, header, request::Parts};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    Attributes, Body, Server, Status, User,
+    call::{Call, read_body},
+    delete, negotiate,
+    negotiate::{Accepted, Encoding, Shape},
+    nonresource, patch, read,
+    reply::{self, Reply},
+    request::{GroupResource, Query},
+    seams::{Decision, Peer},
+    status::Result,
+    subresources, watch,
+    write::{self, Part},
+};
+
+/// Requests in progress, after upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
+pub struct Flow {
+    reading: Arc<Semaphore>,
+    writing: Arc<Semaphore>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Flow { reading: Arc::new(Semaphore::new(400)), writing: Arc::new(Semaphore::new(200)) }
+    }
+}
+
+/// How long a request queues before it is told to come again.
+const QUEUE_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
+
+impl Flow {
+    async fn enter(&self, info: &Attributes) -> Result<Option<OwnedSemaphorePermit>> {
+        let long = info.verb == "watch"
+            || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+        if long || !info.is_resource {
+            return Ok(None);
+        }
+        let gate = if matches!(info.verb.as_str(), "get" | "list") { &self.reading } else { &self.writing };
+        match tokio::time::timeout(QUEUE_WAIT, gate.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            _ => Err(Status::too_many_requests("too many requests, please try again later.", 1)),
+        }
+    }
+}
+
+/// Upstream's words for a refusal.
+pub fn forbidden(user: &User, info: &Attributes, why: &str) -> Status {
+    let gr = if info.is_resource { info.group_resource() } else { GroupResource::default() };
+    let mut text = if info.is_resource {
+        let resource = if info.subresource.is_empty() {
+            info.resource.clone()
+        } else {
+            format!("{}/{}", info.resource, info.subresource)
+        };
+        let scope = if info.namespace.is_empty() {
+            "at the cluster scope".into()
+        } else {
+            format!("in the namespace {:?}", info.namespace)
+        };
+        format!(
+            "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+            user.name, info.verb, info.api_group
+        )
+    } else {
+        format!("User {:?} cannot {} path {:?}", user.name, info.verb, info.path)
+    };
+    if !why.is_empty() {
+        text = format!("{text}: {why}");
+    }
+    Status::forbidden(&gr, &info.name, &text)
+}
+
+impl Server {
+    /// Answers a request. In-process callers put their [`User`] into its extensions; for all others the
+    /// connection's [`Peer`] stands there, and they are authenticated.
+    pub async fn handle(&self, request: Request<Body>) -> Reply {
+        let (mut parts, body) = request.into_parts();
+        let query = Query::parse(parts.uri.query().unwrap_or(""));
+        let fallback = negotiate::accept(&parts.headers, &query, false, true)
+            .map_or(Encoding::Json, |accepted| accepted.encoding);
+        let started = self.inner.metrics.start();
+        let mut info = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""));
+        let response = match self.admitted(&mut parts, &mut info).await {
+            Ok(user) => match self.inner.flow.enter(&info).await {
+                Ok(_permit) => self.dispatch(parts, query, user, &info, body).await,
+                Err(status) => Err(status),
+            },
+            Err(status) => Err(status),
+        };
+        let mut response = match response {
+            Ok(response) => response,
+            Err(status) => reply::status(&status, fallback),
+        };
+        self.inner.metrics.finish(&info, response.status().as_u16(), started);
+        if !response.headers().contains_key("audit-id") {
+            let mut bytes = [0; 16];
+            self.inner.config.random.fill(&mut bytes);
+            let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            if let Ok(value) = http::HeaderValue::from_str(&id) {
+                response.headers_mut().insert("audit-id", value);
+            }
+        }
+        response
+    }
+
+    /// Who asks, and may they?
+    async fn admitted(&self, parts: &mut Parts, info: &mut Attributes) -> Result<User> {
+        let user = match parts.extensions.remove::<User>() {
+            Some(user) => user,
+            None => self.authenticate(parts).await?,
+        };
+        let user = self.impersonate(user, &mut parts.headers)?;
+        match self.inner.config.authorize.authorize(self, &user, info) {
+            Decision::Allow(_) => Ok(user),
+            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(&user, info, &why)),
+        }
+    }
+
+    async fn authenticate(&self, parts: &mut Parts) -> Result<User> {
+        let config = &self.inner.config;
+        let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
+        let found = config.authenticate.authenticate(self, parts, &peer).await;
+        parts.headers.remove(header::AUTHORIZATION);
+        match found {
+            Ok(Some(mut user)) => {
+                if user.name != "system:anonymous" && !user.in_group("system:authenticated") {
+                    user.groups.push("system:authenticated".into());
+                }
+                Ok(user)
+            }
+            Ok(None) if config.anonymous => Ok(User::anonymous()),
+            Ok(None) => Err(Status::unauthorized()),
+            Err(refused) => {
+                tracing::info!(%refused, "credentials refused");
+                Err(Status::unauthorized())
+            }
+        }
+    }
+
+    /// `Impersonate-User` and its kin: each part is a permission of its own.
+    fn impersonate(&self, user: User, headers: &mut HeaderMap) -> Result<User> {
+        const PREFIX: &str = "impersonate-extra-";
+        let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
+        let name = headers.get("impersonate-user").map(text);
+        let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+        let uid = headers.get("impersonate-uid").map(text);
+        let mut extra = std::collections::BTreeMap::<String, Vec<String>>::new();
+        for (header, value) in headers.iter() {
+            if let Some(key) = header.as_str().strip_prefix(PREFIX) {
+                extra.entry(crate::request::percent_decode(key)).or_default().push(text(value));
+            }
+        }
+        let Some(name) = name.filter(|n| !n.is_empty()) else {
+            if groups.is_empty() && extra.is_empty() && uid.is_none() {
+                return Ok(user);
+            }
+            let why = "requested impersonation without impersonating a user";
+            return Err(Status::internal(why));
+        };
+        let check = |group: &str, resource: &str, namespace: &str, name: &str, subresource: &str| {
+            let info = Attributes {
+                verb: "impersonate".into(),
+                api_group: group.into(),
+                api_version: if group.is_empty() { "v1" } else { "v1" }.into(),
+                resource: resource.into(),
+                subresource: subresource.into(),
+                namespace: namespace.into(),
+                name: name.into(),
+                is_resource: true,
+                ..Attributes::default()
+            };
+            match self.inner.config.authorize.authorize(self, &user, &info) {
+                Decision::Allow(_) => Ok(()),
+                Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(&user, &info, &why)),
+            }
+        };
+        let mut result = User { name: name.clone(), ..User::default() };
+        match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+            Some((namespace, account)) => {
+                check("", "serviceaccounts", namespace, account, "")?;
+                if groups.is_empty() {
+                    result.groups =
+                        vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+                }
+            }
+            None => check("", "users", "", &name, "")?,
+        }
+        for group in &groups {
+            check("", "groups", "", group, "")?;
+            result.groups.push(group.clone());
+        }
+        for (key, values) in &extra {
+            for value in values {
+                check("authentication.k8s.io", "userextras", "", value, key)?;
+            }
+        }
+        result.extra = extra;
+        if let Some(uid) = uid {
+            check("authentication.k8s.io", "uids", "", &uid, "")?;
+            result.uid = uid;
+        }
+        if name == "system:anonymous" {
+            if !result.in_group("system:unauthenticated") {
+                result.groups.push("system:unauthenticated".into());
+            }
+        } else if !result.in_group("system:authenticated") {
+            result.groups.push("system:authenticated".into());
+        }
+        let drop: Vec<_> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+        for header in drop {
+            headers.remove(header);
+        }
+        Ok(result)
+    }
+
+    async fn dispatch(&self, parts: Parts, query: Query, user: User, info: &Attributes, body: Body) -> Result<Reply> {
+        if !info.is_resource {
+            return nonresource::serve(self, &parts, &query, &user, body).await;
+        }
+        let registry = self.registry();
+        let Some(kind) = registry.get(&info.api_group, &info.api_version, &info.resource).cloned() else {
+            if let Some(reply) = crate::aggregate::proxy(self, &user, info, parts, body).await {
+                return reply;
+            }
+            return Ok(nonresource::not_found());
+        };
+        let scoped = kind.resource.namespaced;
+        let single = !info.name.is_empty();
+        let fits = if scoped { !info.namespace.is_empty() || (!single || matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")) } else { info.namespace.is_empty() || &*kind.resource.plural == "namespaces" };
+        if !fits {
+            return Ok(nonresource::not_found());
+        }
+        let mut info = info.clone();
+        if !scoped {
+            // The namespace of a namespace's own requests is an authorization matter only.
+            info.namespace.clear();
+        }
+        let subresource = info.subresource.clone();
+        if !subresource.is_empty() && kind.subresource(&subresource).is_none() {
+            return Ok(nonresource::not_found());
+        }
+        let stored = kind.storage.is_some();
+        let streaming = matches!(subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
+        let accepted = if streaming {
+            Accepted { encoding: Encoding::Json, shape: Shape::Whole }
+        } else {
+            let other_type = !subresource.is_empty() && subresource != "status";
+            negotiate::accept(&parts.headers, &query, stored && !other_type, kind.custom.is_none())?
+        };
+        if let Some(warning) = kind.custom.as_ref().and_then(|c| c.deprecation_warning.clone()) {
+            let call = Call { server: self.clone(), user, info, query, headers: parts.headers.clone(), kind, accepted, warnings: vec![warning.clone()] };
+            let mut reply = self.verb(call, parts, body, &subresource, streaming).await?;
+            if !reply.headers().contains_key(header::WARNING) {
+                reply::add_warnings(&mut reply, &[warning]);
+            }
+            return Ok(reply);
+        }
+        let call = Call { server: self.clone(), user, info, query, headers: parts.headers.clone(), kind, accepted, warnings: Vec::new() };
+        self.verb(call, parts, body, &subresource, streaming).await
+    }
+
+    async fn verb(&self, call: Call, parts: Parts, body: Body, subresource: &str, streaming: bool) -> Result<Reply> {
+        if streaming {
+            return crate::connect::serve(call, parts, body).await;
+        }
+        let part = match subresource {
+            "" => Part::Main,
+            "status" => Part::Status,
+            _ => return subresources::serve(call, parts.method, &read_body(body).await?).await,
+        };
+        let single = !call.info.name.is_empty();
+        let allowed = |verb: &str| {
+            let verbs = if subresource.is_empty() { &call.kind.resource.verbs } else {
+                match call.kind.subresource(subresource) { Some(s) => &s.verbs, None => return false }
+            };
+            verbs.iter().any(|v| &**v == verb)
+        };
+        let verb = match (&parts.method, call.info.verb.as_str()) {
+            (&Method::GET | &Method::HEAD, verb) => verb.to_owned(),
+            (_, verb) => verb.to_owned(),
+        };
+        if !allowed(&verb) {
+            return Err(Status::method_not_allowed());
+        }
+        match verb.as_str() {
+            "get" => read::get(&call).await,
+            "list" => read::list(&call).await,
+            "watch" => watch::watch(&call).await,
+            "create" if call.kind.storage.is_none() => crate::reviews::create(call, &read_body(body).await?).await,
+            "create" if single => Err(Status::method_not_allowed()),
+            "create" => write::create(call, &read_body(body).await?).await,
+            "update" if single => write::update(call, &read_body(body).await?, part).await,
+            "patch" if single => patch::patch(call, &read_body(body).await?, part).await,
+            "delete" if single && part == Part::Main => delete::delete(call, &read_body(body).await?).await,
+            "deletecollection" if part == Part::Main => delete::delete_collection(call, &read_body(body).await?).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Paths that are no resources: health, version, discovery, OpenAPI, metrics.
+
+use http::{Method, header, request::Parts};
+use schema::{Value, json};
+
+use crate::{
+    Body, Server, Status, User, discovery,
+    encode::indent,
+    negotiate::Encoding,
+    openapi,
+    reply::{self, Reply},
+    request::Query,
+    status::Result,
+};
+
+/// The version of Kubernetes whose API this is.
+pub const VERSION: &str = "v1.37.2";
+
+pub fn not_found() -> Reply {
+    reply::text(404, "404 page not found\n")
+}
+
+pub async fn serve(server: &Server, parts: &Parts, query: &Query, _user: &User, _body: Body) -> Result<Reply> {
+    let path = parts.uri.path();
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Err(Status::method_not_allowed());
+    }
+    let trimmed = path.trim_end_matches('/');
+    let segments: Vec<&str> = trimmed.split('/').skip(1).collect();
+    match segments.as_slice() {
+        [] => Ok(root(server)),
+        ["version"] => Ok(version()),
+        ["healthz" | "livez" | "readyz", rest @ ..] => Ok(health(server, segments[0], rest, query)),
+        ["metrics"] => {
+            let text = server.inner.metrics.text(server);
+            Ok(reply::bytes(200, "text/plain; version=0.0.4; charset=utf-8", text))
+        }
+        ["api" | "apis", ..] => discovery::serve(server, parts, &segments),
+        ["openapi", "v2"] => openapi::v2(server, parts),
+        ["openapi", "v3", rest @ ..] => openapi::v3(server, parts, rest, query),
+        [".well-known", "openid-configuration"] => match server.config().issue_token.configuration() {
+            Some(document) => Ok(reply::bytes(200, "application/json", document)),
+            None => Ok(not_found()),
+        },
+        ["openid", "v1", "jwks"] => match server.config().issue_token.key_set() {
+            Some(document) => Ok(reply::bytes(200, "application/jwk-set+json", document)),
+            None => Ok(not_found()),
+        },
+        _ => Ok(not_found()),
+    }
+}
+
+fn pretty(value: &Value) -> Reply {
+    let mut out = Vec::new();
+    json::encode_untyped(value, &mut out);
+    reply::bytes(200, "application/json", indent(&out))
+}
+
+fn root(server: &Server) -> Reply {
+    let mut paths: Vec<String> = vec![
+        "/.well-known/openid-configuration".into(),
+        "/api".into(),
+        "/api/v1".into(),
+        "/apis".into(),
+        "/apis/".into(),
+    ];
+    for (group, versions) in server.registry().groups().iter().filter(|(g, _)| !g.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+    }
+    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"] {
+        paths.push(path.into());
+    }
+    paths.sort();
+    pretty(&Value::object([("paths", Value::list(paths))]))
+}
+
+fn version() -> Reply {
+    let value = Value::object([
+        ("major", "1".into()),
+        ("minor", "37".into()),
+        ("emulationMajor", "1".into()),
+        ("emulationMinor", "37".into()),
+        ("minCompatibilityMajor", "1".into()),
+        ("minCompatibilityMinor", "36".into()),
+        ("gitVersion", format!("{VERSION}+sampan").into()),
+        ("gitCommit", "".into()),
+        ("gitTreeState", "clean".into()),
+        ("buildDate", "1970-01-01T00:00:00Z".into()),
+        ("goVersion", "".into()),
+        ("compiler", "rustc".into()),
+        ("platform", format!("{}/{}", std::env::consts::OS, go_arch()).into()),
+    ]);
+    pretty(&value)
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The checks behind the health endpoints: name and result.
+fn checks(server: &Server) -> Vec<(&'static str, bool)> {
+    let loaded = server.registry().storages().all(|s| s.is_loaded());
+    vec![("ping", true), ("log", true), ("etcd", true), ("informer-sync", loaded)]
+}
+
+fn health(server: &Server, endpoint: &str, rest: &[&str], query: &Query) -> Reply {
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let mut all = checks(server);
+    if endpoint == "livez" {
+        all.retain(|(name, _)| *name != "informer-sync");
+    }
+    if let [name] = rest {
+        return match all.iter().find(|(n, _)| n == name) {
+            Some((_, true)) => reply::text(200, "ok"),
+            Some((_, false)) => reply::text(500, format!("internal server error: {name} failed\n")),
+            None => not_found(),
+        };
+    }
+    let mut text = String::new();
+    let mut failed = Vec::new();
+    for (name, ok) in &all {
+        if excluded.contains(name) {
+            text.push_str(&format!("[+]{name} excluded: ok\n"));
+        } else if *ok {
+            text.push_str(&format!("[+]{name} ok\n"));
+        } else {
+            text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+            failed.push(*name);
+        }
+    }
+    if !failed.is_empty() {
+        text.push_str(&format!("{endpoint} check failed\n"));
+        return reply::text(500, text);
+    }
+    if query.get("verbose").is_none() {
+        return reply::text(200, "ok");
+    }
+    text.push_str(&format!("{endpoint} check passed\n"));
+    reply::text(200, text)
+}
+
+/// Does a conditional request name this ETag?
+pub fn unchanged(parts: &Parts, etag: &str) -> bool {
+    parts
+        .headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.split(',').any(|t| t.trim().trim_start_matches("W/") == etag))
+}
+
+/// The encoding of a discovery answer.
+pub fn plain_encoding(parts: &Parts) -> Encoding {
+    crate::negotiate::accept(&parts.headers, &Query::default(), false, true).map_or(Encoding::Json, |a| a.encoding)
+}

@@ -1,0 +1,218 @@
+//! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply.
+
+use schema::{
+    Value, apply, json,
+    patch::{self, PatchError},
+    validate::ErrorKind,
+    yaml,
+};
+
+use crate::{
+    Status,
+    call::{Call, default_object, match_name, match_namespace, typed},
+    kind::Kind,
+    meta, negotiate,
+    options::{FieldValidation, WriteOptions},
+    reply::Reply,
+    status::{Cause, Result, field_error},
+    write::{Part, Produced, Update},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+const ALL: [&str; 5] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+    "application/apply-patch+cbor",
+];
+
+fn format_of(call: &Call) -> Result<Format> {
+    let header = negotiate::join_header(&call.headers, http::header::CONTENT_TYPE);
+    let media = header.split(';').next().unwrap_or("").trim();
+    let custom = call.kind.custom.is_some();
+    match media {
+        "application/json-patch+json" => Ok(Format::Json),
+        "application/merge-patch+json" => Ok(Format::Merge),
+        "application/strategic-merge-patch+json" if !custom => Ok(Format::Strategic),
+        "application/apply-patch+yaml" => Ok(Format::Apply),
+        _ if custom => Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3], ALL[4]])),
+        _ => Err(Status::unsupported_media_type(&ALL)),
+    }
+}
+
+fn patch_error(error: PatchError) -> Status {
+    match error {
+        PatchError::Malformed(why) => Status::bad_request(why),
+        PatchError::Unprocessable(_) => Status::unprocessable(),
+        PatchError::TooManyOperations { .. } => Status::too_large(&error.to_string()),
+    }
+}
+
+pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
+    let format = format_of(&call)?;
+    let user_agent = if format == Format::Apply { "" } else { call.user_agent() };
+    let options = WriteOptions::parse(&call.query, "PatchOptions", user_agent)?;
+    check_options(format, &call, &options)?;
+    let kind = call.kind.clone();
+    let subresource = call.info.subresource.clone();
+    let update = Update {
+        kind: kind.clone(),
+        namespace: call.info.namespace.clone(),
+        name: call.info.name.clone(),
+        part,
+        subresource: &subresource,
+        options: options.clone(),
+        options_kind: "PatchOptions",
+        may_create: format == Format::Apply && subresource.is_empty(),
+        admission: true,
+    };
+    let (namespace, name) = (update.namespace.clone(), update.name.clone());
+    let mut warnings = Vec::new();
+    let patched = if format == Format::Apply {
+        let config = parse_apply(&mut call, body, &kind, &options)?;
+        let now = call.server.now_text();
+        let produce = |old: Option<&Value>| {
+            let writer = apply::Writer {
+                manager: &options.field_manager,
+                api_version: &kind.api_version,
+                subresource: &subresource,
+                now: &now,
+            };
+            let applied = apply::apply(kind.table(), &kind.ty, old, &config, writer, options.force);
+            let Some(mut object) = applied.map_err(apply_error)? else { return Ok(None) };
+            kind.stamp(&mut object);
+            let mut object = typed(&kind, object).map_err(Status::bad_request)?.0;
+            kind.stamp(&mut object);
+            default_object(&kind, &mut object);
+            match_namespace(&mut object, &kind, &namespace)?;
+            match_name(&mut object, &name)?;
+            Ok(Some(Produced { object, managed: true }))
+        };
+        call.update(&update, &produce).await?
+    } else {
+        let parsed = json::parse_strict(body).map_err(|e| Status::bad_request(e.message))?;
+        if format != Format::Json {
+            warnings.extend(parsed.problems.iter().map(ToString::to_string));
+        }
+        let patch = parsed.value;
+        let found = std::sync::Mutex::new(Vec::new());
+        let produce = |old: Option<&Value>| {
+            let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &name))?;
+            let object = match format {
+                Format::Json => patch::json_patch(old.clone(), &patch),
+                Format::Merge => patch::merge_patch(old.clone(), &patch),
+                _ => patch::strategic(kind.table(), &kind.ty, old.clone(), patch.clone()),
+            };
+            let object = object.map_err(patch_error)?;
+            let (mut object, problems) = typed(&kind, object).map_err(|why| {
+                let shown = String::from_utf8_lossy(body).into_owned();
+                Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)])
+            })?;
+            if let Ok(mut found) = found.lock() {
+                *found = problems.clone();
+            }
+            if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
+                let shown = String::from_utf8_lossy(body).into_owned();
+                let why = format!("strict decoding error: {}", problems.join(", "));
+                return Err(Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)]));
+            }
+            check_identity(&kind, &object)?;
+            kind.stamp(&mut object);
+            default_object(&kind, &mut object);
+            match_namespace(&mut object, &kind, &namespace)?;
+            match_name(&mut object, &name)?;
+            Ok(Some(Produced::new(object)))
+        };
+        let written = call.update(&update, &produce).await?;
+        warnings.extend(found.into_inner().unwrap_or_default());
+        written
+    };
+    if options.field_validation == FieldValidation::Warn {
+        call.warnings.append(&mut warnings);
+    }
+    call.written(&patched)
+}
+
+fn check_identity(kind: &Kind, object: &Value) -> Result<()> {
+    let (api_version, name) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+    if (!api_version.is_empty() && api_version != &*kind.api_version) || (!name.is_empty() && name != kind.kind()) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}, Kind={name}) does not match the expected API version ({}, Kind={})",
+            kind.api_version,
+            kind.kind()
+        )));
+    }
+    Ok(())
+}
+
+fn check_options(format: Format, call: &Call, options: &WriteOptions) -> Result<()> {
+    let mut errors = Vec::new();
+    if format == Format::Apply {
+        if options.field_manager.is_empty() {
+            let detail = "is required for apply patch";
+            errors.push(field_error(ErrorKind::Required, "fieldManager", Value::Null, detail));
+        }
+    } else if call.query.get("force").is_some_and(|f| !f.is_empty()) {
+        errors.push(field_error(ErrorKind::Forbidden, "force", Value::Null, "may not be specified for non-apply patch"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors)) }
+}
+
+/// The applied configuration as it was written: only what it says is owned.
+fn parse_apply(call: &mut Call, body: &[u8], kind: &Kind, options: &WriteOptions) -> Result<Value> {
+    let bad = |e: &dyn std::fmt::Display| Status::bad_request(format!("error decoding YAML: {e}"));
+    let parsed = yaml::parse(body).map_err(|e| bad(&e))?;
+    let mut config = parsed.value;
+    if config.as_object().is_none() {
+        return Err(bad(&"the patch is no object"));
+    }
+    let (api_version, name) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
+    if name.is_empty() || api_version.is_empty() {
+        return Err(Status::bad_request("Object 'Kind' is missing in the patch"));
+    }
+    if api_version != &*kind.api_version || name != kind.kind() {
+        return Err(Status::bad_request(format!(
+            "incorrect object: want {}, Kind={}, got {api_version}, Kind={name}",
+            kind.api_version,
+            kind.kind()
+        )));
+    }
+    let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+    let (_, unknown) = typed(kind, config.clone()).map_err(|e| {
+        Status::bad_request(format!("failed to create typed patch object ({}/{}; {}, Kind={}): {e}", config.str_at(&["metadata", "namespace"]), config.str_at(&["metadata", "name"]), kind.api_version, kind.kind()))
+    })?;
+    problems.extend(unknown);
+    call.report(kind, problems, options.field_validation)?;
+    if config.str_at(&["metadata", "name"]).is_empty() {
+        config.set(&["metadata", "name"], call.info.name.as_str());
+    }
+    match_name(&mut config, &call.info.name)?;
+    if kind.resource.namespaced && config.str_at(&["metadata", "namespace"]).is_empty() {
+        config.set(&["metadata", "namespace"], call.info.namespace.as_str());
+    }
+    meta::dedup_owners(&mut config);
+    Ok(config)
+}
+
+fn apply_error(error: apply::ApplyError) -> Status {
+    match error {
+        apply::ApplyError::Conflicts(ref conflicts) => {
+            let causes = conflicts.iter().map(|c| Cause {
+                reason: "FieldManagerConflict".into(),
+                message: c.message.clone(),
+                field: c.field.clone(),
+            });
+            Status::apply_conflict(causes.collect(), error.to_string())
+        }
+        apply::ApplyError::ManagedFieldsSet => Status::bad_request(error.to_string()),
+        apply::ApplyError::Invalid(why) => Status::internal(why),
+    }
+}

@@ -1,0 +1,143 @@
+//! Answers: bodies, headers and compression.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use futures_util::stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use schema::Value;
+
+use crate::{
+    Body, Status,
+    body::{BodyError, full},
+    encode::{self, message_of},
+    kind::builtin,
+    negotiate::Encoding,
+};
+
+pub type Reply = Response<Body>;
+
+/// Bodies above this are compressed for those who accept it.
+const GZIP_BYTES_MIN: u64 = 128 << 10;
+
+pub fn bytes(code: u16, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+pub fn text(code: u16, body: impl Into<Bytes>) -> Reply {
+    let mut response = bytes(code, "text/plain; charset=utf-8", body);
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A value which carries its apiVersion and kind.
+pub fn value(code: u16, value: &Value, encoding: Encoding) -> Reply {
+    let message = message_of(value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
+    let (body, content_type) = encode::value(value, builtin(), message, encoding);
+    bytes(code, content_type, body)
+}
+
+pub fn status(status: &Status, encoding: Encoding) -> Reply {
+    let mut response = value(status.code, &status.to_value(), encoding);
+    if let Some(details) = status.details.as_ref().filter(|d| d.retry_after_seconds > 0) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(details.retry_after_seconds));
+    }
+    response
+}
+
+/// A body from chunks; what fits one chunk is sent whole, with its length.
+pub fn chunks(
+    content_type: &'static str,
+    hint: u64,
+    gzip: bool,
+    mut chunks: impl Iterator<Item = crate::status::Result<Bytes>> + Send + 'static,
+) -> crate::status::Result<Reply> {
+    if gzip && hint > GZIP_BYTES_MIN {
+        // The first chunk shows whether the list can be encoded at all.
+        let first = chunks.next().transpose()?;
+        let compressed = Gzip { encoder: Some(GzEncoder::new(Vec::new(), Compression::new(1))), chunks: first.into_iter().map(Ok).chain(chunks) };
+        let mut response = streamed(content_type, compressed);
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        return Ok(response);
+    }
+    let Some(first) = chunks.next().transpose()? else { return Ok(bytes(200, content_type, Bytes::new())) };
+    match chunks.next().transpose()? {
+        None => Ok(bytes(200, content_type, first)),
+        Some(second) => Ok(streamed(content_type, [first, second].into_iter().map(Ok).chain(chunks))),
+    }
+}
+
+fn streamed(
+    content_type: &'static str,
+    chunks: impl Iterator<Item = crate::status::Result<Bytes>> + Send + 'static,
+) -> Reply {
+    let frames = chunks.map(|chunk| match chunk {
+        Ok(bytes) => Ok(Frame::data(bytes)),
+        Err(status) => Err(BodyError::from(status.message)),
+    });
+    let mut response = bytes(200, content_type, Bytes::new());
+    *response.body_mut() = StreamBody::new(stream::iter(frames)).boxed_unsync();
+    response
+}
+
+struct Gzip<I> {
+    encoder: Option<GzEncoder<Vec<u8>>>,
+    chunks: I,
+}
+
+impl<I: Iterator<Item = crate::status::Result<Bytes>>> Iterator for Gzip<I> {
+    type Item = crate::status::Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            match self.chunks.next() {
+                Some(Ok(chunk)) => {
+                    if let Err(error) = encoder.write_all(&chunk) {
+                        return Some(Err(Status::internal(error)));
+                    }
+                    let ready = std::mem::take(encoder.get_mut());
+                    if !ready.is_empty() {
+                        return Some(Ok(ready.into()));
+                    }
+                }
+                Some(Err(status)) => return Some(Err(status)),
+                None => {
+                    let rest = self.encoder.take()?.finish();
+                    return Some(rest.map(Bytes::from).map_err(Status::internal));
+                }
+            }
+        }
+    }
+}
+
+/// Adds `Warning: 299` headers, as many as upstream sends.
+pub fn add_warnings(response: &mut Reply, warnings: &[String]) {
+    const TOTAL_BYTES_MAX: usize = 4096;
+    let mut total = 0;
+    let mut sent: Vec<&String> = Vec::new();
+    for warning in warnings {
+        if warning.is_empty() || sent.contains(&warning) {
+            continue;
+        }
+        sent.push(warning);
+        let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
+        let quoted = format!("299 - \"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""));
+        total += quoted.len();
+        if total > TOTAL_BYTES_MAX {
+            return;
+        }
+        if let Ok(value) = HeaderValue::from_str(&quoted).or_else(|_| HeaderValue::from_bytes(quoted.as_bytes())) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Kinds that are only ever created, and answered at once: reviews.
+
+use schema::Value;
+
+use crate::{
+    Attributes, Status, User,
+    call::Call,
+    negotiate,
+    options::WriteOptions,
+    reply::{self, Reply},
+    seams::{Decision, Rule},
+    status::Result,
+};
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn user_value(user: &User) -> Value {
+    let mut out = Value::object([("username", user.name.as_str().into())]);
+    if !user.uid.is_empty() {
+        out.set(&["uid"], user.uid.as_str());
+    }
+    if !user.groups.is_empty() {
+        out.set(&["groups"], Value::list(user.groups.iter().map(String::as_str)));
+    }
+    if !user.extra.is_empty() {
+        let extra = user.extra.iter().map(|(k, v)| (k.clone(), Value::list(v.iter().map(String::as_str))));
+        out.set(&["extra"], Value::Object(extra.collect()));
+    }
+    out
+}
+
+pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
+    let kind = call.kind.clone();
+    let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
+    let encoding = negotiate::content_type(&call.headers, true)?;
+    let mut review = call.decode_object(body, encoding, options.field_validation)?;
+    match kind.kind() {
+        "TokenReview" => token_review(&call, &mut review).await?,
+        "SelfSubjectReview" => review.set(&["status", "userInfo"], user_value(&call.user)),
+        "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview" => {
+            access_review(&call, &mut review)?;
+        }
+        "SelfSubjectRulesReview" => rules_review(&call, &mut review),
+        "Binding" => {
+            let name = review.str_at(&["metadata", "name"]).to_owned();
+            return crate::subresources::bind(call, &name, review).await;
+        }
+        other => return Err(Status::internal(format_args!("no review {other}"))),
+    }
+    let mut response = reply::value(201, &review, call.accepted.encoding);
+    reply::add_warnings(&mut response, &call.warnings);
+    Ok(response)
+}
+
+async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
+    let token = review.str_at(&["spec", "token"]).to_owned();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let audiences = strings(&review["spec"]["audiences"]);
+    let found = call.server.config().authenticate.review(&call.server, &token, &audiences).await;
+    let mut status = Value::object::<&str>([]);
+    match found {
+        Ok(Some((user, audiences))) => {
+            status.set(&["authenticated"], true);
+            status.set(&["user"], user_value(&user));
+            if !audiences.is_empty() {
+                status.set(&["audiences"], audiences);
+            }
+        }
+        Ok(None) => {}
+        Err(refused) => status.set(&["error"], refused.0),
+    }
+    review.set(&["status"], status);
+    Ok(())
+}
+
+fn access_review(call: &Call, review: &mut Value) -> Result<()> {
+    let spec = review["spec"].clone();
+    let own = call.kind.kind() == "SelfSubjectAccessReview";
+    let user = if own {
+        call.user.clone()
+    } else {
+        let extra = spec["extra"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), strings(v)));
+        User {
+            name: spec.str_at(&["user"]).into(),
+            uid: spec.str_at(&["uid"]).into(),
+            groups: strings(&spec["groups"]),
+            extra: extra.collect(),
+        }
+    };
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    if resource.is_null() == path.is_null() {
+        return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", vec![crate::status::field_error(
+            schema::validate::ErrorKind::Invalid,
+            "spec.resourceAttributes",
+            resource.clone(),
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )]));
+    }
+    if !own && user.name.is_empty() && user.groups.is_empty() {
+        return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", vec![crate::status::field_error(
+            schema::validate::ErrorKind::Invalid,
+            "spec.user",
+            "".into(),
+            "at least one of user or group must be specified",
+        )]));
+    }
+    if call.kind.kind() == "LocalSubjectAccessReview" && resource.str_at(&["namespace"]) != call.info.namespace {
+        return Err(Status::bad_request(format!(
+            "spec.resourceAttributes.namespace must match metadata.namespace: {}",
+            call.info.namespace
+        )));
+    }
+    let text = |v: &Value, name: &str| v.str_at(&[name]).to_owned();
+    let attributes = if path.is_null() {
+        Attributes {
+            verb: text(resource, "verb"),
+            api_group: text(resource, "group"),
+            api_version: text(resource, "version"),
+            resource: text(resource, "resource"),
+            subresource: text(resource, "subresource"),
+            namespace: text(resource, "namespace"),
+            name: text(resource, "name"),
+            is_resource: true,
+            ..Attributes::default()
+        }
+    } else {
+        Attributes { verb: text(path, "verb"), path: text(path, "path"), ..Attributes::default() }
+    };
+    let decision = call.server.config().authorize.authorize(&call.server, &user, &attributes);
+    let (allowed, denied, reason) = match decision {
+        Decision::Allow(why) => (true, false, why),
+        Decision::Deny(why) => (false, true, why),
+        Decision::NoOpinion(why) => (false, false, why),
+    };
+    let mut status = Value::object([("allowed", allowed.into())]);
+    if denied {
+        status.set(&["denied"], true);
+    }
+    if !reason.is_empty() {
+        status.set(&["reason"], reason);
+    }
+    review.set(&["status"], status);
+    Ok(())
+}
+
+fn rules_review(call: &Call, review: &mut Value) {
+    let namespace = review.str_at(&["spec", "namespace"]).to_owned();
+    let (rules, incomplete) = call.server.config().authorize.rules(&call.server, &call.user, &namespace);
+    let list = |v: &[String]| Value::list(v.iter().map(String::as_str));
+    let resource = |r: &Rule| {
+        let mut out = Value::object([("verbs", list(&r.verbs)), ("apiGroups", list(&r.api_groups)), ("resources", list(&r.resources))]);
+        if !r.resource_names.is_empty() {
+            out.set(&["resourceNames"], list(&r.resource_names));
+        }
+        out
+    };
+    let path = |r: &Rule| Value::object([("verbs", list(&r.verbs)), ("nonResourceURLs", list(&r.non_resource_urls))]);
+    let (paths, resources): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|r| !r.non_resource_urls.is_empty());
+    review.set(&["status", "resourceRules"], Value::List(resources.into_iter().map(resource).collect()));
+    review.set(&["status", "nonResourceRules"], Value::List(paths.into_iter().map(path).collect()));
+    review.set(&["status", "incomplete"], incomplete);
+}

@@ -1,0 +1,273 @@
+//! `watch`: pulled by revision from the kind's ring, and from the store where the ring no longer reaches. Nothing buffers per watcher.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use store::Revision;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    Server, Status,
+    body::BodyError,
+    cache::{Entry, Event, Storage},
+    call::Call,
+    encode::View,
+    frames::FrameKey,
+    negotiate::{Encoding, Shape},
+    options::ListOptions,
+    read::{self, matches},
+    reply::{self, Reply},
+    status::Result,
+};
+
+/// Upstream's `--min-request-timeout`; a watch without a timeout ends between once and twice this.
+const MIN_TIMEOUT_SECONDS: u64 = 1800;
+const EVENTS_PER_PULL: usize = 100;
+const FRAME_BATCH_BYTES: usize = 64 << 10;
+
+struct Watch {
+    server: Server,
+    storage: Arc<Storage>,
+    view: View,
+    options: ListOptions,
+    namespace: String,
+    /// Everything up to here was sent.
+    at: Revision,
+    /// Objects of the beginning, still to be sent.
+    initial: VecDeque<Arc<Entry>>,
+    /// The initial list's end is announced with a bookmark at this revision.
+    announce: Option<Revision>,
+    changed: watch::Receiver<Revision>,
+    bookmarks: watch::Receiver<Revision>,
+    deadline: Instant,
+    first: bool,
+    done: bool,
+}
+
+pub async fn watch(call: &Call) -> Result<Reply> {
+    let storage = call.kind.storage()?.clone();
+    let options = ListOptions::parse(&call.query, &call.kind, &call.info.name, true)?;
+    if call.accepted.encoding == Encoding::Yaml {
+        return Err(Status::not_acceptable(&["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]));
+    }
+    let server = call.server.clone();
+    let seconds = options.timeout_seconds.filter(|&s| s > 0).unwrap_or_else(|| {
+        let mut byte = [0; 2];
+        server.inner.config.random.fill(&mut byte);
+        MIN_TIMEOUT_SECONDS + u64::from(u16::from_le_bytes(byte)) * MIN_TIMEOUT_SECONDS / 65_536
+    });
+    let deadline = Instant::now() + Duration::from_secs(seconds.min(86_400 * 30));
+    let changed = storage.subscribe();
+    let bookmarks = server.inner.bookmark.subscribe();
+    let send_initial = options.send_initial_events.unwrap_or(false);
+    let asked = options.revision()?;
+    let mut watch = Watch {
+        view: call.view(),
+        namespace: call.info.namespace.clone(),
+        at: 0,
+        initial: VecDeque::new(),
+        announce: None,
+        changed,
+        bookmarks,
+        deadline,
+        first: true,
+        done: false,
+        server,
+        storage,
+        options,
+    };
+    match asked {
+        // From the present, the present included.
+        None | Some(0) if watch.options.send_initial_events != Some(false) => {
+            watch.begin_with_list(asked.is_none() || send_initial).await?;
+            watch.announce = (send_initial && watch.options.bookmarks).then_some(watch.at);
+        }
+        None | Some(0) => watch.at = watch.server.inner.publisher.applied(),
+        Some(revision) if send_initial => {
+            watch.server.fresh(revision).await?;
+            watch.begin_with_list(false).await?;
+            watch.announce = watch.options.bookmarks.then_some(watch.at);
+        }
+        Some(revision) => watch.at = revision,
+    }
+    Ok(watch.into_reply())
+}
+
+impl Watch {
+    async fn begin_with_list(&mut self, consistent: bool) -> Result<()> {
+        let mut list = self.options.clone();
+        list.resource_version = if consistent { String::new() } else { "0".into() };
+        list.version_match = None;
+        list.limit = 0;
+        list.continue_token = String::new();
+        let selected = read::select(&self.server, &self.storage, &self.namespace, &list).await?;
+        self.initial = selected.entries.into();
+        self.at = selected.meta.revision;
+        Ok(())
+    }
+
+    fn into_reply(self) -> Reply {
+        let content_type = self.view.accepted.encoding.stream_type();
+        let frames = stream::unfold(self, |mut watch| async move {
+            let bytes = watch.next().await?;
+            Some((Ok::<_, BodyError>(Frame::data(bytes)), watch))
+        });
+        let mut response = reply::bytes(200, content_type, Bytes::new());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = StreamBody::new(frames).boxed_unsync();
+        response
+    }
+
+    /// The next bytes of the stream; `None` ends it.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        match self.pull().await {
+            Ok(bytes) => bytes,
+            Err(status) => {
+                self.done = true;
+                Some(self.view.error(&status))
+            }
+        }
+    }
+
+    async fn pull(&mut self) -> Result<Option<Bytes>> {
+        if !self.initial.is_empty() {
+            let mut out = Vec::new();
+            while out.len() < FRAME_BATCH_BYTES {
+                let Some(entry) = self.initial.pop_front() else { break };
+                out.extend_from_slice(&self.view.frame("ADDED", &entry, self.first)?);
+                self.first = false;
+            }
+            return Ok(Some(out.into()));
+        }
+        if let Some(revision) = self.announce.take() {
+            return Ok(Some(self.view.bookmark(revision, true)));
+        }
+        loop {
+            // Seen before the pull, so that nothing is missed between the pull and the wait.
+            self.changed.mark_unchanged();
+            let out = match self.storage.changes(self.at, EVENTS_PER_PULL) {
+                Ok(events) => {
+                    let more = events.len() == EVENTS_PER_PULL;
+                    let mut out = Vec::new();
+                    for event in events {
+                        self.at = self.at.max(event.revision);
+                        if let Some(frame) = self.frame(&event)? {
+                            out.push(frame);
+                        }
+                    }
+                    if out.is_empty() && more {
+                        continue;
+                    }
+                    out
+                }
+                Err(behind) => {
+                    let out = self.from_store(behind.floor).await?;
+                    if out.is_empty() {
+                        continue;
+                    }
+                    out
+                }
+            };
+            match out.len() {
+                0 => {}
+                1 => return Ok(out.into_iter().next()),
+                _ => return Ok(Some(out.concat().into())),
+            }
+            tokio::select! {
+                biased;
+                changed = self.changed.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                }
+                _ = self.bookmarks.changed(), if self.options.bookmarks => {
+                    let revision = *self.bookmarks.borrow_and_update();
+                    // Only what the ring had nothing newer than may be passed over.
+                    if revision > self.at && self.storage.revision() <= self.at {
+                        self.at = revision;
+                        return Ok(Some(self.view.bookmark(revision, false)));
+                    }
+                }
+                () = tokio::time::sleep_until(self.deadline) => {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Changes that the ring has forgotten, from the store's log.
+    async fn from_store(&mut self, floor: Revision) -> Result<Vec<Bytes>> {
+        const CHANGES_PER_READ: usize = 1000;
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        while self.at < floor && bytes < FRAME_BATCH_BYTES {
+            let changes = match self.server.inner.config.store.changes(self.at, CHANGES_PER_READ).await {
+                Ok(changes) => changes,
+                Err(store::Error::Compacted { oldest, .. }) => {
+                    let message = format!("too old resource version: {} ({oldest})", self.at);
+                    return Err(Status::expired(message));
+                }
+                Err(error) => return Err(read::store_error(error)),
+            };
+            if changes.is_empty() {
+                self.at = floor;
+                break;
+            }
+            for change in changes {
+                if change.revision > floor {
+                    self.at = floor;
+                    break;
+                }
+                self.at = change.revision;
+                if !change.key.strip_prefix(&*self.storage.prefix).is_some_and(|rest| rest.starts_with('/')) {
+                    continue;
+                }
+                let entry = |revision, value: &Bytes| Arc::new(Entry::new(change.key.clone(), revision, value));
+                let new = change.value.as_ref().map(|v| entry(change.revision, v));
+                let old = change.previous.as_ref().map(|(revision, v)| entry(*revision, v));
+                if let Some(frame) = self.frame(&Event::new(change.revision, new, old))? {
+                    bytes += frame.len();
+                    out.push(frame);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// How this watcher sees a change, if it does.
+    fn frame(&mut self, event: &Event) -> Result<Option<Bytes>> {
+        if !self.namespace.is_empty() && self.storage.namespaced {
+            let entry = event.new.as_ref().or(event.old.as_ref());
+            if entry.is_none_or(|e| self.storage.namespace_of(e) != self.namespace) {
+                return Ok(None);
+            }
+        }
+        let fits = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|e| self.selects(e));
+        let (event_type, code) = match (fits(&event.old), fits(&event.new)) {
+            (false, false) => return Ok(None),
+            (false, true) => ("ADDED", 0),
+            (true, true) => ("MODIFIED", 1),
+            (true, false) => ("DELETED", 2),
+        };
+        let entry = if code == 2 { event.gone() } else { event.new.as_ref() };
+        let Some(entry) = entry else { return Ok(None) };
+        if self.view.accepted.shape == Shape::Table {
+            let first = std::mem::replace(&mut self.first, false);
+            return self.view.frame(event_type, entry, first).map(Some);
+        }
+        let encoding = self.view.accepted.encoding as u16 | (self.view.accepted.shape as u16) << 8;
+        let key = FrameKey { kind: Arc::as_ptr(&self.view.kind) as usize, encoding, event_type: code };
+        event.frames.get_or_encode(key, || self.view.frame(event_type, entry, false)).map(Some)
+    }
+
+    fn selects(&self, entry: &Entry) -> bool {
+        self.options.selects_everything() || matches(&self.storage, entry, &self.options)
+    }
+}

@@ -1,0 +1,616 @@
+//! `create` and `update`: decode → mutate → validate → commit → publish, and the retry around them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use schema::{
+    Value, apply,
+    time,
+    validate::{ErrorKind, FieldError},
+};
+use store::{Guard, Write};
+
+use crate::{
+    Attributes, Server, Status,
+    admission::{AdmissionRequest, Operation},
+    behaviours::Cx,
+    cache::Entry,
+    call::{Call, match_name, match_namespace},
+    encode,
+    kind::Kind,
+    meta, negotiate,
+    options::WriteOptions,
+    read::store_error,
+    reply::{self, Reply},
+    seams::Decision,
+    status::{Result, field_error},
+};
+
+/// Attempts at a free generated name.
+const NAME_ATTEMPTS: usize = 8;
+/// Attempts at an unconditional update that others keep overtaking.
+const UPDATE_ATTEMPTS: usize = 100;
+
+/// Which part of an object an update may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Main,
+    Status,
+    /// A subresource whose own code made the change: ephemeralcontainers, resize, approval, finalize, binding.
+    Given,
+}
+
+/// What an update makes of the stored object.
+pub struct Produced {
+    pub object: Value,
+    /// managedFields are done already (apply), or are not to be touched.
+    pub managed: bool,
+}
+
+impl Produced {
+    pub fn new(object: Value) -> Self {
+        Produced { object, managed: false }
+    }
+}
+
+/// Makes the new object from the stored one (`None`: there is none); called again after a conflict.
+pub type Produce<'a> = dyn Fn(Option<&Value>) -> Result<Option<Produced>> + Send + Sync + 'a;
+
+/// One update.
+pub struct Update<'a> {
+    pub kind: Arc<Kind>,
+    pub namespace: String,
+    pub name: String,
+    pub part: Part,
+    pub subresource: &'a str,
+    pub options: WriteOptions,
+    /// `UpdateOptions` or `PatchOptions`, for admission.
+    pub options_kind: &'static str,
+    /// Create what is not there, as apply does.
+    pub may_create: bool,
+    /// Off for the server's own bookkeeping.
+    pub admission: bool,
+}
+
+/// What a write has left.
+pub struct Written {
+    pub entry: Arc<Entry>,
+    pub created: bool,
+}
+
+impl Server {
+    /// Seconds since 1970.
+    pub fn now(&self) -> i64 {
+        let now = self.inner.config.clock.now();
+        now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    }
+
+    pub fn now_text(&self) -> String {
+        time::format(self.now())
+    }
+
+    pub(crate) async fn mutate(&self, request: &mut AdmissionRequest) -> Result<()> {
+        for plugin in &self.inner.config.admission {
+            plugin.mutate(self, request).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn validate(&self, request: &mut AdmissionRequest) -> Result<()> {
+        for plugin in &self.inner.config.admission {
+            plugin.validate(self, request).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Call {
+    pub fn admission(
+        &self,
+        kind: &Kind,
+        operation: Operation,
+        name: &str,
+        namespace: &str,
+        subresource: &str,
+        options: Value,
+        dry_run: bool,
+    ) -> AdmissionRequest {
+        AdmissionRequest {
+            user: self.user.clone(),
+            operation,
+            group: kind.resource.group.to_string(),
+            version: kind.resource.version.to_string(),
+            kind: kind.kind().to_owned(),
+            resource: kind.resource.plural.to_string(),
+            subresource: subresource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            object: Value::Null,
+            old: None,
+            options,
+            dry_run,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn cx<'a>(&'a self, kind: &'a Kind, subresource: &'a str, dry_run: bool) -> Cx<'a> {
+        Cx { server: &self.server, user: &self.user, kind, subresource, dry_run }
+    }
+
+    /// Creates an object that is decoded and defaulted.
+    pub async fn create(&mut self, kind: Arc<Kind>, namespace: &str, object: Value, options: &WriteOptions) -> Result<Written> {
+        let mut object = object;
+        if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
+            return Err(Status::version_on_create());
+        }
+        meta::wipe_system_fields(&mut object);
+        match_namespace(&mut object, &kind, namespace)?;
+        if meta::dedup_owners(&mut object) {
+            self.warnings.push(DUPLICATE_OWNERS.into());
+        }
+        (kind.strategy.wipe_for_create)(&kind, &mut object);
+        self.record_managers(&kind, None, &mut object, "", options);
+        let name = object.str_at(&["metadata", "name"]).to_owned();
+        let options_value = options.to_value("CreateOptions");
+        let ns = if kind.resource.namespaced { namespace } else if &*kind.resource.plural == "namespaces" && kind.resource.group.is_empty() { &name } else { "" };
+        let mut request = self.admission(&kind, Operation::Create, &name, ns, "", options_value, options.dry_run);
+        request.object = object;
+        self.server.mutate(&mut request).await?;
+        self.warnings.append(&mut request.warnings);
+        let generate = request.object.str_at(&["metadata", "name"]).is_empty()
+            && !request.object.str_at(&["metadata", "generateName"]).is_empty();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let object = request.object.clone();
+            match self.create_once(&kind, namespace, object, &mut request, options).await {
+                Err(status) if generate && status.is_already_exists() && attempt < NAME_ATTEMPTS => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn create_once(
+        &mut self,
+        kind: &Arc<Kind>,
+        namespace: &str,
+        mut object: Value,
+        request: &mut AdmissionRequest,
+        options: &WriteOptions,
+    ) -> Result<Written> {
+        let random = &*self.server.inner.config.random;
+        let generate = object.str_at(&["metadata", "generateName"]).to_owned();
+        let generated = object.str_at(&["metadata", "name"]).is_empty() && !generate.is_empty();
+        if generated {
+            object.set(&["metadata", "name"], meta::generated_name(&generate, random));
+        }
+        object.set(&["metadata", "creationTimestamp"], self.server.now_text());
+        object.set(&["metadata", "uid"], meta::uid(random));
+        match_namespace(&mut object, kind, namespace)?;
+        (kind.strategy.wipe_for_create)(kind, &mut object);
+        let prepared = (kind.strategy.prepare_create)(&self.cx(kind, "", options.dry_run), &mut object);
+        let name = object.str_at(&["metadata", "name"]).to_owned();
+        prepared?;
+        let result = self.commit_new(kind, &name, object, request, options).await;
+        match result {
+            Ok(written) => Ok(written),
+            Err((object, status)) => {
+                (kind.strategy.abandon)(&self.cx(kind, "", options.dry_run), &object);
+                if status.is_already_exists() && generated {
+                    return Err(Status::generate_name_conflict(&kind.group_resource(), &name));
+                }
+                Err(status)
+            }
+        }
+    }
+
+    /// From validation on; gives the object back if it is not stored, so that what it had reserved can be released.
+    async fn commit_new(
+        &mut self,
+        kind: &Arc<Kind>,
+        name: &str,
+        object: Value,
+        request: &mut AdmissionRequest,
+        options: &WriteOptions,
+    ) -> std::result::Result<Written, (Value, Status)> {
+        let object = match normalize(kind, object) {
+            Ok(object) => object,
+            Err((object, status)) => return Err((object, status)),
+        };
+        let errors = self.problems(kind, &object, None, Part::Main, "");
+        if !errors.is_empty() {
+            return Err((object, Status::invalid(&kind.resource.group, kind.kind(), name, errors)));
+        }
+        self.warnings.extend((kind.strategy.warnings)(&object, None));
+        let pending = std::mem::replace(&mut request.object, object);
+        request.name = name.to_owned();
+        let validated = self.server.validate(request).await;
+        self.warnings.append(&mut request.warnings);
+        let object = std::mem::replace(&mut request.object, pending);
+        if let Err(status) = validated {
+            return Err((object, status));
+        }
+        match self.store_new(kind, name, &object, options.dry_run).await {
+            Ok(entry) => Ok(Written { entry, created: true }),
+            Err(status) => Err((object, status)),
+        }
+    }
+
+    async fn store_new(&self, kind: &Kind, name: &str, object: &Value, dry_run: bool) -> Result<Arc<Entry>> {
+        let storage = kind.storage()?;
+        let namespace = object.str_at(&["metadata", "namespace"]);
+        let key: Arc<str> = storage.key(namespace, name).into();
+        let exists = |deleting: bool| {
+            let mut status = Status::already_exists(&kind.group_resource(), name);
+            if deleting {
+                status.message = format!("object is being deleted: {}", status.message);
+            }
+            status
+        };
+        let stored = encode::to_stored(kind, object)?;
+        check_size(&stored)?;
+        if let Some(entry) = storage.get(&key) {
+            return Err(exists(is_deleting(&entry)));
+        }
+        if dry_run {
+            return Ok(Arc::new(Entry { key, revision: 0, body: stored, labels: Box::default() }));
+        }
+        let guard = Guard { key: key.clone(), modified: 0 };
+        match self.server.commit(vec![guard], vec![Write::Put { key: key.clone(), value: stored.clone() }]).await {
+            Ok(revisions) => {
+                let revision = revisions.first().copied().unwrap_or_default();
+                Ok(Arc::new(Entry::new(key, revision, &stored)))
+            }
+            Err(store::Error::Conflict { found, .. }) => {
+                let deleting = found.is_some_and(|kv| schema::stored::meta(&kv.value).is_ok_and(|m| m.deleting));
+                Err(exists(deleting))
+            }
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// Records in managedFields who wrote what.
+    fn record_managers(&self, kind: &Kind, old: Option<&Value>, new: &mut Value, subresource: &str, options: &WriteOptions) {
+        let now = self.server.now_text();
+        let writer = apply::Writer {
+            manager: if options.field_manager.is_empty() { "unknown" } else { &options.field_manager },
+            api_version: &kind.api_version,
+            subresource,
+            now: &now,
+        };
+        apply::update(kind.table(), &kind.ty, old, new, writer);
+    }
+
+    /// Everything wrong with an object.
+    fn problems(&self, kind: &Kind, new: &Value, old: Option<&Value>, part: Part, subresource: &str) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        match (&kind.custom, old) {
+            (Some(custom), _) => errors.extend(custom.schema.validate(new)),
+            (None, _) => errors.extend(crate::rules::check(kind, new, old)),
+        }
+        if part != Part::Status || kind.custom.is_some() {
+            errors.extend((kind.strategy.validate)(&self.cx(kind, subresource, false), new, old));
+        }
+        let rule = (kind.strategy.name_rule)(kind);
+        for error in meta::validate(new, kind.resource.namespaced, rule) {
+            if !errors.iter().any(|e| e.field == error.field && e.kind == error.kind) {
+                errors.push(error);
+            }
+        }
+        if let Some(old) = old {
+            for error in meta::validate_update(new, old) {
+                if !errors.iter().any(|e| e.field == error.field && e.kind == error.kind) {
+                    errors.push(error);
+                }
+            }
+        }
+        errors
+    }
+
+    /// Updates an object, again and again if others are faster and the change does not name a resourceVersion.
+    pub async fn update(&mut self, update: &Update<'_>, produce: &Produce<'_>) -> Result<Written> {
+        let kind = update.kind.clone();
+        let storage = kind.storage()?.clone();
+        let key: Arc<str> = storage.key(&update.namespace, &update.name).into();
+        let gr = kind.group_resource();
+        for _ in 0..UPDATE_ATTEMPTS {
+            let Some(entry) = storage.get(&key) else {
+                let allowed = update.may_create || kind.strategy.create_on_update && update.subresource.is_empty();
+                if !allowed {
+                    return Err(Status::not_found(&gr, &update.name));
+                }
+                return self.create_by_update(update, produce).await;
+            };
+            let old = Arc::new(encode::decode(&kind, &entry.body)?);
+            let Some(produced) = produce(Some(&old))? else {
+                return Ok(Written { entry, created: false });
+            };
+            match self.update_once(update, &key, &entry, old, produced).await? {
+                Some(written) => return Ok(written),
+                // Somebody was faster: wait until the cache shows it.
+                None => {
+                    self.server.consistent().await?;
+                }
+            }
+        }
+        Err(Status::modified(&gr, &update.name))
+    }
+
+    async fn create_by_update(&mut self, update: &Update<'_>, produce: &Produce<'_>) -> Result<Written> {
+        let Some(Produced { mut object, .. }) = produce(None)? else {
+            return Err(Status::not_found(&update.kind.group_resource(), &update.name));
+        };
+        let attributes = Attributes { verb: "create".into(), ..self.info.clone() };
+        if let Decision::Deny(why) | Decision::NoOpinion(why) =
+            self.server.inner.config.authorize.authorize(&self.server, &self.user, &attributes)
+        {
+            return Err(crate::handle::forbidden(&self.user, &attributes, &why));
+        }
+        if !object.str_at(&["metadata", "uid"]).is_empty() {
+            let uid = object.str_at(&["metadata", "uid"]);
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+            return Err(Status::conflict(&update.kind.group_resource(), &update.name, &why));
+        }
+        let managed = object.get(&["metadata", "managedFields"]).cloned();
+        if object.str_at(&["metadata", "resourceVersion"]) == "0" {
+            object.remove(&["metadata", "resourceVersion"]);
+        }
+        if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
+            return Err(Status::not_found(&update.kind.group_resource(), &update.name));
+        }
+        drop(managed);
+        self.create(update.kind.clone(), &update.namespace, object, &update.options).await
+    }
+
+    async fn update_once(
+        &mut self,
+        update: &Update<'_>,
+        key: &Arc<str>,
+        entry: &Arc<Entry>,
+        old: Arc<Value>,
+        produced: Produced,
+    ) -> Result<Option<Written>> {
+        let kind = &*update.kind;
+        let gr = kind.group_resource();
+        let Produced { mut object, managed } = produced;
+        match_namespace(&mut object, kind, &update.namespace)?;
+        match_name(&mut object, &update.name)?;
+        let old_uid = old.str_at(&["metadata", "uid"]);
+        let uid = object.str_at(&["metadata", "uid"]);
+        if !uid.is_empty() && uid != old_uid {
+            let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+            return Err(Status::conflict(&gr, &update.name, &why));
+        }
+        let version = object.str_at(&["metadata", "resourceVersion"]);
+        if version.is_empty() || version == "0" {
+            if !kind.strategy.unconditional_update {
+                let detail = "must be specified for an update";
+                let error = field_error(ErrorKind::Invalid, "metadata.resourceVersion", Value::Int(0), detail);
+                return Err(Status::invalid(&gr.group, &gr.resource, &update.name, vec![error]));
+            }
+            object.set(&["metadata", "resourceVersion"], entry.revision.to_string());
+        } else if version.parse() != Ok(entry.revision) {
+            if version.parse::<u64>().is_err() {
+                let detail = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                let error = field_error(ErrorKind::Invalid, "metadata.resourceVersion", version.into(), &detail);
+                return Err(Status::invalid(&gr.group, &gr.resource, &update.name, vec![error]));
+            }
+            return Err(Status::modified(&gr, &update.name));
+        }
+        if meta::dedup_owners(&mut object) {
+            self.warnings.push(DUPLICATE_OWNERS.into());
+        }
+        self.keep(update, &mut object, &old);
+        if !managed {
+            self.record_managers(kind, Some(&old), &mut object, update.subresource, &update.options);
+        }
+        let options = update.options.to_value(update.options_kind);
+        let dry_run = update.options.dry_run;
+        let mut request = self.admission(kind, Operation::Update, &update.name, &update.namespace, update.subresource, options, dry_run);
+        request.old = Some(old.clone());
+        request.object = object;
+        if update.admission {
+            self.server.mutate(&mut request).await?;
+        }
+        let mut object = std::mem::take(&mut request.object);
+        self.keep(update, &mut object, &old);
+        let cx = self.cx(kind, update.subresource, dry_run);
+        match update.part {
+            Part::Main => (kind.strategy.prepare_update)(&cx, &mut object, &old)?,
+            Part::Status => (kind.strategy.prepare_status)(&cx, &mut object, &old)?,
+            Part::Given => {}
+        }
+        let object = normalize(kind, object).map_err(|(_, status)| status)?;
+        let errors = self.problems(kind, &object, Some(&old), update.part, update.subresource);
+        if !errors.is_empty() {
+            (kind.strategy.abandon_update)(&self.cx(kind, update.subresource, dry_run), &object, &old);
+            return Err(Status::invalid(&gr.group, kind.kind(), &update.name, errors));
+        }
+        self.warnings.extend((kind.strategy.warnings)(&object, Some(&old)));
+        request.object = keep_managers_of_noop(object, &old);
+        if update.admission {
+            self.server.validate(&mut request).await?;
+        }
+        self.warnings.append(&mut request.warnings);
+        let object = request.object;
+        if meta::is_deleting(&old)
+            && !meta::has_finalizers(&object)
+            && old.i64_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
+            && (kind.strategy.may_delete_on_update)(&object)
+        {
+            return self.delete_by_update(kind, key, entry, object, dry_run).await;
+        }
+        let stored = encode::to_stored(kind, &object)?;
+        if stored == encode::to_stored(kind, &old)? {
+            return Ok(Some(Written { entry: entry.clone(), created: false }));
+        }
+        check_size(&stored)?;
+        if dry_run {
+            let entry = Entry::new(key.clone(), entry.revision, &stored);
+            return Ok(Some(Written { entry: Arc::new(entry), created: false }));
+        }
+        let guard = Guard { key: key.clone(), modified: entry.revision };
+        match self.server.commit(vec![guard], vec![Write::Put { key: key.clone(), value: stored.clone() }]).await {
+            Ok(revisions) => {
+                let revision = revisions.first().copied().unwrap_or_default();
+                (kind.strategy.updated)(&self.cx(kind, update.subresource, false), &object, &old);
+                Ok(Some(Written { entry: Arc::new(Entry::new(key.clone(), revision, &stored)), created: false }))
+            }
+            Err(store::Error::Conflict { .. }) => {
+                (kind.strategy.abandon_update)(&self.cx(kind, update.subresource, false), &object, &old);
+                Ok(None)
+            }
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// What no update changes, and what this part of the object does not cover.
+    fn keep(&self, update: &Update<'_>, object: &mut Value, old: &Value) {
+        let keep = |object: &mut Value, path: &[&str]| match old.get(path) {
+            Some(value) => object.set(path, value.clone()),
+            None => {
+                object.remove(path);
+            }
+        };
+        keep(object, &["metadata", "generation"]);
+        keep(object, &["metadata", "creationTimestamp"]);
+        object.remove(&["metadata", "selfLink"]);
+        if object.str_at(&["metadata", "uid"]).is_empty() {
+            keep(object, &["metadata", "uid"]);
+        }
+        if meta::is_deleting(old) {
+            keep(object, &["metadata", "deletionTimestamp"]);
+            if object["metadata"]["deletionGracePeriodSeconds"].is_null() {
+                keep(object, &["metadata", "deletionGracePeriodSeconds"]);
+            }
+        }
+        match update.part {
+            Part::Main => (update.kind.strategy.keep_for_update)(&update.kind, object, old),
+            Part::Status => (update.kind.strategy.keep_for_status)(&update.kind, object, old),
+            Part::Given => {}
+        }
+    }
+
+    /// The last finalizer is gone from an object that waits for it.
+    async fn delete_by_update(
+        &mut self,
+        kind: &Kind,
+        key: &Arc<str>,
+        entry: &Arc<Entry>,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Option<Written>> {
+        let stored = encode::to_stored(kind, &object)?;
+        let last = Arc::new(Entry::new(key.clone(), entry.revision, &stored));
+        if dry_run {
+            return Ok(Some(Written { entry: last, created: false }));
+        }
+        let guard = Guard { key: key.clone(), modified: entry.revision };
+        match self.server.commit(vec![guard], vec![Write::Delete { key: key.clone() }]).await {
+            Ok(_) => {
+                (kind.strategy.deleted)(&self.cx(kind, "", false), &object);
+                Ok(Some(Written { entry: last, created: false }))
+            }
+            Err(store::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+}
+
+const DUPLICATE_OWNERS: &str = ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests";
+
+/// What etcd takes at most, and so what clients expect to be refused.
+const OBJECT_BYTES_MAX: usize = 1536 << 10;
+
+fn check_size(stored: &Bytes) -> Result<()> {
+    if stored.len() > OBJECT_BYTES_MAX {
+        return Err(Status::too_large("limit is 1572864 bytes for a stored object"));
+    }
+    Ok(())
+}
+
+/// Behaviours and admission change values freely: back to the schema's normal form.
+fn normalize(kind: &Kind, object: Value) -> std::result::Result<Value, (Value, Status)> {
+    if kind.custom.is_some() {
+        return Ok(object);
+    }
+    let name = object.str_at(&["metadata", "name"]).to_owned();
+    match crate::call::typed(kind, object) {
+        Ok((mut value, _)) => {
+            kind.stamp(&mut value);
+            Ok(value)
+        }
+        Err(why) => Err((Value::object([("metadata", Value::object([("name", name.into())]))]), Status::internal(why))),
+    }
+}
+
+fn is_deleting(entry: &Entry) -> bool {
+    schema::stored::meta(&entry.body).is_ok_and(|m| m.deleting)
+}
+
+/// If nothing but the times of managedFields differs, the old ones stay, so that nothing is written.
+fn keep_managers_of_noop(mut object: Value, old: &Value) -> Value {
+    let times_only = {
+        let strip = |v: &Value| -> Value {
+            let mut list = v["metadata"]["managedFields"].clone();
+            for entry in list.as_list_mut().into_iter().flatten() {
+                entry.remove(&["time"]);
+            }
+            list
+        };
+        object["metadata"]["managedFields"] != old["metadata"]["managedFields"] && strip(&object) == strip(old)
+    };
+    if times_only {
+        let before = old["metadata"]["managedFields"].clone();
+        let after = std::mem::take(object.make_object(&["metadata"]).entry("managedFields".into()).or_default());
+        object.set(&["metadata", "managedFields"], before);
+        if object != *old {
+            object.set(&["metadata", "managedFields"], after);
+        }
+    }
+    object
+}
+
+pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
+    let kind = call.kind.clone();
+    let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
+    let encoding = negotiate::content_type(&call.headers, kind.custom.is_none())?;
+    let object = call.decode_object(body, encoding, options.field_validation)?;
+    let namespace = call.info.namespace.clone();
+    let written = call.create(kind, &namespace, object, &options).await?;
+    call.written(&written)
+}
+
+pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
+    let kind = call.kind.clone();
+    let options = WriteOptions::parse(&call.query, "UpdateOptions", call.user_agent())?;
+    let encoding = negotiate::content_type(&call.headers, kind.custom.is_none())?;
+    let mut object = call.decode_object(body, encoding, options.field_validation)?;
+    match_namespace(&mut object, &kind, &call.info.namespace)?;
+    match_name(&mut object, &call.info.name)?;
+    let subresource = call.info.subresource.clone();
+    let update = Update {
+        kind,
+        namespace: call.info.namespace.clone(),
+        name: call.info.name.clone(),
+        part,
+        subresource: &subresource,
+        options,
+        options_kind: "UpdateOptions",
+        may_create: false,
+        admission: true,
+    };
+    let written = call.update(&update, &|_| Ok(Some(Produced::new(object.clone())))).await?;
+    call.written(&written)
+}
+
+impl Call {
+    /// Answers with the object as it was written.
+    pub fn written(&mut self, written: &Written) -> Result<Reply> {
+        let body = self.view().object(&written.entry)?;
+        let code = if written.created { 201 } else { 200 };
+        let mut response = reply::bytes(code, self.accepted.encoding.content_type(), body);
+        reply::add_warnings(&mut response, &self.warnings);
+        Ok(response)
+    }
+}
