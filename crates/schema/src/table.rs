@@ -239,6 +239,11 @@ pub struct Column {
     pub ty: Box<str>,
     pub format: Box<str>,
     pub priority: i32,
-    /// A JSON path (`.spec.replicas`), or `fn:name` for a function of the printer.
+    /// A JSON path (`.spec.replicas`; absent prints as the zero of `ty`), or `fn:name` with arguments for a function of
+    /// the printer: `fn:pod.status`, `fn:age .metadata.creationTimestamp`. The general ones: `age PATH [TEXT]` since a
+    /// time (TEXT if absent), `or PATH TEXT` the value or TEXT, `int PATH` as a string-typed number, `bool PATH` as
+    /// `True`/`False`/`<unset>`, `is PATH [true]` a boolean or its default, `count PATH...` members, `join PATH [TEXT]`
+    /// by commas, `ratio PATH PATH`, `names PATH` and `images PATH` of containers, `labels PATH` of a map, `selector
+    /// PATH` of a LabelSelector, `kindName PATH` as `Kind/name`, `accessModes PATH`, `subjects KIND`.
     pub source: Box<str>,
 }
