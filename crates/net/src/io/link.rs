@@ -215,6 +215,19 @@ impl Links {
         self.ask(m, &[libc::EEXIST], || format!("add address {ip} to link {link}"))
     }
 
+    /// Gives a link an address that packets may come to but that nothing is sent from by choice.
+    pub fn add_service_address(&mut self, link: u32, ip: IpAddr) -> Result<()> {
+        let mut m = Self::address_message(libc::RTM_NEWADDR, REPLACE, link, ip, libc::RT_SCOPE_HOST);
+        if ip.is_ipv6() {
+            // IPv6 has no scope to say it with: a deprecated address is chosen last.
+            const PREFERRED: u32 = 0;
+            const VALID: u32 = u32::MAX;
+            let cache = [PREFERRED, VALID, 0, 0].map(u32::to_ne_bytes).concat();
+            m.attr(libc::IFA_CACHEINFO, &cache);
+        }
+        self.ask(m, &[libc::EEXIST], || format!("add service address {ip} to link {link}"))
+    }
+
     pub fn delete_address(&mut self, link: u32, ip: IpAddr) -> Result<()> {
         let m = Self::address_message(libc::RTM_DELADDR, 0, link, ip, 0);
         self.ask(m, &[libc::EADDRNOTAVAIL, libc::ENODEV], || format!("delete address {ip} of link {link}"))

@@ -142,13 +142,17 @@ impl Nft {
         self.dump(msg::GET_SET, None, |a| {
             if let (Some(TABLE), Some(name)) = (a.text(1), a.text(2)) {
                 let number = |kind| a.be32(kind).unwrap_or(0);
-                let shape = Shape {
+                let mut shape = Shape {
                     flags: number(3),
                     key_type: number(4),
                     key_bytes: number(5),
                     data_type: number(6),
                     data_bytes: number(7),
                 };
+                // A verdict's size is the kernel's own business.
+                if shape.holds_verdicts() {
+                    shape.data_bytes = 0;
+                }
                 let dynamic = shape.is_dynamic();
                 state.sets.insert(name.into(), SetState { shape, dynamic, elements: BTreeMap::new() });
             }
@@ -276,8 +280,8 @@ fn describe(change: &Change) -> String {
         Change::DeleteChain(name) => format!("delete chain {name}"),
         Change::AddSet(name, _) => format!("add set {name}"),
         Change::DeleteSet(name) => format!("delete set {name}"),
-        Change::AddElements(name, all) => format!("add {} elements to {name}", all.len()),
-        Change::DeleteElements(name, all) => format!("delete {} elements of {name}", all.len()),
+        Change::AddElements(name, _, all) => format!("add {} elements to {name}", all.len()),
+        Change::DeleteElements(name, _, all) => format!("delete {} elements of {name}", all.len()),
         Change::AddRule(name, rule) => format!("add rule to {name}: {rule:?}"),
     }
 }
@@ -323,19 +327,19 @@ fn encode(change: &Change, out: &mut Vec<Message>) {
             m.text(2, name);
             out.push(m);
         }
-        Change::AddElements(name, elements) => {
+        Change::AddElements(name, shape, elements) => {
             for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
                 let mut m = begin(msg::NEW_ELEMENTS, CREATE);
                 m.text(2, name);
-                m.nest(3, |m| chunk.iter().for_each(|(key, data)| encode_element(m, key, data)));
+                m.nest(3, |m| chunk.iter().for_each(|(key, data)| encode_element(m, *shape, key, data)));
                 out.push(m);
             }
         }
-        Change::DeleteElements(name, keys) => {
+        Change::DeleteElements(name, shape, keys) => {
             for chunk in keys.chunks(ELEMENTS_PER_MESSAGE) {
                 let mut m = begin(msg::DEL_ELEMENTS, 0);
                 m.text(2, name);
-                m.nest(3, |m| chunk.iter().for_each(|key| encode_element(m, key, &Data::Nothing)));
+                m.nest(3, |m| chunk.iter().for_each(|key| encode_element(m, *shape, key, &Data::Nothing)));
                 out.push(m);
             }
         }
@@ -382,9 +386,8 @@ fn encode_set(mut m: Message, name: &str, kind: &SetKind) -> Message {
     m
 }
 
-/// `None` in a data attribute is a key alone.
-fn encode_element(m: &mut Message, key: &Key, data: &Data) {
-    let single_range = key.to.is_some() && matches!(key.from.len(), 4 | 16);
+fn encode_element(m: &mut Message, shape: Shape, key: &Key, data: &Data) {
+    let single_range = shape.is_single_range();
     m.nest(1, |m| {
         m.nest(1, |m| m.attr(1, &key.from));
         match data {

@@ -14,7 +14,7 @@ use super::{
     conntrack::Conntrack,
     foreign::{ForeignDrop, foreign_drops},
     ipam::Ipam,
-    link::Links,
+    link::{Links, Route},
     netns::Netns,
     nft::Nft,
     overlay::{self, Backend, Peer},
@@ -90,6 +90,8 @@ pub struct Net {
     options: Options,
     mtu: u32,
     device: Option<u32>,
+    /// The node's addresses that are really on its links: what it sends to its pods from.
+    sources: Vec<IpAddr>,
     pods: Mutex<Pods>,
     table: Mutex<Table>,
     changed: Vec<sysctl::Changed>,
@@ -112,9 +114,13 @@ impl Net {
         };
         let device = overlay::ensure_device(&mut links, options.backend, primary, &options.pod_cidrs, mtu)?;
         own_addresses(&mut links, &options)?;
+        let local = links.addresses()?;
+        let sources: Vec<IpAddr> =
+            options.node_ips.iter().filter(|ip| local.iter().any(|(_, l)| l == *ip)).copied().collect();
+        service_routes(&mut links, &options.service_cidrs, &sources, device, &local)?;
         let ipam = Ipam::open(&options.address_directory, options.pod_cidrs.clone())?;
         let table = Table { nft: Nft::open()?, conntrack: Conntrack::open()?, state: None, first: true };
-        Ok(Net { options, mtu, device, pods: Mutex::new(Pods { links, ipam }), table: Mutex::new(table), changed })
+        Ok(Net { options, mtu, device, sources, pods: Mutex::new(Pods { links, ipam }), table: Mutex::new(table), changed })
     }
 
     /// Kernel settings that [`Net::open`] changed.
@@ -133,7 +139,7 @@ impl Net {
         let mut pods = lock(&self.pods);
         let Pods { links, ipam } = &mut *pods;
         let ips = ipam.allocate(uid)?;
-        pod::attach(links, &netns, uid, &ips, self.mtu)?;
+        pod::attach(links, &netns, uid, &ips, self.mtu, &self.sources)?;
         Ok(PodAddress::new(&ips))
     }
 
@@ -190,9 +196,12 @@ impl Net {
             for family in Family::ALL {
                 let map = choices_map(family);
                 let stale = stale_choices(family, table.nft.remembered(&map)?, wanted);
+                let Some(shape) = table.state.as_ref().and_then(|state| state.sets.get(&map)).map(|set| set.shape) else {
+                    continue;
+                };
                 for key in stale {
                     // One by one: a choice may time out in between.
-                    match table.nft.commit(&Batch(vec![Change::DeleteElements(map.clone(), vec![key])])) {
+                    match table.nft.commit(&Batch(vec![Change::DeleteElements(map.clone(), shape, vec![key])])) {
                         Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
                         result => result?,
                     }
@@ -297,7 +306,28 @@ fn own_addresses(links: &mut Links, options: &Options) -> Result<()> {
         links.delete_address(lo.index, *ip)?;
     }
     for ip in options.own_service_ips.iter().filter(|ip| !on_lo.contains(ip)) {
-        links.add_address(lo.index, *ip)?;
+        links.add_service_address(lo.index, *ip)?;
+    }
+    Ok(())
+}
+
+/// Lets the node reach services even if it has no default route: translation comes after a first routing, which
+/// only has to succeed. By the overlay's device, which is always up, or by the link of the node's address
+/// (by the loopback link nothing could be refused).
+fn service_routes(
+    links: &mut Links,
+    cidrs: &[Cidr],
+    sources: &[IpAddr],
+    device: Option<u32>,
+    local: &[(u32, IpAddr)],
+) -> Result<()> {
+    for cidr in cidrs {
+        let source = sources.iter().find(|ip| Family::of(ip) == cidr.family()).copied();
+        let uplink = local.iter().find(|(_, ip)| Some(*ip) == source).map(|(link, _)| *link);
+        if let (Some(source), Some(link)) = (source, device.or(uplink)) {
+            let route = Route { to: *cidr, via: None, link: Some(link), on_link: false, source: Some(source) };
+            links.replace_route(&route)?;
+        }
     }
     Ok(())
 }

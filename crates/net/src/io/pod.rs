@@ -47,7 +47,16 @@ fn everything(ip: &IpAddr) -> Cidr {
 }
 
 /// Links the pod in `netns` to the host with these addresses. Whatever an earlier try left is used or replaced.
-pub fn attach(host: &mut Links, netns: &Netns, uid: &str, ips: &[IpAddr], mtu: u32) -> Result<()> {
+///
+/// `sources` are the node's own addresses, from which it speaks to the pod.
+pub fn attach(
+    host: &mut Links,
+    netns: &Netns,
+    uid: &str,
+    ips: &[IpAddr],
+    mtu: u32,
+    sources: &[IpAddr],
+) -> Result<()> {
     let name = link_name(uid);
     let mac = pod_mac(ips);
     let ends = (End { name: &name, mac: HOST_MAC }, End { name: POD_LINK, mac });
@@ -72,7 +81,7 @@ pub fn attach(host: &mut Links, netns: &Netns, uid: &str, ips: &[IpAddr], mtu: u
             via: None,
             link: Some(link.index),
             on_link: false,
-            source: None,
+            source: sources.iter().find(|source| source.is_ipv4() == ip.is_ipv4()).copied(),
         })?;
     }
     Ok(())
@@ -101,6 +110,8 @@ fn configure_inside(ips: &[IpAddr], mtu: u32) -> Result<()> {
     if six {
         sysctl::set_if_there(&format!("ipv6/conf/{POD_LINK}/disable_ipv6"), "0")?;
         sysctl::set_if_there(&format!("ipv6/conf/{POD_LINK}/accept_ra"), "0")?;
+        // Nobody else is on this link, so no second is spent on looking for duplicates.
+        sysctl::set_if_there(&format!("ipv6/conf/{POD_LINK}/accept_dad"), "0")?;
     }
     links.up(link.index, !six)?;
     for ip in ips {

@@ -43,6 +43,11 @@ fn frontend(family: Family) -> Vec<Field> {
     vec![Field::Address(family, Side::Destination), Field::Protocol, Field::Port]
 }
 
+/// [`frontend`] where any address of the node will do.
+fn any_frontend(family: Family) -> Vec<Field> {
+    vec![Field::Zeros(family.bytes() as u8), Field::Protocol, Field::Port]
+}
+
 fn pair(family: Family) -> Vec<Field> {
     [Side::Source, Side::Destination].map(|side| Field::Address(family, side)).to_vec()
 }
@@ -70,8 +75,8 @@ fn base(builder: &mut Builder, inputs: &Inputs) {
     hook("guard", HookPoint::Prerouting, -150, false, guard);
     hook("guard-output", HookPoint::Output, -150, false, firewalls);
 
-    hook("prerouting", HookPoint::Prerouting, -100, true, jumps(|names| &names.nat));
-    hook("output", HookPoint::Output, -100, true, jumps(|names| &names.nat));
+    hook("nat-prerouting", HookPoint::Prerouting, -100, true, jumps(|names| &names.nat));
+    hook("nat-output", HookPoint::Output, -100, true, jumps(|names| &names.nat));
 
     // Policies see connections once, after translation, with the client's own address.
     let established = Rule::new([Match::State(ESTABLISHED | RELATED)], [accept()]);
@@ -88,15 +93,19 @@ fn base(builder: &mut Builder, inputs: &Inputs) {
         let when = [Match::Family(family), Match::Translated, Match::In(pair(family), names.hairpin)];
         vec![Rule::new(when, [accept()])]
     });
-    let forward = [vec![established.clone()], itself, leaving.clone(), coming].concat();
+    let established = vec![established];
+    let refused = jumps(|names| &names.refuse);
+    let forward = [established.clone(), refused.clone(), itself, leaving.clone(), coming].concat();
     hook("forward", HookPoint::Forward, 0, false, forward);
-    hook("input", HookPoint::Input, 0, false, [vec![established], leaving].concat());
+    hook("input", HookPoint::Input, 0, false, [established.clone(), refused.clone(), leaving].concat());
+    hook("output", HookPoint::Output, 0, false, [established, refused].concat());
 
-    hook("postrouting", HookPoint::Postrouting, 100, true, masquerade(inputs));
+    hook("nat-postrouting", HookPoint::Postrouting, 100, true, masquerade(inputs));
 
     for family in Family::ALL {
         let names = Names::of(family);
         builder.chain(&names.nat, Chain { hook: None, rules: translate(family, &names, inputs) });
+        builder.chain(&names.refuse, Chain { hook: None, rules: refuse(family, &names, inputs) });
         builder.chain(&names.node_ports, Chain { hook: None, rules: translate_port(family, &names, inputs) });
         let key = [frontend(family), vec![Field::Address(family, Side::Source)]].concat();
         let rules = vec![
@@ -117,29 +126,40 @@ fn from_outside(family: Family, inputs: &Inputs) -> Vec<Match> {
 }
 
 fn translate(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
-    let mut rules = vec![
+    vec![
         Rule::new(from_outside(family, inputs), [Action::Map(frontend(family), names.external.clone())]),
         Rule::new([], [Action::Map(frontend(family), names.services.clone())]),
         Rule::new(
             [Match::Local(Side::Destination, true)],
             [Action::Verdict(Verdict::Goto(names.node_ports.clone()))],
         ),
+    ]
+}
+
+/// What was not translated though it was meant for a service.
+fn refuse(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
+    let reject = || [Action::Verdict(Verdict::Goto(REJECT.into()))];
+    let elsewhere = Match::Local(Side::Destination, false);
+    let mut rules = vec![
+        Rule::new([], [Action::Map(frontend(family), names.unserved.clone())]),
+        Rule::new([Match::Local(Side::Destination, true)], [Action::Map(any_frontend(family), names.unserved.clone())]),
         // A port that its service doesn't have.
         Rule::new(
-            [Match::In(vec![Field::Address(family, Side::Destination)], names.cluster_ips.clone())],
-            [Action::Verdict(Verdict::Goto(REJECT.into()))],
+            [elsewhere.clone(), Match::In(vec![Field::Address(family, Side::Destination)], names.cluster_ips.clone())],
+            reject(),
         ),
     ];
     // A cluster IP that no service has.
     let unused = inputs.node.service_cidrs.iter().filter(|cidr| cidr.family() == family);
-    rules.extend(
-        unused.map(|cidr| Rule::new([Match::Within(Side::Destination, *cidr, true)], [Action::Verdict(Verdict::Drop)])),
-    );
+    rules.extend(unused.map(|cidr| {
+        let when = [Match::Within(Side::Destination, *cidr, true), elsewhere.clone()];
+        Rule::new(when, [Action::Verdict(Verdict::Drop)])
+    }));
     rules
 }
 
 fn translate_port(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
-    let key = vec![Field::Zeros(family.bytes() as u8), Field::Protocol, Field::Port];
+    let key = any_frontend(family);
     let at: Vec<Vec<Match>> = match inputs.node.node_port_addresses.as_slice() {
         [] => vec![vec![]],
         all => all

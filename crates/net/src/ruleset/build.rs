@@ -20,6 +20,7 @@ pub struct Names {
     pub sticky: Name,
     pub hairpin: Name,
     pub cluster_ips: Name,
+    pub unserved: Name,
     pub firewalled: Name,
     pub sources: Name,
     pub ingress: Name,
@@ -27,6 +28,7 @@ pub struct Names {
     pub firewall: Name,
     pub nat: Name,
     pub node_ports: Name,
+    pub refuse: Name,
 }
 
 impl Names {
@@ -40,6 +42,7 @@ impl Names {
             sticky: name("sticky"),
             hairpin: name("hairpin"),
             cluster_ips: name("cluster-ips"),
+            unserved: name("unserved"),
             firewalled: name("firewalled"),
             sources: name("sources"),
             ingress: name("ingress"),
@@ -47,6 +50,7 @@ impl Names {
             firewall: name("firewall-"),
             nat: name("service-"),
             node_ports: name("node-ports-"),
+            refuse: name("refuse-"),
         }
     }
 }
@@ -138,6 +142,7 @@ impl Builder {
             let with = |more: KeyField| [frontend.clone(), vec![more]].concat();
             builder.add_set(&names.services, frontend.clone(), Content::Verdicts);
             builder.add_set(&names.external, frontend.clone(), Content::Verdicts);
+            builder.add_set(&names.unserved, frontend.clone(), Content::Verdicts);
             builder.add_set(&names.firewalled, frontend.clone(), Content::Verdicts);
             builder.add_set(&names.endpoints, with(KeyField::Index), Content::Endpoints(family));
             builder.add_set(&names.local_endpoints, with(KeyField::Index), Content::Endpoints(family));

@@ -13,8 +13,8 @@ pub enum Change {
     DeleteChain(Name),
     AddSet(Name, SetKind),
     DeleteSet(Name),
-    AddElements(Name, Vec<(Key, Data)>),
-    DeleteElements(Name, Vec<Key>),
+    AddElements(Name, Shape, Vec<(Key, Data)>),
+    DeleteElements(Name, Shape, Vec<Key>),
     AddRule(Name, Rule),
 }
 
@@ -82,6 +82,10 @@ impl SetKind {
 impl Shape {
     pub fn is_dynamic(&self) -> bool {
         self.flags & SetKind::EVAL != 0
+    }
+
+    pub fn holds_verdicts(&self) -> bool {
+        self.data_type == SetKind::VERDICT
     }
 
     /// Ranges of one field, which the kernel keeps in another way than those of several.
@@ -194,7 +198,7 @@ pub fn diff(current: &State, wanted: &Ruleset) -> Batch {
             add_sets.push(Change::AddSet(name.clone(), set.kind.clone()));
             if !set.elements.is_empty() {
                 let all = set.elements.iter().map(|(key, data)| (key.clone(), data.clone())).collect();
-                add_elements.push(Change::AddElements(name.clone(), all));
+                add_elements.push(Change::AddElements(name.clone(), set.kind.shape(), all));
             }
             continue;
         };
@@ -203,10 +207,10 @@ pub fn diff(current: &State, wanted: &Ruleset) -> Batch {
         }
         let (gone, new) = compare(&state.elements, &set.elements);
         if !gone.is_empty() {
-            delete_elements.push(Change::DeleteElements(name.clone(), gone));
+            delete_elements.push(Change::DeleteElements(name.clone(), state.shape, gone));
         }
         if !new.is_empty() {
-            add_elements.push(Change::AddElements(name.clone(), new));
+            add_elements.push(Change::AddElements(name.clone(), state.shape, new));
         }
     }
     let table = if current.table { vec![] } else { vec![Change::AddTable] };
@@ -260,12 +264,12 @@ impl State {
                 Change::DeleteSet(name) => {
                     self.sets.remove(&name);
                 }
-                Change::AddElements(name, elements) => {
+                Change::AddElements(name, _, elements) => {
                     if let Some(set) = self.sets.get_mut(&name) {
                         set.elements.extend(elements);
                     }
                 }
-                Change::DeleteElements(name, keys) => {
+                Change::DeleteElements(name, _, keys) => {
                     if let Some(set) = self.sets.get_mut(&name) {
                         keys.iter().for_each(|key| {
                             set.elements.remove(key);

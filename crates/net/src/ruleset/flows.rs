@@ -72,8 +72,8 @@ pub fn touches_udp(batch: &Batch) -> bool {
         })
     };
     batch.0.iter().any(|change| match change {
-        Change::AddElements(name, elements) => elements.iter().any(|(key, _)| udp(name, key)),
-        Change::DeleteElements(name, keys) => keys.iter().any(|key| udp(name, key)),
+        Change::AddElements(name, _, elements) => elements.iter().any(|(key, _)| udp(name, key)),
+        Change::DeleteElements(name, _, keys) => keys.iter().any(|key| udp(name, key)),
         _ => false,
     })
 }
@@ -82,7 +82,7 @@ pub fn touches_udp(batch: &Batch) -> bool {
 pub fn takes_endpoints(batch: &Batch) -> bool {
     let maps: Vec<Names> = Family::ALL.into_iter().map(Names::of).collect();
     batch.0.iter().any(|change| match change {
-        Change::DeleteElements(name, _) => {
+        Change::DeleteElements(name, ..) => {
             maps.iter().any(|names| [&names.endpoints, &names.local_endpoints].contains(&name))
         }
         _ => false,

@@ -20,6 +20,8 @@ mod flows;
 mod input;
 mod policies;
 mod services;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 pub use base::{BuiltRules, MASQUERADE, ruleset};

@@ -109,6 +109,8 @@ fn write_port(
         builder.element(&names.hairpin, pair.key(), Data::Nothing);
     }
     let drop = Data::Verdict(Verdict::Drop);
+    // Refusing works in filter chains only, and those come later.
+    let refuse_later = Data::Verdict(Verdict::Return);
     let reject = Data::Verdict(Verdict::Goto(REJECT.into()));
     for Frontend { kind, address, port: number } in frontends {
         let key = frontend(family, *address, port.protocol, *number);
@@ -125,15 +127,20 @@ fn write_port(
 
         // Everyone's way; for an external address with the Local policy, the way of pods and of the node itself.
         let (list, from_local) = if internal_local { (&chosen.local, true) } else { (&chosen.cluster, false) };
-        let verdict = match (list.is_empty(), chosen.any()) {
+        let unserved = list.is_empty() && !chosen.any();
+        let verdict = match (list.is_empty(), unserved) {
             (false, _) => builder.pick(pick(from_local, true, list)),
-            (true, true) => drop.clone(),
-            (true, false) => reject.clone(),
+            (true, false) => drop.clone(),
+            (true, true) => refuse_later.clone(),
         };
         if !builder.element(&names.services, key.clone().key(), verdict) {
             let at = address.map_or("every node address".to_owned(), |ip| ip.to_string());
             let protocol = port.protocol;
             builder.conflicts.push(format!("{}: {at} {protocol:?} {number} is taken", service.name));
+            continue;
+        }
+        if unserved {
+            builder.element(&names.unserved, key.key(), reject.clone());
             continue;
         }
         let mut write = |map: &super::Name, endpoints: &[&Endpoint]| {
@@ -147,7 +154,7 @@ fn write_port(
         } else {
             write(&names.endpoints, &chosen.cluster);
         }
-        if external_local && chosen.any() {
+        if external_local {
             write(&names.local_endpoints, &chosen.local);
             let verdict = if chosen.local.is_empty() {
                 drop.clone()
