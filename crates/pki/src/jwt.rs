@@ -9,6 +9,9 @@ use crate::{Algorithm, KeyPair, PublicKey, Result, key::rsa_components};
 /// Longer tokens are refused unread.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
+/// How far the clocks of two servers may be apart, as upstream has it.
+pub const LEEWAY_SECONDS: i64 = 60;
+
 /// Claims of a service account token, in upstream's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -46,6 +49,18 @@ pub struct Claims {
         skip_serializing_if = "Option::is_none"
     )]
     pub legacy_uid: Option<String>,
+}
+
+impl Claims {
+    pub fn check_times(&self, now: i64) -> std::result::Result<(), Rejection> {
+        if self.nbf.or(self.iat).is_some_and(|t| t > now + LEEWAY_SECONDS) {
+            return Err(Rejection::NotYetValid);
+        }
+        if self.exp.is_some_and(|t| t < now - LEEWAY_SECONDS) {
+            return Err(Rejection::Expired);
+        }
+        Ok(())
+    }
 }
 
 /// The `kubernetes.io` claim: what the token is bound to.
@@ -147,17 +162,12 @@ impl Verifier {
     /// Signature, issuer and times. Audience and bound objects are the caller's to check.
     pub fn verify(&self, token: &str, now: i64) -> std::result::Result<Claims, Rejection> {
         let claims = self.verify_signature(token)?;
-        // No leeway: it is the same clock that signed.
-        if claims.nbf.is_some_and(|t| t > now) {
-            return Err(Rejection::NotYetValid);
-        }
-        if claims.exp.is_some_and(|t| t <= now) {
-            return Err(Rejection::Expired);
-        }
+        claims.check_times(now)?;
         Ok(claims)
     }
 
-    fn verify_signature(&self, token: &str) -> std::result::Result<Claims, Rejection> {
+    /// Signature and issuer alone: what stays true of a token, and may be remembered.
+    pub fn verify_signature(&self, token: &str) -> std::result::Result<Claims, Rejection> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Rejection::Malformed);
         }

@@ -127,9 +127,9 @@ enum Signer {
     /// The same scalar twice: ring fixes a signature's encoding at load.
     Ec {
         asn1: EcdsaKeyPair,
-        fixed: EcdsaKeyPair,
+        fixed: Box<EcdsaKeyPair>,
     },
-    Rsa(RsaKeyPair),
+    Rsa(Box<RsaKeyPair>),
 }
 
 /// A private key with its public half, and the block it came from.
@@ -222,13 +222,13 @@ impl KeyPair {
         // ring takes a source of randomness here only to blind; signing has its own argument.
         let random = ring::rand::SystemRandom::new();
         let load = |kind| EcdsaKeyPair::from_private_key_and_public_key(kind, scalar, point, &random).ok();
-        let signer = Signer::Ec { asn1: load(asn1)?, fixed: load(fixed)? };
+        let signer = Signer::Ec { asn1: load(asn1)?, fixed: Box::new(load(fixed)?) };
         Some((signer, PublicKey::from_parts(algorithm, point)))
     }
 
     fn rsa(pair: RsaKeyPair) -> (Signer, PublicKey) {
         let public = PublicKey::from_parts(Algorithm::Rsa, pair.public_key().as_ref());
-        (Signer::Rsa(pair), public)
+        (Signer::Rsa(Box::new(pair)), public)
     }
 
     fn sign_rsa(pair: &RsaKeyPair, message: &[u8], random: &dyn SecureRandom) -> Result<Vec<u8>> {
