@@ -1,0 +1,245 @@
+//! Priority levels and flow schemas: upstream's mandatory and suggested configuration.
+
+use schema::Value;
+
+use crate::view::{self, Of};
+
+use super::{Action, contains};
+
+const LEVELS: Of = Of("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations");
+const SCHEMAS: Of = Of("flowcontrol.apiserver.k8s.io", "flowschemas");
+const AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
+
+/// Name, concurrency shares, lendable percent, and queues, hand size and length of a queue; none reject at once.
+type Level = (&'static str, i64, i64, Option<(i64, i64, i64)>);
+
+const LIMITED: [Level; 7] = [
+    ("catch-all", 5, 0, None),
+    ("system", 30, 33, Some((64, 6, 50))),
+    ("node-high", 40, 25, Some((64, 6, 50))),
+    ("leader-election", 10, 0, Some((16, 4, 50))),
+    ("workload-high", 40, 50, Some((128, 6, 50))),
+    ("workload-low", 100, 90, Some((128, 6, 50))),
+    ("global-default", 20, 50, Some((128, 6, 50))),
+];
+
+enum Who {
+    User(&'static str),
+    Group(&'static str),
+    /// All service accounts of kube-system.
+    SystemAccounts,
+}
+use Who::{Group, SystemAccounts, User};
+
+/// Which requests.
+enum What {
+    Everything,
+    /// Verbs, group, resources, and whether objects of no namespace are among them.
+    Resources(&'static [(&'static [&'static str], &'static str, &'static [&'static str], bool)]),
+    Paths(&'static [&'static str]),
+}
+
+struct Schema {
+    name: &'static str,
+    level: &'static str,
+    precedence: i64,
+    by: &'static str,
+    who: &'static [Who],
+    what: What,
+}
+
+const ANYONE: &[Who] = &[Group("system:unauthenticated"), Group("system:authenticated")];
+const ANY: &[&str] = &["*"];
+
+const SCHEMA_ROWS: [Schema; 11] = [
+    Schema {
+        name: "exempt",
+        level: "exempt",
+        precedence: 1,
+        by: "",
+        who: &[Group("system:masters")],
+        what: What::Everything,
+    },
+    Schema {
+        name: "catch-all",
+        level: "catch-all",
+        precedence: 10000,
+        by: "ByUser",
+        who: ANYONE,
+        what: What::Everything,
+    },
+    Schema {
+        name: "system-nodes",
+        level: "system",
+        precedence: 500,
+        by: "ByUser",
+        who: &[Group("system:nodes")],
+        what: What::Everything,
+    },
+    Schema {
+        name: "system-node-high",
+        level: "node-high",
+        precedence: 400,
+        by: "ByUser",
+        who: &[Group("system:nodes")],
+        what: What::Resources(&[
+            (ANY, "", &["nodes", "nodes/status"], true),
+            (ANY, "coordination.k8s.io", &["leases"], false),
+        ]),
+    },
+    Schema {
+        name: "probes",
+        level: "exempt",
+        precedence: 2,
+        by: "",
+        who: ANYONE,
+        what: What::Paths(&["/healthz", "/readyz", "/livez"]),
+    },
+    Schema {
+        name: "system-leader-election",
+        level: "leader-election",
+        precedence: 100,
+        by: "ByUser",
+        who: &[User("system:kube-controller-manager"), User("system:kube-scheduler"), SystemAccounts],
+        what: What::Resources(&[(&["get", "create", "update"], "coordination.k8s.io", &["leases"], false)]),
+    },
+    Schema {
+        name: "kube-controller-manager",
+        level: "workload-high",
+        precedence: 800,
+        by: "ByNamespace",
+        who: &[User("system:kube-controller-manager")],
+        what: What::Everything,
+    },
+    Schema {
+        name: "kube-scheduler",
+        level: "workload-high",
+        precedence: 800,
+        by: "ByNamespace",
+        who: &[User("system:kube-scheduler")],
+        what: What::Everything,
+    },
+    Schema {
+        name: "kube-system-service-accounts",
+        level: "workload-high",
+        precedence: 900,
+        by: "ByNamespace",
+        who: &[SystemAccounts],
+        what: What::Everything,
+    },
+    Schema {
+        name: "service-accounts",
+        level: "workload-low",
+        precedence: 9000,
+        by: "ByUser",
+        who: &[Group("system:serviceaccounts")],
+        what: What::Everything,
+    },
+    Schema {
+        name: "global-default",
+        level: "global-default",
+        precedence: 9900,
+        by: "ByUser",
+        who: ANYONE,
+        what: What::Everything,
+    },
+];
+
+pub fn objects() -> Vec<(Of, Value)> {
+    let exempt = Value::object([
+        ("type", "Exempt".into()),
+        ("exempt", Value::object([("nominalConcurrencyShares", 0.into()), ("lendablePercent", 0.into())])),
+    ]);
+    let mut all = vec![(LEVELS, object("PriorityLevelConfiguration", "exempt", exempt))];
+    all.extend(LIMITED.iter().map(|row| (LEVELS, object("PriorityLevelConfiguration", row.0, limited(row)))));
+    all.extend(SCHEMA_ROWS.iter().map(|row| (SCHEMAS, object("FlowSchema", row.name, schema(row)))));
+    all
+}
+
+fn object(kind: &str, name: &str, spec: Value) -> Value {
+    let mut object = Value::object([
+        ("apiVersion", "flowcontrol.apiserver.k8s.io/v1".into()),
+        ("kind", kind.into()),
+        ("spec", spec),
+    ]);
+    object.set(&["metadata", "name"], name);
+    object.set(&["metadata", "annotations", AUTOUPDATE], "true");
+    object
+}
+
+fn limited(&(_, shares, lendable, queuing): &Level) -> Value {
+    let mut limited =
+        Value::object([("nominalConcurrencyShares", shares.into()), ("lendablePercent", lendable.into())]);
+    limited.set(&["limitResponse", "type"], if queuing.is_some() { "Queue" } else { "Reject" });
+    if let Some((queues, hand, length)) = queuing {
+        let members = [("queues", queues.into()), ("handSize", hand.into()), ("queueLengthLimit", length.into())];
+        limited.set(&["limitResponse", "queuing"], Value::object(members));
+    }
+    Value::object([("type", "Limited".into()), ("limited", limited)])
+}
+
+fn schema(row: &Schema) -> Value {
+    let mut spec = Value::object([("matchingPrecedence", row.precedence.into())]);
+    spec.set(&["priorityLevelConfiguration", "name"], row.level);
+    if !row.by.is_empty() {
+        spec.set(&["distinguisherMethod", "type"], row.by);
+    }
+    let named = |kind: &str, field: &str, name: &str| {
+        Value::object([("kind", kind.into()), (field, Value::object([("name", name.into())]))])
+    };
+    let subjects = row.who.iter().map(|who| match who {
+        User(name) => named("User", "user", name),
+        Group(name) => named("Group", "group", name),
+        SystemAccounts => {
+            let mut subject = named("ServiceAccount", "serviceAccount", "*");
+            subject.set(&["serviceAccount", "namespace"], "kube-system");
+            subject
+        }
+    });
+    let resources = |verbs: &[&str], group: &str, resources: &[&str], cluster: bool| {
+        let mut rule = Value::object([
+            ("verbs", Value::list(verbs.iter().copied())),
+            ("apiGroups", Value::list([group])),
+            ("resources", Value::list(resources.iter().copied())),
+            ("namespaces", Value::list(["*"])),
+        ]);
+        if cluster {
+            rule.set(&["clusterScope"], true);
+        }
+        rule
+    };
+    let paths = |verb: &str, paths: &[&str]| {
+        Value::object([("verbs", Value::list([verb])), ("nonResourceURLs", Value::list(paths.iter().copied()))])
+    };
+    let mut rule = Value::object([("subjects", Value::list(subjects))]);
+    match &row.what {
+        What::Everything => {
+            rule.set(&["resourceRules"], Value::list([resources(ANY, "*", ANY, true)]));
+            rule.set(&["nonResourceRules"], Value::list([paths("*", ANY)]));
+        }
+        What::Resources(rows) => {
+            rule.set(&["resourceRules"], Value::list(rows.iter().map(|(v, g, r, c)| resources(v, g, r, *c))));
+        }
+        What::Paths(urls) => rule.set(&["nonResourceRules"], Value::list([paths("get", urls)])),
+    }
+    spec.set(&["rules"], Value::list([rule]));
+    spec
+}
+
+/// Mandatory objects are always as they should be; suggested ones only while nobody took them over.
+pub fn reconcile(of: Of, expected: &Value, stored: Option<&Value>) -> Vec<Action> {
+    let Some(stored) = stored else { return vec![Action::Create(of, expected.clone())] };
+    let is_mandatory = matches!(view::name(expected), "exempt" | "catch-all");
+    let is_ours = match view::annotation(stored, AUTOUPDATE) {
+        Some(text) => text == "true",
+        None => stored.i64_at(&["metadata", "generation"]) == Some(1),
+    };
+    // Of the exempt level, an operator may set how much it lends.
+    let is_free = view::name(expected) == "exempt" && of == LEVELS;
+    if !(is_mandatory || is_ours) || is_free || contains(&stored["spec"], &expected["spec"]) {
+        return Vec::new();
+    }
+    let mut wanted = stored.clone();
+    wanted.set(&["spec"], expected["spec"].clone());
+    vec![Action::Update(of, wanted)]
+}

@@ -1,0 +1,63 @@
+//! The server as its own stages see it: [`View`] over the caches, and requests from inside.
+
+use std::sync::Arc;
+
+use schema::Value;
+
+use crate::{
+    Server,
+    cache::{Entry, Storage},
+    encode,
+    kind::Kind,
+    view::{Changed, Of, View},
+};
+
+/// How many changes are worth applying one by one; beyond it everything is read anew.
+const CHANGES_MAX: usize = 10_000;
+
+fn find(server: &Server, of: Of) -> Option<(Arc<Kind>, Arc<Storage>)> {
+    let registry = server.registry();
+    let kind = registry.preferred(of.0, of.1)?;
+    Some((kind.clone(), kind.storage.clone()?))
+}
+
+/// What cannot be decoded is as if it were not there: the log has its key since it was read.
+fn decode(kind: &Kind, entry: &Entry) -> Option<Arc<Value>> {
+    encode::decode(kind, &entry.body).ok().map(Arc::new)
+}
+
+impl View for Server {
+    fn get(&self, of: Of, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let (kind, storage) = find(self, of)?;
+        decode(&kind, &*storage.get(&storage.key(namespace, name))?)
+    }
+
+    fn each(&self, of: Of, namespace: &str, visit: &mut dyn FnMut(&Arc<Value>)) -> u64 {
+        let Some((kind, storage)) = find(self, of) else { return 0 };
+        let (entries, revision) = storage.newest(&storage.span(namespace));
+        for entry in entries {
+            if let Some(value) = decode(&kind, &entry) {
+                visit(&value);
+            }
+        }
+        revision
+    }
+
+    fn revision(&self, of: Of) -> u64 {
+        find(self, of).map_or(0, |(_, storage)| storage.revision())
+    }
+
+    fn changes(&self, of: Of, after: u64) -> Option<(Vec<Changed>, u64)> {
+        let (kind, storage) = find(self, of)?;
+        let events = storage.changes(after, CHANGES_MAX).ok().filter(|events| events.len() < CHANGES_MAX)?;
+        let revision = events.last().map_or(after, |event| event.revision);
+        let value = |entry: &Option<Arc<Entry>>| entry.as_ref().and_then(|e| decode(&kind, e));
+        let changes = events.iter().map(|event| Changed { old: value(&event.old), new: value(&event.new) });
+        Some((changes.collect(), revision))
+    }
+}
+
+/// Wakes when something of the kind changes.
+pub(crate) fn subscribe(server: &Server, of: Of) -> Option<tokio::sync::watch::Receiver<u64>> {
+    find(server, of).map(|(_, storage)| storage.subscribe())
+}
