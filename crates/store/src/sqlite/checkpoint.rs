@@ -19,10 +19,13 @@ use rusqlite::Connection;
 
 use super::{counters::Counters, open::Database};
 
-/// A pass starts at this many frames not yet moved (2 MiB), and the tail of a commit's pass is at most this.
-const PASS_FRAMES: u64 = 512;
-/// From here on the log should start over (8 MiB).
-const LONG_FRAMES: u64 = 2048;
+/// A pass starts at this many frames not yet moved (6 MiB): often enough for a short recovery, and rarely enough that
+/// few commits share the disk with one.
+const PASS_FRAMES: u64 = 1536;
+/// From here on the log should start over (12 MiB).
+const LONG_FRAMES: u64 = 3072;
+/// What the writer moves by itself for that, at most.
+const TAIL_FRAMES: u64 = 256;
 const RUNNING: u64 = u64::MAX;
 
 pub(super) struct Checkpoints {
@@ -31,6 +34,8 @@ pub(super) struct Checkpoints {
     done: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
     last_frames: u64,
+    /// The length of the log at which the writer tries again to reach its end.
+    next_try: u64,
 }
 
 impl Checkpoints {
@@ -47,25 +52,30 @@ impl Checkpoints {
                 }
             })
             .ok();
-        Ok(Self { wake: thread.is_some().then_some(wake), done, thread, last_frames: 0 })
+        Ok(Self { wake: thread.is_some().then_some(wake), done, thread, last_frames: 0, next_try: 0 })
     }
 
     /// To be called by the writer after a commit that left `frames` in the log.
     pub fn committed(&mut self, frames: u64, writer: &Connection, counters: &Counters) {
         let started_over = frames < self.last_frames;
         self.last_frames = frames;
+        if started_over {
+            self.next_try = 0;
+        }
         let done = self.done.load(Ordering::Acquire);
         if done == RUNNING {
             return;
         }
         let done = if started_over || done > frames { 0 } else { done };
         let tail = frames - done;
-        if frames >= LONG_FRAMES && tail < PASS_FRAMES {
-            if tail > 0 {
-                // A reader in an old snapshot may hold it up; the next try is a pass away.
-                self.done.store(pass(writer, counters).map_or(0, |_| frames), Ordering::Release);
+        let long = frames >= LONG_FRAMES;
+        if long && tail < TAIL_FRAMES {
+            // A reader in an old snapshot may hold it up.
+            if tail > 0 && frames >= self.next_try {
+                self.next_try = frames + TAIL_FRAMES;
+                self.done.store(pass(writer, counters).unwrap_or(0), Ordering::Release);
             }
-        } else if tail >= PASS_FRAMES {
+        } else if tail >= PASS_FRAMES || long {
             self.done.store(RUNNING, Ordering::Release);
             if self.wake.as_ref().is_none_or(|wake| wake.try_send(()).is_err()) {
                 self.done.store(pass(writer, counters).unwrap_or(0), Ordering::Release);

@@ -80,31 +80,54 @@ impl Database {
     pub fn open(path: &Path, options: &Options) -> Result<(Self, Lock, Connection), OpenError> {
         inspect(path)?;
         let lock = lock(path)?;
-        // Again, for another program may have upgraded the file before we had the lock.
-        inspect(path)?;
-        let file = |action| move |source| OpenError::File { action, path: path.to_owned(), source };
-        let created = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(file("open"))?;
-        created.set_permissions(fs::Permissions::from_mode(0o600)).map_err(file("set the mode of"))?;
-        drop(created);
-
+        // Again, for another program may have made or upgraded the file before we had the lock.
+        let exists = inspect(path)?;
         let database = Self { path: path.to_owned(), vfs: options.vfs.clone(), synchronous: options.synchronous };
+        if !exists {
+            database.create()?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|source| OpenError::File {
+            action: "set the mode of",
+            path: path.to_owned(),
+            source,
+        })?;
         let sql = |action| move |source| OpenError::Sql { action, path: path.to_owned(), source };
         let connection = database.writer().map_err(sql("open the database"))?;
-        let version: u32 =
+        // The header said so already, but the log may have something newer.
+        let found: u32 =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql("read the version"))?;
-        match version {
-            0 => create(&connection, path)?,
-            SCHEMA_VERSION => {}
-            found => return Err(OpenError::Newer { path: path.to_owned(), found, supported: SCHEMA_VERSION }),
+        if found > SCHEMA_VERSION {
+            return Err(OpenError::Newer { path: path.to_owned(), found, supported: SCHEMA_VERSION });
         }
         Ok((database, lock, connection))
+    }
+
+    /// Makes the database under another name first, so that a crash leaves a whole one or none.
+    fn create(&self) -> Result<(), OpenError> {
+        let fresh = Self { path: sibling(&self.path, "-new"), ..self.clone() };
+        let file = |action| {
+            let path = fresh.path.clone();
+            move |source| OpenError::File { action, path, source }
+        };
+        let sql = |source| OpenError::Sql { action: "create the tables", path: fresh.path.clone(), source };
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            match fs::remove_file(sibling(&fresh.path, suffix)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file("remove")(error)),
+                _ => {}
+            }
+        }
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh.path).map_err(file("create"))?;
+        let connection = fresh.writer().map_err(sql)?;
+        connection
+            .execute_batch(&format!(
+                "PRAGMA synchronous = OFF; BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};
+                 PRAGMA user_version = {SCHEMA_VERSION}; {SCHEMA} COMMIT;"
+            ))
+            .map_err(sql)?;
+        connection.close().map_err(|(_, error)| sql(error))?;
+        made.sync_all().map_err(file("sync"))?;
+        fs::rename(&fresh.path, &self.path).map_err(file("rename"))?;
+        sync_directory(&self.path).map_err(file("sync the directory of"))
     }
 
     fn connect(&self, flags: OpenFlags) -> rusqlite::Result<Connection> {
@@ -166,18 +189,18 @@ impl Database {
     }
 }
 
-/// What the first bytes say, without SQLite.
-fn inspect(path: &Path) -> Result<(), OpenError> {
+/// What the first bytes say, without SQLite: whether there is a database.
+fn inspect(path: &Path) -> Result<bool, OpenError> {
     let file = |action| move |source| OpenError::File { action, path: path.to_owned(), source };
     let foreign = |reason| Err(OpenError::Foreign { path: path.to_owned(), reason });
     let mut header = Vec::with_capacity(100);
     match File::open(path) {
         Ok(file_) => file_.take(100).read_to_end(&mut header).map_err(file("read"))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(file("open")(error)),
     };
     if header.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     if header.len() < 100 || !header.starts_with(MAGIC) {
         return foreign("it does not start like an SQLite database");
@@ -187,8 +210,7 @@ fn inspect(path: &Path) -> Result<(), OpenError> {
         (APPLICATION_ID, found) if found > SCHEMA_VERSION => {
             Err(OpenError::Newer { path: path.to_owned(), found, supported: SCHEMA_VERSION })
         }
-        // Still empty: a crash between creating the file and its tables.
-        (APPLICATION_ID, _) | (0, 0) => Ok(()),
+        (APPLICATION_ID, _) => Ok(true),
         _ => foreign("its application_id is another program's"),
     }
 }
@@ -220,28 +242,6 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
     let pid = std::process::id().to_string();
     let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
     Ok(Lock(file))
-}
-
-fn create(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let sql = |action| move |source| OpenError::Sql { action, path: path.to_owned(), source };
-    let tables: u32 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(sql("read the schema"))?;
-    if tables > 0 {
-        return Err(OpenError::Foreign { path: path.to_owned(), reason: "it has tables of another program" });
-    }
-    connection
-        .execute_batch(&format!(
-            "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};
-             {SCHEMA} COMMIT;"
-        ))
-        .map_err(sql("create the schema"))?;
-    // The version belongs in the file's header, where inspect() looks.
-    connection
-        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        .map_err(sql("write the schema"))?;
-    sync_directory(path)
-        .map_err(|source| OpenError::File { action: "sync the directory of", path: path.to_owned(), source })
 }
 
 /// Makes a new file's name as durable as its contents.

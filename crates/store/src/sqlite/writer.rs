@@ -198,6 +198,8 @@ impl Writer {
             } else if self.shrinking {
                 self.shrinking = self.shrink().unwrap_or(false);
             }
+            // Nobody waits for this but the next batch.
+            self.checkpoints.committed(self.last_frames, &self.db, &self.shared.counters);
         }
         let result = self.persist_all().map_err(|failure| io_error("close the datastore", failure.error));
         if let Err(error) = &result {
@@ -410,12 +412,11 @@ impl Writer {
             .map_err(|error| Failure { error, at_commit: true })?;
         self.meta = meta;
         self.log_reused = false;
-        let counters = self.shared.counters.clone();
+        let counters = &self.shared.counters;
         let frames = self.frames.load(Ordering::Relaxed);
         add(&counters.syncs, 1);
         add(&counters.log_pages, if frames < self.last_frames { frames } else { frames - self.last_frames });
         self.last_frames = frames;
-        self.checkpoints.committed(frames, &self.db, &counters);
         self.compacted();
         Ok(())
     }

@@ -30,6 +30,8 @@ async fn cut_power(rounds: usize, synchronous: Synchronous, seed: u64) -> Result
     let mut last = [0; TASKS as usize];
     let mut examined = 0;
     for round in 0..rounds {
+        let interval = Duration::from_millis([0, 10, 600_000][round % 3]);
+        let options = Options { volatile_interval: interval, ..options.clone() };
         let store = Arc::new(Sqlite::open(directory.database(), options.clone()).map_err(|error| error.to_string())?);
         let shared = Arc::new(Mutex::new(acknowledged.clone()));
         let tasks = workload::spawn(&store, seed, last, &shared);
@@ -81,6 +83,33 @@ fn acknowledged_writes_survive_power_cuts() {
     let seed = seed("power cuts");
     let examined = runtime().block_on(cut_power(12, Synchronous::Full, seed)).unwrap();
     assert_eq!(examined, 12 * INSTANTS * OUTCOMES);
+}
+
+/// The power fails while the database is made, too.
+#[test]
+fn a_database_is_made_whole_or_not_at_all() {
+    vfs::register();
+    let seed = seed("making");
+    let mut random = Random(seed);
+    let options = Options { vfs: Some(vfs::NAME.into()), ballast_bytes: 0, ..Options::default() };
+    let mut made = 0;
+    for _ in 0..40 {
+        let (directory, elsewhere) = (Directory::new(), Directory::new());
+        let opening = {
+            let (database, options) = (directory.database(), options.clone());
+            std::thread::spawn(move || Sqlite::open(database, options))
+        };
+        std::thread::sleep(Duration::from_micros(random.below(6000)));
+        vfs::freeze(directory.path()).cut(elsewhere.path(), &mut random);
+        opening.join().unwrap().unwrap();
+        made += u64::from(elsewhere.database().exists());
+        let store = Sqlite::open(elsewhere.database(), options.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(runtime().block_on(store.check()).unwrap(), Vec::<String>::new(), "seed {seed}");
+        drop(store);
+        vfs::forget(directory.path());
+        vfs::forget(elsewhere.path());
+    }
+    eprintln!("{made} of 40 cuts came after the database was made");
 }
 
 #[test]

@@ -66,7 +66,8 @@ pub fn freeze(directory: &Path) -> Instant {
     let mut files: Vec<_> = disks
         .files
         .iter()
-        .filter(|(path, _)| path.parent() == Some(directory))
+        // What was renamed is known by its new name.
+        .filter(|(path, _)| path.parent() == Some(directory) && path.exists())
         .map(|(path, contents)| (path.file_name().unwrap().to_str().unwrap().to_owned(), contents.clone()))
         .collect();
     files.sort_by(|a, b| a.0.cmp(&b.0));
@@ -235,7 +236,11 @@ unsafe extern "C" fn open(
             (*ours).base.pMethods = &raw const METHODS;
             if !name.is_null() {
                 let path = PathBuf::from(CStr::from_ptr(name).to_str().unwrap());
-                disks().files.entry(path.clone()).or_default();
+                // A file from elsewhere was synced by whoever made it.
+                disks().files.entry(path.clone()).or_insert_with(|| {
+                    let durable = std::fs::read(&path).unwrap();
+                    Contents { length: durable.len(), durable, pending: vec![] }
+                });
                 (*ours).path = Box::into_raw(Box::new(path));
             }
         }

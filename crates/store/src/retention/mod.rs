@@ -43,3 +43,6 @@ impl Retention {
         (before > 0).then_some(before)
     }
 }
+
+#[cfg(test)]
+mod tests;
