@@ -1,6 +1,16 @@
 //! The three patches: RFC 6902, RFC 7386 and strategic merge.
 
-use crate::{Table, Type, Value};
+mod strategic;
+#[cfg(test)]
+mod tests;
+
+use crate::value::unescape;
+use crate::{Object, Value};
+
+pub use strategic::strategic;
+
+/// Upstream's limit of a JSON patch's length.
+pub const MAX_OPERATIONS: usize = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
@@ -13,22 +23,221 @@ pub enum PatchError {
     /// 413: more operations than upstream allows.
     #[error("The allowed maximum operations in a JSON patch is {max}, got {got}")]
     TooManyOperations { max: usize, got: usize },
+    /// 500: what upstream does not classify, such as a list item without its merge key.
+    #[error("{0}")]
+    Failed(String),
 }
 
-/// RFC 6902, at most 10,000 operations.
-pub fn json_patch(original: Value, patch: &Value) -> Result<Value, PatchError> {
-    let _ = (original, patch);
-    todo!()
-}
+type Result<T> = std::result::Result<T, PatchError>;
 
 /// RFC 7386.
-pub fn merge_patch(original: Value, patch: &Value) -> Result<Value, PatchError> {
-    let _ = (original, patch);
-    todo!()
+pub fn merge_patch(original: Value, patch: &Value) -> Result<Value> {
+    match patch {
+        Value::Null => Err(PatchError::Malformed("Invalid JSON Patch".to_owned())),
+        _ => Ok(merge(Some(original), patch)),
+    }
 }
 
-/// Strategic merge by the schema's patch strategies and merge keys, with all `$` directives.
-pub fn strategic(table: &Table, ty: &Type, original: Value, patch: Value) -> Result<Value, PatchError> {
-    let _ = (table, ty, original, patch);
-    todo!()
+fn merge(original: Option<Value>, patch: &Value) -> Value {
+    let Value::Object(patch) = patch else { return patch.clone() };
+    let mut object = match original {
+        Some(Value::Object(object)) => object,
+        _ => Object::new(),
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            object.remove(key);
+        } else {
+            let merged = merge(object.remove(key), value);
+            object.insert(key.clone(), merged);
+        }
+    }
+    Value::Object(object)
+}
+
+/// RFC 6902 with the habits of upstream's library: negative indices, and `replace` of a missing member sets it.
+pub fn json_patch(original: Value, patch: &Value) -> Result<Value> {
+    let Value::List(operations) = patch else {
+        let found = patch.kind_name();
+        let message = format!("json: cannot unmarshal {found} into Go value of type jsonpatch.Patch");
+        return Err(PatchError::Malformed(message));
+    };
+    if let Some(wrong) = operations.iter().find(|o| !matches!(o, Value::Object(_) | Value::Null)) {
+        let found = wrong.kind_name();
+        let message = format!("json: cannot unmarshal {found} into Go value of type jsonpatch.Operation");
+        return Err(PatchError::Malformed(message));
+    }
+    if operations.len() > MAX_OPERATIONS {
+        return Err(PatchError::TooManyOperations { max: MAX_OPERATIONS, got: operations.len() });
+    }
+    let mut document = original;
+    for operation in operations {
+        operate(&mut document, operation).map_err(PatchError::Unprocessable)?;
+    }
+    Ok(document)
+}
+
+type Applied<T> = std::result::Result<T, String>;
+
+fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
+    let kind = operation.member("op").and_then(Value::as_str).unwrap_or("unknown");
+    let path = || operation.member("path").and_then(Value::as_str);
+    let from = || {
+        let from = operation.member("from").and_then(Value::as_str);
+        from.ok_or_else(|| format!("{kind} operation failed to decode from: operation, missing from field: missing value"))
+    };
+    let no_path = |cause: &str| format!("{kind} operation failed to decode path: {cause}");
+    let missing = "operation missing path field: missing value";
+    let value = operation.member("value");
+    match kind {
+        "add" => {
+            let path = path().ok_or_else(|| no_path("missing value"))?;
+            let place = find(document, path)
+                .ok_or_else(|| format!("add operation does not apply: doc is missing path: \"{path}\": missing value"))?;
+            add(place, value.cloned().unwrap_or_default()).map_err(|e| format!("error in add for path: '{path}': {e}"))
+        }
+        "remove" => {
+            let path = path().ok_or_else(|| no_path("missing value"))?;
+            let place = find(document, path).ok_or_else(|| {
+                format!("remove operation does not apply: doc is missing path: \"{path}\": missing value")
+            })?;
+            remove(place).map(drop).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+        }
+        "replace" => {
+            let path = path().ok_or_else(|| no_path(missing))?;
+            if path.is_empty() {
+                return match value {
+                    Some(value @ (Value::Object(_) | Value::List(_))) => {
+                        *document = value.clone();
+                        Ok(())
+                    }
+                    _ => Err("replace operation value must be object or array: %!w(<nil>)".to_owned()),
+                };
+            }
+            let place = find(document, path)
+                .ok_or_else(|| format!("replace operation does not apply: doc is missing path: {path}: missing value"))?;
+            replace(place, value.cloned().unwrap_or_default())
+                .map_err(|()| format!("replace operation does not apply: doc is missing key: {path}: missing value"))
+        }
+        "move" => {
+            let from = from()?;
+            let place = find(document, from)
+                .ok_or_else(|| format!("move operation does not apply: doc is missing from path: {from}: missing value"))?;
+            let key = place.key.to_string();
+            let moved = remove(place).map_err(|e| format!("error in move for path: '{key}': {e}"))?;
+            let path = path().ok_or_else(|| no_path(missing))?;
+            let place = find(document, path).ok_or_else(|| {
+                format!("move operation does not apply: doc is missing destination path: {path}: missing value")
+            })?;
+            add(place, moved).map_err(|e| format!("error in move for path: '{path}': {e}"))
+        }
+        "copy" => {
+            let from = from()?;
+            let place = find(document, from)
+                .ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: missing value"))?;
+            let copied = get(&place).map_err(|e| format!("error in copy for from: '{from}': {e}"))?.cloned();
+            let path = path().ok_or_else(|| no_path("missing value"))?;
+            let place = find(document, path).ok_or_else(|| {
+                format!("copy operation does not apply: doc is missing destination path: {path}: missing value")
+            })?;
+            add(place, copied.unwrap_or_default()).map_err(|e| format!("error while adding value during copy: {e}"))
+        }
+        "test" => {
+            let path = path().ok_or_else(|| no_path(missing))?;
+            let failed = || format!("testing value {path} failed: test failed");
+            if path.is_empty() {
+                return if value == Some(document) { Ok(()) } else { Err(failed()) };
+            }
+            let place = find(document, path)
+                .ok_or_else(|| format!("test operation does not apply: is missing path: {path}: missing value"))?;
+            let found = get(&place).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
+            let (found, wanted) = (found.unwrap_or(&Value::Null), value.unwrap_or(&Value::Null));
+            if found == wanted { Ok(()) } else { Err(failed()) }
+        }
+        _ => Err(format!("Unexpected kind: {kind}")),
+    }
+}
+
+/// The last step of a pointer, and the object or list in which it is taken.
+struct Place<'d> {
+    container: &'d mut Value,
+    key: String,
+}
+
+fn find<'d>(document: &'d mut Value, path: &str) -> Option<Place<'d>> {
+    let (parents, key) = path.rsplit_once('/')?;
+    let mut container = document;
+    for part in parents.split('/').skip(1) {
+        let part = unescape(part);
+        container = match container {
+            Value::Object(object) => object.get_mut(&*part)?,
+            Value::List(list) => {
+                let at = index(&part, list.len(), list.len()).ok()?;
+                list.get_mut(at)?
+            }
+            _ => return None,
+        };
+    }
+    matches!(container, Value::Object(_) | Value::List(_))
+        .then(|| Place { container, key: unescape(key).into_owned() })
+}
+
+/// An index of a list, from its end if negative; `limit` is the first one out of bounds.
+fn index(key: &str, len: usize, limit: usize) -> Applied<usize> {
+    let at: i64 = key.parse().map_err(|_| format!("strconv.Atoi: parsing {key:?}: invalid syntax"))?;
+    let invalid = || format!("Unable to access invalid index: {at}: invalid index referenced");
+    let from_start = if at < 0 { at + len as i64 } else { at };
+    usize::try_from(from_start).ok().filter(|at| *at < limit).ok_or_else(invalid)
+}
+
+fn add(place: Place<'_>, value: Value) -> Applied<()> {
+    match place.container {
+        Value::Object(object) => drop(object.insert(place.key, value)),
+        Value::List(list) if place.key == "-" => list.push(value),
+        Value::List(list) => {
+            if place.key.parse::<i64>().is_err() {
+                return Err(format!(
+                    "value was not a proper array index: '{0}': strconv.Atoi: parsing {0:?}: invalid syntax",
+                    place.key
+                ));
+            }
+            let size = list.len() + 1;
+            list.insert(index(&place.key, size, size)?, value);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn remove(place: Place<'_>) -> Applied<Value> {
+    match place.container {
+        Value::Object(object) => {
+            object.remove(&place.key).ok_or_else(|| format!("Unable to remove nonexistent key: {}: missing value", place.key))
+        }
+        Value::List(list) => {
+            let at = index(&place.key, list.len(), list.len())?;
+            Ok(list.remove(at))
+        }
+        _ => Ok(Value::Null),
+    }
+}
+
+fn replace(place: Place<'_>, value: Value) -> std::result::Result<(), ()> {
+    match place.container {
+        Value::Object(object) => drop(object.insert(place.key, value)),
+        Value::List(list) => {
+            let at = index(&place.key, list.len(), list.len()).map_err(|_| ())?;
+            list[at] = value;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn get<'p>(place: &'p Place<'_>) -> Applied<Option<&'p Value>> {
+    match &*place.container {
+        Value::Object(object) => Ok(object.get(&place.key)),
+        Value::List(list) => Ok(list.get(index(&place.key, list.len(), list.len())?)),
+        _ => Ok(None),
+    }
 }

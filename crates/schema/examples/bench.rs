@@ -1,0 +1,67 @@
+//! How long the codecs take: `cargo run --release -p schema --example bench`. Figures only, no test.
+
+use std::time::Instant;
+
+use schema::{Table, Type, Value, json, proto, transcode};
+
+fn measure(what: &str, bytes: usize, count: usize, mut run: impl FnMut()) {
+    let mut best = f64::MAX;
+    for _ in 0..7 {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let megabytes = (bytes * count) as f64 / 1e6;
+    println!("{what:<36} {:8.2} ms for {count} × {bytes} B   {:7.0} MB/s", best * 1e3, megabytes / best);
+}
+
+fn main() {
+    let table = Table::builtin();
+    let text = "listen: 0.0.0.0:8080\nname: \"some value\"\npath: /var/lib/thing\n".repeat(66);
+    let config = format!(
+        r#"{{"metadata":{{"name":"cm-000001","namespace":"load","uid":"0d3f1f6e-0e7e-4f5c-8a55-5d2f3f1f6e0e","resourceVersion":"12345",
+        "creationTimestamp":"2026-11-22T17:46:12Z","labels":{{"app":"kload"}},"managedFields":[{{"manager":"kload","operation":"Update",
+        "apiVersion":"v1","time":"2026-11-22T17:46:12Z","fieldsType":"FieldsV1","fieldsV1":{{"f:data":{{".":{{}},"f:config.yaml":{{}}}},
+        "f:metadata":{{"f:labels":{{".":{{}},"f:app":{{}}}}}}}}}}]}},"data":{{"config.yaml":{}}}}}"#,
+        Value::from(text.as_str())
+    );
+    let pod = include_str!("pod.json");
+    for (kind, text) in [("ConfigMap", config.as_str()), ("Pod", pod)] {
+        let Some(id) = table.kind("", "v1", kind) else { return };
+        let Ok(decoded) = json::decode(table, id, text.as_bytes()) else { return };
+        let mut raw = Vec::new();
+        proto::encode(table, id, &decoded.value, &mut raw);
+        let mut text = Vec::new();
+        json::encode(table, &Type::Message(id), &decoded.value, &mut text);
+        println!("{kind}: {} B of protobuf, {} B of JSON", raw.len(), text.len());
+        let mut out = Vec::with_capacity(5000 * (text.len() + 1));
+        measure("protobuf to JSON", raw.len(), 5000, || {
+            out.clear();
+            for _ in 0..5000 {
+                let _ = transcode::proto_to_json(table, id, None, &raw, &mut out);
+            }
+        });
+        measure("JSON decode", text.len(), 500, || {
+            for _ in 0..500 {
+                let _ = json::decode(table, id, &text);
+            }
+        });
+        measure("JSON encode", text.len(), 500, || {
+            out.clear();
+            for _ in 0..500 {
+                json::encode(table, &Type::Message(id), &decoded.value, &mut out);
+            }
+        });
+        measure("protobuf decode", raw.len(), 500, || {
+            for _ in 0..500 {
+                let _ = proto::decode(table, id, &raw);
+            }
+        });
+        measure("protobuf encode", raw.len(), 500, || {
+            out.clear();
+            for _ in 0..500 {
+                proto::encode(table, id, &decoded.value, &mut out);
+            }
+        });
+    }
+}

@@ -1,0 +1,334 @@
+//! What a name, key or value may look like. Each check gives upstream's sentences, none if all is well.
+
+const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+const SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const LABEL_KEY: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
+
+pub type Problems = Vec<String>;
+
+fn at_most(max: usize) -> String {
+    format!("must be no more than {max} bytes")
+}
+
+pub fn in_range(value: i64, min: i64, max: i64) -> Problems {
+    if (min..=max).contains(&value) { Vec::new() } else { vec![format!("must be between {min} and {max}, inclusive")] }
+}
+
+/// Upstream's sentence with the regular expression and examples.
+fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
+    let mut text = message.to_owned();
+    if examples.is_empty() {
+        return format!("{text} (regex used for validation is '{regex}')");
+    }
+    text.push_str(" (e.g. ");
+    for (i, example) in examples.iter().enumerate() {
+        if i > 0 {
+            text.push_str(" or ");
+        }
+        text.push_str(&format!("'{example}', "));
+    }
+    format!("{text}regex used for validation is '{regex}')")
+}
+
+fn lower_alnum(b: u8) -> bool {
+    b.is_ascii_lowercase() || b.is_ascii_digit()
+}
+
+/// First and last byte by `edge`, those between also by `inner`.
+fn shaped(text: &str, first: fn(u8) -> bool, inner: fn(u8) -> bool, last: fn(u8) -> bool) -> bool {
+    match text.as_bytes() {
+        [] => false,
+        [only] => first(*only) && last(*only),
+        [start, middle @ .., end] => first(*start) && last(*end) && middle.iter().all(|b| inner(*b)),
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    shaped(text, lower_alnum, |b| lower_alnum(b) || b == b'-', lower_alnum)
+}
+
+fn is_subdomain(text: &str) -> bool {
+    text.split('.').all(is_label)
+}
+
+/// `IsDNS1123Label`
+pub fn dns1123_label(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 63 {
+        problems.push(at_most(63));
+    }
+    if !is_label(value) {
+        problems.push(if is_subdomain(value) {
+            "must not contain dots".to_owned()
+        } else {
+            regex_error(
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+                LABEL,
+                &["my-name", "123-abc"],
+            )
+        });
+    }
+    problems
+}
+
+/// `IsDNS1123Subdomain`
+pub fn dns1123_subdomain(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 253 {
+        problems.push(at_most(253));
+    }
+    if !is_subdomain(value) {
+        problems.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
+            SUBDOMAIN,
+            &["example.com"],
+        ));
+    }
+    problems
+}
+
+/// `IsDNS1035Label`
+pub fn dns1035_label(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 63 {
+        problems.push(at_most(63));
+    }
+    if !shaped(value, |b| b.is_ascii_lowercase(), |b| lower_alnum(b) || b == b'-', lower_alnum) {
+        problems.push(regex_error(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
+            "[a-z]([-a-z0-9]*[a-z0-9])?",
+            &["my-name", "abc-123"],
+        ));
+    }
+    problems
+}
+
+/// `IsWildcardDNS1123Subdomain`
+pub fn wildcard_dns1123_subdomain(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 253 {
+        problems.push(at_most(253));
+    }
+    if !value.strip_prefix("*.").is_some_and(is_subdomain) {
+        problems.push(regex_error(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+            &format!("\\*\\.{SUBDOMAIN}"),
+            &["*.example.com"],
+        ));
+    }
+    problems
+}
+
+fn key_edge(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+}
+
+fn key_inner(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')
+}
+
+/// `IsLabelKey`, also known as `IsQualifiedName`.
+pub fn label_key(value: &str) -> Problems {
+    const SENTENCE: &str =
+        "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+    let regex = || regex_error(SENTENCE, LABEL_KEY, &["MyName", "my.name", "123-abc"]);
+    let mut problems = Vec::new();
+    let mut parts = value.split('/');
+    let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let name = match (second, third) {
+        (None, _) => first,
+        (Some(name), None) => {
+            if first.is_empty() {
+                problems.push("prefix part must be non-empty".to_owned());
+            } else {
+                problems.extend(dns1123_subdomain(first).into_iter().map(|p| format!("prefix part {p}")));
+            }
+            name
+        }
+        _ => {
+            return vec![format!(
+                "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+                regex()
+            )];
+        }
+    };
+    if name.is_empty() {
+        problems.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        problems.push(format!("name part {}", at_most(63)));
+    }
+    if !shaped(name, key_edge, key_inner, key_edge) {
+        problems.push(format!("name part {}", regex()));
+    }
+    problems
+}
+
+/// `IsPrefixedLabelKey`
+pub fn prefixed_label_key(value: &str) -> Problems {
+    let problems = label_key(value);
+    if problems.is_empty() && !value.contains('/') {
+        return vec!["must include a prefix (e.g. 'example.com/key')".to_owned()];
+    }
+    problems
+}
+
+/// `IsLabelValue`
+pub fn label_value(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 63 {
+        problems.push(at_most(63));
+    }
+    if !value.is_empty() && !shaped(value, key_edge, key_inner, key_edge) {
+        problems.push(regex_error(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+            &format!("({LABEL_KEY})?"),
+            &["MyValue", "my_value", "12345"],
+        ));
+    }
+    problems
+}
+
+/// `IsValidPortNum`
+pub fn port_number(value: i64) -> Problems {
+    in_range(value, 1, 65535)
+}
+
+/// `IsValidPortName`
+pub fn port_name(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 15 {
+        problems.push(at_most(15));
+    }
+    if value.is_empty() || !value.bytes().all(|b| lower_alnum(b) || b == b'-') {
+        problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+    }
+    if !value.bytes().any(|b| b.is_ascii_lowercase()) {
+        problems.push("must contain at least one letter (a-z)".to_owned());
+    }
+    if value.contains("--") {
+        problems.push("must not contain consecutive hyphens".to_owned());
+    }
+    if value.starts_with('-') || value.ends_with('-') {
+        problems.push("must not begin or end with a hyphen".to_owned());
+    }
+    problems
+}
+
+/// `IsValidPercent`
+pub fn percent(value: &str) -> Problems {
+    match value.strip_suffix('%') {
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => Vec::new(),
+        _ => vec![regex_error(
+            "a valid percent string must be a numeric string followed by an ending '%'",
+            "[0-9]+%",
+            &["1%", "93%"],
+        )],
+    }
+}
+
+/// `IsRelaxedEnvVarName`
+pub fn env_name(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.is_empty() {
+        problems.push("environment variable name must be non-empty".to_owned());
+    }
+    if !value.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=') {
+        problems.push(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned(),
+        );
+    }
+    problems
+}
+
+/// `IsConfigMapKey`: the keys of ConfigMaps and Secrets.
+pub fn config_map_key(value: &str) -> Problems {
+    let mut problems = Vec::new();
+    if value.len() > 253 {
+        problems.push(at_most(253));
+    }
+    if value.is_empty() || !value.bytes().all(key_inner) {
+        problems.push(regex_error(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
+            "[-._a-zA-Z0-9]+",
+            &["key.name", "KEY_NAME", "key-name"],
+        ));
+    }
+    match value {
+        "." => problems.push("must not be '.'".to_owned()),
+        ".." => problems.push("must not be '..'".to_owned()),
+        _ if value.starts_with("..") => problems.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    problems
+}
+
+/// `IsHTTPHeaderName`
+pub fn http_header_name(value: &str) -> Problems {
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Vec::new();
+    }
+    vec![regex_error(
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        "[-A-Za-z0-9]+",
+        &["X-Header-Name"],
+    )]
+}
+
+/// `IsValidPathSegmentName`: names of RBAC objects and the like.
+pub fn path_segment(value: &str) -> Problems {
+    match value {
+        "." | ".." => return vec![format!("may not be '{value}'")],
+        _ => {}
+    }
+    ["/", "%"].into_iter().filter(|c| value.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
+/// `IsValidIP`: leading zeros and IPv4-mapped IPv6 addresses are refused.
+pub fn ip(value: &str) -> Problems {
+    match value.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(_) => Vec::new(),
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+    }
+}
+
+/// `IsValidCIDR`
+pub fn cidr(value: &str) -> Problems {
+    let parsed = value.split_once('/').and_then(|(address, bits)| {
+        let address: std::net::IpAddr = address.parse().ok()?;
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        let plain = !bits.is_empty() && bits.len() < 4 && bits.bytes().all(|b| b.is_ascii_digit());
+        bits.parse::<u32>().ok().filter(|bits| plain && *bits <= max)
+    });
+    if parsed.is_some() {
+        return Vec::new();
+    }
+    vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
+}
+
+/// A lower-case UUID.
+pub fn uuid(value: &str) -> Problems {
+    let shape = |(i, b): (usize, u8)| match i {
+        8 | 13 | 18 | 23 => b == b'-',
+        _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+    };
+    if value.len() == 36 && value.bytes().enumerate().all(shape) {
+        return Vec::new();
+    }
+    vec!["must be a lowercase UUID in 8-4-4-4-12 format".to_owned()]
+}
+
+/// `IsCIdentifier`
+pub fn c_identifier(value: &str) -> Problems {
+    let start = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+    if value.bytes().next().is_some_and(start) && value.bytes().all(|b| start(b) || b.is_ascii_digit()) {
+        return Vec::new();
+    }
+    vec![regex_error(
+        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'",
+        "[A-Za-z_][A-Za-z0-9_]*",
+        &["my_name", "MY_NAME", "MyName"],
+    )]
+}

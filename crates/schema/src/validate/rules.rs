@@ -1,0 +1,593 @@
+//! Rules as data: upstream's declarative markers (`maxItems=32`, `format=k8s-short-name`, `immutable`), and a few more.
+//!
+//! A [`RuleBook`] is read from lines: a message's name at the margin, below it indented `path: rule; rule`.
+//! The path is a dotted one within the message; `.` is the message itself.
+
+use std::collections::HashMap;
+
+use super::{ErrorKind, FieldError, meta, names};
+use crate::{Field, Form, ListKind, Message, MessageId, Object, Table, Type, Value, quantity::Quantity, selector};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    #[error("line {line}: {rule:?} is no rule")]
+    Rule { line: usize, rule: String },
+    #[error("line {line}: the table has no message {name}")]
+    Message { line: usize, name: String },
+    #[error("line {line}: {message} has no field {path}")]
+    Field { line: usize, message: String, path: String },
+    #[error("line {line}: a row without a message above it")]
+    Orphan { line: usize },
+}
+
+/// A demand on one field, or on a whole message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rule {
+    /// Not empty. `required`, `required(must specify a name)`
+    Required(String),
+    /// Empty. `forbidden(may not be set by users)`
+    Forbidden(String),
+    /// Never changes. `immutable`
+    Immutable,
+    /// `update=NoSet`, `NoUnset`, `NoModify`
+    Update(UpdateRule),
+    /// `format=k8s-short-name`: see [`Shape`].
+    Format(Shape),
+    /// `minimum=0`
+    Minimum(i64),
+    /// `maximum=100`
+    Maximum(i64),
+    /// `range=1..65535`: "must be between 1 and 65535, inclusive"
+    Range(i64, i64),
+    /// Characters. `maxLength=63`, `minLength=1`
+    MaxLength(usize),
+    MinLength(usize),
+    /// `maxBytes=256`
+    MaxBytes(usize),
+    /// `maxItems=32`, `minItems=1`; `maxProperties` is the same of maps.
+    MaxItems(usize),
+    MinItems(usize),
+    /// `enum=A,B`, in the order of the message.
+    Enum(Vec<String>),
+    /// `unique=set`: no element twice.
+    Unique,
+    /// `unique=map(name)`: no two elements with these fields alike; the error names the last one of them.
+    UniqueBy(Vec<String>),
+    /// `eachVal=…`, `eachKey=…`
+    EachValue(Box<Rule>),
+    EachKey(Box<Rule>),
+    /// `oneOf(a,b,c)`: exactly one is set. `atMostOneOf(…)`: or none.
+    OneOf(Vec<String>),
+    AtMostOneOf(Vec<String>),
+    /// `dependentRequired(other)`: if this is set, the other has to be.
+    DependentRequired(String),
+    /// `when(type=Localhost)=rule`: the rule holds if a sibling has that value.
+    When(String, String, Box<Rule>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateRule {
+    NoSet,
+    NoUnset,
+    NoModify,
+}
+
+/// What a string (or number, or map) must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A DNS-1123 label.
+    ShortName,
+    /// A DNS-1123 subdomain.
+    LongName,
+    Dns1035,
+    LabelKey,
+    PrefixedLabelKey,
+    LabelValue,
+    /// A map of labels.
+    Labels,
+    /// A `metav1.LabelSelector`.
+    LabelSelector,
+    PathSegment,
+    Uuid,
+    PortName,
+    PortNumber,
+    /// An IntOrString: a port's number or name.
+    Port,
+    Percent,
+    EnvName,
+    ConfigMapKey,
+    HeaderName,
+    Ip,
+    Cidr,
+    AbsolutePath,
+    RelativePath,
+    /// A quantity which is not negative.
+    Quantity,
+    CIdentifier,
+}
+
+impl Shape {
+    fn parse(text: &str) -> Option<Shape> {
+        Some(match text.trim_matches('"') {
+            "k8s-short-name" => Shape::ShortName,
+            "k8s-long-name" | "k8s-long-name-caseless" | "k8s-resource-pool-name" => Shape::LongName,
+            "dns1035" => Shape::Dns1035,
+            "k8s-label-key" | "k8s-extended-resource-name" | "k8s-resource-fully-qualified-name" => Shape::LabelKey,
+            "k8s-prefixed-label-key" => Shape::PrefixedLabelKey,
+            "k8s-label-value" => Shape::LabelValue,
+            "labels" => Shape::Labels,
+            "label-selector" => Shape::LabelSelector,
+            "k8s-path-segment-name" => Shape::PathSegment,
+            "k8s-uuid" => Shape::Uuid,
+            "port-name" => Shape::PortName,
+            "port-number" => Shape::PortNumber,
+            "port" => Shape::Port,
+            "percent" => Shape::Percent,
+            "env-name" => Shape::EnvName,
+            "config-map-key" => Shape::ConfigMapKey,
+            "header-name" => Shape::HeaderName,
+            "ip" => Shape::Ip,
+            "cidr" => Shape::Cidr,
+            "absolute-path" => Shape::AbsolutePath,
+            "relative-path" => Shape::RelativePath,
+            "quantity" => Shape::Quantity,
+            "c-identifier" => Shape::CIdentifier,
+            _ => return None,
+        })
+    }
+
+    fn check(self, value: &Value, path: &str) -> Vec<FieldError> {
+        let text = value.as_str().unwrap_or_default();
+        let problems = match self {
+            Shape::ShortName => names::dns1123_label(text),
+            Shape::LongName => names::dns1123_subdomain(text),
+            Shape::Dns1035 => names::dns1035_label(text),
+            Shape::LabelKey => names::label_key(text),
+            Shape::PrefixedLabelKey => names::prefixed_label_key(text),
+            Shape::LabelValue => names::label_value(text),
+            Shape::PathSegment => names::path_segment(text),
+            Shape::Uuid => names::uuid(text),
+            Shape::PortName => names::port_name(text),
+            Shape::PortNumber => names::port_number(value.as_i64().unwrap_or(0)),
+            Shape::Port => value.as_i64().map_or_else(|| names::port_name(text), names::port_number),
+            Shape::Percent => names::percent(text),
+            Shape::EnvName => names::env_name(text),
+            Shape::ConfigMapKey => names::config_map_key(text),
+            Shape::HeaderName => names::http_header_name(text),
+            Shape::Ip => names::ip(text),
+            Shape::Cidr => names::cidr(text),
+            Shape::CIdentifier => names::c_identifier(text),
+            Shape::AbsolutePath if !text.starts_with('/') => vec!["must be an absolute path".to_owned()],
+            Shape::RelativePath if text.starts_with('/') => vec!["must be a relative path".to_owned()],
+            Shape::RelativePath if text.split('/').any(|part| part == "..") => vec!["must not contain '..'".to_owned()],
+            Shape::AbsolutePath | Shape::RelativePath => Vec::new(),
+            Shape::Quantity => match Quantity::parse(text) {
+                Ok(quantity) if quantity.nanos < 0 => vec!["must be greater than or equal to 0".to_owned()],
+                Ok(_) => Vec::new(),
+                Err(error) => vec![error.to_string()],
+            },
+            Shape::Labels => return meta::labels(Some(value), path),
+            Shape::LabelSelector => return label_selector(value, path),
+        };
+        problems.into_iter().map(|p| FieldError::invalid(path, value.clone(), p)).collect()
+    }
+}
+
+/// `ValidateLabelSelector`
+fn label_selector(value: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = meta::labels(value.get(&["matchLabels"]), &format!("{path}.matchLabels"));
+    for (i, expression) in value.list_at(&["matchExpressions"]).iter().enumerate() {
+        let at = |name: &str| format!("{path}.matchExpressions[{i}].{name}");
+        let values = expression.list_at(&["values"]);
+        match expression.str_at(&["operator"]) {
+            "In" | "NotIn" if values.is_empty() => {
+                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(FieldError::required(at("values"), detail));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(at("values"), detail));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.push(FieldError::invalid(at("operator"), other, "not a valid selector operator")),
+        }
+        let key = expression.str_at(&["key"]);
+        errors.extend(names::label_key(key).into_iter().map(|p| FieldError::invalid(at("key"), key, p)));
+        for (j, value) in values.iter().filter_map(Value::as_str).enumerate() {
+            let problems = names::label_value(value);
+            errors.extend(problems.into_iter().map(|p| FieldError::invalid(at(&format!("values[{j}]")), value, p)));
+        }
+    }
+    if errors.is_empty()
+        && let Err(error) = selector::LabelSelector::from_value(value)
+    {
+        errors.push(FieldError::invalid(path, value.clone(), error.to_string()));
+    }
+    errors
+}
+
+impl Rule {
+    /// Reads one rule; `None` if it is none. Upstream's `+k8s:` before it is allowed.
+    pub fn parse(text: &str) -> Option<Rule> {
+        let text = text.trim();
+        let text = text.strip_prefix("+k8s:").unwrap_or(text);
+        let argument = |name: &str| text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')');
+        let list = |text: &str| text.split(',').map(|w| w.trim().trim_matches('"').to_owned()).collect::<Vec<_>>();
+        match text {
+            "required" => return Some(Rule::Required(String::new())),
+            "forbidden" => return Some(Rule::Forbidden(String::new())),
+            "immutable" => return Some(Rule::Immutable),
+            "unique=set" => return Some(Rule::Unique),
+            _ => {}
+        }
+        if let Some(detail) = argument("required") {
+            return Some(Rule::Required(detail.to_owned()));
+        }
+        if let Some(detail) = argument("forbidden") {
+            return Some(Rule::Forbidden(detail.to_owned()));
+        }
+        if let Some(fields) = argument("unique=map") {
+            return Some(Rule::UniqueBy(list(fields)));
+        }
+        if let Some(fields) = argument("oneOf") {
+            return Some(Rule::OneOf(list(fields)));
+        }
+        if let Some(fields) = argument("atMostOneOf") {
+            return Some(Rule::AtMostOneOf(list(fields)));
+        }
+        if let Some(field) = argument("dependentRequired") {
+            return Some(Rule::DependentRequired(field.trim_matches('"').to_owned()));
+        }
+        if let Some(rest) = text.strip_prefix("when(") {
+            let (condition, rule) = rest.split_once(")=")?;
+            let (field, value) = condition.split_once('=')?;
+            return Some(Rule::When(field.to_owned(), value.to_owned(), Box::new(Rule::parse(rule)?)));
+        }
+        let (name, value) = text.split_once('=')?;
+        let value = value.split(" #").next().unwrap_or_default().trim();
+        Some(match name {
+            "format" => Rule::Format(Shape::parse(value)?),
+            "minimum" => Rule::Minimum(value.parse().ok()?),
+            "maximum" => Rule::Maximum(value.parse().ok()?),
+            "range" => {
+                let (min, max) = value.split_once("..")?;
+                Rule::Range(min.parse().ok()?, max.parse().ok()?)
+            }
+            "maxLength" => Rule::MaxLength(value.parse().ok()?),
+            "minLength" => Rule::MinLength(value.parse().ok()?),
+            "maxBytes" => Rule::MaxBytes(value.parse().ok()?),
+            "maxItems" | "maxProperties" => Rule::MaxItems(value.parse().ok()?),
+            "minItems" | "minProperties" => Rule::MinItems(value.parse().ok()?),
+            "enum" => Rule::Enum(list(value)),
+            "eachVal" => Rule::EachValue(Box::new(Rule::parse(value)?)),
+            "eachKey" => Rule::EachKey(Box::new(Rule::parse(value)?)),
+            "update" => Rule::Update(match value {
+                "NoSet" => UpdateRule::NoSet,
+                "NoUnset" => UpdateRule::NoUnset,
+                "NoModify" => UpdateRule::NoModify,
+                _ => return None,
+            }),
+            _ => return None,
+        })
+    }
+
+    /// Checks one value: `holder` is the object it is a member of.
+    fn check(&self, value: &Value, old: Option<&Value>, holder: &Value, path: &str, errors: &mut Vec<FieldError>) {
+        let invalid = |detail: String| FieldError::invalid(path, value.clone(), detail);
+        let count = || match value {
+            Value::List(list) => list.len(),
+            Value::Object(object) => object.len(),
+            _ => 0,
+        };
+        let is_set = |name: &str| holder.dotted(name).is_some_and(|v| !v.is_null() && !matches!(v, Value::String(s) if s.is_empty()));
+        let text = || value.as_str().unwrap_or_default();
+        match self {
+            Rule::Required(detail) => {
+                // A number or boolean that is there is given, zero or not; so is an empty struct.
+                let given = !matches!(value, Value::Null) && !matches!(value, Value::String(s) if s.is_empty())
+                    && !matches!(value, Value::List(l) if l.is_empty());
+                if !given {
+                    errors.push(FieldError::required(path, detail.as_str()));
+                }
+            }
+            Rule::Forbidden(detail) => {
+                if !value.is_empty() {
+                    errors.push(FieldError::forbidden(path, detail.as_str()));
+                }
+            }
+            Rule::Immutable => {
+                if let Some(old) = old
+                    && old != value
+                    && !(old.is_empty() && value.is_empty())
+                {
+                    errors.push(invalid("field is immutable".to_owned()));
+                }
+            }
+            Rule::Update(rule) => {
+                let Some(old) = old else { return };
+                let broken = match rule {
+                    UpdateRule::NoSet if old.is_empty() && !value.is_empty() => "field cannot be set once created",
+                    UpdateRule::NoUnset if !old.is_empty() && value.is_empty() => "field cannot be cleared once set",
+                    UpdateRule::NoModify if !old.is_empty() && !value.is_empty() && old != value => {
+                        "field cannot be modified once set"
+                    }
+                    _ => return,
+                };
+                errors.push(invalid(broken.to_owned()));
+            }
+            Rule::When(field, wanted, rule) => {
+                let found = holder.dotted(field).unwrap_or(&Value::Null);
+                let same = found.as_str().map_or_else(|| found.to_string() == *wanted, |s| s == wanted);
+                if same {
+                    rule.check(value, old, holder, path, errors);
+                }
+            }
+            Rule::OneOf(fields) | Rule::AtMostOneOf(fields) => {
+                let set: Vec<&String> = fields.iter().filter(|f| is_set(f)).collect();
+                if set.is_empty() && matches!(self, Rule::OneOf(_)) {
+                    errors.push(FieldError::required(path, format!("must specify one of: {}", quoted(fields))));
+                }
+                if set.len() > 1 {
+                    let detail = format!("must specify at most one of: {}", quoted(fields));
+                    errors.push(FieldError::invalid(path, set.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "), detail));
+                }
+            }
+            Rule::DependentRequired(other) => {
+                if !value.is_empty() && !is_set(other) {
+                    let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
+                    let field = if parent.is_empty() { other.clone() } else { format!("{parent}.{other}") };
+                    errors.push(FieldError::required(field, format!("must be set when `{name}` is specified")));
+                }
+            }
+            // What is absent has no shape; an empty string is checked only if something requires it.
+            _ if value.is_null() || matches!(value, Value::String(s) if s.is_empty()) => {}
+            Rule::Format(shape) => errors.extend(shape.check(value, path)),
+            Rule::Minimum(min) => {
+                if value.as_i64().is_some_and(|v| v < *min) {
+                    errors.push(invalid(format!("must be greater than or equal to {min}")));
+                }
+            }
+            Rule::Maximum(max) => {
+                if value.as_i64().is_some_and(|v| v > *max) {
+                    errors.push(invalid(format!("must be less than or equal to {max}")));
+                }
+            }
+            Rule::Range(min, max) => {
+                let problems = value.as_i64().map(|v| names::in_range(v, *min, *max)).unwrap_or_default();
+                errors.extend(problems.into_iter().map(invalid));
+            }
+            Rule::MaxLength(max) => {
+                if text().chars().count() > *max {
+                    let unit = if *max == 1 { "character" } else { "characters" };
+                    let detail = format!("may not be more than {max} {unit}");
+                    errors.push(FieldError::new(ErrorKind::TooLong, path, "<value omitted>", detail));
+                }
+            }
+            Rule::MinLength(min) => {
+                if text().chars().count() < *min {
+                    let unit = if *min == 1 { "character" } else { "characters" };
+                    let detail = format!("must be at least {min} {unit}");
+                    errors.push(FieldError::new(ErrorKind::TooShort, path, value.clone(), detail));
+                }
+            }
+            Rule::MaxBytes(max) => {
+                if text().len() > *max {
+                    errors.push(FieldError::too_long(path, *max));
+                }
+            }
+            Rule::MaxItems(max) => {
+                if count() > *max {
+                    errors.push(FieldError::too_many(path, count(), *max));
+                }
+            }
+            Rule::MinItems(min) => {
+                if count() < *min {
+                    errors.push(FieldError::too_few(path, count(), *min));
+                }
+            }
+            Rule::Enum(values) => {
+                if !values.iter().any(|v| v == text()) {
+                    errors.push(FieldError::not_supported(path, value.clone(), values));
+                }
+            }
+            Rule::Unique => {
+                let list = value.as_list().unwrap_or_default();
+                for (i, item) in list.iter().enumerate().filter(|(i, item)| list[..*i].contains(item)) {
+                    errors.push(FieldError::duplicate(format!("{path}[{i}]"), item.clone()));
+                }
+            }
+            Rule::UniqueBy(keys) => {
+                let list = value.as_list().unwrap_or_default();
+                let id = |item: &Value| keys.iter().map(|k| item.dotted(k).cloned()).collect::<Vec<_>>();
+                let empty = |id: &[Option<Value>]| id.iter().all(|v| v.as_ref().is_none_or(Value::is_empty));
+                let mut seen: Vec<Vec<Option<Value>>> = Vec::new();
+                for (i, item) in list.iter().enumerate() {
+                    let id = id(item);
+                    if !empty(&id) && seen.contains(&id) {
+                        errors.push(match keys.as_slice() {
+                            [key] => FieldError::duplicate(
+                                format!("{path}[{i}].{key}"),
+                                id[0].clone().unwrap_or_default(),
+                            ),
+                            _ => FieldError::duplicate(format!("{path}[{i}]"), item.clone()),
+                        });
+                    }
+                    seen.push(id);
+                }
+            }
+            Rule::EachValue(rule) => match value {
+                Value::List(list) => {
+                    for (i, item) in list.iter().enumerate() {
+                        rule.check(item, None, holder, &format!("{path}[{i}]"), errors);
+                    }
+                }
+                Value::Object(object) => {
+                    for (key, item) in object {
+                        rule.check(item, None, holder, &format!("{path}[{key}]"), errors);
+                    }
+                }
+                _ => {}
+            },
+            Rule::EachKey(rule) => {
+                for key in value.as_object().into_iter().flat_map(Object::keys) {
+                    rule.check(&Value::from(key.as_str()), None, holder, path, errors);
+                }
+            }
+        }
+    }
+}
+
+fn quoted(fields: &[String]) -> String {
+    fields.iter().map(|f| format!("`{f}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[derive(Debug)]
+struct Row {
+    /// Empty: the message itself.
+    path: String,
+    rule: Rule,
+}
+
+/// Rules by message.
+#[derive(Debug, Default)]
+pub struct RuleBook {
+    rows: HashMap<MessageId, Vec<Row>>,
+}
+
+impl RuleBook {
+    /// Reads rules of the table's messages from text; see the module's page for its form.
+    pub fn load(table: &Table, text: &str) -> Result<RuleBook, RuleError> {
+        let mut book = RuleBook::default();
+        let mut message = None;
+        for (at, line) in text.lines().enumerate() {
+            let line_number = at + 1;
+            let row = line.trim();
+            if row.is_empty() || row.starts_with('#') {
+                continue;
+            }
+            if !line.starts_with([' ', '\t']) {
+                let id = table.by_name.get(row).copied();
+                message = Some(id.ok_or_else(|| RuleError::Message { line: line_number, name: row.to_owned() })?);
+                continue;
+            }
+            let id = message.ok_or(RuleError::Orphan { line: line_number })?;
+            let (path, rules) = row.split_once(": ").ok_or(RuleError::Rule { line: line_number, rule: row.to_owned() })?;
+            let path = path.trim_matches('.');
+            if !exists(table, table.message(id), path) {
+                let message = table.message(id).name.to_string();
+                return Err(RuleError::Field { line: line_number, message, path: path.to_owned() });
+            }
+            for rule in rules.split(';') {
+                let parsed = Rule::parse(rule);
+                let rule = parsed.ok_or_else(|| RuleError::Rule { line: line_number, rule: rule.trim().to_owned() })?;
+                book.add(id, path, rule);
+            }
+        }
+        Ok(book)
+    }
+
+    pub fn add(&mut self, message: MessageId, path: &str, rule: Rule) {
+        self.rows.entry(message).or_default().push(Row { path: path.to_owned(), rule });
+    }
+}
+
+fn exists(table: &Table, message: &Message, path: &str) -> bool {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(n, r)| (n, Some(r)));
+    if name.is_empty() {
+        return true;
+    }
+    match (table.field(message, name), rest) {
+        (Some(_), None) => true,
+        (Some(Field { ty: Type::Message(id), .. }), Some(rest)) => exists(table, table.message(*id), rest),
+        _ => false,
+    }
+}
+
+/// Everything wrong with an object by the rules of its kind (`old` on update, for immutability),
+/// and every value outside of its field's closed set. A kind's metadata is [`super::metadata`]'s affair.
+pub fn object(table: &Table, rules: &RuleBook, id: MessageId, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut walk = Walk { table, rules, errors: Vec::new() };
+    walk.message(id, new, old, "");
+    walk.errors
+}
+
+struct Walk<'a> {
+    table: &'a Table,
+    rules: &'a RuleBook,
+    errors: Vec<FieldError>,
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+impl Walk<'_> {
+    fn message(&mut self, id: MessageId, new: &Value, old: Option<&Value>, path: &str) {
+        let (table, rules) = (self.table, self.rules);
+        let message = table.message(id);
+        let Value::Object(object) = new else { return };
+        if message.form != Form::Struct {
+            return;
+        }
+        self.rows(rules.rows.get(&id), new, old, path);
+        for (_, inner) in table.inlined(message) {
+            self.rows(table.by_name.get(&inner.name).and_then(|id| rules.rows.get(id)), new, old, path);
+        }
+        table.each_field(message, &mut |field| {
+            let Some(value) = object.get(&*field.name) else { return };
+            if path.is_empty() && matches!(&*field.name, "metadata" | "status") {
+                return;
+            }
+            let at = join(path, &field.name);
+            if let Value::String(text) = value
+                && !text.is_empty()
+                && !field.enumeration.is_empty()
+                && !field.enumeration.iter().any(|e| **e == **text)
+            {
+                self.errors.push(FieldError::not_supported(&at, text.as_str(), &field.enumeration));
+            }
+            self.value(&field.ty, value, old.and_then(|o| o.member(&field.name)), &at);
+        });
+    }
+
+    fn rows(&mut self, rows: Option<&Vec<Row>>, new: &Value, old: Option<&Value>, path: &str) {
+        for row in rows.into_iter().flatten() {
+            let (value, was, at) = if row.path.is_empty() {
+                (Some(new), old, path.to_owned())
+            } else {
+                // A row of a field within a struct that is absent does not apply.
+                if let Some((parent, _)) = row.path.rsplit_once('.')
+                    && new.dotted(parent).is_none_or(Value::is_null)
+                {
+                    continue;
+                }
+                (new.dotted(&row.path), old.and_then(|o| o.dotted(&row.path)), join(path, &row.path))
+            };
+            let was = was.or(old.map(|_| &Value::Null));
+            row.rule.check(value.unwrap_or(&Value::Null), was, new, &at, &mut self.errors);
+        }
+    }
+
+    fn value(&mut self, ty: &Type, new: &Value, old: Option<&Value>, path: &str) {
+        match (ty, new) {
+            (Type::Message(id), _) => self.message(*id, new, old, path),
+            (Type::List { element, kind }, Value::List(list)) if matches!(**element, Type::Message(_)) => {
+                for (i, item) in list.iter().enumerate() {
+                    let was = match kind {
+                        ListKind::Map { keys } => old.and_then(Value::as_list).and_then(|old| {
+                            old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))
+                        }),
+                        _ => old.and_then(Value::as_list).and_then(|old| old.get(i)),
+                    };
+                    self.value(element, item, was, &format!("{path}[{i}]"));
+                }
+            }
+            (Type::Map { value: ty, .. }, Value::Object(object)) if matches!(**ty, Type::Message(_)) => {
+                for (key, item) in object {
+                    self.value(ty, item, old.and_then(|o| o.member(key)), &format!("{path}[{key}]"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
