@@ -56,6 +56,9 @@ impl Lab {
             "ip addr add 192.0.2.2/24 dev up0; ip -6 addr add 2001:db8::2/64 dev up0 nodad; ip link set up0 up; ip link set lo up; \
              ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1",
         );
+        for space in [&client, &node] {
+            space.wait_for("ip link show up0 | grep -q 'state UP'");
+        }
         let net = node.run(|| Net::open(options(&directory)).unwrap());
         let pods: Vec<Space> = (0..pods).map(|n| Space::new(&directory, &format!("pod{n}"))).collect();
         let lab = Lab { client, node, pods, net, directory };
@@ -417,6 +420,9 @@ fn two_nodes_over_vxlan_and_plain_routes() {
             "ip addr add 192.0.2.{0}/24 dev up0; ip -6 addr add 2001:db8::{0}/64 dev up0 nodad; ip link set up0 addrgenmode none; ip link set up0 up",
             n + 1
         ));
+    }
+    for space in &spaces {
+        space.wait_for("ip link show up0 | grep -q 'state UP'");
     }
     let node_ips = |n: usize| vec![ip(&format!("192.0.2.{}", n + 1)), ip(&format!("2001:db8::{}", n + 1))];
     let cidrs = |n: usize| vec![cidr(&format!("10.42.{n}.0/24")), cidr(&format!("fd00:42:0:{n}::/64"))];

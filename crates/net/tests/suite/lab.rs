@@ -82,6 +82,19 @@ impl Space {
         })
     }
 
+    /// Repeats a command until it succeeds.
+    pub fn wait_for(&self, line: &str) {
+        let done = || self.run(|| Command::new("sh").args(["-c", line]).status().unwrap().success());
+        let tried = (0..200).find(|_| {
+            let done = done();
+            if !done {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done
+        });
+        assert!(tried.is_some(), "{line}");
+    }
+
     /// A TCP server that answers every connection with `name` and the client's address.
     pub fn serve_tcp(&self, at: (IpAddr, u16), name: &str) {
         let name = name.to_owned();
@@ -129,9 +142,6 @@ impl Space {
         })
     }
 
-    pub fn udp(&self, to: (IpAddr, u16)) -> String {
-        ask(&self.udp_socket(), to)
-    }
 }
 
 pub fn ask(socket: &UdpSocket, to: (IpAddr, u16)) -> String {
