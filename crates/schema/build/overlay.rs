@@ -3,6 +3,21 @@
 use crate::facts::{Facts, Result};
 use crate::yaml::{self, Node};
 
+/// Kinds that upstream's API server does not serve: the metrics server's, and versions that only clients still know.
+const UNSERVED: &[(&str, &str)] = &[
+    ("admissionregistration.k8s.io/v1alpha1", "ValidatingAdmissionPolicy"),
+    ("admissionregistration.k8s.io/v1alpha1", "ValidatingAdmissionPolicyBinding"),
+    ("admissionregistration.k8s.io/v1beta1", "MutatingWebhookConfiguration"),
+    ("admissionregistration.k8s.io/v1beta1", "ValidatingAdmissionPolicy"),
+    ("admissionregistration.k8s.io/v1beta1", "ValidatingAdmissionPolicyBinding"),
+    ("admissionregistration.k8s.io/v1beta1", "ValidatingWebhookConfiguration"),
+    ("certificates.k8s.io/v1beta1", "CertificateSigningRequest"),
+    ("coordination.k8s.io/v1beta1", "Lease"),
+    ("scheduling.k8s.io/v1beta1", "PriorityClass"),
+    ("metrics.k8s.io/v1beta1", "NodeMetrics"),
+    ("metrics.k8s.io/v1beta1", "PodMetrics"),
+];
+
 #[derive(Default)]
 pub struct Overlay {
     /// One a file: `apps/v1` and its rows.
@@ -25,6 +40,15 @@ impl Overlay {
         Some((plural, row.str("namespaced") == "true"))
     }
 
+    /// The rows below `types:` of one file, with full message names. A short name is one of the file's own package.
+    pub fn types<'o>(&'o self, facts: &Facts, version: usize) -> Result<Vec<(String, &'o Node)>> {
+        let (api_version, node) = &self.versions[version];
+        let package = node.map("resources").iter().find_map(|(_, r)| facts.kind(api_version, r.str("kind")));
+        let package = package.and_then(|k| k.message.rsplit_once('.')).map(|(p, _)| p).unwrap_or_default();
+        let full = |name: &str| if name.contains('.') { name.to_owned() } else { format!("{package}.{name}") };
+        Ok(node.map("types").iter().map(|(name, row)| (full(name), row)).collect())
+    }
+
     pub fn check(&self, facts: &Facts) -> Result<()> {
         for (api_version, node) in &self.versions {
             for (plural, row) in node.map("resources") {
@@ -37,6 +61,17 @@ impl Overlay {
                 }
             }
         }
-        Ok(())
+        let mut orphans = Vec::new();
+        for kind in facts.kinds.iter().filter(|k| k.scope != "-") {
+            let served = self.names(&kind.api_version, &kind.kind).is_some() || self.versions.iter().any(|(_, node)| {
+                node.map("resources").iter().flat_map(|(_, row)| row.map("subresources")).any(|(_, sub)| {
+                    sub.str("kind") == kind.kind && sub.str("apiVersion") == kind.api_version
+                })
+            });
+            if !served && !UNSERVED.contains(&(kind.api_version.as_str(), kind.kind.as_str())) {
+                orphans.push(format!("{} {}", kind.api_version, kind.kind));
+            }
+        }
+        if orphans.is_empty() { Ok(()) } else { Err(format!("overlay: nothing says how these are served: {}", orphans.join(", "))) }
     }
 }

@@ -44,6 +44,11 @@ pub fn write(facts: &Facts, overlay: &Overlay) -> Result<String> {
     for (api_version, node) in &overlay.versions {
         resources(facts, api_version, node, &mut out)?;
     }
+    for version in 0..overlay.versions.len() {
+        for (name, row) in overlay.types(facts, version)? {
+            presets(facts, &name, row, &mut out).map_err(|e| format!("overlay: {name}: {e}"))?;
+        }
+    }
     Ok(out)
 }
 
@@ -116,4 +121,28 @@ fn resources(facts: &Facts, api_version: &str, node: &Node, out: &mut String) ->
         }
     }
     Ok(())
+}
+
+fn presets(facts: &Facts, name: &str, row: &Node, out: &mut String) -> Result<()> {
+    let id = facts.by_name.get(name).ok_or("facts have no such message")?;
+    for (path, value) in row.map("defaults") {
+        let (mut owner, mut pointer) = (name, false);
+        let mut steps = path.split('.').peekable();
+        while let Some(step) = steps.next() {
+            let field = facts.field(owner, step)?;
+            pointer = field.pointer;
+            if steps.peek().is_some() {
+                owner = field.ty.message().filter(|_| !pointer).ok_or_else(|| format!("{path}: {step} may be absent"))?;
+            }
+        }
+        let _ = writeln!(out, "d\t{id}\t{path}\t{}\t{}", if pointer { "p" } else { "" }, value.json());
+    }
+    if !row.str("conditional").is_empty() {
+        let _ = writeln!(out, "x\t{id}\t{}", row.str("conditional"));
+    }
+    let Node::Map(members) = row else { return Err("a mapping expected".into()) };
+    match members.iter().find(|(key, _)| !matches!(key.as_str(), "defaults" | "conditional" | "rules")) {
+        Some((key, _)) => Err(format!("unknown key {key}")),
+        None => Ok(()),
+    }
 }

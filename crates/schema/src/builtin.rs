@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::presets::{Preset, conditional};
 use crate::table::{
     Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table, Type,
 };
@@ -34,7 +35,7 @@ pub(crate) fn load(text: &str) -> Option<Table> {
         let mut words = line.split('\t');
         let kind = words.next()?;
         if kind != "f" && let Some((name, form, atomic)) = open.take() {
-            messages.push(Message::new(name, form, std::mem::take(&mut fields)).with_atomic(atomic));
+            messages.push(Message::new(name, form, take(&mut fields)).with_atomic(atomic));
         }
         let mut next = || words.next().unwrap_or_default();
         match kind {
@@ -56,13 +57,29 @@ pub(crate) fn load(text: &str) -> Option<Table> {
                 let (priority, source) = (next().parse().ok()?, next().into());
                 resources.last_mut()?.columns.push(Column { name, ty, format, priority, source });
             }
+            "d" => {
+                let message = messages.get_mut(next().parse::<usize>().ok()?)?;
+                let (path, pointer) = (next().split('.').map(Into::into).collect(), next() == "p");
+                message.presets.push(Preset { path, pointer, value: value(next())? });
+            }
+            "x" => {
+                let message = messages.get_mut(next().parse::<usize>().ok()?)?;
+                message.conditional = Some(conditional(next())?);
+            }
             _ => return None,
         }
     }
     if let Some((name, form, atomic)) = open {
-        messages.push(Message::new(name, form, fields).with_atomic(atomic));
+        messages.push(Message::new(name, form, take(&mut fields)).with_atomic(atomic));
     }
     Some(Table { kinds, ..Table::new(messages, resources) })
+}
+
+/// The fields so far, without the room that they grew into.
+fn take(fields: &mut Vec<Field>) -> Vec<Field> {
+    let mut taken = std::mem::take(fields);
+    taken.shrink_to_fit();
+    taken
 }
 
 fn list(text: &str) -> Vec<Box<str>> {

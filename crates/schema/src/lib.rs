@@ -11,6 +11,7 @@ pub mod defaults;
 pub mod json;
 mod lookup;
 pub mod patch;
+mod presets;
 pub mod proto;
 pub mod quantity;
 pub mod selector;
@@ -24,6 +25,7 @@ mod value;
 pub mod yaml;
 
 pub use json::{DecodeError, Decoded, FieldProblem, SyntaxError};
+pub use presets::{Conditional, Preset};
 pub use table::{
     Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table,
     Type,

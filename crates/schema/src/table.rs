@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::value::Value;
+use crate::presets::{Conditional, Preset};
+use crate::value::{Object, Value};
 
 /// The place of a message in its [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +39,11 @@ impl Table {
         self.resources.iter().find(|r| *r.kind == *kind && *r.version == *version && *r.group == *group)
     }
 
+    /// Whether this is a message with fields of its own, not a type with a form of its own.
+    pub fn is_struct(&self, ty: &Type) -> bool {
+        matches!(ty, Type::Message(id) if self.messages[id.0 as usize].form == Form::Struct)
+    }
+
     /// The message of any registered kind (`v1`, `Status`; `apps/v1`, `DeploymentList`).
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<MessageId> {
         let found = self.kinds.iter().find(|k| *k.kind == *kind && *k.version == *version && *k.group == *group);
@@ -66,6 +72,9 @@ pub struct Message {
     pub fields: Vec<Field>,
     /// `+structType=atomic` on the type: apply treats it as one value wherever it stands.
     pub atomic: bool,
+    /// The overlay's defaults, and the function for those that depend on other fields: see [`Message::preset`].
+    pub presets: Vec<Preset>,
+    pub conditional: Option<Conditional>,
     /// The fields' places, sorted by JSON name.
     sorted: Box<[u16]>,
 }
@@ -74,11 +83,22 @@ impl Message {
     pub fn new(name: impl Into<Box<str>>, form: Form, fields: Vec<Field>) -> Message {
         let mut sorted: Box<[u16]> = (0..fields.len() as u16).collect();
         sorted.sort_by(|a, b| fields[usize::from(*a)].name.cmp(&fields[usize::from(*b)].name));
-        Message { name: name.into(), form, fields, atomic: false, sorted }
+        Message { name: name.into(), form, fields, atomic: false, presets: Vec::new(), conditional: None, sorted }
     }
 
     pub fn with_atomic(self, atomic: bool) -> Message {
         Message { atomic, ..self }
+    }
+
+    /// Sets this type's own defaults from the overlay, as upstream's `SetDefaults_…` function of it would. `object` holds
+    /// the members of inlined structs too, which have presets of their own. What the fields hold comes after it.
+    pub fn preset(&self, object: &mut Object) {
+        for preset in &self.presets {
+            preset.apply(object);
+        }
+        if let Some(conditional) = self.conditional {
+            conditional(object);
+        }
     }
 
     /// The place in `fields` of a JSON name, by binary search; an inlined struct's members are not looked into.
