@@ -4,6 +4,7 @@
 use std::{io, path::PathBuf};
 
 pub mod conntrack;
+pub mod dns;
 pub mod foreign;
 pub mod ipam;
 pub mod link;

@@ -64,7 +64,6 @@ pub fn attach(
         host.delete(&name)?;
         host.add_veth(ends.0, ends.1, netns.fd(), mtu)?;
     }
-    netns.run(|| configure_inside(ips, mtu))?;
     let Some(link) = host.named(&name)? else {
         return Err(super::Error::Kernel {
             action: format!("find link {name}"),
@@ -74,6 +73,10 @@ pub fn attach(
     // A pod can't send from an address that isn't its own.
     sysctl::set(&format!("ipv4/conf/{name}/rp_filter"), "1")?;
     host.up(link.index, true)?;
+    netns.run(|| configure_inside(ips, mtu))?;
+    // The end that came up first starts to send when the kernel's link watch has run, up to a second later;
+    // asking for the link runs it now.
+    host.named(&name)?;
     for ip in ips {
         host.set_neighbour(link.index, *ip, mac)?;
         host.replace_route(&Route {
@@ -121,6 +124,8 @@ fn configure_inside(ips: &[IpAddr], mtu: u32) -> Result<()> {
         let route = Route { to: everything(ip), via: Some(via), link: Some(link.index), on_link: true, source: None };
         links.replace_route(&route)?;
     }
+    // See `attach`: the same for this end.
+    links.named(POD_LINK)?;
     Ok(())
 }
 

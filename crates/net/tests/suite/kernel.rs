@@ -417,12 +417,13 @@ fn two_nodes_over_vxlan_and_plain_routes() {
     });
     for (n, space) in spaces.iter().enumerate() {
         space.command(&format!(
-            "ip addr add 192.0.2.{0}/24 dev up0; ip -6 addr add 2001:db8::{0}/64 dev up0 nodad; ip link set up0 addrgenmode none; ip link set up0 up",
+            "ip addr add 192.0.2.{0}/24 dev up0; ip -6 addr add 2001:db8::{0}/64 dev up0 nodad; echo 0 > /proc/sys/net/ipv6/conf/up0/accept_dad; ip link set up0 up",
             n + 1
         ));
     }
     for space in &spaces {
-        space.wait_for("ip link show up0 | grep -q 'state UP'");
+        // Neighbours are asked for from a link-local address.
+        space.wait_for("ip -6 addr show dev up0 scope link -tentative | grep -q fe80");
     }
     let node_ips = |n: usize| vec![ip(&format!("192.0.2.{}", n + 1)), ip(&format!("2001:db8::{}", n + 1))];
     let cidrs = |n: usize| vec![cidr(&format!("10.42.{n}.0/24")), cidr(&format!("fd00:42:0:{n}::/64"))];
