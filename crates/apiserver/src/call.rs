@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::{BodyExt, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use schema::{Value, defaults, json, proto, yaml};
 
 use crate::{
@@ -33,13 +34,20 @@ pub struct Call {
 }
 
 pub async fn read_body(body: Body) -> Result<Bytes> {
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(&format!("limit is {BODY_BYTES_MAX}")))
+    let mut body = body;
+    let mut all = bytes::BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) if all.is_empty() && body.is_end_stream() && data.len() <= BODY_BYTES_MAX => return Ok(data),
+            Ok(Ok(data)) => all.extend_from_slice(&data),
+            Ok(Err(_)) => {}
+            Err(error) => return Err(Status::bad_request(format!("cannot read the body: {error}"))),
         }
-        Err(error) => Err(Status::bad_request(format!("cannot read the body: {error}"))),
+        if all.len() > BODY_BYTES_MAX {
+            return Err(Status::too_large(&format!("limit is {BODY_BYTES_MAX}")));
+        }
     }
+    Ok(all.freeze())
 }
 
 impl Call {
