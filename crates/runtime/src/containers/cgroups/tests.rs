@@ -1,0 +1,31 @@
+use super::*;
+
+#[test]
+fn shares_become_weights() {
+    for (shares, expect) in [(2, 1), (3, 2), (102, 17), (1024, 100), (10240, 503), (262_144, 10_000), (u64::MAX, 10_000)] {
+        assert_eq!(weight(shares), expect, "{shares}");
+    }
+}
+
+fn check(info: &str, v1: &[(&str, &str)], v2: Option<&str>) {
+    let found = Cgroups::from_mountinfo(info).unwrap();
+    let expect: Vec<(String, PathBuf)> = v1.iter().map(|(c, p)| (c.to_string(), p.into())).collect();
+    assert_eq!((found.v1, found.v2), (expect, v2.map(PathBuf::from)), "{info}");
+}
+
+#[test]
+fn finds_the_hierarchies() {
+    let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+    check(unified, &[], Some("/sys/fs/cgroup"));
+    let hybrid = "32 1 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+        33 1 0:30 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+        34 1 0:31 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+        35 1 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+    let both = "/sys/fs/cgroup/cpu,cpuacct";
+    check(hybrid, &[("cpu", both), ("cpuacct", both), ("memory", "/sys/fs/cgroup/memory")], Some("/sys/fs/cgroup/unified"));
+    // systemd's own hierarchy alone is not v1.
+    check(&format!("{unified}34 1 0:31 / /x rw - cgroup cgroup rw,name=systemd\n"), &[], Some("/sys/fs/cgroup"));
+    assert!(Cgroups::from_mountinfo("1 2 0:3 / / rw - ext4 /dev/vda rw\n").is_err());
+    let found = Cgroups::from_mountinfo(hybrid).unwrap();
+    assert_eq!(found.dirs("/a/b"), ["/sys/fs/cgroup/cpu,cpuacct/a/b", "/sys/fs/cgroup/memory/a/b"].map(PathBuf::from));
+}

@@ -1,0 +1,14 @@
+//! Containers on the real kernel: each test is a pod or several, made by the runtime as Sampan makes them.
+
+mod bench;
+mod basics;
+mod isolation;
+mod restart;
+mod streams;
+
+/// `server DIR` is the process that the restart tests kill: it starts a pod and waits.
+#[test]
+#[ignore = "started by the tests in restart.rs"]
+fn server() {
+    restart::serve();
+}

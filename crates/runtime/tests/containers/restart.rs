@@ -1,0 +1,179 @@
+//! Sampan is killed; its pods are not.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use runtime::containers::*;
+
+use crate::bench::{Bench, skip, until};
+
+/// The process to be killed: runs a pod of three containers and waits.
+pub fn serve() {
+    let Some(dir) = std::env::var_os("SAMPAN_TEST_DIR") else { return };
+    let dir = Path::new(&dir);
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    tokio.block_on(async {
+        let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join("pod")).unwrap()).unwrap();
+        let scripts: Vec<ContainerConfig> = serde_json::from_slice(&fs::read(dir.join("containers")).unwrap()).unwrap();
+        let mut options = Options::new(dir.join("state"), dir.join("run"));
+        options.keeper_cgroup = format!("/{}-keepers", dir.file_name().unwrap().to_string_lossy());
+        options.log_dir = dir.join("logs");
+        let runtime = Runtime::open(options).await.unwrap();
+        let pod = runtime.run_sandbox(config).await.unwrap();
+        for config in scripts {
+            let id = runtime.create_container(&pod.id, config).await.unwrap();
+            runtime.start_container(&id).await.unwrap();
+        }
+        fs::write(dir.join("ready"), "").unwrap();
+        std::future::pending::<()>().await;
+    });
+}
+
+async fn start_server(b: &Bench, containers: &[ContainerConfig]) -> Child {
+    fs::write(b.dir.join("pod"), serde_json::to_vec(&b.pod("p")).unwrap()).unwrap();
+    fs::write(b.dir.join("containers"), serde_json::to_vec(containers).unwrap()).unwrap();
+    let server = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "server", "--ignored"])
+        .env("SAMPAN_TEST_DIR", &b.dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the server is ready", || b.dir.join("ready").exists()).await;
+    server
+}
+
+async fn kill_server(mut server: Child) {
+    server.kill().unwrap(); // SIGKILL
+    server.wait().unwrap();
+}
+
+fn by_name(runtime: &Runtime, name: &str) -> ContainerStatus {
+    runtime.containers().into_iter().find(|c| c.config.name == name).unwrap()
+}
+
+fn parent(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_survive_a_killed_server() {
+    if skip() {
+        return;
+    }
+    let mut b = Bench::new().await;
+    let named = |name: &str, script: &str| ContainerConfig { name: name.into(), log_path: format!("{name}/0.log"), stdin: true, ..b.script(script) };
+    let containers = [
+        named("lives", "n=0; while :; do echo tick $n; n=$((n+1)); sleep 0.05; done"),
+        named("ends", "read word; echo last words; exit 21"),
+        named("ended", "exit 22"),
+    ];
+    let waiting = b.dir.join("fifo-go");
+    let ends = ContainerConfig { mounts: vec![Mount { host_path: b.dir.join("go"), container_path: "/go".into(), ..Mount::default() }], ..named("ends", "while ! test -e /go/now; do sleep 0.05; done; echo last words; exit 21") };
+    let _ = waiting;
+    let server = start_server(&b, &[containers[0].clone(), ends, containers[2].clone()]).await;
+    kill_server(server).await;
+    // Nobody is there: one container ends, one logs on.
+    fs::write(b.dir.join("go/now"), "").unwrap();
+    let record = || {
+        let dirs = fs::read_dir(b.dir.join("state/containers")).unwrap().flatten();
+        dirs.filter_map(|d| fs::read_to_string(d.path().join("exit")).ok()).any(|e| e.starts_with("21 0 0 "))
+    };
+    until("the keeper records the exit", record).await;
+    b.runtime = Runtime::open(b.options.clone()).await.unwrap();
+    let pod = b.runtime.sandboxes().pop().unwrap();
+    assert!(pod.ready);
+    let (lives, ends, ended) = (by_name(&b.runtime, "lives"), by_name(&b.runtime, "ends"), by_name(&b.runtime, "ended"));
+    assert_eq!((ends.exit.unwrap().code, ended.exit.unwrap().code), (21, 22));
+    assert!(ends.started_at > 0 && b.log(&ends.id).contains("last words"));
+    assert_eq!(lives.state, ContainerState::Running);
+    assert_eq!(parent(lives.pid.unwrap()), pod.keeper_pid.unwrap(), "the container is the keeper's child");
+    let lines = b.log(&lives.id).lines().count();
+    until("it logs on", || b.log(&lives.id).lines().count() > lines + 2).await;
+    let done = b.runtime.exec_sync(&lives.id, &["echo".into(), "in".into()], Some(Duration::from_secs(30))).await.unwrap();
+    assert_eq!(done.stdout, b"in\n");
+    let mut events = b.runtime.events();
+    b.runtime.signal_container(&lives.id, 9).await.unwrap();
+    let exit = b.wait(&lives.id).await;
+    assert_eq!((exit.code, exit.signal), (137, 9));
+    assert!(matches!(events.recv().await.unwrap(), Event::ContainerExited { .. }));
+    b.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_keeper_is_noticed() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let mut events = b.runtime.events();
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let id = b.start(&pod.id, b.script("exec sleep 1000")).await;
+    let pid = b.runtime.container(&id).unwrap().pid.unwrap();
+    assert!(Command::new("kill").args(["-9", &pod.keeper_pid.unwrap().to_string()]).status().unwrap().success());
+    assert_eq!(b.wait(&id).await.reason, "Unknown");
+    loop {
+        if let Event::SandboxStopped { unexpected, .. } = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap() {
+            assert!(unexpected);
+            break;
+        }
+    }
+    assert!(!b.runtime.sandbox(&pod.id).unwrap().ready);
+    until("the container ends with it", || !Path::new(&format!("/proc/{pid}")).exists() || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z "))).await;
+    b.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_boot_nothing_runs() {
+    if skip() {
+        return;
+    }
+    let mut b = Bench::new().await;
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let id = b.start(&pod.id, b.script("exec sleep 1000")).await;
+    let other = b.start(&pod.id, ContainerConfig { log_path: "o/0.log".into(), ..b.script("exit 3") }).await;
+    b.wait(&other).await;
+    let (state, run) = (b.options.state_dir.clone(), b.options.run_dir.clone());
+    // What a boot does: processes and the run directory go, the records stay, with the old boot's id.
+    let copy = b.dir.join("copy");
+    Command::new("cp").arg("-a").arg(&state).arg(&copy).status().unwrap();
+    b.runtime.remove_sandbox(&pod.id).await.unwrap();
+    for file in ["pods", "containers"] {
+        for entry in fs::read_dir(copy.join(file)).unwrap().flatten() {
+            for name in ["sandbox.json", "container.json"] {
+                let path = entry.path().join(name);
+                if let Ok(text) = fs::read_to_string(&path) {
+                    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+                    fs::write(&path, text.replace(boot.trim(), "another-boot")).unwrap();
+                }
+            }
+        }
+    }
+    fs::write(copy.join("containers").join("broken"), "").ok();
+    fs::remove_dir_all(&state).unwrap();
+    fs::rename(&copy, &state).unwrap();
+    fs::remove_dir_all(&run).unwrap();
+    b.runtime = Runtime::open(b.options.clone()).await.unwrap();
+    assert!(!b.runtime.sandbox(&pod.id).unwrap().ready);
+    let exit = b.runtime.container(&id).unwrap().exit.unwrap();
+    assert_eq!((exit.code, exit.reason.as_str(), exit.message.as_str()), (255, "Unknown", "the machine was restarted"));
+    assert_eq!(b.runtime.container(&other).unwrap().exit.unwrap().code, 3);
+    b.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaned_keeper_is_ended() {
+    if skip() {
+        return;
+    }
+    let mut b = Bench::new().await;
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let pid = pod.keeper_pid.unwrap();
+    fs::remove_dir_all(b.options.state_dir.join("pods").join(&pod.id)).unwrap();
+    b.runtime = Runtime::open(b.options.clone()).await.unwrap();
+    assert!(b.runtime.sandboxes().is_empty());
+    until("the keeper ends", || fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |c| c.is_empty())).await;
+    b.finish().await;
+}
