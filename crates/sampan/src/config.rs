@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use schema::{Value, yaml};
+use schema::{Decoded, Value, yaml};
 
 use crate::cli::Cli;
 
@@ -71,8 +71,8 @@ fn flag_value(words: &[OsString], long: &str, short: &str) -> Option<OsString> {
 fn flags(path: &Path, text: &str, words: &[OsString]) -> Result<Vec<String>, Error> {
     let garbled = |why: String| Error::Garbled { path: path.to_owned(), why };
     let entries = match yaml::parse(text.as_bytes()) {
-        Ok(Value::Null) => return Ok(Vec::new()),
-        Ok(Value::Object(entries)) => entries,
+        Ok(Decoded { value: Value::Null, .. }) => return Ok(Vec::new()),
+        Ok(Decoded { value: Value::Object(entries), .. }) => entries,
         Ok(_) => return Err(garbled("expected `flag: value` lines".into())),
         Err(error) => return Err(garbled(error.to_string())),
     };

@@ -166,10 +166,10 @@ fn load_key(path: &Path) -> Result<KeyPair, Error> {
 /// A join secret: the stored one, which a given token must agree with, or a new one.
 fn load_secret(path: &Path, given: Option<&str>, ca: &Authority, user: &str) -> Result<String, Error> {
     let bad = |source| Error::Pki { path: path.to_owned(), source };
-    let secret_of = |token: &str| match JoinToken::parse(token).map_err(bad)?.credential {
-        pki::Credential::Password { secret, .. } => Ok(secret),
-        pki::Credential::Bootstrap { id, secret } => Ok(format!("{id}.{secret}")),
-    };
+    let secret_of = |token: &str| -> Result<String, Error> { Ok(match JoinToken::parse(token).map_err(bad)?.credential {
+        pki::Credential::Password { secret, .. } => secret,
+        pki::Credential::Bootstrap { id, secret } => format!("{id}.{secret}"),
+    }) };
     let given = given.map(secret_of).transpose()?;
     if let Some(stored) = files::read(path)? {
         let stored = secret_of(stored.trim())?;

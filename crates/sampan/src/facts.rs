@@ -1,0 +1,102 @@
+//! What flags leave open, found out on this machine: the node's name and addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use crate::cli::NodeArgs;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("--node-name {0:?} is no name for a node: lower-case letters, digits, `-` and `.`, at most 253, with a letter or digit at both ends")]
+    NodeName(String),
+    #[error("--node-ip: give at most one address per family, not {0:?}")]
+    NodeIp(Vec<IpAddr>),
+    #[error("{flag} {value:?}: {why}")]
+    Flag { flag: &'static str, value: String, why: &'static str },
+    #[error("cannot read the token file {}: {source}", path.display())]
+    TokenFile { path: std::path::PathBuf, source: std::io::Error },
+}
+
+/// A node's name: `--node-name`, or the host's in lower case.
+pub fn node_name(args: &NodeArgs) -> Result<String, Error> {
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase(),
+    };
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let valid = name.len() <= 253
+        && !name.is_empty()
+        && name.split('.').all(|label| {
+            label.starts_with(ends) && label.ends_with(ends) && label.chars().all(|c| ends(c) || c == '-')
+        });
+    if valid { Ok(name) } else { Err(Error::NodeName(name)) }
+}
+
+/// The node's addresses, the primary one first.
+pub fn node_addresses(args: &NodeArgs) -> Result<Vec<IpAddr>, Error> {
+    let given = &args.node_ip;
+    if given.len() > 2 || (given.len() == 2 && given[0].is_ipv4() == given[1].is_ipv4()) {
+        return Err(Error::NodeIp(given.clone()));
+    }
+    if !given.is_empty() {
+        return Ok(given.clone());
+    }
+    Ok(vec![default_address().unwrap_or(Ipv4Addr::LOCALHOST.into())])
+}
+
+/// The address from which this machine would talk to the world; nothing is sent.
+fn default_address() -> Option<IpAddr> {
+    let targets: [(IpAddr, IpAddr); 2] = [
+        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+    ];
+    targets.into_iter().find_map(|(from, to)| {
+        let socket = UdpSocket::bind(SocketAddr::new(from, 0)).ok()?;
+        socket.connect(SocketAddr::new(to, 9)).ok()?;
+        socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+    })
+}
+
+/// The join token: `--token`, or the contents of `--token-file`.
+pub fn token(args: &NodeArgs) -> Result<Option<String>, Error> {
+    match (&args.token, &args.token_file) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, None) => Ok(None),
+        (None, Some(path)) => match std::fs::read_to_string(path) {
+            Ok(token) => Ok(Some(token.trim().to_owned())),
+            Err(source) => Err(Error::TokenFile { path: path.clone(), source }),
+        },
+    }
+}
+
+/// The `index`th address of a CIDR.
+pub fn nth_address(cidr: &str, index: u32) -> Option<IpAddr> {
+    let (base, _) = cidr.split_once('/')?;
+    match base.parse().ok()? {
+        IpAddr::V4(base) => Some(Ipv4Addr::from(u32::from(base).checked_add(index)?).into()),
+        IpAddr::V6(base) => Some(Ipv6Addr::from(u128::from(base).checked_add(index.into())?).into()),
+    }
+}
+
+/// `30000-32767`.
+pub fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, Error> {
+    let bad = || Error::Flag { flag: "--service-node-port-range", value: text.to_owned(), why: "expected FIRST-LAST, such as 30000-32767" };
+    let (first, last) = text.split_once('-').ok_or_else(bad)?;
+    let (first, last) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+    if first == 0 || first > last { Err(bad()) } else { Ok(first..=last) }
+}
+
+/// An octal mode: `0600`, `644`.
+pub fn mode(text: &str) -> Result<u32, Error> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| Error::Flag { flag: "--write-kubeconfig-mode", value: text.to_owned(), why: "expected an octal mode, such as 0600" })
+}
+
+/// The host part of a URL for an address.
+pub fn url_host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}

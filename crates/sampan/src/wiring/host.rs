@@ -1,0 +1,156 @@
+//! The machine, from /proc, /sys and statvfs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use node::ports::{Clock, Error, FsStats, Host, InterfaceStats, Machine, Nanos, NodeUsage, Usage};
+
+/// The wall clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Nanos {
+        now_ns()
+    }
+}
+
+impl apiserver::seams::Clock for SystemClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+pub fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+pub struct LocalHost;
+
+fn text(path: &str) -> String {
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// `Name:  123 kB` lines, in bytes.
+fn meminfo() -> BTreeMap<String, u64> {
+    text("/proc/meminfo")
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            let mut words = rest.split_whitespace();
+            let number: u64 = words.next()?.parse().ok()?;
+            Some((name.to_owned(), if words.next() == Some("kB") { number * 1024 } else { number }))
+        })
+        .collect()
+}
+
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+fn os_image() -> String {
+    text("/etc/os-release")
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+fn hugepages() -> BTreeMap<String, u64> {
+    let Ok(sizes) = fs::read_dir("/sys/kernel/mm/hugepages") else { return BTreeMap::new() };
+    sizes
+        .flatten()
+        .filter_map(|entry| {
+            let kib: u64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let pages: u64 = text(entry.path().join("nr_hugepages").to_str()?).parse().ok()?;
+            let name = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
+            Some((name, pages * kib * 1024))
+        })
+        .collect()
+}
+
+impl Host for LocalHost {
+    fn machine(&self) -> Machine {
+        let memory = meminfo();
+        let machine_id = Some(text("/etc/machine-id")).filter(|id| !id.is_empty()).unwrap_or_else(|| text("/var/lib/dbus/machine-id"));
+        let system_uuid = text("/sys/class/dmi/id/product_uuid").to_lowercase();
+        Machine {
+            system_uuid: if system_uuid.is_empty() { machine_id.clone() } else { system_uuid },
+            machine_id,
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            kernel_version: text("/proc/sys/kernel/osrelease"),
+            os_image: os_image(),
+            architecture: architecture().to_owned(),
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
+            memory_bytes: memory.get("MemTotal").copied().unwrap_or(0),
+            swap_bytes: memory.get("SwapTotal").copied().unwrap_or(0),
+            hugepages: hugepages(),
+            pids_limit: text("/proc/sys/kernel/pid_max").parse().unwrap_or(32768),
+        }
+    }
+
+    fn usage(&self) -> NodeUsage {
+        let memory = meminfo();
+        let of = |name: &str| memory.get(name).copied().unwrap_or(0);
+        let available = of("MemAvailable");
+        let used = of("MemTotal").saturating_sub(of("MemFree"));
+        NodeUsage {
+            usage: Usage {
+                at: now_ns(),
+                cpu_nanoseconds: cpu_nanoseconds(),
+                memory_usage_bytes: used,
+                memory_working_set_bytes: of("MemTotal").saturating_sub(available),
+                memory_rss_bytes: of("AnonPages"),
+                ..Usage::default()
+            },
+            memory_available_bytes: available,
+            processes: text("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|count| count.parse().ok()).unwrap_or(0),
+            network: interfaces(),
+        }
+    }
+
+    fn fs(&self, path: &Path) -> node::ports::Result<FsStats> {
+        let stats = rustix::fs::statvfs(path).map_err(|error| Error::Failed(format!("cannot look at the file system of {}: {error}", path.display())))?;
+        Ok(FsStats {
+            capacity_bytes: stats.f_blocks * stats.f_frsize,
+            available_bytes: stats.f_bavail * stats.f_frsize,
+            inodes: stats.f_files,
+            inodes_free: stats.f_ffree,
+        })
+    }
+}
+
+/// Busy time of all CPUs since boot: every column of `cpu` but idle and iowait, in ticks of 10 ms.
+fn cpu_nanoseconds() -> u64 {
+    let stat = text("/proc/stat");
+    let ticks = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8).enumerate();
+    ticks.filter(|(column, _)| !matches!(column, 3 | 4)).filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>() * 10_000_000
+}
+
+fn interfaces() -> Vec<InterfaceStats> {
+    text("/proc/net/dev")
+        .lines()
+        .skip(2)
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            let columns: Vec<u64> = rest.split_whitespace().filter_map(|column| column.parse().ok()).collect();
+            let column = |index: usize| columns.get(index).copied().unwrap_or(0);
+            Some(InterfaceStats {
+                name: name.trim().to_owned(),
+                rx_bytes: column(0),
+                rx_errors: column(2),
+                tx_bytes: column(8),
+                tx_errors: column(10),
+            })
+        })
+        .filter(|interface| interface.name != "lo")
+        .collect()
+}
