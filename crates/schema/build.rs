@@ -39,6 +39,7 @@ fn build() -> Result<(), String> {
     }
     overlay.check(&facts)?;
     write(&out.join("table.txt"), &table::write(&facts, &overlay)?)?;
+    write(&out.join("rules.txt"), &table::rules(&facts, &overlay)?)?;
     write(&out.join("api.rs"), &typed::generate(&facts, &overlay, &read(&root.join("typed.txt"))?)?)
 }
 

@@ -9,7 +9,9 @@ import (
 	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/version"
 )
 
 const header = `# Facts of the Kubernetes 1.37 API. Written by "cargo xtask schema"; not edited by hand.
@@ -77,6 +79,8 @@ func writeFacts(out io.Writer) error {
 	scheme := newScheme()
 	f := &facts{sources: newSources(), messages: map[string]string{}, enums: map[string]string{}, done: map[reflect.Type]bool{}}
 	f.addKinds(scheme)
+	f.want(reflect.TypeFor[metav1.Patch]())
+	f.want(reflect.TypeFor[version.Info]())
 	for len(f.pending) > 0 {
 		t := f.pending[0]
 		f.pending = f.pending[1:]

@@ -137,12 +137,12 @@ func (s *sources) load(path string) *source {
 		if err != nil {
 			log.Fatal(err)
 		}
-		src.read(set, tree)
+		s.read(src, set, tree)
 	}
 	return src
 }
 
-func (src *source) read(set *token.FileSet, tree *ast.File) {
+func (s *sources) read(src *source, set *token.FileSet, tree *ast.File) {
 	// A type's markers may stand in a block of their own, one empty line above its comment.
 	ends := map[int]*ast.CommentGroup{}
 	for _, group := range tree.Comments {
@@ -180,7 +180,7 @@ func (src *source) read(set *token.FileSet, tree *ast.File) {
 				}
 			case *ast.ValueSpec:
 				if gen.Tok == token.CONST {
-					src.readConstant(spec)
+					s.readConstant(src, tree, spec)
 				}
 			}
 		}
@@ -207,7 +207,7 @@ func (src *source) readFields(name string, body *ast.StructType) {
 	}
 }
 
-func (src *source) readConstant(spec *ast.ValueSpec) {
+func (s *sources) readConstant(src *source, tree *ast.File, spec *ast.ValueSpec) {
 	for i, ident := range spec.Names {
 		if i >= len(spec.Values) {
 			continue
@@ -236,6 +236,17 @@ func (src *source) readConstant(spec *ast.ValueSpec) {
 					text = known
 				}
 			}
+		case *ast.SelectorExpr:
+			// Another package's constant: v1.IPv4Protocol.
+			alias, ok := v.X.(*ast.Ident)
+			if !ok || typeName == "" {
+				continue
+			}
+			for _, values := range s.load(imported(tree, alias.Name)).constants {
+				if known, ok := values[v.Sel.Name]; ok {
+					text = known
+				}
+			}
 		default:
 			continue
 		}
@@ -247,6 +258,17 @@ func (src *source) readConstant(spec *ast.ValueSpec) {
 			src.excluded[ident.Name] = true
 		}
 	}
+}
+
+// imported is the path that a file knows by this name.
+func imported(tree *ast.File, name string) string {
+	for _, spec := range tree.Imports {
+		path, _ := strconv.Unquote(spec.Path.Value)
+		if spec.Name != nil && spec.Name.Name == name || spec.Name == nil && strings.HasSuffix(path, "/"+name) {
+			return path
+		}
+	}
+	return ""
 }
 
 func marks(group *ast.CommentGroup) markers {

@@ -6,6 +6,7 @@ use crate::presets::{Preset, conditional};
 use crate::table::{
     Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table, Type,
 };
+use crate::validate::{Rule, RuleBook};
 use crate::value::Value;
 
 #[cfg(test)]
@@ -21,6 +22,32 @@ impl Table {
     pub fn builtin() -> &'static Table {
         &BUILTIN
     }
+}
+
+static RULES: LazyLock<RuleBook> = LazyLock::new(|| rules(include_str!(concat!(env!("OUT_DIR"), "/rules.txt"))).unwrap_or_default());
+
+impl RuleBook {
+    /// The rules of the built-in kinds: upstream's declarative markers and the overlay's rows.
+    pub fn builtin() -> &'static RuleBook {
+        &RULES
+    }
+}
+
+/// A marker that is no rule of ours is passed over (its check is a function of the API server), an overlay's row is not.
+fn rules(text: &str) -> Result<RuleBook, String> {
+    let mut book = RuleBook::default();
+    for line in text.lines() {
+        let mut words = line.splitn(4, '\t');
+        let mut next = || words.next().unwrap_or_default();
+        let (origin, id, path, rule) = (next(), next(), next(), next());
+        let id = MessageId(id.parse().map_err(|_| line.to_owned())?);
+        match Rule::parse(rule) {
+            Some(rule) => book.add(id, path, rule),
+            None if origin == "v" => {}
+            None => return Err(line.to_owned()),
+        }
+    }
+    Ok(book)
 }
 
 /// `None` names no line: this reads only what this crate's build has written.

@@ -7,6 +7,11 @@ fn every_line_loads() {
     assert_eq!(table.by_name.len(), table.messages.len());
 }
 
+#[test]
+fn every_rule_of_the_overlay_loads() {
+    rules(include_str!(concat!(env!("OUT_DIR"), "/rules.txt"))).expect("a rule");
+}
+
 /// Facts of one field each, as upstream's Go source has them.
 #[test]
 fn fields_are_upstreams() {

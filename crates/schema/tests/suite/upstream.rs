@@ -1,0 +1,75 @@
+//! What upstream's server makes of objects as users write them: their defaults, and its problems with them.
+//!
+//! `golden/want.txt.gz` was written by `xtask/server-gen` from `golden/given.txt`.
+
+use std::io::Read;
+
+use schema::validate::{self, RuleBook};
+use schema::{MessageId, Table, Type, Value, defaults, json};
+
+struct Row {
+    given: String,
+    defaulted: String,
+    problems: Vec<String>,
+}
+
+fn rows() -> Vec<Row> {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&include_bytes!("../golden/want.txt.gz")[..]).read_to_string(&mut text).expect("a zipped text");
+    let row = |line: &str| {
+        let mut columns = line.split('\t').map(str::to_owned);
+        let mut next = || columns.next().expect("four columns");
+        let (given, defaulted, problems) = (next(), next(), json::parse(next().as_bytes()).expect("a list"));
+        let problems = problems.as_list().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        Row { given, defaulted, problems }
+    };
+    text.lines().map(row).collect()
+}
+
+/// The object with our defaults.
+fn defaulted(given: &str) -> (MessageId, Value) {
+    let table = Table::builtin();
+    let parsed = json::parse(given.as_bytes()).expect(given);
+    let api_version = parsed.str_at(&["apiVersion"]);
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let id = table.kind(group, version, parsed.str_at(&["kind"])).expect(given);
+    let mut value = json::decode(table, id, given.as_bytes()).expect(given).value;
+    defaults::apply(table, id, &mut value);
+    (id, value)
+}
+
+#[test]
+fn objects_get_upstreams_defaults() {
+    let mut wrong = Vec::new();
+    for row in rows() {
+        let (id, value) = defaulted(&row.given);
+        let mut out = Vec::new();
+        json::encode(Table::builtin(), &Type::Message(id), &value, &mut out);
+        let ours = String::from_utf8(out).unwrap();
+        if ours != row.defaulted {
+            wrong.push(format!("given {}\nours  {ours}\nwant  {}", row.given, row.defaulted));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// The rules are a part of validation; what they say, upstream says too.
+#[test]
+fn rules_find_only_what_upstream_finds() {
+    let (mut wrong, mut missed, mut found) = (Vec::new(), Vec::new(), 0);
+    for row in rows() {
+        let (id, value) = defaulted(&row.given);
+        let ours: Vec<String> =
+            validate::object(Table::builtin(), RuleBook::builtin(), id, &value, None).iter().map(|e| e.to_string()).collect();
+        let extra: Vec<_> = ours.iter().filter(|o| !row.problems.contains(o)).collect();
+        if !extra.is_empty() {
+            wrong.push(format!("given {}\nours  {extra:#?}\nwant  {:#?}", row.given, row.problems));
+        }
+        found += row.problems.iter().filter(|p| ours.contains(p)).count();
+        missed.extend(row.problems.into_iter().filter(|p| !ours.contains(p) && !p.starts_with("metadata.")));
+    }
+    if std::env::var_os("SHOW_MISSED").is_some() {
+        println!("{}\n{found} found, {} missed", missed.join("\n"), missed.len());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
