@@ -60,7 +60,7 @@ impl Blobs {
     }
 
     /// Stores a stream whose digest is not known beforehand; at most `limit` bytes.
-    pub fn add(&self, mut input: impl Read, limit: u64, reserve: u64) -> Result<(Digest, u64)> {
+    pub fn add(&self, what: &str, mut input: impl Read, limit: u64, reserve: u64) -> Result<(Digest, u64)> {
         let temp = tempfile(&self.root.join("tmp"))?;
         let mut hasher = Hasher::sha256();
         let mut buffer = vec![0; 128 << 10];
@@ -68,7 +68,7 @@ impl Blobs {
         let mut write = || -> Result<()> {
             let mut file = File::create(&temp.0).map_err(Error::io("create", &temp.0))?;
             loop {
-                let n = input.read(&mut buffer).map_err(Error::io("read for", &temp.0))?;
+                let n = input.read(&mut buffer).map_err(|e| Error::malformed(what, e))?;
                 if n == 0 {
                     return Ok(());
                 }
@@ -77,7 +77,7 @@ impl Blobs {
                 }
                 size += n as u64;
                 if size > limit {
-                    return Err(Error::Limit { what: "an archive's file".into(), limit, unit: "bytes" });
+                    return Err(Error::Limit { what: what.into(), limit, unit: "bytes" });
                 }
                 hasher.update(&buffer[..n]);
                 file.write_all(&buffer[..n]).map_err(Error::io("write", &temp.0))?;

@@ -19,7 +19,7 @@ use super::manifest::{
 };
 use super::pull::{Resolved, image_record};
 use super::reference::{Reference, Version};
-use super::tar::{Kind, Reader};
+use super::tar::{Kind, Reader, TarError};
 use super::{Event, EventSink, Hold, Images, Inner, blocking};
 
 const MAX_ENTRIES: usize = 100_000;
@@ -134,9 +134,8 @@ impl Scan {
         let decoder = Decoder::new(input).map_err(|e| Error::malformed(what, e))?;
         let mut reader = Reader::new(decoder);
         let mut scan = Scan { what: what.into(), files: HashMap::new(), links: HashMap::new(), index: None, manifest: None };
-        let reserve = inner.options.limits.reserve;
         let mut entries = 0;
-        while let Some(entry) = reader.next().map_err(tar)? {
+        while let Some(entry) = reader.next_entry().map_err(tar)? {
             entries += 1;
             if entries > MAX_ENTRIES {
                 return Err(Error::Limit { what: what.into(), limit: MAX_ENTRIES as u64, unit: "entries" });
@@ -155,7 +154,7 @@ impl Scan {
                     "oci-layout" | "repositories" => {}
                     _ if path.ends_with("/json") || path.ends_with("/VERSION") => {}
                     _ => {
-                        let stored = store(inner, hold, &path, entry.size, &mut reader, reserve)?;
+                        let stored = store(inner, hold, &path, entry.size, &mut reader, what)?;
                         scan.files.insert(path, stored);
                     }
                 },
@@ -284,13 +283,14 @@ fn store<R: Read>(
     path: &str,
     size: u64,
     reader: &mut Reader<R>,
-    reserve: u64,
+    what: &str,
 ) -> Result<(Digest, u64)> {
+    let reserve = inner.options.limits.reserve;
     check_space(&inner.root, size, reserve)?;
     let mut data = EntryData(reader);
     let named = path.strip_prefix("blobs/").and_then(|rest| Digest::parse(&rest.replacen('/', ":", 1)).ok());
     let Some(digest) = named else {
-        let (digest, size) = inner.blobs.add(data, inner.options.limits.bytes, reserve)?;
+        let (digest, size) = inner.blobs.add(&format!("{what}: {path}"), data, inner.options.limits.bytes, reserve)?;
         hold.blob(&digest);
         return Ok((digest, size));
     };
@@ -300,7 +300,7 @@ fn store<R: Read>(
         let mut ingest = Ingest::start(&inner.blobs, &digest, size)?;
         let mut buffer = vec![0; 128 << 10];
         loop {
-            let n = data.read(&mut buffer).map_err(|e| Error::malformed(path, e))?;
+            let n = data.read(&mut buffer).map_err(|e| Error::malformed(format!("{what}: {path}"), e))?;
             if n == 0 {
                 break;
             }
@@ -316,7 +316,10 @@ struct EntryData<'a, R>(&'a mut Reader<R>);
 
 impl<R: Read> Read for EntryData<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buffer).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+        self.0.read(buffer).map_err(|error| match error {
+            TarError::Read(error) => error,
+            error => std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+        })
     }
 }
 

@@ -324,7 +324,7 @@ async fn tunnel(stream: &mut Box<dyn Stream>, origin: &Origin, proxy: &Proxy) ->
 
 /// A `Location` relative to the URL that gave it.
 fn join(base: &Uri, location: &str) -> Option<Uri> {
-    if location.starts_with("http://") || location.starts_with("https://") {
+    if location.split(['/', '?', '#']).next().is_some_and(|first| first.ends_with(':')) {
         return location.parse().ok();
     }
     let scheme = base.scheme_str()?;

@@ -90,7 +90,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next entry; what was not read of the last one's data is skipped.
-    pub fn next(&mut self) -> Result<Option<Entry>, TarError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         if self.done {
             return Ok(None);
         }
@@ -328,8 +328,9 @@ impl<R: Read> Reader<R> {
             return Ok(value);
         }
         let text = field.iter().copied().skip_while(|b| *b == b' ').take_while(|b| !matches!(b, 0 | b' '));
-        text.fold(Some(0i64), |value, digit| match digit {
-            b'0'..=b'7' => value?.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
+        let mut text = text;
+        text.try_fold(0i64, |value, digit| match digit {
+            b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
             _ => None,
         })
         .ok_or_else(|| self.malformed("a number is malformed"))

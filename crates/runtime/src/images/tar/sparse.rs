@@ -56,7 +56,7 @@ impl Map {
             end = offset.checked_add(*length)?;
             sum = sum.checked_add(*length)?;
         }
-        let sound = numbers.len() % 2 == 0 && end <= real_size && sum == stored && real_size <= i64::MAX as u64;
+        let sound = numbers.len().is_multiple_of(2) && end <= real_size && sum == stored && real_size <= i64::MAX as u64;
         sound.then_some(Map { real_size, pieces, position: 0, next: 0 })
     }
 

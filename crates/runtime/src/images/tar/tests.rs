@@ -23,7 +23,7 @@ fn entry(path: &str, kind: Kind, size: u64) -> Entry {
 fn read_all(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, TarError> {
     let mut reader = Reader::new(bytes);
     let mut all = Vec::new();
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         let mut data = Vec::new();
         let mut buffer = [0; 700];
         loop {

@@ -20,7 +20,7 @@ use super::digest::Digest;
 use super::error::{Error, Result};
 use super::tar::{Entry, Kind, Reader, TarError};
 pub use settle::{Survey, settle, survey};
-use tree::{Place, Tree};
+use tree::{Place, RealPath, Tree};
 
 /// How much of a disk and of our patience one layer may take. The free space that must remain is what stops a bomb
 /// that keeps within all other limits.
@@ -58,13 +58,16 @@ const CHUNK: usize = 128 << 10;
 const CHECK_BYTES: u64 = 32 << 20;
 const CHECK_ENTRIES: u64 = 4096;
 
+/// A modification time: seconds and nanoseconds.
+type Mtime = (i64, u32);
+
 /// What an unpacked layer still needs from the layers below it.
 pub struct Unpacked {
-    implicit: Vec<Vec<Box<[u8]>>>,
+    implicit: Vec<RealPath>,
     /// Hard links whose target is not in this layer: (where, target).
     links: Vec<(Vec<u8>, Vec<u8>)>,
     /// Set last, since everything else changes them.
-    dir_times: Vec<(Vec<Box<[u8]>>, (i64, u32))>,
+    dir_times: Vec<(RealPath, Mtime)>,
     pub opaque_root: bool,
 }
 
@@ -89,7 +92,7 @@ pub fn unpack(blob: &Path, diff_id: &Digest, into: &Path, limits: &Limits, cance
             opaque_root: false,
         };
         unpacker.check_space(0)?;
-        while let Some(entry) = unpacker.reader.next().map_err(|e| unpacker.tar(e))? {
+        while let Some(entry) = unpacker.reader.next_entry().map_err(|e| unpacker.tar(e))? {
             unpacker.count(&entry)?;
             unpacker.entry(&entry)?;
         }
@@ -115,7 +118,7 @@ struct Unpacker<'a, R> {
     /// Entries and bytes since free space was last looked at.
     unchecked: (u64, u64),
     links: Vec<(Vec<u8>, Vec<u8>)>,
-    dir_times: Vec<(Vec<Box<[u8]>>, (i64, u32))>,
+    dir_times: Vec<(RealPath, Mtime)>,
     opaque_root: bool,
 }
 
@@ -404,7 +407,7 @@ fn tolerate(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
-fn times((seconds, nanos): (i64, u32)) -> Timestamps {
+fn times((seconds, nanos): Mtime) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
     Timestamps { last_access: time, last_modification: time }
 }

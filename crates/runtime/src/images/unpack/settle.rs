@@ -11,7 +11,7 @@ use ring::digest;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::tree::{self, Place, Tree};
+use super::tree::{self, Place, RealPath, Tree};
 use super::{Unpacked, times};
 use crate::images::blobs::check_space;
 use crate::images::digest::Digest;
@@ -101,9 +101,12 @@ fn dir_below(below: &mut [Tree], real: &[Box<[u8]>]) -> Option<Stat> {
     None
 }
 
+/// A directory and a name in it.
+type Copied = (Place, Box<[u8]>);
+
 /// Copies of lower files that hard links of this layer asked for: one each, however many links.
 struct Copies<'a> {
-    made: HashMap<Vec<Box<[u8]>>, (Place, Box<[u8]>)>,
+    made: HashMap<RealPath, Copied>,
     dir: &'a Path,
     reserve: u64,
 }
@@ -111,7 +114,7 @@ struct Copies<'a> {
 impl Copies<'_> {
     /// Makes `path` a further name of `target`; false if there is no such file.
     fn link(&mut self, own: &mut Tree, below: &mut [Tree], path: &[u8], target: &[u8]) -> Result<bool> {
-        let parts = |path: &[u8]| -> Vec<Box<[u8]>> {
+        let parts = |path: &[u8]| -> RealPath {
             path.split(|b| *b == b'/').filter(|p| !matches!(*p, b"" | b".")).map(Into::into).collect()
         };
         let io = |e: Errno| Error::Io { doing: "link in", path: self.dir.into(), source: e.into() };
@@ -203,6 +206,8 @@ struct Sum {
 }
 
 impl Sum {
+    // The fields' types differ between architectures.
+    #[allow(clippy::unnecessary_cast)]
     fn add(&mut self, at: BorrowedFd<'_>, name: &[u8], stat: &Stat, path: &[u8]) -> rustix::io::Result<()> {
         self.inodes += 1;
         // A file of several names is counted once in sum.

@@ -16,11 +16,14 @@ const OPEN_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOF
 const READ_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const MAX_LINKS: usize = 40;
 
-/// An open directory and where it really is: names from the root, no symlinks.
+/// Names from the root; none is a symlink.
+pub type RealPath = Vec<Box<[u8]>>;
+
+/// An open directory and where it really is.
 #[derive(Clone)]
 pub struct Place {
     pub fd: Rc<OwnedFd>,
-    pub real: Vec<Box<[u8]>>,
+    pub real: RealPath,
 }
 
 pub struct Tree {
@@ -28,7 +31,7 @@ pub struct Tree {
     /// The directories of the path last asked for: archives go depth first, so most of it is the next one's path too.
     stack: Vec<(Box<[u8]>, Place)>,
     /// Directories (real paths) made because something in them was wanted, that no entry has described.
-    pub implicit: BTreeSet<Vec<Box<[u8]>>>,
+    pub implicit: BTreeSet<RealPath>,
 }
 
 impl Tree {
