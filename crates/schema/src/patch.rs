@@ -7,7 +7,7 @@ mod tests;
 use crate::value::unescape;
 use crate::{Object, Value};
 
-pub use strategic::strategic;
+pub use strategic::{go_print, strategic};
 
 /// Upstream's limit of a JSON patch's length.
 pub const MAX_OPERATIONS: usize = 10_000;

@@ -157,7 +157,9 @@ impl<'a> Decoder<'a> {
                 self.reader.report(|| FieldProblem::Duplicate(path.member(&key)));
                 object.remove(&*key);
             }
-            if table.omits(field, &value) {
+            // An empty managedFields is an order to forget them: see `apply::update`.
+            let reset = &*field.name == "managedFields" && matches!(value, Value::List(_));
+            if table.omits(field, &value) && !reset {
                 omitted.push(&field.name);
             } else {
                 object.insert(key.into_owned(), value);

@@ -1,0 +1,186 @@
+use super::*;
+use crate::{Field, Message, MessageId, PatchStrategy};
+
+/// The built-in types without protobuf tags, so that nothing is filled in: what upstream's own tests apply to.
+fn untagged() -> Table {
+    let field = |f: &Field| Field {
+        name: f.name.clone(),
+        tag: 0,
+        ty: f.ty.clone(),
+        pointer: f.pointer,
+        omitempty: f.omitempty,
+        omitzero: f.omitzero,
+        inline: f.inline,
+        required: f.required,
+        default: f.default.clone(),
+        enumeration: Vec::new(),
+        patch: PatchStrategy { ..f.patch.clone() },
+    };
+    let message = |m: &Message| Message::new(m.name.clone(), m.form, m.fields.iter().map(field).collect()).with_atomic(m.atomic);
+    Table::new(Table::builtin().messages.iter().map(message).collect(), Vec::new())
+}
+
+fn timeless(mut object: Value) -> Value {
+    if let Some(rows) = object.get_mut(&["metadata", "managedFields"]).and_then(Value::as_list_mut) {
+        for row in rows {
+            row.remove(&["time"]);
+        }
+    }
+    object
+}
+
+fn message(kind: &Value) -> MessageId {
+    let version = kind.str_at(&["apiVersion"]);
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    Table::builtin().kind(group, version, kind.str_at(&["kind"])).unwrap()
+}
+
+/// Each line is a scenario that upstream's field manager went through: its steps, and what was live after each.
+#[test]
+fn goes_the_way_of_upstream() {
+    let table = untagged();
+    let mut failures = Vec::new();
+    for line in include_str!("../../tests/golden/apply.txt").lines() {
+        let scenario = json::parse(line.as_bytes()).unwrap();
+        let mut live: Option<Value> = None;
+        for (i, step) in scenario.list_at(&["steps"]).iter().enumerate() {
+            let object = &step["object"];
+            let ty = Type::Message(message(object));
+            let writer = Writer {
+                manager: step.str_at(&["manager"]),
+                api_version: object.str_at(&["apiVersion"]),
+                subresource: "",
+                now: "2026-01-01T00:00:00Z",
+            };
+            let error = if step.str_at(&["op"]) == "apply" {
+                match apply(&table, &ty, live.as_ref(), object, writer, step.bool_at(&["force"])) {
+                    Ok(None) => String::new(),
+                    Ok(Some(new)) => {
+                        live = Some(new);
+                        String::new()
+                    }
+                    Err(error) => error.to_string(),
+                }
+            } else {
+                let mut new = object.clone();
+                update(&table, &ty, live.as_ref(), &mut new, writer);
+                live = Some(new);
+                String::new()
+            };
+            let found = live.clone().map_or_else(|| Value::object::<&str>([]), timeless);
+            let wanted = &step["live"];
+            let mut shown = wanted.clone();
+            if live.is_none() {
+                shown = Value::object::<&str>([]);
+            }
+            if error != step.str_at(&["error"]) || found != shown {
+                failures.push(format!(
+                    "{}, step {i}:\n  error  {error}\n  wanted {}\n  live   {found}\n  wanted {shown}",
+                    scenario.str_at(&["name"]),
+                    step.str_at(&["error"]),
+                ));
+                break;
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} scenarios differ\n{}", failures.len(), failures.join("\n"));
+}
+
+fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
+    Writer { manager, api_version: "v1", subresource: "", now }
+}
+
+fn config_map(data: &[(&str, &str)]) -> (Type, Value) {
+    let data = Value::object(data.iter().map(|(k, v)| (*k, Value::from(*v))));
+    let object = Value::object([
+        ("apiVersion", "v1".into()),
+        ("kind", "ConfigMap".into()),
+        ("metadata", Value::object([("name", "c".into())])),
+        ("data", data),
+    ]);
+    (Type::Message(message(&object)), object)
+}
+
+fn managers(object: &Value) -> Vec<String> {
+    let rows = object.list_at(&["metadata", "managedFields"]).iter();
+    rows.map(|r| format!("{} {} {}", r.str_at(&["manager"]), r.str_at(&["time"]), r["fieldsV1"])).collect()
+}
+
+#[test]
+fn the_oldest_of_many_updaters_become_one() {
+    let table = Table::builtin();
+    let mut live: Option<Value> = None;
+    for i in 0..12 {
+        let keys: Vec<String> = (0..=i).map(|k| format!("k{k:02}")).collect();
+        let data: Vec<(&str, &str)> = keys.iter().map(|k| (k.as_str(), "x")).collect();
+        let (ty, mut new) = config_map(&data);
+        let (manager, now) = (format!("m{i:02}"), format!("2026-01-01T00:00:{i:02}Z"));
+        update(table, &ty, live.as_ref(), &mut new, writer(&manager, &now));
+        live = Some(new);
+    }
+    let rows = managers(&live.unwrap());
+    assert_eq!(rows.len(), 10);
+    assert_eq!(rows[0], r#"ancient-changes 2026-01-01T00:00:02Z {"f:data":{".":{},"f:k00":{},"f:k01":{},"f:k02":{}}}"#);
+    assert_eq!(rows[1], r#"m03 2026-01-01T00:00:03Z {"f:data":{"f:k03":{}}}"#);
+}
+
+#[test]
+fn managed_fields_can_be_reset_and_stay_untracked_until_applied() {
+    let table = Table::builtin();
+    let (ty, mut first) = config_map(&[("a", "1")]);
+    update(table, &ty, None, &mut first, writer("u", "2026-01-01T00:00:00Z"));
+    first.set(&["metadata", "uid"], "1");
+    assert_eq!(managers(&first), [r#"u 2026-01-01T00:00:00Z {"f:data":{".":{},"f:a":{}}}"#]);
+    for reset in ["[]", "[{}]"] {
+        let mut second = first.clone();
+        second.set(&["metadata", "managedFields"], json::parse(reset.as_bytes()).unwrap());
+        update(table, &ty, Some(&first), &mut second, writer("u", "2026-01-01T00:00:01Z"));
+        assert_eq!(managers(&second), [""; 0]);
+        let (_, mut config) = config_map(&[("b", "2")]);
+        config.remove(&["metadata", "uid"]);
+        let applied = apply(table, &ty, Some(&second), &config, writer("a", "2026-01-01T00:00:02Z"), false);
+        assert_eq!(
+            managers(&applied.unwrap().unwrap()),
+            [
+                r#"a 2026-01-01T00:00:02Z {"f:data":{"f:b":{}}}"#,
+                r#"before-first-apply 2026-01-01T00:00:02Z {"f:data":{".":{},"f:a":{}}}"#
+            ]
+        );
+    }
+}
+
+#[test]
+fn nothing_changes_twice() {
+    let table = Table::builtin();
+    let (ty, config) = config_map(&[("a", "1")]);
+    let live = apply(table, &ty, None, &config, writer("a", "2026-01-01T00:00:00Z"), false).unwrap().unwrap();
+    let again = apply(table, &ty, Some(&live), &config, writer("a", "2026-01-01T00:00:09Z"), false);
+    assert_eq!(again, Ok(None));
+    let mut same = live.clone();
+    update(table, &ty, Some(&live), &mut same, writer("u", "2026-01-01T00:00:09Z"));
+    assert!(settle(&live, &mut same));
+    assert_eq!(same, live);
+}
+
+#[test]
+fn the_status_is_not_owned_by_the_main_resource() {
+    let table = Table::builtin();
+    let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"b"}},
+        "spec":{"containers":[{"name":"c","resources":{}}]},"status":{"phase":"Running","podIP":"1.2.3.4"}}"#;
+    let object = json::parse(text.as_bytes()).unwrap();
+    let ty = Type::Message(message(&object));
+    let Type::Message(id) = ty else { unreachable!() };
+    let object = json::typed(table, id, object).unwrap().value;
+    let mut new = object.clone();
+    update(table, &ty, None, &mut new, writer("u", "2026-01-01T00:00:00Z"));
+    let container = r#"{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:name":{},"f:resources":{}}}}"#;
+    assert_eq!(
+        managers(&new),
+        [format!(r#"u 2026-01-01T00:00:00Z {{"f:metadata":{{"f:labels":{{".":{{}},"f:a":{{}}}}}},"f:spec":{container}}}"#)]
+    );
+    let mut later = object;
+    later.set(&["status", "phase"], "Failed");
+    let status = Writer { subresource: "status", ..writer("kubelet", "2026-01-01T00:00:00Z") };
+    update(table, &ty, Some(&new), &mut later, status);
+    assert_eq!(managers(&later)[0], r#"kubelet 2026-01-01T00:00:00Z {"f:status":{"f:phase":{}}}"#);
+}
