@@ -1,9 +1,326 @@
-//! `log`, `exec`, `attach`, `portforward` and `proxy`.
+//! `log`, `exec`, `attach`, `portforward` and `proxy`: to a kubelet, a pod, a service or a node.
 
-use http::request::Parts;
+use http::{Method, Uri, header, request::Parts};
+use schema::Value;
 
-use crate::{Body, Status, call::Call, reply::Reply, status::Result};
+use crate::{
+    Body, Status,
+    admission::Operation,
+    body::empty,
+    call::Call,
+    reply::{self, Reply},
+    request::GroupResource,
+    status::Result,
+};
 
-pub async fn serve(_call: Call, _parts: Parts, _body: Body) -> Result<Reply> {
-    Err(Status::no_such_resource())
+pub async fn serve(mut call: Call, parts: Parts, body: Body) -> Result<Reply> {
+    let subresource = call.info.subresource.clone();
+    let kind = call.kind.clone();
+    let allowed = kind.subresource(&subresource).is_some_and(|s| s.verbs.iter().any(|v| **v == call.info.verb));
+    if !allowed || call.info.name.is_empty() {
+        return Err(Status::method_not_allowed());
+    }
+    if subresource != "log" {
+        let (name, namespace) = (call.info.name.clone(), call.info.namespace.clone());
+        let options = connect_options(&call, &subresource);
+        let mut request = call.admission(&kind, Operation::Connect, &name, &namespace, &subresource, Value::Null, false);
+        request.kind = options.str_at(&["kind"]).to_owned();
+        request.object = options;
+        call.server.mutate(&mut request).await?;
+        call.server.validate(&mut request).await?;
+    }
+    match (&*kind.resource.plural, subresource.as_str()) {
+        ("pods", "log") => log(&call, parts, body).await,
+        ("pods", "exec" | "attach") => {
+            let pod = pod(&call)?;
+            let container = container(&call, &pod)?;
+            let node = node_of(&call, &pod)?;
+            let query = call.query.iter().filter(|(name, _)| *name != "container").map(|(name, value)| {
+                let name = match name {
+                    "stdin" => "input",
+                    "stdout" => "output",
+                    "stderr" => "error",
+                    other => other,
+                };
+                let on = value == "true" || value == "1";
+                let value = if matches!(name, "input" | "output" | "error" | "tty") { if on { "1" } else { "" } } else { value };
+                (name, value)
+            });
+            let query: Vec<(&str, &str)> = query.filter(|(n, v)| *n == "command" || !v.is_empty()).collect();
+            let (namespace, name) = (&call.info.namespace, &call.info.name);
+            let path = format!("/{subresource}/{namespace}/{name}/{container}");
+            to_node(&call, &node, parts, body, &path, &query).await
+        }
+        ("pods", "portforward") => {
+            let pod = pod(&call)?;
+            let node = node_of(&call, &pod)?;
+            let query: Vec<(&str, &str)> = call.query.iter().map(|(n, v)| (if n == "ports" { "port" } else { n }, v)).collect();
+            let path = format!("/portForward/{}/{}", call.info.namespace, call.info.name);
+            to_node(&call, &node, parts, body, &path, &query).await
+        }
+        ("pods", "proxy") => {
+            let (scheme, name, port) = split(&call.info.name)?;
+            let pod = call.server.read("", "pods", &call.info.namespace, name);
+            let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
+            let port = if port.is_empty() {
+                let ports = pod.list_at(&["spec", "containers"]).iter().flat_map(|c| c.list_at(&["ports"]));
+                ports.filter_map(|p| p.i64_at(&["containerPort"])).next().unwrap_or(80).to_string()
+            } else {
+                port.to_owned()
+            };
+            let ip = pod.str_at(&["status", "podIP"]);
+            if ip.is_empty() {
+                return Err(Status::bad_request(format!("address not allowed: pod {name:?} has no IP address")));
+            }
+            to_address(&call, parts, body, scheme, ip, &port).await
+        }
+        ("services", "proxy") => {
+            let (scheme, name, port) = split(&call.info.name)?;
+            let (ip, port) = endpoint(&call, name, port)?;
+            to_address(&call, parts, body, scheme, &ip, &port).await
+        }
+        ("nodes", "proxy") => {
+            let (_, name, _) = split(&call.info.name)?;
+            if call.server.read("", "nodes", "", name).is_none() {
+                return Err(Status::not_found(&GroupResource::new("", "nodes"), name));
+            }
+            let path = format!("/{}", rest(&parts, &call));
+            let query: Vec<(&str, &str)> = call.query.iter().collect();
+            to_node(&call, name, parts, body, &path, &query).await
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// `PodExecOptions` and its kin, as admission sees them.
+fn connect_options(call: &Call, subresource: &str) -> Value {
+    let kind = match (&*call.kind.resource.plural, subresource) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("pods", _) => "PodProxyOptions",
+        ("services", _) => "ServiceProxyOptions",
+        _ => "NodeProxyOptions",
+    };
+    let mut out = Value::object([("apiVersion", "v1".into()), ("kind", kind.into())]);
+    if kind.ends_with("ProxyOptions") {
+        out.set(&["path"], call.info.rest.as_str());
+        return out;
+    }
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(name) {
+            out.set(&[name], true);
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        out.set(&["container"], container);
+    }
+    let commands: Vec<&str> = call.query.all("command").collect();
+    if !commands.is_empty() {
+        out.set(&["command"], Value::list(commands));
+    }
+    out
+}
+
+fn pod(call: &Call) -> Result<Value> {
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    let pod = call.server.read("", "pods", namespace, name);
+    pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))
+}
+
+fn node_of(call: &Call, pod: &Value) -> Result<String> {
+    let node = pod.str_at(&["spec", "nodeName"]);
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.info.name)));
+    }
+    Ok(node.to_owned())
+}
+
+/// The container that is meant.
+fn container(call: &Call, pod: &Value) -> Result<String> {
+    let name = &call.info.name;
+    let names = |field: &str| -> Vec<String> {
+        pod.list_at(&["spec", field]).iter().map(|c| c.str_at(&["name"]).to_owned()).collect()
+    };
+    let (init, regular, ephemeral) = (names("initContainers"), names("containers"), names("ephemeralContainers"));
+    match call.query.get("container").filter(|c| !c.is_empty()) {
+        None => match regular.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+            many => {
+                let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                if !ephemeral.is_empty() {
+                    text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+                }
+                Err(Status::bad_request(text))
+            }
+        },
+        Some(wanted) => {
+            if [&init, &regular, &ephemeral].iter().any(|list| list.iter().any(|n| n == wanted)) {
+                Ok(wanted.to_owned())
+            } else {
+                Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}")))
+            }
+        }
+    }
+}
+
+async fn log(call: &Call, parts: Parts, body: Body) -> Result<Reply> {
+    const PASSED: [&str; 8] =
+        ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
+    let pod = pod(call)?;
+    let container = container(call, &pod)?;
+    for name in ["sinceSeconds", "tailLines", "limitBytes"] {
+        if let Some(text) = call.query.get(name).filter(|t| !t.is_empty()) {
+            let minimum = if name == "tailLines" { 0 } else { 1 };
+            let number: i64 = text.parse().map_err(|_| {
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            })?;
+            if number < minimum {
+                let detail = format!("must be greater than {}", minimum - 1);
+                let error = crate::status::field_error(schema::validate::ErrorKind::Invalid, name, number.into(), &detail);
+                return Err(Status::invalid("", "PodLogOptions", &call.info.name, vec![error]));
+            }
+        }
+    }
+    let node = pod.str_at(&["spec", "nodeName"]);
+    if node.is_empty() {
+        return Ok(reply::text(200, ""));
+    }
+    let query: Vec<(&str, &str)> = call.query.iter().filter(|(n, _)| PASSED.contains(n)).collect();
+    let path = format!("/containerLogs/{}/{}/{container}", call.info.namespace, call.info.name);
+    to_node(call, node, parts, body, &path, &query).await
+}
+
+fn encode_query(query: &[(&str, &str)]) -> String {
+    let escape = |text: &str| -> String {
+        text.bytes()
+            .map(|b| match b {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => (b as char).to_string(),
+                b => format!("%{b:02X}"),
+            })
+            .collect()
+    };
+    query.iter().map(|(n, v)| format!("{}={}", escape(n), escape(v))).collect::<Vec<_>>().join("&")
+}
+
+fn rebuild(mut parts: Parts, body: Body, path: &str, query: &str) -> Result<http::Request<Body>> {
+    let text = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    parts.uri = text.parse::<Uri>().map_err(|e| Status::bad_request(format!("{text}: {e}")))?;
+    parts.headers.remove(header::AUTHORIZATION);
+    Ok(http::Request::from_parts(parts, body))
+}
+
+async fn to_node(
+    call: &Call,
+    node: &str,
+    parts: Parts,
+    body: Body,
+    path: &str,
+    query: &[(&str, &str)],
+) -> Result<Reply> {
+    let request = rebuild(parts, body, path, &encode_query(query))?;
+    call.server.config().node_proxy.to_node(&call.server, node, request).await
+}
+
+/// What follows `/proxy`, as it was sent.
+fn rest(parts: &Parts, call: &Call) -> String {
+    let marker = "/proxy";
+    let path = parts.uri.path();
+    let tail = path.find(marker).map_or("", |at| &path[at + marker.len()..]);
+    let tail = tail.trim_start_matches('/');
+    if tail.is_empty() { call.info.rest.clone() } else { tail.to_owned() }
+}
+
+async fn to_address(call: &Call, mut parts: Parts, body: Body, scheme: &str, ip: &str, port: &str) -> Result<Reply> {
+    let address = format!("{}:{port}", if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() });
+    let address = address.parse().map_err(|_| Status::bad_request(format!("address not allowed: {address}")))?;
+    // Browsers are sent to the directory form, so that relative links work.
+    if call.info.rest.is_empty() && !parts.uri.path().ends_with('/') && matches!(parts.method, Method::GET | Method::HEAD) {
+        let query = parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+        let mut response = reply::bytes(301, "text/plain", "");
+        if let Ok(location) = http::HeaderValue::from_str(&format!("{}/{query}", parts.uri.path())) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        *response.body_mut() = empty();
+        return Ok(response);
+    }
+    let path = format!("/{}", rest(&parts, call));
+    let query = parts.uri.query().unwrap_or("").to_owned();
+    parts.headers.remove(header::HOST);
+    let request = rebuild(parts, body, &path, &query)?;
+    call.server.config().node_proxy.to_address(&call.server, scheme, address, request).await
+}
+
+/// `[SCHEME:]NAME[:PORT]`
+fn split(text: &str) -> Result<(&str, &str, &str)> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [name] => Ok(("http", name, "")),
+        [name, port] => Ok(("http", name, port)),
+        [scheme @ ("http" | "https" | ""), name, port] => Ok((if scheme.is_empty() { "http" } else { scheme }, name, port)),
+        _ => Err(Status::bad_request(format!("invalid service request {text:?}"))),
+    }
+}
+
+/// A ready endpoint of a service's port (by name or number; empty: its only one).
+fn endpoint(call: &Call, name: &str, port: &str) -> Result<(String, String)> {
+    let namespace = &call.info.namespace;
+    let gr = GroupResource::new("", "services");
+    let service = call.server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
+    let ports = service.list_at(&["spec", "ports"]);
+    let found = ports.iter().find(|p| {
+        port.is_empty() && ports.len() == 1
+            || p.str_at(&["name"]) == port && !port.is_empty()
+            || p.i64_at(&["port"]).is_some_and(|n| n.to_string() == port)
+    });
+    let Some(found) = found else {
+        return Err(Status::unavailable(format!("no service port {port:?} found for service {name:?}")));
+    };
+    if service.str_at(&["spec", "type"]) == "ExternalName" {
+        return Err(Status::bad_request("address not allowed: a service of type ExternalName"));
+    }
+    let port_name = found.str_at(&["name"]);
+    let mut candidates = Vec::new();
+    for slice in call.server.read_all("discovery.k8s.io", "endpointslices", namespace) {
+        if slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str() != Some(name) {
+            continue;
+        }
+        let number = slice.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name).and_then(|p| p.i64_at(&["port"]));
+        let Some(number) = number else { continue };
+        for endpoint in slice.list_at(&["endpoints"]) {
+            let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
+            if let Some(address) = endpoint["addresses"][0].as_str().filter(|_| ready) {
+                candidates.push((address.to_owned(), number.to_string()));
+            }
+        }
+    }
+    let mut byte = [0u8; 4];
+    call.server.config().random.fill(&mut byte);
+    let at = u32::from_le_bytes(byte) as usize % candidates.len().max(1);
+    candidates
+        .into_iter()
+        .nth(at)
+        .ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_ports() {
+        for (text, want) in [
+            ("a", Some(("http", "a", ""))),
+            ("a:80", Some(("http", "a", "80"))),
+            ("https:a:443", Some(("https", "a", "443"))),
+            (":a:web", Some(("http", "a", "web"))),
+            ("ftp:a:1", None),
+        ] {
+            assert_eq!(split(text).ok(), want, "{text}");
+        }
+    }
 }

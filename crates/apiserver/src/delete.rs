@@ -254,7 +254,7 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
         let immediate = !pending && options.grace_period_seconds == Some(0);
         return if immediate { Step::Remove } else { Step::Mark(object.into()) };
     }
-    if !pending && (kind.strategy.may_delete_on_update)(old) {
+    if !pending && (kind.strategy.may_remove)(old) {
         return Step::Remove;
     }
     if !meta::is_deleting(old) && meta::generation(old) > 0 {
@@ -265,5 +265,6 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
         object.set(&["metadata", "deletionTimestamp"], time::format(now));
     }
     object.set(&["metadata", "deletionGracePeriodSeconds"], 0i64);
+    (kind.strategy.marked)(&mut object);
     Step::Mark(object.into())
 }

@@ -52,6 +52,7 @@ fn patch_error(error: PatchError) -> Status {
     match error {
         PatchError::Malformed(why) => Status::bad_request(why),
         PatchError::Unprocessable(_) => Status::unprocessable(),
+        PatchError::Failed(why) => Status::plain_internal(why),
         PatchError::TooManyOperations { .. } => Status::too_large(&error.to_string()),
     }
 }

@@ -1,9 +1,12 @@
 //! Validation of built-in kinds by the schema's rules.
 
-use schema::{Value, validate::FieldError};
+use schema::{
+    Value,
+    validate::{FieldError, RuleBook, object},
+};
 
 use crate::kind::Kind;
 
-pub fn check(_kind: &Kind, _new: &Value, _old: Option<&Value>) -> Vec<FieldError> {
-    Vec::new()
+pub fn check(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    object(kind.table(), RuleBook::builtin(), kind.message(), new, old)
 }

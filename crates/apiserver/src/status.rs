@@ -1,8 +1,9 @@
 //! `meta/v1.Status`: the only place where HTTP status codes of the Kubernetes API are made. Messages are upstream's.
 
+pub use schema::validate::FieldError;
 use schema::{
     Object, Value,
-    validate::{ErrorKind, FieldError},
+    validate::{ErrorKind, aggregate},
 };
 
 use crate::request::GroupResource;
@@ -40,49 +41,7 @@ pub struct Cause {
 
 /// A field error, in short.
 pub fn field_error(kind: ErrorKind, field: &str, bad_value: Value, detail: &str) -> FieldError {
-    FieldError { kind, field: field.into(), bad_value, detail: detail.into() }
-}
-
-/// `metav1.CauseType` of an error.
-fn cause_type(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::NotFound => "FieldValueNotFound",
-        ErrorKind::Required => "FieldValueRequired",
-        ErrorKind::Duplicate => "FieldValueDuplicate",
-        ErrorKind::Invalid => "FieldValueInvalid",
-        ErrorKind::NotSupported => "FieldValueNotSupported",
-        ErrorKind::Forbidden => "FieldValueForbidden",
-        ErrorKind::TooLong => "FieldValueTooLong",
-        ErrorKind::TooMany => "FieldValueTooMany",
-        ErrorKind::Internal => "InternalError",
-        ErrorKind::TypeInvalid => "FieldValueTypeInvalid",
-    }
-}
-
-/// `field.Error.ErrorBody`: what stands after the field's name.
-fn error_body(error: &FieldError) -> String {
-    let value = || shown(&error.bad_value);
-    let head = match error.kind {
-        ErrorKind::NotFound => format!("Not found: {}", value()),
-        ErrorKind::Required => "Required value".into(),
-        ErrorKind::Duplicate => format!("Duplicate value: {}", value()),
-        ErrorKind::Invalid | ErrorKind::TypeInvalid => format!("Invalid value: {}", value()),
-        ErrorKind::NotSupported => format!("Unsupported value: {}", value()),
-        ErrorKind::Forbidden => "Forbidden".into(),
-        ErrorKind::TooLong => "Too long".into(),
-        ErrorKind::TooMany => "Too many".into(),
-        ErrorKind::Internal => "Internal error".into(),
-    };
-    if error.detail.is_empty() { head } else { format!("{head}: {}", error.detail) }
-}
-
-/// A value inside a message, as field errors show it.
-pub fn shown(value: &Value) -> String {
-    match value {
-        Value::String(s) => format!("{s:?}"),
-        Value::Null => "null".into(),
-        other => other.to_string(),
-    }
+    FieldError::new(kind, field, bad_value, detail)
 }
 
 pub type Result<T> = std::result::Result<T, Status>;
@@ -172,24 +131,14 @@ impl Status {
     /// 422; `kind` is the kind (`Deployment`), as upstream's messages have it.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
         let qualified = GroupResource::new(group, kind);
-        let shown: Vec<String> = errors
-            .iter()
-            .map(|e| if e.field.is_empty() { error_body(e) } else { format!("{}: {}", e.field, error_body(e)) })
-            .collect();
-        let mut distinct: Vec<String> = Vec::with_capacity(shown.len());
-        for text in shown {
-            if !distinct.contains(&text) {
-                distinct.push(text);
-            }
-        }
-        let message = match distinct.as_slice() {
-            [] => format!("{qualified} {name:?} is invalid"),
-            [one] => format!("{qualified} {name:?} is invalid: {one}"),
-            many => format!("{qualified} {name:?} is invalid: [{}]", many.join(", ")),
+        let message = if errors.is_empty() {
+            format!("{qualified} {name:?} is invalid")
+        } else {
+            format!("{qualified} {name:?} is invalid: {}", aggregate(&errors))
         };
         let mut status = Status::about(422, "Invalid", &qualified, name, message);
         for error in errors {
-            status = status.with_cause(cause_type(error.kind), error_body(&error), &error.field);
+            status = status.with_cause(error.kind.reason(), error.body(), &error.field);
         }
         status
     }
@@ -264,6 +213,11 @@ impl Status {
     pub fn internal(why: impl std::fmt::Display) -> Self {
         Status::make(500, "InternalError", format!("Internal error occurred: {why}"))
             .with_cause("", why.to_string(), "")
+    }
+
+    /// 500 in exactly these words.
+    pub fn plain_internal(message: impl Into<String>) -> Self {
+        Status::make(500, "", message.into())
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {

@@ -1,14 +1,606 @@
-//! Subresources that are types of their own.
+//! Subresources with a type or a meaning of their own: scale, binding, eviction, token, and parts of an object.
+
+use std::sync::Arc;
 
 use http::Method;
+use schema::{
+    MessageId, Type, Value, json, patch,
+    selector::LabelSelector,
+    validate::ErrorKind,
+};
 
-use crate::{Status, call::Call, reply::Reply, status::Result};
+use crate::{
+    Status,
+    admission::Operation,
+    call::{Call, decode_other},
+    encode::{self, message_of},
+    kind::{Kind, builtin},
+    meta,
+    negotiate::{self, Encoding},
+    options::{DeleteOptions, WriteOptions},
+    patch::patch as patch_object,
+    read,
+    reply::{self, Reply},
+    request::GroupResource,
+    status::{Result, field_error},
+    write::{self, Part, Produced, Update},
+};
 
-pub async fn serve(_call: Call, _method: Method, _body: &[u8]) -> Result<Reply> {
-    Err(Status::no_such_resource())
+pub async fn serve(call: Call, method: Method, body: &[u8]) -> Result<Reply> {
+    let name = call.info.name.clone();
+    let subresource = call.info.subresource.clone();
+    let verb = call.info.verb.clone();
+    let allowed = call.kind.subresource(&subresource).is_some_and(|s| s.verbs.iter().any(|v| **v == verb));
+    if !allowed || name.is_empty() {
+        return Err(Status::method_not_allowed());
+    }
+    match (subresource.as_str(), &method) {
+        ("scale", _) => scale(call, method, body).await,
+        ("binding", &Method::POST) => {
+            let encoding = negotiate::content_type(&call.headers, true)?;
+            let binding = decode_other(body, encoding, "v1", "Binding")?;
+            bind(call, &name, binding).await
+        }
+        ("eviction", &Method::POST) => evict(call, body).await,
+        ("token", &Method::POST) => token(call, body).await,
+        (_, &Method::GET | &Method::HEAD) => read::get(&call).await,
+        (_, &Method::PUT) => write::update(call, body, Part::Other).await,
+        (_, &Method::PATCH) => patch_object(call, body, Part::Other).await,
+        _ => Err(Status::method_not_allowed()),
+    }
 }
 
+impl Call {
+    fn update_of(&self, subresource: &'static str, options: WriteOptions) -> Update<'static> {
+        Update {
+            kind: self.kind.clone(),
+            namespace: self.info.namespace.clone(),
+            name: self.info.name.clone(),
+            part: Part::Given,
+            subresource,
+            options,
+            options_kind: "UpdateOptions",
+            may_create: false,
+            admission: false,
+        }
+    }
+
+    /// The object that the request names, as it is now.
+    async fn current(&self) -> Result<Value> {
+        self.server.consistent().await?;
+        let storage = self.kind.storage()?;
+        let entry = storage.get(&storage.key(&self.info.namespace, &self.info.name));
+        let entry = entry.ok_or_else(|| Status::not_found(&self.kind.group_resource(), &self.info.name))?;
+        encode::decode(&self.kind, &entry.body)
+    }
+}
+
+// ---- scale
+
+/// Where a kind keeps what `Scale` shows.
+fn scale_paths(kind: &Kind) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let split = |path: &str| path.trim_start_matches('.').split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    match kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
+        Some(paths) => (split(&paths.spec), split(&paths.status), split(&paths.selector)),
+        None => (split("spec.replicas"), split("status.replicas"), split("spec.selector")),
+    }
+}
+
+fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(value, |v, key| v.member(key))
+}
+
+/// A selector in its string form.
+pub fn selector_text(selector: &Value) -> String {
+    if let Some(text) = selector.as_str() {
+        return text.into();
+    }
+    let plain = selector.as_object().is_some_and(|o| !o.contains_key("matchLabels") && !o.contains_key("matchExpressions"));
+    let (labels, expressions) =
+        if plain { (selector, &Value::Null) } else { (&selector["matchLabels"], &selector["matchExpressions"]) };
+    let mut terms: Vec<(String, String)> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), format!("{k}={}", v.as_str().unwrap_or(""))))
+        .collect();
+    for expression in expressions.as_list().into_iter().flatten() {
+        let key = expression.str_at(&["key"]);
+        let mut values: Vec<&str> = expression.list_at(&["values"]).iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        let text = match expression.str_at(&["operator"]) {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        };
+        terms.push((key.to_owned(), text));
+    }
+    terms.sort();
+    terms.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(",")
+}
+
+fn to_scale(kind: &Kind, object: &Value) -> Value {
+    let (spec, status, selector) = scale_paths(kind);
+    let mut scale = Value::object([("apiVersion", "autoscaling/v1".into()), ("kind", "Scale".into())]);
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object.get(&["metadata", field]) {
+            scale.set(&["metadata", field], value.clone());
+        }
+    }
+    let replicas = at(object, &spec).and_then(Value::as_i64).unwrap_or(0);
+    scale.set(&["spec"], Value::object::<&str>([]));
+    if replicas != 0 {
+        scale.set(&["spec", "replicas"], replicas);
+    }
+    scale.set(&["status", "replicas"], at(object, &status).and_then(Value::as_i64).unwrap_or(0));
+    if let Some(selector) = at(object, &selector).filter(|s| !s.is_empty()) {
+        scale.set(&["status", "selector"], selector_text(selector));
+    }
+    scale
+}
+
+async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
+    let kind = call.kind.clone();
+    let encoding = call.accepted.encoding;
+    if matches!(method, Method::GET | Method::HEAD) {
+        let object = call.current().await?;
+        return Ok(reply::value(200, &to_scale(&kind, &object), encoding));
+    }
+    let patching = method == Method::PATCH;
+    let options = WriteOptions::parse(&call.query, if patching { "PatchOptions" } else { "UpdateOptions" }, call.user_agent())?;
+    let id = message_of("autoscaling/v1", "Scale").ok_or_else(|| Status::internal("no type Scale"))?;
+    let content = negotiate::join_header(&call.headers, http::header::CONTENT_TYPE);
+    let given = if patching {
+        None
+    } else {
+        let encoding = negotiate::content_type(&call.headers, true)?;
+        Some(decode_other(body, encoding, "autoscaling/v1", "Scale")?)
+    };
+    let (spec, ..) = scale_paths(&kind);
+    let name = call.info.name.clone();
+    let update = call.update_of("scale", options.clone());
+    let make = {
+        let kind = kind.clone();
+        move |old: &Value| -> Result<Value> {
+            let before = to_scale(&kind, old);
+            let after = match &given {
+                Some(given) => given.clone(),
+                None => patched(before.clone(), &content, body, id)?,
+            };
+            let wanted = after.str_at(&["metadata", "resourceVersion"]);
+            if !wanted.is_empty() && wanted != old.str_at(&["metadata", "resourceVersion"]) {
+                return Err(Status::modified(&kind.group_resource(), &name));
+            }
+            let uid = after.str_at(&["metadata", "uid"]);
+            if !uid.is_empty() && uid != old.str_at(&["metadata", "uid"]) {
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.str_at(&["metadata", "uid"]));
+                return Err(Status::conflict(&kind.group_resource(), &name, &why));
+            }
+            let given_name = after.str_at(&["metadata", "name"]);
+            if !given_name.is_empty() && given_name != name {
+                return Err(Status::bad_request(format!("the name of the object ({given_name}) does not match the name on the URL ({name})")));
+            }
+            let replicas = after.i64_at(&["spec", "replicas"]).unwrap_or(0);
+            if replicas < 0 {
+                let detail = "must be greater than or equal to 0";
+                let error = field_error(ErrorKind::Invalid, "spec.replicas", replicas.into(), detail);
+                return Err(Status::invalid("autoscaling", "Scale", &name, vec![error]));
+            }
+            let mut new = old.clone();
+            let path: Vec<&str> = spec.iter().map(String::as_str).collect();
+            new.set(&path, replicas);
+            Ok(new)
+        }
+    };
+    // Admission sees the Scale, once.
+    let old = call.current().await?;
+    let mut request = call.admission(&kind, Operation::Update, &call.info.name, &call.info.namespace, "scale", options.to_value("UpdateOptions"), options.dry_run);
+    request.object = to_scale(&kind, &make(&old)?);
+    request.old = Some(Arc::new(to_scale(&kind, &old)));
+    request.group = "autoscaling".into();
+    request.version = "v1".into();
+    request.kind = "Scale".into();
+    call.server.mutate(&mut request).await?;
+    call.server.validate(&mut request).await?;
+    call.warnings.append(&mut request.warnings);
+    let produce = |old: Option<&Value>| {
+        let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &update.name))?;
+        Ok(Some(Produced::new(make(old)?)))
+    };
+    let written = call.update(&update, &produce).await?;
+    let object = encode::decode(&kind, &written.entry.body)?;
+    let mut response = reply::value(200, &to_scale(&kind, &object), encoding);
+    reply::add_warnings(&mut response, &call.warnings);
+    Ok(response)
+}
+
+fn patched(before: Value, content_type: &str, body: &[u8], id: MessageId) -> Result<Value> {
+    let media = content_type.split(';').next().unwrap_or("").trim();
+    let parse = || json::parse(body).map_err(|e| Status::bad_request(e.message));
+    let result = match media {
+        "application/json-patch+json" => patch::json_patch(before, &parse()?),
+        "application/merge-patch+json" => patch::merge_patch(before, &parse()?),
+        "application/strategic-merge-patch+json" => patch::strategic(builtin(), &Type::Message(id), before, parse()?),
+        "application/apply-patch+yaml" => {
+            let config = schema::yaml::parse(body).map_err(|e| Status::bad_request(e.to_string()))?.value;
+            patch::merge_patch(before, &config)
+        }
+        _ => {
+            return Err(Status::unsupported_media_type(&[
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/strategic-merge-patch+json",
+                "application/apply-patch+yaml",
+            ]));
+        }
+    };
+    let value = result.map_err(|e| match e {
+        patch::PatchError::Malformed(why) => Status::bad_request(why),
+        _ => Status::unprocessable(),
+    })?;
+    json::typed(builtin(), id, value).map(|d| d.value).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+// ---- binding
+
 /// Binds a pod to a node.
-pub async fn bind(_call: Call, _name: &str, _binding: schema::Value) -> Result<Reply> {
-    Err(Status::no_such_resource())
+pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
+    let registry = call.server.registry();
+    let pods = registry.get("", "v1", "pods").cloned().ok_or_else(Status::no_such_resource)?;
+    if binding.str_at(&["metadata", "name"]) != name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    let namespace = binding.str_at(&["metadata", "namespace"]);
+    if !namespace.is_empty() && namespace != call.info.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let target_kind = binding.str_at(&["target", "kind"]);
+    if !matches!(target_kind, "" | "Node") {
+        let error = field_error(ErrorKind::NotSupported, "target.kind", target_kind.into(), "supported values: \"Node\", \"<empty>\"");
+        return Err(Status::invalid("", "Binding", name, vec![error]));
+    }
+    if binding.str_at(&["target", "name"]).is_empty() {
+        let error = field_error(ErrorKind::Required, "target.name", Value::Null, "");
+        return Err(Status::invalid("", "Binding", name, vec![error]));
+    }
+    let mut request = call.admission(&pods, Operation::Create, name, &call.info.namespace, "binding", options.to_value("CreateOptions"), options.dry_run);
+    request.kind = "Binding".into();
+    request.object = binding;
+    call.server.mutate(&mut request).await?;
+    call.server.validate(&mut request).await?;
+    call.warnings.append(&mut request.warnings);
+    let binding = request.object;
+    let node = binding.str_at(&["target", "name"]).to_owned();
+    let uid = binding.str_at(&["metadata", "uid"]).to_owned();
+    let version = binding.str_at(&["metadata", "resourceVersion"]).to_owned();
+    let now = call.server.now_text();
+    call.kind = pods.clone();
+    call.info.name = name.into();
+    let update = call.update_of("binding", options);
+    let gr = GroupResource::new("", "pods/binding");
+    let produce = |old: Option<&Value>| {
+        let pod = old.ok_or_else(|| Status::not_found(&pods.group_resource(), name))?;
+        let conflict = |why: String| Err(Status::conflict(&gr, name, &why));
+        for (wanted, field, label) in [(&uid, "uid", "UID"), (&version, "resourceVersion", "ResourceVersion")] {
+            let found = pod.str_at(&["metadata", field]);
+            if !wanted.is_empty() && wanted != found {
+                return conflict(format!("Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"));
+            }
+        }
+        if meta::is_deleting(pod) {
+            return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
+        }
+        let bound = pod.str_at(&["spec", "nodeName"]);
+        if !bound.is_empty() {
+            return conflict(format!("pod {name} is already assigned to node {bound:?}"));
+        }
+        if !pod["spec"]["schedulingGates"].is_empty() {
+            return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
+        }
+        let mut pod = pod.clone();
+        pod.set(&["spec", "nodeName"], node.as_str());
+        pod.remove(&["status", "nominatedNodeName"]);
+        for map in ["annotations", "labels"] {
+            for (key, value) in binding.object_at(&["metadata", map]).into_iter().flatten() {
+                pod.set(&["metadata", map, key], value.clone());
+            }
+        }
+        set_condition(&mut pod, "PodScheduled", "", "", &now);
+        Ok(Some(Produced { object: pod, managed: true }))
+    };
+    call.update(&update, &produce).await?;
+    let mut response = reply::status(&Status::created(), call.accepted.encoding);
+    reply::add_warnings(&mut response, &call.warnings);
+    Ok(response)
+}
+
+/// Sets a condition to True.
+fn set_condition(pod: &mut Value, ty: &str, reason: &str, message: &str, now: &str) {
+    let conditions = pod.make_list(&["status", "conditions"]);
+    let mut condition = Value::object([("type", ty.into()), ("status", "True".into()), ("lastTransitionTime", now.into())]);
+    for (name, text) in [("reason", reason), ("message", message)] {
+        if !text.is_empty() {
+            condition.set(&[name], text);
+        }
+    }
+    match conditions.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
+        Some(old) => {
+            if old.str_at(&["status"]) == "True" {
+                condition.set(&["lastTransitionTime"], old["lastTransitionTime"].clone());
+            }
+            if let Some(generation) = old.get(&["observedGeneration"]) {
+                condition.set(&["observedGeneration"], generation.clone());
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+// ---- eviction
+
+async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
+    let encoding = negotiate::content_type(&call.headers, true)?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
+    let eviction = decode_other(body, encoding, "policy/v1", "Eviction")?;
+    let name = call.info.name.clone();
+    let namespace = call.info.namespace.clone();
+    if eviction.str_at(&["metadata", "name"]) != name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
+    delete.dry_run |= options.dry_run;
+    let mut request = call.admission(&call.kind, Operation::Create, &name, &namespace, "eviction", options.to_value("CreateOptions"), delete.dry_run);
+    request.group = "policy".into();
+    request.kind = "Eviction".into();
+    request.object = eviction;
+    call.server.mutate(&mut request).await?;
+    call.server.validate(&mut request).await?;
+    call.warnings.append(&mut request.warnings);
+    let pod = call.current().await?;
+    let phase = pod.str_at(&["status", "phase"]);
+    let ignores = matches!(phase, "Succeeded" | "Failed" | "Pending") || meta::is_deleting(&pod);
+    let own_version = delete.resource_version.clone();
+    let mut guarded = false;
+    if ignores {
+        if !matches!(phase, "Succeeded" | "Failed") && !meta::is_deleting(&pod) && own_version.is_none() {
+            delete.resource_version = Some(pod.str_at(&["metadata", "resourceVersion"]).to_owned());
+        }
+    } else if let Some(budget) = budget_of(&call, &pod)? {
+        let ready = pod
+            .list_at(&["status", "conditions"])
+            .iter()
+            .any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
+        let count = |field: &str| budget.i64_at(&["status", field]).unwrap_or(0);
+        let always = budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow";
+        let enough = count("currentHealthy") >= count("desiredHealthy") && count("desiredHealthy") > 0;
+        if !ready && (always || enough) {
+            guarded = own_version.is_none();
+            if guarded {
+                delete.resource_version = Some(pod.str_at(&["metadata", "resourceVersion"]).to_owned());
+            }
+        } else {
+            spend(&mut call, &name, &budget, delete.dry_run).await?;
+        }
+    }
+    let result = disrupt(&mut call, &namespace, &name, delete).await;
+    match result {
+        Err(status) if status.is_conflict() && guarded => Err(too_many(budget_name(&call, &pod))),
+        Err(status) => Err(status),
+        Ok(()) => {
+            let mut response = reply::status(&Status::created(), call.accepted.encoding);
+            reply::add_warnings(&mut response, &call.warnings);
+            Ok(response)
+        }
+    }
+}
+
+fn budget_name(call: &Call, pod: &Value) -> String {
+    budget_of(call, pod).ok().flatten().map_or(String::new(), |b| b.str_at(&["metadata", "name"]).to_owned())
+}
+
+fn too_many(budget: String) -> Status {
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+    Status::too_many_requests(message, 10).with_cause(
+        "DisruptionBudget",
+        format!("The disruption budget {budget} is still being processed by the server."),
+        "",
+    )
+}
+
+/// The one budget that covers a pod.
+fn budget_of(call: &Call, pod: &Value) -> Result<Option<Value>> {
+    let labels = &pod["metadata"]["labels"];
+    let budgets = call.server.read_all("policy", "poddisruptionbudgets", &call.info.namespace);
+    let mut covering = budgets.into_iter().filter(|b| {
+        LabelSelector::from_value(&b["spec"]["selector"])
+            .is_ok_and(|s| s.matches(|name| labels.get(&[name]).and_then(Value::as_str)))
+    });
+    let first = covering.next();
+    if covering.next().is_some() {
+        let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        return Err(Status::plain_internal(why));
+    }
+    Ok(first)
+}
+
+const DISRUPTED_PODS_MAX: usize = 2000;
+
+/// Takes one disruption from a budget, or says why there is none.
+async fn spend(call: &mut Call, pod: &str, budget: &Value, dry_run: bool) -> Result<()> {
+    let registry = call.server.registry();
+    let kind = registry.preferred("policy", "poddisruptionbudgets").cloned().ok_or_else(Status::no_such_resource)?;
+    let name = budget.str_at(&["metadata", "name"]).to_owned();
+    let gr = kind.group_resource();
+    let now = call.server.now_text();
+    let options = WriteOptions { dry_run, ..WriteOptions::default() };
+    let update = Update {
+        kind: kind.clone(),
+        namespace: call.info.namespace.clone(),
+        name: name.clone(),
+        part: Part::Status,
+        subresource: "status",
+        options,
+        options_kind: "UpdateOptions",
+        may_create: false,
+        admission: false,
+    };
+    let produce = |old: Option<&Value>| {
+        let budget = old.ok_or_else(|| Status::not_found(&gr, &name))?;
+        let count = |path: &[&str]| budget.i64_at(path).unwrap_or(0);
+        if count(&["status", "observedGeneration"]) < count(&["metadata", "generation"]) {
+            return Err(too_many(name.clone()));
+        }
+        let allowed = count(&["status", "disruptionsAllowed"]);
+        if allowed < 0 {
+            return Err(Status::forbidden(&GroupResource::new("policy", "poddisruptionbudget"), &name, "pdb disruptions allowed is negative"));
+        }
+        let disrupted = budget.object_at(&["status", "disruptedPods"]).map_or(0, |o| o.len());
+        if disrupted > DISRUPTED_PODS_MAX {
+            return Err(Status::forbidden(&GroupResource::new("policy", "poddisruptionbudget"), &name, "DisruptedPods map too big - too many evictions not confirmed by PDB controller"));
+        }
+        if allowed == 0 {
+            let (healthy, desired) = (count(&["status", "currentHealthy"]), count(&["status", "desiredHealthy"]));
+            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+            let cause = format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
+            let mut status = Status::too_many_requests(message, 0).with_cause("DisruptionBudget", cause, "");
+            if let Some(details) = &mut status.details {
+                details.retry_after_seconds = 0;
+            }
+            return Err(status);
+        }
+        let mut budget = budget.clone();
+        budget.set(&["status", "disruptionsAllowed"], allowed - 1);
+        budget.set(&["status", "disruptedPods", pod], now.as_str());
+        if allowed == 1 {
+            let generation = count(&["metadata", "generation"]);
+            let conditions = budget.make_list(&["status", "conditions"]);
+            conditions.retain(|c| c.str_at(&["type"]) != "DisruptionAllowed");
+            conditions.push(Value::object([
+                ("type", "DisruptionAllowed".into()),
+                ("status", "False".into()),
+                ("reason", "InsufficientPods".into()),
+                ("message", "".into()),
+                ("observedGeneration", generation.into()),
+                ("lastTransitionTime", now.as_str().into()),
+            ]));
+        }
+        Ok(Some(Produced { object: budget, managed: true }))
+    };
+    call.update(&update, &produce).await.map(|_| ())
+}
+
+/// Marks a pod as disrupted, then deletes it.
+async fn disrupt(call: &mut Call, namespace: &str, name: &str, mut delete: DeleteOptions) -> Result<()> {
+    let kind = call.kind.clone();
+    if !delete.dry_run {
+        let now = call.server.now_text();
+        let update = call.update_of("eviction", WriteOptions::default());
+        let wanted = delete.clone();
+        let produce = |old: Option<&Value>| {
+            let pod = old.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
+            let gr = GroupResource::new("", "Pod");
+            for (wanted, field) in [(&wanted.uid, "uid"), (&wanted.resource_version, "resourceVersion")] {
+                let found = pod.str_at(&["metadata", field]);
+                if let Some(wanted) = wanted.as_deref().filter(|w| !w.is_empty() && *w != found) {
+                    let why = format!("the {field} in the precondition ({wanted}) does not match the {field} in record ({found})");
+                    return Err(Status::conflict(&gr, name, &why));
+                }
+            }
+            let mut pod = pod.clone();
+            set_condition(&mut pod, "DisruptionTarget", "EvictionByEvictionAPI", "Eviction API: evicting", &now);
+            Ok(Some(Produced { object: pod, managed: true }))
+        };
+        let written = call.update(&update, &produce).await?;
+        if delete.resource_version.is_some() {
+            delete.resource_version = Some(written.entry.revision.to_string());
+        }
+    }
+    call.delete_object(&kind, namespace, name, delete).await.map(|_| ())
+}
+
+// ---- token
+
+const TOKEN_SECONDS_MIN: i64 = 600;
+const TOKEN_SECONDS_DEFAULT: i64 = 3600;
+const TOKEN_SECONDS_MAX: i64 = 1 << 32;
+
+async fn token(mut call: Call, body: &[u8]) -> Result<Reply> {
+    let encoding: Encoding = negotiate::content_type(&call.headers, true)?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
+    let mut request = decode_other(body, encoding, "authentication.k8s.io/v1", "TokenRequest")?;
+    let account = call.current().await?;
+    let (name, namespace) = (call.info.name.clone(), call.info.namespace.clone());
+    let given = request.str_at(&["metadata", "name"]);
+    if !given.is_empty() && given != name {
+        return Err(Status::bad_request(format!("name on TokenRequest ({given}) does not match name in URL ({name})")));
+    }
+    request.set(&["metadata", "name"], name.as_str());
+    request.set(&["metadata", "namespace"], namespace.as_str());
+    request.set(&["metadata", "creationTimestamp"], call.server.now_text());
+    let seconds = request.i64_at(&["spec", "expirationSeconds"]).unwrap_or(TOKEN_SECONDS_DEFAULT);
+    let mut errors = Vec::new();
+    let field = "spec.expirationSeconds";
+    if seconds < TOKEN_SECONDS_MIN {
+        errors.push(field_error(ErrorKind::Invalid, field, seconds.into(), "may not specify a duration less than 10 minutes"));
+    }
+    if seconds > TOKEN_SECONDS_MAX {
+        errors.push(field_error(ErrorKind::Invalid, field, seconds.into(), "may not specify a duration larger than 2^32 seconds"));
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", errors));
+    }
+    request.set(&["spec", "expirationSeconds"], seconds);
+    let bound = bound_object(&call, &account, &request)?;
+    let kind = call.kind.clone();
+    let mut admission = call.admission(&kind, Operation::Create, &name, &namespace, "token", options.to_value("CreateOptions"), options.dry_run);
+    admission.group = "authentication.k8s.io".into();
+    admission.kind = "TokenRequest".into();
+    admission.object = request;
+    call.server.mutate(&mut admission).await?;
+    call.server.validate(&mut admission).await?;
+    call.warnings.append(&mut admission.warnings);
+    let mut request = admission.object;
+    call.server.config().issue_token.issue(&call.server, &account, bound.as_ref(), &mut request)?;
+    let mut response = reply::value(201, &request, call.accepted.encoding);
+    reply::add_warnings(&mut response, &call.warnings);
+    Ok(response)
+}
+
+/// The Pod, Secret or Node to whose life a token is bound.
+fn bound_object(call: &Call, account: &Value, request: &Value) -> Result<Option<Value>> {
+    let reference = &request["spec"]["boundObjectRef"];
+    if reference.is_empty() {
+        return Ok(None);
+    }
+    let (kind, name) = (reference.str_at(&["kind"]), reference.str_at(&["name"]));
+    let (plural, namespace) = match (reference.str_at(&["apiVersion"]), kind) {
+        ("v1" | "", "Pod") => ("pods", call.info.namespace.as_str()),
+        ("v1" | "", "Secret") => ("secrets", call.info.namespace.as_str()),
+        ("v1" | "", "Node") => ("nodes", ""),
+        (version, _) => {
+            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to kind {version}, Kind={kind}")));
+        }
+    };
+    let gr = GroupResource::new("", plural);
+    let object = call.server.read("", plural, namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
+    let uid = reference.str_at(&["uid"]);
+    let found = object.str_at(&["metadata", "uid"]);
+    if !uid.is_empty() && uid != found {
+        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        return Err(Status::conflict(&gr, name, &why));
+    }
+    if plural == "pods" {
+        let own = object.str_at(&["spec", "serviceAccountName"]);
+        let account = account.str_at(&["metadata", "name"]);
+        if own != account {
+            return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.")));
+        }
+    }
+    Ok(Some(object))
 }

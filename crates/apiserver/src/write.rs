@@ -6,7 +6,7 @@ use bytes::Bytes;
 use schema::{
     Value, apply,
     time,
-    validate::{ErrorKind, FieldError},
+    validate::{ErrorKind, FieldError, metadata, metadata_update},
 };
 use store::{Guard, Write};
 
@@ -36,7 +36,9 @@ const UPDATE_ATTEMPTS: usize = 100;
 pub enum Part {
     Main,
     Status,
-    /// A subresource whose own code made the change: ephemeralcontainers, resize, approval, finalize, binding.
+    /// A subresource that takes the whole object and means a part of it: ephemeralcontainers, resize, approval, finalize.
+    Other,
+    /// What the server's own code changed: binding, scale, eviction.
     Given,
 }
 
@@ -292,19 +294,18 @@ impl Call {
             errors.extend((kind.strategy.validate)(&self.cx(kind, subresource, false), new, old));
         }
         let rule = (kind.strategy.name_rule)(kind);
-        for error in meta::validate(new, kind.resource.namespaced, rule) {
-            if !errors.iter().any(|e| e.field == error.field && e.kind == error.kind) {
-                errors.push(error);
-            }
-        }
+        errors.extend(metadata(&new["metadata"], kind.resource.namespaced, rule, "metadata"));
         if let Some(old) = old {
-            for error in meta::validate_update(new, old) {
-                if !errors.iter().any(|e| e.field == error.field && e.kind == error.kind) {
-                    errors.push(error);
-                }
+            errors.extend(metadata_update(&new["metadata"], &old["metadata"], "metadata"));
+        }
+        let mut distinct: Vec<FieldError> = Vec::with_capacity(errors.len());
+        for error in errors {
+            // A rule and a behaviour may see the same fault.
+            if !distinct.iter().any(|e| e.field == error.field && e.kind == error.kind) {
+                distinct.push(error);
             }
         }
-        errors
+        distinct
     }
 
     /// Updates an object, again and again if others are faster and the change does not name a resourceVersion.
@@ -418,7 +419,8 @@ impl Call {
         match update.part {
             Part::Main => (kind.strategy.prepare_update)(&cx, &mut object, &old)?,
             Part::Status => (kind.strategy.prepare_status)(&cx, &mut object, &old)?,
-            Part::Given => {}
+            Part::Other => (kind.strategy.prepare_other)(&cx, &mut object, &old)?,
+            Part::Given => meta::bump_given(kind.strategy.generation && update.subresource == "scale", &mut object, &old),
         }
         let object = normalize(kind, object).map_err(|(_, status)| status)?;
         let errors = self.problems(kind, &object, Some(&old), update.part, update.subresource);
@@ -427,7 +429,8 @@ impl Call {
             return Err(Status::invalid(&gr.group, kind.kind(), &update.name, errors));
         }
         self.warnings.extend((kind.strategy.warnings)(&object, Some(&old)));
-        request.object = keep_managers_of_noop(object, &old);
+        request.object = object;
+        apply::settle(&old, &mut request.object);
         if update.admission {
             self.server.validate(&mut request).await?;
         }
@@ -487,6 +490,7 @@ impl Call {
         match update.part {
             Part::Main => (update.kind.strategy.keep_for_update)(&update.kind, object, old),
             Part::Status => (update.kind.strategy.keep_for_status)(&update.kind, object, old),
+            Part::Other => (update.kind.strategy.keep_for_other)(update.subresource, object, old),
             Part::Given => {}
         }
     }
@@ -546,29 +550,6 @@ fn normalize(kind: &Kind, object: Value) -> std::result::Result<Value, (Value, S
 
 fn is_deleting(entry: &Entry) -> bool {
     schema::stored::meta(&entry.body).is_ok_and(|m| m.deleting)
-}
-
-/// If nothing but the times of managedFields differs, the old ones stay, so that nothing is written.
-fn keep_managers_of_noop(mut object: Value, old: &Value) -> Value {
-    let times_only = {
-        let strip = |v: &Value| -> Value {
-            let mut list = v["metadata"]["managedFields"].clone();
-            for entry in list.as_list_mut().into_iter().flatten() {
-                entry.remove(&["time"]);
-            }
-            list
-        };
-        object["metadata"]["managedFields"] != old["metadata"]["managedFields"] && strip(&object) == strip(old)
-    };
-    if times_only {
-        let before = old["metadata"]["managedFields"].clone();
-        let after = std::mem::take(object.make_object(&["metadata"]).entry("managedFields".into()).or_default());
-        object.set(&["metadata", "managedFields"], before);
-        if object != *old {
-            object.set(&["metadata", "managedFields"], after);
-        }
-    }
-    object
 }
 
 pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {

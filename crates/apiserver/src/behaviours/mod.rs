@@ -3,9 +3,19 @@
 //! [`Strategy`] lists the places where a kind may differ; [`PLAIN`] is what all others do, and a kind's row
 //! (`..PLAIN`) names only its differences.
 
-use schema::{Resource, Value, validate::FieldError};
+mod objects;
+pub mod pods;
+mod services;
+mod workloads;
 
-use crate::{Server, User, kind::Kind, meta::{self, NameRule}, status::Result};
+use schema::{
+    Resource, Value,
+    validate::{FieldError, NameRule},
+};
+
+pub use self::services::{Allocators, repair};
+
+use crate::{Server, User, kind::Kind, meta, status::Result};
 
 /// What a behaviour may look at.
 pub struct Cx<'a> {
@@ -40,9 +50,12 @@ pub struct Strategy {
     pub wipe_for_create: fn(&Kind, &mut Value),
     pub keep_for_update: fn(&Kind, &mut Value, &Value),
     pub keep_for_status: fn(&Kind, &mut Value, &Value),
+    /// For subresources that take the whole object but mean a part of it.
+    pub keep_for_other: fn(&str, &mut Value, &Value),
     pub prepare_create: fn(&Cx<'_>, &mut Value) -> Result<()>,
     pub prepare_update: fn(&Cx<'_>, &mut Value, &Value) -> Result<()>,
     pub prepare_status: fn(&Cx<'_>, &mut Value, &Value) -> Result<()>,
+    pub prepare_other: fn(&Cx<'_>, &mut Value, &Value) -> Result<()>,
     pub validate: fn(&Cx<'_>, &Value, Option<&Value>) -> Vec<FieldError>,
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// A prepared object is not stored after all.
@@ -52,6 +65,10 @@ pub struct Strategy {
     pub deleted: fn(&Cx<'_>, &Value),
     /// Seconds of grace for a deletion; `None`: the kind has no graceful deletion.
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
+    /// May a deletion remove the object at once, if it has neither finalizers nor grace?
+    pub may_remove: fn(&Value) -> bool,
+    /// A deletion has marked the object instead of removing it.
+    pub marked: fn(&mut Value),
     /// Beyond finalizers in metadata: may an update remove the object?
     pub may_delete_on_update: fn(&Value) -> bool,
 }
@@ -67,9 +84,11 @@ pub const PLAIN: Strategy = Strategy {
     wipe_for_create,
     keep_for_update,
     keep_for_status,
+    keep_for_other: |_, _, _| {},
     prepare_create,
     prepare_update,
     prepare_status: |_, _, _| Ok(()),
+    prepare_other: |_, _, _| Ok(()),
     validate: |_, _, _| Vec::new(),
     warnings: |_, _| Vec::new(),
     abandon: |_, _| {},
@@ -77,6 +96,8 @@ pub const PLAIN: Strategy = Strategy {
     updated: |_, _, _| {},
     deleted: |_, _| {},
     grace: |_, _| None,
+    may_remove: |_| true,
+    marked: |_| {},
     may_delete_on_update: |_| true,
 };
 
@@ -165,23 +186,46 @@ pub static CUSTOM: Strategy = Strategy { generation: true, unconditional_update:
 
 /// The strategy of a built-in resource.
 pub fn find(resource: &Resource) -> &'static Strategy {
+    use objects as o;
+    use workloads as w;
     static DEFAULT: Strategy = PLAIN;
-    let _ = resource;
-    &DEFAULT
-}
-
-/// What is handed out from memory: cluster IPs and node ports.
-#[derive(Default)]
-pub struct Allocators {}
-
-impl Allocators {
-    pub fn new(
-        _cidrs: &[String],
-        _ports: std::ops::RangeInclusive<u16>,
-    ) -> std::result::Result<Self, (String, &'static str)> {
-        Ok(Allocators::default())
+    match (&*resource.group, &*resource.plural) {
+        ("", "pods") => &pods::POD,
+        ("", "services") => &services::SERVICE,
+        ("", "namespaces") => &o::NAMESPACE,
+        ("", "nodes") => &o::NODE,
+        ("", "persistentvolumes") => &o::PERSISTENT_VOLUME,
+        ("", "persistentvolumeclaims") => &o::PERSISTENT_VOLUME_CLAIM,
+        ("", "secrets") => &o::SECRET,
+        ("", "configmaps") => &o::CONFIG_MAP,
+        ("" | "events.k8s.io", "events") => &o::EVENT,
+        ("", "endpoints" | "limitranges") => &o::CREATE_ON_UPDATE,
+        ("", "serviceaccounts" | "resourcequotas") => &o::RETURNS,
+        ("", "podtemplates") => &o::RETURNS_COUNTED,
+        ("", "replicationcontrollers") | ("apps", "replicasets") => &w::WORKLOAD,
+        ("apps", "deployments") => &w::DEPLOYMENT,
+        ("apps", "daemonsets") => &w::DAEMON_SET,
+        ("apps", "statefulsets") => &w::STATEFUL_SET,
+        ("batch", "jobs") => &w::JOB,
+        ("batch", "cronjobs") => &w::CRON_JOB,
+        ("rbac.authorization.k8s.io", _) => &o::ROLE,
+        ("node.k8s.io", "runtimeclasses") => &o::RUNTIME_CLASS,
+        ("coordination.k8s.io", _) => &o::LEASE,
+        ("certificates.k8s.io", "certificatesigningrequests") => &o::CERTIFICATE_SIGNING_REQUEST,
+        ("apiregistration.k8s.io", "apiservices") => &o::API_SERVICE,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &o::DEFINITION,
+        ("policy", "poddisruptionbudgets") => &o::COUNTED_STRICT,
+        ("admissionregistration.k8s.io", _) => &o::COUNTED_STRICT,
+        ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
+        ("storage.k8s.io", "csistoragecapacities") => &o::STRICT,
+        ("storage.k8s.io", _) => &o::RETURNS,
+        ("resource.k8s.io", "resourceslices" | "deviceclasses") => &o::RETURNS_COUNTED,
+        ("resource.k8s.io", _) => &o::RETURNS,
+        ("scheduling.k8s.io", "priorityclasses")
+        | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies")
+        | ("discovery.k8s.io", _)
+        | ("flowcontrol.apiserver.k8s.io", _)
+        | ("autoscaling", _) => &o::COUNTED,
+        _ => &DEFAULT,
     }
 }
-
-/// Reads from the caches what is handed out already.
-pub fn repair(_server: &Server) {}

@@ -1,0 +1,286 @@
+//! Small behaviours of single kinds.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use schema::{
+    Value,
+    validate::{ErrorKind, FieldError, NameRule},
+};
+
+use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update};
+use crate::{meta, status::{Result, field_error}};
+
+/// Nothing but a generation.
+pub static COUNTED: Strategy = Strategy { generation: true, ..PLAIN };
+pub static COUNTED_STRICT: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
+pub static STRICT: Strategy = Strategy { unconditional_update: false, ..PLAIN };
+pub static CREATE_ON_UPDATE: Strategy = Strategy { create_on_update: true, ..PLAIN };
+pub static RUNTIME_CLASS: Strategy = Strategy { create_on_update: true, unconditional_update: false, ..PLAIN };
+pub static LEASE: Strategy = RUNTIME_CLASS_LIKE;
+const RUNTIME_CLASS_LIKE: Strategy = Strategy { create_on_update: true, unconditional_update: false, ..PLAIN };
+pub static RETURNS: Strategy = Strategy { returns_deleted: true, ..PLAIN };
+pub static RETURNS_STRICT: Strategy = Strategy { returns_deleted: true, unconditional_update: false, ..PLAIN };
+pub static RETURNS_COUNTED: Strategy = Strategy { returns_deleted: true, generation: true, ..PLAIN };
+pub static EVENT: Strategy =
+    Strategy { create_on_update: true, dependents: super::Dependents::Unsupported, ..PLAIN };
+pub static ROLE: Strategy = Strategy { create_on_update: true, name_rule: |_| NameRule::PathSegment, ..PLAIN };
+
+pub static NAMESPACE: Strategy = Strategy {
+    returns_deleted: true,
+    name_rule: |_| NameRule::Label,
+    prepare_create: |_, namespace| {
+        namespace.set(&["status"], Value::object([("phase", "Active".into())]));
+        let list = namespace.make_list(&["spec", "finalizers"]);
+        if !list.iter().any(|f| f.as_str() == Some("kubernetes")) {
+            list.push("kubernetes".into());
+        }
+        name_label(namespace);
+        Ok(())
+    },
+    prepare_update: |_, namespace, _| {
+        name_label(namespace);
+        Ok(())
+    },
+    keep_for_update: |kind, namespace, old| {
+        keep_for_update(kind, namespace, old);
+        keep(namespace, old, &["spec", "finalizers"]);
+    },
+    keep_for_other: |_, namespace, old| {
+        let finalizers = namespace["spec"]["finalizers"].clone();
+        keep(namespace, old, &["spec"]);
+        keep(namespace, old, &["status"]);
+        namespace.set(&["spec", "finalizers"], finalizers);
+    },
+    may_remove: |namespace| meta::is_deleting(namespace) && namespace["spec"]["finalizers"].is_empty(),
+    may_delete_on_update: |namespace| namespace["spec"]["finalizers"].is_empty(),
+    marked: |namespace| {
+        namespace.set(&["status", "phase"], "Terminating");
+        namespace.remove(&["metadata", "deletionGracePeriodSeconds"]);
+    },
+    ..PLAIN
+};
+
+fn name_label(namespace: &mut Value) {
+    let name = namespace.str_at(&["metadata", "name"]).to_owned();
+    namespace.set(&["metadata", "labels", "kubernetes.io/metadata.name"], name);
+}
+
+/// A kubelet creates its node with its status.
+pub static NODE: Strategy = Strategy {
+    wipe_for_create: |_, _| {},
+    prepare_create: |_, node| {
+        sync_pod_cidrs(node);
+        Ok(())
+    },
+    prepare_update: |_, node, _| {
+        sync_pod_cidrs(node);
+        Ok(())
+    },
+    validate: |cx, new, old| {
+        let mut errors = Vec::new();
+        let Some(old) = old.filter(|_| cx.subresource.is_empty()) else { return errors };
+        let before = old.list_at(&["spec", "podCIDRs"]);
+        if !before.is_empty() && new.list_at(&["spec", "podCIDRs"]) != before {
+            let detail = "node updates may not change podCIDR except from \"\" to valid";
+            errors.push(field_error(ErrorKind::Forbidden, "spec.podCIDRs", Value::Null, detail));
+        }
+        let id = old.str_at(&["spec", "providerID"]);
+        if !id.is_empty() && new.str_at(&["spec", "providerID"]) != id {
+            let detail = "node updates may not change providerID except from \"\" to valid";
+            errors.push(field_error(ErrorKind::Forbidden, "spec.providerID", Value::Null, detail));
+        }
+        errors
+    },
+    ..PLAIN
+};
+
+fn sync_pod_cidrs(node: &mut Value) {
+    let single = node.str_at(&["spec", "podCIDR"]).to_owned();
+    let list = node.list_at(&["spec", "podCIDRs"]);
+    let first = list.first().and_then(Value::as_str).unwrap_or("").to_owned();
+    if single.is_empty() && !first.is_empty() {
+        node.set(&["spec", "podCIDR"], first);
+    } else if !single.is_empty() && single != first {
+        node.set(&["spec", "podCIDRs"], Value::list([single.as_str()]));
+    }
+}
+
+pub static PERSISTENT_VOLUME: Strategy = Strategy {
+    returns_deleted: true,
+    prepare_create: |cx, volume| {
+        volume.set(&["status"], Value::object([("phase", "Pending".into())]));
+        volume.set(&["status", "lastPhaseTransitionTime"], cx.server.now_text());
+        Ok(())
+    },
+    prepare_status: |cx, new, old| {
+        if new["status"]["phase"] != old["status"]["phase"]
+            && new["status"]["lastPhaseTransitionTime"] == old["status"]["lastPhaseTransitionTime"]
+        {
+            new.set(&["status", "lastPhaseTransitionTime"], cx.server.now_text());
+        }
+        Ok(())
+    },
+    ..PLAIN
+};
+
+pub static PERSISTENT_VOLUME_CLAIM: Strategy = Strategy {
+    returns_deleted: true,
+    prepare_create: |_, claim| {
+        claim.set(&["status"], Value::object([("phase", "Pending".into())]));
+        Ok(())
+    },
+    ..PLAIN
+};
+
+pub static SECRET: Strategy = Strategy {
+    default: |secret| {
+        let Some(Value::Object(texts)) = secret.remove(&["stringData"]) else { return };
+        for (name, text) in texts {
+            if let Some(text) = text.as_str() {
+                secret.set(&["data", &name], STANDARD.encode(text));
+            }
+        }
+    },
+    validate: |_, new, old| {
+        let mut errors = sealed(new, old, &["data"]);
+        if let Some(old) = old.filter(|o| o["type"] != new["type"]) {
+            let _ = old;
+            errors.push(field_error(ErrorKind::Invalid, "type", new["type"].clone(), "field is immutable"));
+        }
+        errors
+    },
+    ..PLAIN
+};
+
+pub static CONFIG_MAP: Strategy =
+    Strategy { validate: |_, new, old| sealed(new, old, &["data", "binaryData"]), ..PLAIN };
+
+/// What is immutable stays so, and its content with it.
+fn sealed(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let Some(old) = old.filter(|o| o.bool_at(&["immutable"])) else { return errors };
+    let mut forbid = |field: &str| {
+        let detail = "field is immutable when `immutable` is set";
+        errors.push(field_error(ErrorKind::Forbidden, field, Value::Null, detail));
+    };
+    if !new.bool_at(&["immutable"]) {
+        forbid("immutable");
+    }
+    for field in fields {
+        if !super::pods::same(&new[*field], &old[*field]) {
+            forbid(field);
+        }
+    }
+    errors
+}
+
+/// A request for a certificate is made in the name of its creator and never changes.
+pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
+    prepare_create: |cx, request| {
+        request.remove(&["status"]);
+        let user = cx.user;
+        request.set(&["spec", "username"], user.name.as_str());
+        request.set(&["spec", "uid"], user.uid.as_str());
+        request.set(&["spec", "groups"], Value::list(user.groups.iter().map(String::as_str)));
+        let extra = user.extra.iter().map(|(k, v)| (k.clone(), Value::list(v.iter().map(String::as_str))));
+        request.set(&["spec", "extra"], Value::Object(extra.collect()));
+        Ok(())
+    },
+    keep_for_update: |kind, new, old| {
+        keep_for_update(kind, new, old);
+        keep(new, old, &["spec"]);
+    },
+    keep_for_status: |kind, new, old| {
+        keep_for_status(kind, new, old);
+        keep_conditions(new, old, |ty| ty != "Approved" && ty != "Denied");
+    },
+    keep_for_other: |_, new, old| {
+        let conditions = new["status"]["conditions"].clone();
+        keep(new, old, &["spec"]);
+        keep(new, old, &["status"]);
+        new.set(&["status", "conditions"], conditions);
+        keep_conditions(new, old, |ty| ty == "Approved" || ty == "Denied");
+    },
+    prepare_status: stamp_conditions,
+    prepare_other: stamp_conditions,
+    ..PLAIN
+};
+
+/// Of the conditions only those of `mine` may come or change.
+fn keep_conditions(new: &mut Value, old: &Value, mine: fn(&str) -> bool) {
+    let of = |v: &Value, keep: bool| -> Vec<Value> {
+        let list = v.list_at(&["status", "conditions"]).iter();
+        list.filter(|c| mine(c.str_at(&["type"])) == keep).cloned().collect()
+    };
+    let mut conditions = of(old, false);
+    conditions.extend(of(new, true));
+    if conditions.is_empty() {
+        new.remove(&["status", "conditions"]);
+    } else {
+        new.set(&["status", "conditions"], Value::List(conditions));
+    }
+}
+
+fn stamp_conditions(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
+    let before = old.list_at(&["status", "conditions"]).to_vec();
+    let now = cx.server.now_text();
+    for condition in new.get_mut(&["status", "conditions"]).and_then(Value::as_list_mut).into_iter().flatten() {
+        if condition["status"].is_empty() {
+            condition.set(&["status"], "True");
+        }
+        if condition["lastUpdateTime"].is_null() {
+            condition.set(&["lastUpdateTime"], now.as_str());
+        }
+        if condition["lastTransitionTime"].is_null() {
+            let same = before.iter().find(|c| c["type"] == condition["type"] && c["status"] == condition["status"]);
+            let since = same.map(|c| c["lastTransitionTime"].clone()).filter(|t| !t.is_null());
+            condition.set(&["lastTransitionTime"], since.unwrap_or_else(|| now.as_str().into()));
+        }
+    }
+    Ok(())
+}
+
+/// An APIService without a service behind it is ours, and always available.
+pub static API_SERVICE: Strategy = Strategy {
+    prepare_create: |cx, service| {
+        service.remove(&["status"]);
+        if service["spec"]["service"].is_null() {
+            let condition = Value::object([
+                ("type", "Available".into()),
+                ("status", "True".into()),
+                ("reason", "Local".into()),
+                ("message", "Local APIServices are always available".into()),
+                ("lastTransitionTime", cx.server.now_text().into()),
+            ]);
+            service.set(&["status", "conditions"], Value::List(vec![condition]));
+        }
+        Ok(())
+    },
+    ..PLAIN
+};
+
+/// Definitions: the status (names accepted, established) is the server's own work.
+pub static DEFINITION: Strategy = Strategy {
+    generation: true,
+    prepare_create: |cx, definition| {
+        meta::set_generation(definition, 1);
+        definition.remove(&["status"]);
+        let storage = definition.list_at(&["spec", "versions"]).iter().find(|v| v.bool_at(&["storage"]));
+        let stored: Vec<Value> = storage.map(|v| v["name"].clone()).into_iter().collect();
+        definition.set(&["status", "storedVersions"], Value::List(stored));
+        let _ = cx;
+        Ok(())
+    },
+    prepare_update: |_, new, old| {
+        bump_generation(new, old);
+        let storage = new.list_at(&["spec", "versions"]).iter().find(|v| v.bool_at(&["storage"])).map(|v| v["name"].clone());
+        if let Some(storage) = storage {
+            let list = new.make_list(&["status", "storedVersions"]);
+            if !list.contains(&storage) {
+                list.push(storage);
+            }
+        }
+        Ok(())
+    },
+    validate: crate::crd::validate,
+    ..PLAIN
+};

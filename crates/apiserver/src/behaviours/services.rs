@@ -1,0 +1,639 @@
+//! Services: cluster IPs and node ports, handed out from memory and repaired from the cache at start.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    sync::{Mutex, PoisonError},
+};
+
+use schema::{
+    Value,
+    validate::{ErrorKind, FieldError},
+};
+
+use super::{Cx, PLAIN, Strategy, keep, keep_for_update};
+use crate::{
+    Server,
+    seams::Random,
+    status::{Result, Status, field_error},
+};
+
+pub static SERVICE: Strategy = Strategy {
+    create_on_update: true,
+    returns_deleted: true,
+    name_rule: |_| schema::validate::NameRule::Label,
+    keep_for_update: keep_allocated,
+    prepare_create,
+    prepare_update,
+    abandon: |cx, service| release(cx, service, None),
+    abandon_update: |cx, new, old| release(cx, new, Some(old)),
+    updated: |cx, new, old| release(cx, old, Some(new)),
+    deleted: |cx, service| release(cx, service, None),
+    ..PLAIN
+};
+
+/// A range of addresses in which services live.
+#[derive(Clone, Debug)]
+struct Cidr {
+    text: String,
+    base: u128,
+    bits: u32,
+    is_v4: bool,
+}
+
+impl Cidr {
+    fn parse(text: &str) -> Option<Cidr> {
+        let (address, prefix) = text.split_once('/')?;
+        let prefix: u32 = prefix.parse().ok()?;
+        let (is_v4, width, value) = match address.parse().ok()? {
+            IpAddr::V4(ip) => (true, 32, u128::from(u32::from(ip))),
+            IpAddr::V6(ip) => (false, 128, u128::from(ip)),
+        };
+        // More than 2^112 addresses have never been of use.
+        let bits = u32::checked_sub(width, prefix).filter(|&b| b <= 112)?;
+        Some(Cidr { text: text.into(), base: value >> bits << bits, bits, is_v4 })
+    }
+
+    fn size(&self) -> u128 {
+        1 << self.bits
+    }
+
+    fn address(&self, offset: u128) -> IpAddr {
+        let value = self.base + offset;
+        if self.is_v4 { Ipv4Addr::from(value as u32).into() } else { Ipv6Addr::from(value).into() }
+    }
+
+    fn contains(&self, ip: IpAddr) -> bool {
+        let value = match ip {
+            IpAddr::V4(ip) if self.is_v4 => u128::from(u32::from(ip)),
+            IpAddr::V6(ip) if !self.is_v4 => u128::from(ip),
+            _ => return false,
+        };
+        value >> self.bits << self.bits == self.base
+    }
+
+    fn family(&self) -> &'static str {
+        if self.is_v4 { "IPv4" } else { "IPv6" }
+    }
+}
+
+pub struct Allocators {
+    cidrs: Vec<Cidr>,
+    ports: RangeInclusive<u16>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    ips: HashSet<IpAddr>,
+    ports: HashSet<u16>,
+}
+
+impl Allocators {
+    pub fn new(cidrs: &[String], ports: RangeInclusive<u16>) -> std::result::Result<Self, (String, &'static str)> {
+        let parse = |c: &String| Cidr::parse(c).ok_or((c.clone(), "not an address range"));
+        let cidrs = cidrs.iter().map(parse).collect::<std::result::Result<Vec<_>, _>>()?;
+        if cidrs.is_empty() {
+            return Err((String::new(), "at least one is needed"));
+        }
+        Ok(Allocators { cidrs, ports, taken: Mutex::default() })
+    }
+
+    fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of_family(&self, family: &str) -> Option<&Cidr> {
+        self.cidrs.iter().find(|c| c.family() == family)
+    }
+
+    /// Ranges that exist besides those of the command line, as ServiceCIDR objects.
+    fn take_ip(&self, ip: IpAddr, dry_run: bool) -> std::result::Result<(), String> {
+        let Some(cidr) = self.cidrs.iter().find(|c| c.contains(ip)) else {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            let range = self.of_family(family).map_or("", |c| &c.text);
+            return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"));
+        };
+        let last = cidr.address(cidr.size() - 1);
+        if ip == cidr.address(0) || cidr.is_v4 && cidr.size() > 2 && ip == last {
+            return Err(format!("the provided network address {ip} is not in the valid range"));
+        }
+        let mut taken = self.taken();
+        if taken.ips.contains(&ip) {
+            return Err("provided IP is already allocated".into());
+        }
+        if !dry_run {
+            taken.ips.insert(ip);
+        }
+        Ok(())
+    }
+
+    /// A free address; the lower part of the range is left to those who ask for a certain one while it can be.
+    fn next_ip(&self, family: &str, random: &dyn Random, dry_run: bool) -> Option<IpAddr> {
+        let cidr = self.of_family(family)?;
+        let size = cidr.size();
+        let (first, end) = (1, if cidr.is_v4 && size > 2 { size - 1 } else { size });
+        let reserved = (size / 16).clamp(16, 256);
+        let split = if end > first + reserved { first + reserved } else { first };
+        let mut taken = self.taken();
+        let free = pick(split, end, random, |o| !taken.ips.contains(&cidr.address(o)))
+            .or_else(|| pick(first, split, random, |o| !taken.ips.contains(&cidr.address(o))))?;
+        let ip = cidr.address(free);
+        if !dry_run {
+            taken.ips.insert(ip);
+        }
+        Some(ip)
+    }
+
+    fn take_port(&self, port: u16, dry_run: bool) -> std::result::Result<(), String> {
+        if !self.ports.contains(&port) {
+            let (low, high) = (self.ports.start(), self.ports.end());
+            return Err(format!("provided port is not in the valid range. The range of valid ports is {low}-{high}"));
+        }
+        let mut taken = self.taken();
+        if taken.ports.contains(&port) {
+            return Err("provided port is already allocated".into());
+        }
+        if !dry_run {
+            taken.ports.insert(port);
+        }
+        Ok(())
+    }
+
+    fn next_port(&self, random: &dyn Random, dry_run: bool) -> Option<u16> {
+        let (first, end) = (u128::from(*self.ports.start()), u128::from(*self.ports.end()) + 1);
+        let reserved = ((end - first) / 32).clamp(16, 128);
+        let split = if end > first + reserved { first + reserved } else { first };
+        let mut taken = self.taken();
+        let free = pick(split, end, random, |p| !taken.ports.contains(&(p as u16)))
+            .or_else(|| pick(first, split, random, |p| !taken.ports.contains(&(p as u16))))? as u16;
+        if !dry_run {
+            taken.ports.insert(free);
+        }
+        Some(free)
+    }
+}
+
+/// Something free in a range, beginning at a random place.
+fn pick(first: u128, end: u128, random: &dyn Random, free: impl Fn(u128) -> bool) -> Option<u128> {
+    let size = end.checked_sub(first).filter(|&s| s > 0)?;
+    let mut bytes = [0; 16];
+    random.fill(&mut bytes);
+    let start = u128::from_le_bytes(bytes) % size;
+    // What is taken is far less than what is looked at.
+    const TRIES_MAX: u128 = 1 << 20;
+    (0..size.min(TRIES_MAX)).map(|i| first + (start + i) % size).find(|&o| free(o))
+}
+
+/// Addresses and ports that a service holds.
+fn held(service: &Value) -> (HashSet<IpAddr>, HashSet<u16>) {
+    let ips = service.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
+    let ips = ips.chain([service.str_at(&["spec", "clusterIP"])]).filter_map(|ip| ip.parse().ok()).collect();
+    let ports = service.list_at(&["spec", "ports"]).iter().filter_map(|p| p.i64_at(&["nodePort"]));
+    let ports = ports
+        .chain(service.i64_at(&["spec", "healthCheckNodePort"]))
+        .filter_map(|p| u16::try_from(p).ok().filter(|&p| p > 0))
+        .collect();
+    (ips, ports)
+}
+
+/// Gives back what `service` holds and `kept` does not.
+fn release(cx: &Cx<'_>, service: &Value, kept: Option<&Value>) {
+    if cx.dry_run {
+        return;
+    }
+    let (ips, ports) = held(service);
+    let (kept_ips, kept_ports) = kept.map(held).unwrap_or_default();
+    let mut taken = cx.server.inner.allocators.taken();
+    for ip in ips.difference(&kept_ips) {
+        taken.ips.remove(ip);
+    }
+    for port in ports.difference(&kept_ports) {
+        taken.ports.remove(port);
+    }
+}
+
+pub fn repair(server: &Server) {
+    let services = server.read_all("", "services", "");
+    let mut taken = server.inner.allocators.taken();
+    for service in &services {
+        let (ips, ports) = held(service);
+        taken.ips.extend(ips);
+        taken.ports.extend(ports);
+    }
+}
+
+fn strings(value: &Value, path: &[&str]) -> Vec<String> {
+    value.list_at(path).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn refuse(service: &Value, errors: Vec<FieldError>) -> Status {
+    Status::invalid("", "Service", service.str_at(&["metadata", "name"]), errors)
+}
+
+fn invalid(field: &str, value: impl Into<Value>, detail: &str) -> FieldError {
+    field_error(ErrorKind::Invalid, field, value.into(), detail)
+}
+
+/// `clusterIP` and `clusterIPs[0]` are one thing: whichever the client set, both say it.
+fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
+    let ip = service.str_at(&["spec", "clusterIP"]).to_owned();
+    let ips = strings(service, &["spec", "clusterIPs"]);
+    let set = |service: &mut Value, ips: Vec<String>| {
+        if ips.is_empty() {
+            service.remove(&["spec", "clusterIPs"]);
+        } else {
+            service.set(&["spec", "clusterIPs"], ips);
+        }
+    };
+    let Some(old) = old else {
+        // A creation from an old client, which knows the singular only.
+        if !ip.is_empty() && ips.is_empty() {
+            set(service, vec![ip]);
+        } else if ip.is_empty() && !ips.is_empty() {
+            service.set(&["spec", "clusterIP"], ips[0].as_str());
+        }
+        return;
+    };
+    let old_ip = old.str_at(&["spec", "clusterIP"]);
+    let old_ips = strings(old, &["spec", "clusterIPs"]);
+    if old_ip != ip {
+        if !old_ip.is_empty() && ip.is_empty() && ips == old_ips {
+            // The singular was cleared: so is the list.
+            set(service, Vec::new());
+        } else if ips == old_ips && !ip.is_empty() {
+            set(service, vec![ip]);
+        }
+    } else if ips != old_ips && !ips.is_empty() && ip == old_ip {
+        // The list is the newer client's word; it must agree with the singular, which validation sees to.
+    }
+}
+
+/// What an update that does not mention it keeps.
+fn keep_allocated(kind: &crate::kind::Kind, new: &mut Value, old: &Value) {
+    keep_for_update(kind, new, old);
+    let (new_type, old_type) = (new.str_at(&["spec", "type"]).to_owned(), old.str_at(&["spec", "type"]));
+    let has_ip = |t: &str| t != "ExternalName" && !t.is_empty();
+    let has_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
+    if has_ip(old_type) && has_ip(&new_type) {
+        if new["spec"]["clusterIP"].is_empty() && new["spec"]["clusterIPs"].is_empty() {
+            keep(new, old, &["spec", "clusterIP"]);
+            keep(new, old, &["spec", "clusterIPs"]);
+        } else if new["spec"]["clusterIP"].is_empty() {
+            keep(new, old, &["spec", "clusterIP"]);
+        }
+    }
+    if has_ports(old_type) && has_ports(&new_type) {
+        let mut used: HashSet<i64> = HashSet::new();
+        for port in new.list_at(&["spec", "ports"]) {
+            used.extend(port.i64_at(&["nodePort"]).filter(|&p| p != 0));
+        }
+        let before = old.list_at(&["spec", "ports"]).to_vec();
+        for port in new.get_mut(&["spec", "ports"]).and_then(Value::as_list_mut).into_iter().flatten() {
+            if port.i64_at(&["nodePort"]).unwrap_or(0) != 0 {
+                continue;
+            }
+            let same = |o: &&Value| o["port"] == port["port"] && o.str_at(&["protocol"]) == port.str_at(&["protocol"]);
+            let number = before.iter().find(same).and_then(|o| o.i64_at(&["nodePort"])).filter(|&p| p != 0);
+            if let Some(number) = number.filter(|n| used.insert(*n)) {
+                port.set(&["nodePort"], number);
+            }
+        }
+    }
+    if needs_health_port(new) && needs_health_port(old) && new["spec"]["healthCheckNodePort"].is_empty() {
+        keep(new, old, &["spec", "healthCheckNodePort"]);
+    }
+}
+
+fn needs_health_port(service: &Value) -> bool {
+    service.str_at(&["spec", "type"]) == "LoadBalancer"
+        && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
+}
+
+fn family_of(ip: &str) -> Option<&'static str> {
+    match ip.parse().ok()? {
+        IpAddr::V4(_) => Some("IPv4"),
+        IpAddr::V6(_) => Some("IPv6"),
+    }
+}
+
+fn other(family: &str) -> &'static str {
+    if family == "IPv4" { "IPv6" } else { "IPv4" }
+}
+
+/// Settles `ipFamilyPolicy` and `ipFamilies` by what the cluster has.
+fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Value>) -> Result<()> {
+    if service.str_at(&["spec", "type"]) == "ExternalName" {
+        return Ok(());
+    }
+    let headless = service.str_at(&["spec", "clusterIP"]) == "None";
+    let selectorless = service["spec"]["selector"].is_empty();
+    if service["spec"]["ipFamilyPolicy"].is_empty() {
+        let before = old.map(|o| o.str_at(&["spec", "ipFamilyPolicy"]).to_owned()).filter(|p| !p.is_empty());
+        let policy = before.unwrap_or_else(|| {
+            if headless && selectorless { "RequireDualStack" } else { "SingleStack" }.to_owned()
+        });
+        service.set(&["spec", "ipFamilyPolicy"], policy);
+    }
+    let single = service.str_at(&["spec", "ipFamilyPolicy"]) == "SingleStack";
+    let mut ips = strings(service, &["spec", "clusterIPs"]);
+    let mut families = strings(service, &["spec", "ipFamilies"]);
+    let mut errors = Vec::new();
+    let policy = service["spec"]["ipFamilyPolicy"].clone();
+    if let Some(old) = old.filter(|o| o.str_at(&["spec", "type"]) != "ExternalName") {
+        let (old_ips, old_families) = (strings(old, &["spec", "clusterIPs"]), strings(old, &["spec", "ipFamilies"]));
+        if single {
+            if ips == old_ips {
+                ips.truncate(1);
+            }
+            if families == old_families {
+                families.truncate(1);
+            }
+        } else {
+            if ips.len() < old_ips.len() && !ips.is_empty() {
+                let detail = "must be 'SingleStack' to release the secondary cluster IP";
+                errors.push(invalid("spec.ipFamilyPolicy", policy.clone(), detail));
+            }
+            if families.len() < old_families.len() && !families.is_empty() {
+                let detail = "must be 'SingleStack' to release the secondary IP family";
+                errors.push(invalid("spec.ipFamilyPolicy", policy.clone(), detail));
+            }
+        }
+    }
+    if single && ips.len() == 2 {
+        let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified";
+        errors.push(invalid("spec.ipFamilyPolicy", policy.clone(), detail));
+    }
+    if single && families.len() == 2 {
+        let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
+        errors.push(invalid("spec.ipFamilyPolicy", policy.clone(), detail));
+    }
+    for (at, ip) in ips.iter().enumerate() {
+        if ip == "None" {
+            break;
+        }
+        let Some(family) = family_of(ip) else {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(invalid(&format!("spec.clusterIPs[{at}]"), ip.as_str(), detail));
+            continue;
+        };
+        match families.get(at) {
+            None if allocators.of_family(family).is_none() => {
+                let detail = format!("{family} is not configured on this cluster");
+                errors.push(invalid(&format!("spec.clusterIPs[{at}]"), Value::list(ips.iter().map(String::as_str)), &detail));
+            }
+            None => families.push(family.into()),
+            Some(given) if given != family => {
+                let detail = format!("expected an {given} value as indicated by `ipFamilies[{at}]`");
+                errors.push(invalid(&format!("spec.clusterIPs[{at}]"), ip.as_str(), &detail));
+            }
+            Some(_) => {}
+        }
+    }
+    if !errors.is_empty() {
+        return Err(refuse(service, errors));
+    }
+    let default = allocators.cidrs.first().map_or("IPv4", Cidr::family);
+    if headless && selectorless {
+        if families.is_empty() {
+            families.push(default.into());
+        }
+        if families.len() < 2 && !single {
+            families.push(other(&families[0]).into());
+        }
+    } else {
+        if service.str_at(&["spec", "ipFamilyPolicy"]) == "RequireDualStack" && allocators.cidrs.len() < 2 {
+            let detail = "this cluster is not configured for dual-stack services";
+            errors.push(invalid("spec.ipFamilyPolicy", policy, detail));
+        }
+        for (at, family) in families.iter().enumerate() {
+            if allocators.of_family(family).is_none() {
+                let detail = "not configured on this cluster";
+                errors.push(invalid(&format!("spec.ipFamilies[{at}]"), family.as_str(), detail));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(refuse(service, errors));
+        }
+        if families.is_empty() {
+            families.push(default.into());
+        }
+        if !single && families.len() == 1 && allocators.cidrs.len() == 2 {
+            families.push(other(&families[0]).into());
+        }
+    }
+    service.set(&["spec", "ipFamilies"], families);
+    if !ips.is_empty() {
+        service.set(&["spec", "clusterIPs"], ips);
+    }
+    Ok(())
+}
+
+/// Takes what the service asks for and does not hold by `old`. On failure nothing stays taken.
+fn allocate(cx: &Cx<'_>, service: &mut Value, old: Option<&Value>) -> Result<()> {
+    let allocators = &cx.server.inner.allocators;
+    let (old_ips, old_ports) = old.map(held).unwrap_or_default();
+    let mut got_ips = Vec::new();
+    let mut got_ports = Vec::new();
+    let result = allocate_into(cx, service, &old_ips, &old_ports, &mut got_ips, &mut got_ports);
+    if result.is_err() && !cx.dry_run {
+        let mut taken = allocators.taken();
+        got_ips.iter().for_each(|ip| {
+            taken.ips.remove(ip);
+        });
+        got_ports.iter().for_each(|port| {
+            taken.ports.remove(port);
+        });
+    }
+    result
+}
+
+fn allocate_into(
+    cx: &Cx<'_>,
+    service: &mut Value,
+    old_ips: &HashSet<IpAddr>,
+    old_ports: &HashSet<u16>,
+    got_ips: &mut Vec<IpAddr>,
+    got_ports: &mut Vec<u16>,
+) -> Result<()> {
+    let allocators = &cx.server.inner.allocators;
+    let random = &*cx.server.inner.config.random;
+    let ty = service.str_at(&["spec", "type"]).to_owned();
+    if ty == "ExternalName" {
+        return Ok(());
+    }
+    let name = service.str_at(&["metadata", "name"]).to_owned();
+    let mut ips = strings(service, &["spec", "clusterIPs"]);
+    if ips.first().map(String::as_str) != Some("None") {
+        for (at, family) in strings(service, &["spec", "ipFamilies"]).iter().enumerate() {
+            match ips.get(at) {
+                Some(text) => {
+                    let ip: IpAddr = text.parse().map_err(|_| Status::internal(format_args!("failed to parse service IP {text:?}")))?;
+                    if old_ips.contains(&ip) {
+                        continue;
+                    }
+                    if let Err(why) = allocators.take_ip(ip, cx.dry_run) {
+                        let all = Value::list(ips.iter().map(String::as_str));
+                        let detail = format!("failed to allocate IP {text}: {why}");
+                        return Err(refuse(service, vec![invalid("spec.clusterIPs", all, &detail)]));
+                    }
+                    got_ips.push(ip);
+                }
+                None => {
+                    let ip = allocators.next_ip(family, random, cx.dry_run).ok_or_else(|| {
+                        Status::internal(format_args!("failed to allocate a serviceIP for Service {name:?}: range is full"))
+                    })?;
+                    got_ips.push(ip);
+                    ips.push(ip.to_string());
+                }
+            }
+        }
+        if let Some(first) = ips.first().cloned() {
+            service.set(&["spec", "clusterIP"], first);
+            service.set(&["spec", "clusterIPs"], ips);
+        }
+    }
+    let wants_ports = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
+    let automatic = ty == "NodePort"
+        || ty == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"].as_bool().unwrap_or(true);
+    if wants_ports {
+        let mut by_port: Vec<(i64, u16)> = Vec::new();
+        let ports = service.list_at(&["spec", "ports"]).to_vec();
+        let mut numbers = Vec::with_capacity(ports.len());
+        for (at, port) in ports.iter().enumerate() {
+            let number = port.i64_at(&["port"]).unwrap_or(0);
+            let asked = port.i64_at(&["nodePort"]).and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0);
+            // Ports of the same number in other protocols share one.
+            let asked = asked.or_else(|| {
+                let shared = by_port.iter().find(|(n, _)| *n == number).map(|(_, p)| *p);
+                shared.or_else(|| {
+                    let same = ports[at + 1..].iter().filter(|p| p.i64_at(&["port"]) == Some(number));
+                    same.filter_map(|p| p.i64_at(&["nodePort"])).find_map(|p| u16::try_from(p).ok().filter(|&p| p != 0))
+                })
+            });
+            let chosen = match asked {
+                Some(port) if got_ports.contains(&port) || old_ports.contains(&port) => Some(port),
+                Some(port) => {
+                    if let Err(why) = allocators.take_port(port, cx.dry_run) {
+                        let field = format!("spec.ports[{at}].nodePort");
+                        return Err(refuse(service, vec![invalid(&field, i64::from(port), &why)]));
+                    }
+                    got_ports.push(port);
+                    Some(port)
+                }
+                None if automatic => {
+                    let port = allocators.next_port(random, cx.dry_run).ok_or_else(|| {
+                        Status::internal("failed to allocate a nodePort: range is full")
+                    })?;
+                    got_ports.push(port);
+                    Some(port)
+                }
+                None => None,
+            };
+            if let Some(chosen) = chosen {
+                by_port.push((number, chosen));
+            }
+            numbers.push(chosen);
+        }
+        let list = service.get_mut(&["spec", "ports"]).and_then(Value::as_list_mut).into_iter().flatten();
+        for (port, number) in list.zip(numbers) {
+            if let Some(number) = number {
+                port.set(&["nodePort"], number);
+            }
+        }
+    }
+    if needs_health_port(service) {
+        let asked = service.i64_at(&["spec", "healthCheckNodePort"]).and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0);
+        match asked {
+            Some(port) if old_ports.contains(&port) => {}
+            Some(port) => {
+                allocators.take_port(port, cx.dry_run).map_err(|why| {
+                    Status::internal(format_args!("failed to allocate requested HealthCheck NodePort {port}: {why}"))
+                })?;
+                got_ports.push(port);
+            }
+            None => {
+                let port = allocators
+                    .next_port(random, cx.dry_run)
+                    .ok_or_else(|| Status::internal("failed to allocate a HealthCheck NodePort: range is full"))?;
+                got_ports.push(port);
+                service.set(&["spec", "healthCheckNodePort"], port);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepare_create(cx: &Cx<'_>, service: &mut Value) -> Result<()> {
+    super::prepare_create(cx, service)?;
+    service.set(&["status", "loadBalancer"], Value::object::<&str>([]));
+    normalize_cluster_ips(service, None);
+    init_families(&cx.server.inner.allocators, service, None)?;
+    allocate(cx, service, None)
+}
+
+fn prepare_update(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
+    drop_type_dependent(new, old);
+    normalize_cluster_ips(new, Some(old));
+    let errors = immutable(new, old);
+    if !errors.is_empty() {
+        return Err(refuse(new, errors));
+    }
+    init_families(&cx.server.inner.allocators, new, Some(old))?;
+    allocate(cx, new, Some(old))
+}
+
+/// The address of a service that has one does not change.
+fn immutable(new: &Value, old: &Value) -> Vec<FieldError> {
+    let has_ip = |s: &Value| s.str_at(&["spec", "type"]) != "ExternalName";
+    let mut errors = Vec::new();
+    if has_ip(new) && has_ip(old) {
+        let (before, after) = (old.str_at(&["spec", "clusterIP"]), new.str_at(&["spec", "clusterIP"]));
+        let first = new["spec"]["clusterIPs"][0].as_str().unwrap_or("");
+        if !before.is_empty() && (after != before || first != before) {
+            let list = new["spec"]["clusterIPs"].clone();
+            errors.push(invalid("spec.clusterIPs[0]", list, "may not change once set"));
+        }
+    }
+    errors
+}
+
+/// What the new type does not have and the client did not touch.
+fn drop_type_dependent(new: &mut Value, old: &Value) {
+    let ty = new.str_at(&["spec", "type"]).to_owned();
+    let old_type = old.str_at(&["spec", "type"]);
+    let mut drop_if_same = |path: &[&str]| {
+        if new.get(path) == old.get(path) {
+            new.remove(path);
+        }
+    };
+    if old_type != "ExternalName" && ty == "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+            drop_if_same(&["spec", field]);
+        }
+    }
+    if ty != "LoadBalancer" {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            drop_if_same(&["spec", field]);
+        }
+    }
+    let external = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
+    if !external && new["spec"]["externalIPs"].is_empty() && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
+        new.remove(&["spec", "externalTrafficPolicy"]);
+    }
+    if needs_health_port(old) && !needs_health_port(new)
+        && new["spec"]["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"]
+    {
+        new.remove(&["spec", "healthCheckNodePort"]);
+    }
+    if matches!(old_type, "NodePort" | "LoadBalancer") && !external {
+        let before: Vec<Value> = old.list_at(&["spec", "ports"]).iter().map(|p| p["nodePort"].clone()).collect();
+        let after: Vec<Value> = new.list_at(&["spec", "ports"]).iter().map(|p| p["nodePort"].clone()).collect();
+        if after.iter().all(|p| before.contains(p) || p.is_empty()) {
+            for port in new.get_mut(&["spec", "ports"]).and_then(Value::as_list_mut).into_iter().flatten() {
+                port.remove(&["nodePort"]);
+            }
+        }
+    }
+}

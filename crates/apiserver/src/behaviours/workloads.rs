@@ -1,0 +1,190 @@
+//! Controllers of pods: generations, selectors, and what of them is fixed once they exist.
+
+use schema::{
+    Value,
+    selector::LabelSelector,
+    validate::{ErrorKind, FieldError},
+};
+
+use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, pods::same};
+use crate::{meta, status::{Result, field_error}};
+
+pub static WORKLOAD: Strategy = Strategy { generation: true, validate: selector_and_template, ..PLAIN };
+
+pub static DEPLOYMENT: Strategy = Strategy {
+    prepare_update: |_, new, old| {
+        bump_generation(new, old);
+        // A change of annotations is one too: rollbacks and pauses are told from it.
+        if meta::generation(new) == meta::generation(old)
+            && new["metadata"]["annotations"] != old["metadata"]["annotations"]
+        {
+            meta::set_generation(new, meta::generation(old) + 1);
+        }
+        Ok(())
+    },
+    keep_for_status: |kind, new, old| {
+        keep_for_status(kind, new, old);
+        keep(new, old, &["metadata", "labels"]);
+    },
+    ..WORKLOAD
+};
+
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+pub static DAEMON_SET: Strategy = Strategy {
+    prepare_create: |cx, set| {
+        super::prepare_create(cx, set)?;
+        set.set(&["metadata", "annotations", TEMPLATE_GENERATION], "1");
+        Ok(())
+    },
+    prepare_update: |_, new, old| {
+        bump_generation(new, old);
+        let before = old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str().and_then(|t| t.parse::<i64>().ok());
+        let before = before.unwrap_or(1);
+        let changed = new["spec"]["template"] != old["spec"]["template"];
+        new.set(&["metadata", "annotations", TEMPLATE_GENERATION], (before + i64::from(changed)).to_string());
+        Ok(())
+    },
+    ..WORKLOAD
+};
+
+pub static STATEFUL_SET: Strategy = Strategy {
+    validate: |cx, new, old| {
+        let mut errors = selector_and_template(cx, new, old);
+        let Some(old) = old else { return errors };
+        let mut munged = new["spec"].clone();
+        for field in ["replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy"] {
+            keep(&mut munged, &old["spec"], &[field]);
+        }
+        if !same(&munged, &old["spec"]) {
+            let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+            errors.retain(|e| e.field != "spec.selector");
+            errors.push(field_error(ErrorKind::Forbidden, "spec", Value::Null, detail));
+        }
+        errors
+    },
+    ..WORKLOAD
+};
+
+pub static JOB: Strategy = Strategy {
+    generation: true,
+    prepare_create: |cx, job| {
+        super::prepare_create(cx, job)?;
+        generate_selector(job)
+    },
+    validate: job_validate,
+    ..PLAIN
+};
+
+pub static CRON_JOB: Strategy = Strategy { generation: true, ..PLAIN };
+
+const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+
+/// A job selects its pods by its own uid unless it says that it knows better.
+fn generate_selector(job: &mut Value) -> Result<()> {
+    if job.bool_at(&["spec", "manualSelector"]) {
+        return Ok(());
+    }
+    let uid = job.str_at(&["metadata", "uid"]).to_owned();
+    let name = job.str_at(&["metadata", "name"]).to_owned();
+    for (label, value) in [("controller-uid", &uid), (CONTROLLER_UID, &uid), ("job-name", &name), (JOB_NAME, &name)] {
+        job.set(&["spec", "template", "metadata", "labels", label], value.as_str());
+    }
+    if job["spec"]["selector"]["matchLabels"][CONTROLLER_UID].is_empty() {
+        job.set(&["spec", "selector", "matchLabels", CONTROLLER_UID], uid);
+    }
+    Ok(())
+}
+
+fn immutable(field: &str, value: &Value) -> FieldError {
+    field_error(ErrorKind::Invalid, field, value.clone(), "field is immutable")
+}
+
+fn job_validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let Some(old) = old else { return template_policy(new, &["OnFailure", "Never"]) };
+    if cx.subresource == "status" {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "selector"] {
+        if !same(&new["spec"][field], &old["spec"][field]) {
+            errors.push(immutable(&format!("spec.{field}"), &new["spec"][field]));
+        }
+    }
+    let indexed = new.str_at(&["spec", "completionMode"]) == "Indexed";
+    let elastic = indexed && new["spec"]["completions"] == new["spec"]["parallelism"];
+    if !elastic && !same(&new["spec"]["completions"], &old["spec"]["completions"]) {
+        errors.push(immutable("spec.completions", &new["spec"]["completions"]));
+    }
+    let mut template = new["spec"]["template"].clone();
+    // While it is suspended and has not run, its scheduling directives may still change.
+    if old.bool_at(&["spec", "suspend"]) && old["status"]["startTime"].is_null() {
+        for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+            keep(&mut template, &old["spec"]["template"], &["spec", field]);
+        }
+        keep(&mut template, &old["spec"]["template"], &["metadata", "annotations"]);
+        keep(&mut template, &old["spec"]["template"], &["metadata", "labels"]);
+    }
+    if !same(&template, &old["spec"]["template"]) {
+        errors.push(immutable("spec.template", &new["spec"]["template"]));
+    }
+    errors
+}
+
+fn template_policy(object: &Value, allowed: &[&str]) -> Vec<FieldError> {
+    let policy = object.str_at(&["spec", "template", "spec", "restartPolicy"]);
+    if allowed.contains(&policy) {
+        return Vec::new();
+    }
+    let mut shown: Vec<String> = allowed.iter().map(|p| format!("{p:?}")).collect();
+    shown.sort();
+    let detail = format!("supported values: {}", shown.join(", "));
+    if policy == "Always" && allowed.len() > 1 {
+        let detail = format!("valid values: {}", shown.join(", "));
+        return vec![field_error(ErrorKind::Required, "spec.template.spec.restartPolicy", Value::Null, &detail)];
+    }
+    vec![field_error(ErrorKind::NotSupported, "spec.template.spec.restartPolicy", policy.into(), &detail)]
+}
+
+/// The selector is there, never changes and selects the template's pods.
+fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if cx.subresource == "status" {
+        return errors;
+    }
+    let simple = cx.kind.kind() == "ReplicationController";
+    let field = "spec.selector";
+    let selector = &new["spec"]["selector"];
+    if selector.is_empty() || !simple && selector["matchLabels"].is_empty() && selector["matchExpressions"].is_empty() {
+        let (kind, detail) = if selector.is_null() {
+            (ErrorKind::Required, "")
+        } else {
+            (ErrorKind::Invalid, "empty selector is invalid for deployment")
+        };
+        let detail = detail.replace("deployment", &cx.kind.kind().to_lowercase());
+        errors.push(field_error(kind, field, selector.clone(), &detail));
+        return errors;
+    }
+    if let Some(old) = old.filter(|o| !simple && !same(&o["spec"]["selector"], selector)) {
+        let _ = old;
+        errors.push(immutable(field, selector));
+    }
+    let parsed = if simple {
+        LabelSelector::from_value(&Value::object([("matchLabels", selector.clone())]))
+    } else {
+        LabelSelector::from_value(selector)
+    };
+    let labels = &new["spec"]["template"]["metadata"]["labels"];
+    match parsed {
+        Ok(parsed) if !parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str)) => {
+            let field = "spec.template.metadata.labels";
+            let shown = if labels.is_null() { Value::object::<&str>([]) } else { labels.clone() };
+            errors.push(field_error(ErrorKind::Invalid, field, shown, "`selector` does not match template `labels`"));
+        }
+        Ok(_) => {}
+        Err(error) => errors.push(field_error(ErrorKind::Invalid, field, selector.clone(), &error.to_string())),
+    }
+    errors.extend(template_policy(new, &["Always"]));
+    errors
+}

@@ -1,0 +1,312 @@
+//! create, get, list, update, patch, delete.
+
+use crate::harness::Fixture;
+
+const POD: &str = "{metadata: {name: NAME, labels: {app: web}}, spec: {containers: [{name: c, image: nginx}]}}";
+
+fn pod(name: &str) -> String {
+    POD.replace("NAME", name)
+}
+
+#[tokio::test]
+async fn create_get_list_delete() {
+    let f = Fixture::new().await;
+    let created = f.post("/api/v1/namespaces/default/pods", &pod("a")).await.is(201).has(&[
+        ("/kind", "Pod"),
+        ("/apiVersion", "v1"),
+        ("/metadata/namespace", "default"),
+        ("/metadata/generation", "1"),
+        ("/metadata/creationTimestamp", "2027-01-15T08:00:00Z"),
+        ("/status/phase", "Pending"),
+        ("/status/qosClass", "BestEffort"),
+        ("/spec/restartPolicy", "Always"),
+        ("/spec/containers/0/imagePullPolicy", "Always"),
+        ("/metadata/managedFields/0/manager", "tests"),
+    ]);
+    let got = f.get("/api/v1/namespaces/default/pods/a").await.is(200);
+    assert_eq!(created.json(), got.json());
+    f.get("/api/v1/namespaces/default/pods").await.is(200).has(&[
+        ("/kind", "PodList"),
+        ("/items/0/metadata/name", "a"),
+        ("/items/0/kind", "-"),
+        ("/metadata/resourceVersion", &created.at("/metadata/resourceVersion")),
+    ]);
+    f.post("/api/v1/namespaces/default/pods", &pod("a")).await.is(409).has(&[
+        ("/reason", "AlreadyExists"),
+        ("/message", "pods \"a\" already exists"),
+    ]);
+    f.delete("/api/v1/namespaces/default/pods/a").await.is(200).has(&[("/kind", "Pod")]);
+    f.get("/api/v1/namespaces/default/pods/a").await.is(404).has(&[
+        ("/message", "pods \"a\" not found"),
+        ("/details/kind", "pods"),
+        ("/code", "404"),
+    ]);
+}
+
+#[tokio::test]
+async fn generated_names() {
+    let f = Fixture::new().await;
+    let body = "{metadata: {generateName: web-}, data: {a: b}}";
+    let name = f.post("/api/v1/namespaces/default/configmaps", body).await.is(201).at("/metadata/name");
+    assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+}
+
+#[tokio::test]
+async fn bad_requests() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for (path, body, code, message) in [
+        (maps, "{", 400, ""),
+        (maps, "{metadata: {}}", 422, "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required"),
+        (maps, "{metadata: {name: UP}}", 422, ""),
+        (maps, "{metadata: {name: a, namespace: other}}", 400, "the namespace of the provided object does not match the namespace sent on the request"),
+        (maps, "{metadata: {name: a, resourceVersion: \"1\"}}", 500, "resourceVersion should not be set on objects to be created"),
+        (maps, "{kind: Pod, apiVersion: v1, metadata: {name: a}}", 400, ""),
+        ("/api/v1/namespaces/default/pods", "{metadata: {name: a}, spec: {containers: 1}}", 400, ""),
+        ("/api/v1/nothing", "{}", 404, "-"),
+    ] {
+        let reply = f.post(path, body).await.is(code);
+        if message == "-" {
+            assert_eq!(reply.text(), "404 page not found\n");
+        } else if !message.is_empty() {
+            reply.has(&[("/message", message)]);
+        }
+    }
+    f.post(&format!("{maps}?fieldValidation=Strict"), "{metadata: {name: a}, dta: {}}").await.is(400).has(&[(
+        "/message",
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dta\"",
+    )]);
+    let warned = f.post(maps, "{metadata: {name: warned}, dta: {}}").await.is(201);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"dta\\\"\"");
+}
+
+#[tokio::test]
+async fn updates() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let one = f.post(maps, "{metadata: {name: m}, data: {a: \"1\"}}").await.is(201);
+    let path = format!("{maps}/m");
+    let same = f.put(&path, "{metadata: {name: m}, data: {a: \"1\"}}").await.is(200);
+    assert_eq!(one.revision(), same.revision(), "an update that changes nothing writes nothing");
+    let two = f.put(&path, "{metadata: {name: m}, data: {a: \"2\"}}").await.is(200).has(&[("/data/a", "2")]);
+    assert!(two.revision() > one.revision());
+    let stale = format!("{{metadata: {{name: m, resourceVersion: \"{}\"}}, data: {{}}}}", one.revision());
+    f.put(&path, &stale).await.is(409).has(&[
+        ("/reason", "Conflict"),
+        ("/message", "Operation cannot be fulfilled on configmaps \"m\": the object has been modified; please apply your changes to the latest version and try again"),
+    ]);
+    f.put(&path, "{metadata: {name: other}}").await.is(400).has(&[("/message", "the name of the object (other) does not match the name on the URL (m)")]);
+    f.put(&format!("{maps}/none"), "{metadata: {name: none}}").await.is(404);
+    f.put("/api/v1/namespaces/default/endpoints/made", "{metadata: {name: made}}").await.is(201);
+    f.put(&format!("{path}?dryRun=All"), "{metadata: {name: m}, data: {a: dry}}").await.is(200).has(&[("/data/a", "dry")]);
+    f.get(&path).await.has(&[("/data/a", "2")]);
+}
+
+#[tokio::test]
+async fn patches() {
+    let f = Fixture::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    f.post(pods, &pod("p")).await.is(201);
+    let path = format!("{pods}/p");
+    for (kind, body, at, want) in [
+        ("merge-patch", "{metadata: {labels: {x: y}}}", "/metadata/labels/x", "y"),
+        ("strategic-merge-patch", "{spec: {containers: [{name: c, image: \"nginx:2\"}]}}", "/spec/containers/0/image", "nginx:2"),
+        ("json-patch", "[{op: add, path: \"/metadata/labels/j\", value: k}]", "/metadata/labels/j", "k"),
+        ("merge-patch", "{metadata: {labels: {x: null}}}", "/metadata/labels/x", "-"),
+    ] {
+        f.patch(&path, kind, body).await.is(200).has(&[(at, want)]);
+    }
+    f.patch(&path, "merge-patch", "{spec: {nodeName: n}}").await.is(422);
+    f.patch(&path, "json-patch", "[{op: test, path: \"/metadata/name\", value: other}]").await.is(422);
+    f.patch(&path, "json-patch", "[{op: nonsense}]").await.is(422);
+    f.patch(&path, "odd", "{}").await.is(415);
+    f.patch(&format!("{pods}/none"), "merge-patch", "{}").await.is(404);
+}
+
+#[tokio::test]
+async fn apply() {
+    let f = Fixture::new().await;
+    let path = "/api/v1/namespaces/default/configmaps/applied";
+    let send = |manager: &str, force: bool, body: &'static str| {
+        let url = format!("{path}?fieldManager={manager}&force={force}");
+        let request = Fixture::request(http::Method::PATCH, &url, "application/apply-patch+yaml", crate::harness::relaxed(body));
+        f.raw(request)
+    };
+    let body = "{apiVersion: v1, kind: ConfigMap, metadata: {name: applied}, data: {a: x}}";
+    send("one", false, body).await.is(201).has(&[("/data/a", "x"), ("/metadata/managedFields/0/operation", "Apply")]);
+    let again = send("one", false, body).await.is(200);
+    let conflicting = "{apiVersion: v1, kind: ConfigMap, metadata: {name: applied}, data: {a: z}}";
+    send("two", false, conflicting).await.is(409).has(&[("/details/causes/0/field", ".data.a")]);
+    let forced = send("two", true, conflicting).await.is(200).has(&[("/data/a", "z")]);
+    assert!(forced.revision() > again.revision());
+    let none = Fixture::request(http::Method::PATCH, path, "application/apply-patch+yaml", body);
+    f.raw(none).await.is(422);
+}
+
+#[tokio::test]
+async fn finalizers_and_preconditions() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    f.post(maps, "{metadata: {name: m, finalizers: [example.com/hold]}}").await.is(201);
+    let path = format!("{maps}/m");
+    let uid = f.get(&path).await.at("/metadata/uid");
+    f.send(http::Method::DELETE, &path, "application/json", "{preconditions: {uid: other}}").await.is(409);
+    f.send(http::Method::DELETE, &path, "application/json", &format!("{{preconditions: {{uid: \"{uid}\"}}}}")).await.is(200).has(&[
+        ("/metadata/deletionGracePeriodSeconds", "0"),
+        ("/metadata/deletionTimestamp", "2027-01-15T08:00:00Z"),
+    ]);
+    f.patch(&path, "merge-patch", "{metadata: {finalizers: [example.com/new]}}").await.is(422);
+    f.patch(&path, "merge-patch", "{metadata: {finalizers: null}}").await.is(200);
+    f.get(&path).await.is(404);
+
+    f.post(maps, "{metadata: {name: o}}").await.is(201);
+    f.send(http::Method::DELETE, &format!("{maps}/o"), "application/json", "{propagationPolicy: Foreground}").await.is(200).has(&[("/metadata/finalizers/0", "foregroundDeletion")]);
+    f.send(http::Method::DELETE, &format!("{maps}/o"), "application/json", "{propagationPolicy: Sideways}").await.is(422);
+}
+
+#[tokio::test]
+async fn pods_die_gracefully() {
+    let f = Fixture::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    f.post(pods, &pod("p")).await.is(201);
+    f.post(&format!("{pods}/p/binding"), "{metadata: {name: p}, target: {name: n1}}").await.is(201).has(&[("/status", "Success")]);
+    f.get(&format!("{pods}/p")).await.has(&[("/spec/nodeName", "n1"), ("/status/conditions/0/type", "PodScheduled")]);
+    f.post(&format!("{pods}/p/binding"), "{metadata: {name: p}, target: {name: n2}}").await.is(409).has(&[(
+        "/message",
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"",
+    )]);
+    f.delete(&format!("{pods}/p")).await.is(200).has(&[
+        ("/metadata/deletionGracePeriodSeconds", "30"),
+        ("/metadata/deletionTimestamp", "2027-01-15T08:00:30Z"),
+        ("/metadata/generation", "2"),
+    ]);
+    f.delete(&format!("{pods}/p?gracePeriodSeconds=5")).await.is(200).has(&[("/metadata/deletionGracePeriodSeconds", "5")]);
+    f.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await.is(200);
+    f.get(&format!("{pods}/p")).await.is(404);
+}
+
+#[tokio::test]
+async fn pages() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c", "d", "e"] {
+        f.post(maps, &format!("{{metadata: {{name: {name}, labels: {{odd: {name}}}}}}}")).await.is(201);
+    }
+    let first = f.get(&format!("{maps}?limit=2")).await.is(200).has(&[
+        ("/items/1/metadata/name", "b"),
+        ("/metadata/remainingItemCount", "3"),
+    ]);
+    // What happens between the pages is not seen.
+    f.delete(&format!("{maps}/c")).await.is(200);
+    f.post(maps, "{metadata: {name: bb}}").await.is(201);
+    let token = first.at("/metadata/continue");
+    let second = f.get(&format!("{maps}?limit=2&continue={token}")).await.is(200).has(&[
+        ("/items/0/metadata/name", "c"),
+        ("/items/1/metadata/name", "d"),
+        ("/metadata/resourceVersion", &first.at("/metadata/resourceVersion")),
+    ]);
+    let token = second.at("/metadata/continue");
+    f.get(&format!("{maps}?limit=2&continue={token}")).await.is(200).has(&[("/items/0/metadata/name", "e"), ("/metadata/continue", "-")]);
+    f.get(&format!("{maps}?continue=nonsense")).await.is(400);
+    f.get(&format!("{maps}?labelSelector=odd+in+(a,e)")).await.is(200).has(&[("/items/1/metadata/name", "e"), ("/items/2", "-")]);
+    f.get(&format!("{maps}?fieldSelector=metadata.name%3Dd")).await.is(200).has(&[("/items/0/metadata/name", "d"), ("/items/1", "-")]);
+    f.get(&format!("{maps}?fieldSelector=data.x%3Dd")).await.is(400);
+    f.get(&format!("{maps}?resourceVersion=99999999")).await.is(504).has(&[("/details/causes/0/reason", "ResourceVersionTooLarge")]);
+    let then = first.at("/metadata/resourceVersion");
+    f.get(&format!("{maps}?resourceVersion={then}&resourceVersionMatch=Exact")).await.is(200).has(&[("/items/4/metadata/name", "e"), ("/items/1/metadata/name", "b")]);
+}
+
+#[tokio::test]
+async fn services_get_addresses() {
+    let f = Fixture::new().await;
+    let services = "/api/v1/namespaces/default/services";
+    let made = f.post(services, "{metadata: {name: s}, spec: {selector: {a: b}, ports: [{port: 80}]}}").await.is(201).has(&[
+        ("/spec/type", "ClusterIP"),
+        ("/spec/ipFamilies/0", "IPv4"),
+        ("/spec/ipFamilyPolicy", "SingleStack"),
+        ("/spec/ports/0/targetPort", "80"),
+        ("/spec/sessionAffinity", "None"),
+        ("/spec/internalTrafficPolicy", "Cluster"),
+    ]);
+    let ip = made.at("/spec/clusterIP");
+    assert!(ip.starts_with("10.43."), "{ip}");
+    let taken = format!("{{metadata: {{name: t}}, spec: {{clusterIP: \"{ip}\", ports: [{{port: 80}}]}}}}");
+    f.post(services, &taken).await.is(422);
+    f.patch(&format!("{services}/s"), "merge-patch", "{spec: {type: NodePort}}").await.is(200);
+    let port: u16 = f.get(&format!("{services}/s")).await.at("/spec/ports/0/nodePort").parse().expect("a port");
+    assert!((30000..=32767).contains(&port));
+    f.patch(&format!("{services}/s"), "merge-patch", "{spec: {clusterIP: \"10.43.0.9\"}}").await.is(422);
+    f.patch(&format!("{services}/s"), "merge-patch", "{spec: {type: ClusterIP}}").await.is(200).has(&[("/spec/ports/0/nodePort", "-")]);
+    f.delete(&format!("{services}/s")).await.is(200);
+    f.post(services, &taken).await.is(201);
+    f.post(services, "{metadata: {name: h}, spec: {clusterIP: None, selector: {a: b}}}").await.is(201).has(&[("/spec/clusterIPs/0", "None")]);
+}
+
+#[tokio::test]
+async fn namespaces_end_in_two_steps() {
+    let f = Fixture::new().await;
+    f.post("/api/v1/namespaces", "{metadata: {name: n}}").await.is(201).has(&[
+        ("/spec/finalizers/0", "kubernetes"),
+        ("/status/phase", "Active"),
+        ("/metadata/labels/kubernetes.io~1metadata.name", "n"),
+    ]);
+    f.delete("/api/v1/namespaces/n").await.is(200).has(&[("/status/phase", "Terminating")]);
+    f.put("/api/v1/namespaces/n/finalize", "{metadata: {name: n}, spec: {finalizers: []}}").await.is(200);
+    f.get("/api/v1/namespaces/n").await.is(404);
+}
+
+#[tokio::test]
+async fn who_may() {
+    let f = Fixture::new().await;
+    let get = |token: &'static str| {
+        let mut request = Fixture::request(http::Method::GET, "/api/v1/namespaces/default/pods", "", "");
+        request.extensions_mut().clear();
+        if !token.is_empty() {
+            request.headers_mut().insert("authorization", format!("Bearer {token}").parse().expect("a header"));
+        }
+        f.raw(request)
+    };
+    get("bad").await.is(401).has(&[("/reason", "Unauthorized")]);
+    get("jane").await.is(200);
+    get("nobody").await.is(403).has(&[(
+        "/message",
+        "pods is forbidden: User \"nobody\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+    )]);
+    get("").await.is(403);
+}
+
+#[tokio::test]
+async fn encodings() {
+    let f = Fixture::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    f.post(pods, &pod("p")).await.is(201);
+    let accept = |path: &str, accept: &str| {
+        let mut request = Fixture::request(http::Method::GET, path, "", "");
+        request.headers_mut().insert("accept", accept.parse().expect("a header"));
+        f.raw(request)
+    };
+    let proto = accept(pods, "application/vnd.kubernetes.protobuf").await.is(200);
+    assert!(proto.bytes.starts_with(b"k8s\0"));
+    let envelope = schema::proto::open(&proto.bytes).expect("an envelope");
+    assert_eq!((envelope.api_version, envelope.kind), ("v1", "PodList"));
+    let id = schema::Table::builtin().kind("", "v1", "PodList").expect("the list's type");
+    let list = schema::proto::decode(schema::Table::builtin(), id, envelope.raw).expect("a list");
+    assert_eq!(list.str_at(&["items"]), "");
+    assert_eq!(list["items"][0].str_at(&["metadata", "name"]), "p");
+    accept(&format!("{pods}/p"), "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await.is(200).has(&[
+        ("/kind", "PartialObjectMetadata"),
+        ("/metadata/name", "p"),
+        ("/spec", "-"),
+    ]);
+    accept(pods, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await.is(200).has(&[
+        ("/kind", "PartialObjectMetadataList"),
+        ("/items/0/metadata/name", "p"),
+    ]);
+    accept(pods, "application/json;as=Table;g=meta.k8s.io;v=v1,application/json").await.is(200).has(&[
+        ("/kind", "Table"),
+        ("/rows/0/cells/0", "p"),
+        ("/rows/0/object/kind", "PartialObjectMetadata"),
+        ("/columnDefinitions/0/name", "Name"),
+    ]);
+    accept(pods, "text/html").await.is(406);
+}
