@@ -1,6 +1,8 @@
 //! Facts of a pod that several stages ask for: what it refers to, its containers, its quality of service.
 
-use schema::Value;
+use std::collections::BTreeMap;
+
+use schema::{Value, quantity::Quantity};
 
 use crate::view;
 
@@ -16,14 +18,6 @@ pub fn containers(spec: &Value) -> impl Iterator<Item = (&'static str, usize, &V
     ["initContainers", "containers", "ephemeralContainers"]
         .into_iter()
         .flat_map(move |field| spec.list_at(&[field]).iter().enumerate().map(move |(i, c)| (field, i, c)))
-}
-
-pub fn containers_mut(spec: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
-    for field in ["initContainers", "containers", "ephemeralContainers"] {
-        for container in spec.get_mut(&[field]).and_then(Value::as_list_mut).into_iter().flatten() {
-            visit(container);
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,4 +94,68 @@ pub fn volume_secrets(volume: &Value) -> Vec<(Option<String>, String)> {
         add(&["csi", reference], "name", "namespace");
     }
     found
+}
+
+/// Quantities by resource name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources(pub BTreeMap<String, Quantity>);
+
+impl Resources {
+    /// From a member (`requests`, `limits`, `max`, `hard`) of an object; what cannot be read is left out.
+    pub fn of(object: &Value, member: &str) -> Self {
+        let list = object.object_at(&[member]).into_iter().flatten();
+        Self(list.filter_map(|(name, text)| Some((name.clone(), Quantity::parse(text.as_str()?).ok()?))).collect())
+    }
+
+    pub fn get(&self, name: &str) -> Option<Quantity> {
+        self.0.get(name).copied()
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (name, quantity) in &other.0 {
+            let sum = self.get(name).map_or(*quantity, |held| held.plus(*quantity));
+            self.0.insert(name.clone(), sum);
+        }
+    }
+
+    pub fn raise_to(&mut self, other: &Self) {
+        for (name, quantity) in &other.0 {
+            if self.get(name).is_none_or(|held| held.compare(*quantity).is_lt()) {
+                self.0.insert(name.clone(), *quantity);
+            }
+        }
+    }
+
+    pub fn to_value(&self) -> Value {
+        Value::object(self.0.iter().map(|(name, quantity)| (name.as_str(), quantity.to_string().into())))
+    }
+}
+
+/// What a pod asks for in all (`requests` or `limits`), without its overhead: containers run together with sidecars,
+/// other init containers one after another before them.
+pub fn total(spec: &Value, member: &str) -> Resources {
+    let mut sum = Resources::default();
+    for container in spec.list_at(&["containers"]) {
+        sum.add(&Resources::of(&container["resources"], member));
+    }
+    let mut sidecars = Resources::default();
+    let mut most = Resources::default();
+    for container in spec.list_at(&["initContainers"]) {
+        let mut own = Resources::of(&container["resources"], member);
+        if container.str_at(&["restartPolicy"]) == "Always" {
+            sum.add(&own);
+            sidecars.add(&own);
+            own = sidecars.clone();
+        } else {
+            own.add(&sidecars);
+        }
+        most.raise_to(&own);
+    }
+    sum.raise_to(&most);
+    for (name, quantity) in Resources::of(&spec["resources"], member).0 {
+        if name == "cpu" || name == "memory" || name.starts_with("hugepages-") {
+            sum.0.insert(name, quantity);
+        }
+    }
+    sum
 }

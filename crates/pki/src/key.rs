@@ -126,7 +126,7 @@ impl PublicKey {
 enum Signer {
     /// The same scalar twice: ring fixes a signature's encoding at load.
     Ec {
-        asn1: EcdsaKeyPair,
+        asn1: Box<EcdsaKeyPair>,
         fixed: Box<EcdsaKeyPair>,
     },
     Rsa(Box<RsaKeyPair>),
@@ -222,7 +222,7 @@ impl KeyPair {
         // ring takes a source of randomness here only to blind; signing has its own argument.
         let random = ring::rand::SystemRandom::new();
         let load = |kind| EcdsaKeyPair::from_private_key_and_public_key(kind, scalar, point, &random).ok();
-        let signer = Signer::Ec { asn1: load(asn1)?, fixed: Box::new(load(fixed)?) };
+        let signer = Signer::Ec { asn1: Box::new(load(asn1)?), fixed: Box::new(load(fixed)?) };
         Some((signer, PublicKey::from_parts(algorithm, point)))
     }
 

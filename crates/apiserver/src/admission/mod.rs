@@ -1,5 +1,26 @@
 //! Admission: plugins that change or refuse an object between decoding and validation. One file a plugin.
 
+mod certificates;
+mod claim_resize;
+mod default_class;
+mod default_toleration_seconds;
+mod escalation;
+mod in_use_protection;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod pod_security;
+mod pod_security_checks;
+mod pod_topology_labels;
+mod priority;
+pub mod registry;
+mod rule;
+mod runtime_class;
+mod service_account;
+mod taint_nodes;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use schema::Value;
@@ -61,7 +82,10 @@ impl AdmissionRequest {
 
     /// Upstream's refusal by an admission plugin: 403 with `RESOURCE "NAME" is forbidden: WHY`.
     pub fn forbidden(&self, why: &str) -> Status {
-        let name = if self.name.is_empty() { "Unknown" } else { &self.name };
+        // The name may not be made yet.
+        let in_object = |field| self.object.str_at(&["metadata", field]);
+        let names = [&self.name, in_object("name"), in_object("generateName"), "Unknown"];
+        let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
         Status::forbidden(&self.group_resource(), name, why)
     }
 }

@@ -34,7 +34,14 @@ impl TokenIssuer {
         Self { signer, issuer: issuer.into(), audiences, max_seconds: 0, extend: true, random: SystemRandom::new() }
     }
 
-    pub(super) fn claims(&self, view: &dyn View, account: &Value, bound: Option<&Value>, request: &mut Value, now: i64) -> Claims {
+    pub(super) fn claims(
+        &self,
+        view: &dyn View,
+        account: &Value,
+        bound: Option<&Value>,
+        request: &mut Value,
+        now: i64,
+    ) -> Claims {
         if request.list_at(&["spec", "audiences"]).is_empty() {
             request.set(&["spec", "audiences"], Value::list(self.audiences.iter().map(String::as_str)));
         }

@@ -78,7 +78,8 @@ impl Authenticator {
             attempts.push(self.clients.user(&peer.certificates, now));
         }
         if let Some(token) = bearer(headers) {
-            attempts.push(self.token(view, &token, &[], now).map(|known| known.map(|(user, _)| user)).and_then(unknown));
+            attempts
+                .push(self.token(view, &token, &[], now).map(|known| known.map(|(user, _)| user)).and_then(unknown));
         }
         if let Some((name, password)) = basic(headers) {
             attempts.push(unknown(self.password(&name, &password)));
@@ -97,9 +98,8 @@ impl Authenticator {
     fn token(&self, view: &dyn View, token: &str, audiences: &[String], now: i64) -> Result<Option<Known>, String> {
         let audiences = if audiences.is_empty() { self.accounts.audiences() } else { audiences };
         // Tokens without audiences are good for the server itself only.
-        let own = || -> Vec<String> {
-            audiences.iter().filter(|a| self.accounts.audiences().contains(a)).cloned().collect()
-        };
+        let own =
+            || -> Vec<String> { audiences.iter().filter(|a| self.accounts.audiences().contains(a)).cloned().collect() };
         if let Some(user) = self.static_tokens.get(&digest(token)) {
             return Ok(Some((user.clone(), own())).filter(|(_, good_for)| !good_for.is_empty()));
         }

@@ -82,7 +82,11 @@ fn check_alive(view: &dyn View, of: Of, namespace: &str, claim: &Reference, now:
     let name = &claim.name;
     let object = view.get(of, namespace, name).ok_or_else(|| format!("{kind} {namespace}/{name} is gone"))?;
     if view::uid(&object) != claim.uid {
-        return Err(format!("{kind} {namespace}/{name} has the UID {:?}, the claim {:?}", view::uid(&object), claim.uid));
+        return Err(format!(
+            "{kind} {namespace}/{name} has the UID {:?}, the claim {:?}",
+            view::uid(&object),
+            claim.uid
+        ));
     }
     let deletion = object.str_at(&["metadata", "deletionTimestamp"]);
     if schema::time::parse(deletion).is_some_and(|(at, _)| at < now - LEEWAY_SECONDS) {
@@ -142,7 +146,8 @@ fn legacy(view: &dyn View, claims: &Claims, token: &str) -> Result<User, String>
 }
 
 fn account_user(namespace: &str, account: &Reference) -> User {
-    let mut user = User::new(format!("system:serviceaccount:{namespace}:{}", account.name), &["system:serviceaccounts"]);
+    let mut user =
+        User::new(format!("system:serviceaccount:{namespace}:{}", account.name), &["system:serviceaccounts"]);
     user.groups.push(format!("system:serviceaccounts:{namespace}"));
     user.uid.clone_from(&account.uid);
     user

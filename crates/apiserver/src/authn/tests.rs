@@ -108,7 +108,12 @@ fn certificates() {
     let strangers = Authority::create("client-ca", NOW, &SystemRandom::new()).unwrap();
     let foreign = peer(&strangers, &leaf);
     let server = peer(&rig.clients, &Leaf::server("anna", pki::Names::default(), NOW, 3600));
-    for (what, peer, now) in [("foreign", &foreign, NOW), ("expired", &good, NOW + 3601), ("early", &good, NOW - 600), ("serving", &server, NOW)] {
+    for (what, peer, now) in [
+        ("foreign", &foreign, NOW),
+        ("expired", &good, NOW + 3601),
+        ("early", &good, NOW - 600),
+        ("serving", &server, NOW),
+    ] {
         assert!(rig.try_headers(&[], peer, now).is_err(), "{what}");
     }
     // A token beside a certificate that is not ours.
@@ -129,7 +134,10 @@ fn front_proxies() {
         ("x-remote-extra-example.com%2fscope", "s"),
     ];
     let user = rig.try_headers(&headers, &proxy, NOW).unwrap().unwrap();
-    assert_eq!((user.name.as_str(), user.groups.join(","), &user.extra["example.com/scope"][0]), ("anna", "a,b".into(), &"s".to_owned()));
+    assert_eq!(
+        (user.name.as_str(), user.groups.join(","), &user.extra["example.com/scope"][0]),
+        ("anna", "a,b".into(), &"s".to_owned())
+    );
     // A client may not say who it is, nor may another certificate of the proxies' authority.
     let client = peer(&rig.clients, &Leaf::client("bert", &[], NOW, 3600));
     assert_eq!(rig.try_headers(&headers, &client, NOW).unwrap().unwrap().name, "bert");
@@ -158,10 +166,13 @@ fn service_account_tokens() {
         ("no such pod", bound(|k| k.pod.as_mut().unwrap().name = "gone".into())),
         ("another account", bound(|k| k.serviceaccount.uid = "old".into())),
         ("no such secret", bound(|k| k.secret = Some(Reference::default()))),
-        ("no such node", bound(|k| {
-            k.pod = None;
-            k.node.as_mut().unwrap().uid = "old".into();
-        })),
+        (
+            "no such node",
+            bound(|k| {
+                k.pod = None;
+                k.node.as_mut().unwrap().uid = "old".into();
+            }),
+        ),
         ("no claim", rig.token(|c| c.kubernetes = None)),
         ("forged", forged),
         ("nonsense", "nonsense".into()),
@@ -212,7 +223,8 @@ fn bootstrap_tokens() {
             *field = STANDARD.encode(field.as_str().unwrap()).into();
         }
         let metadata = json!({"namespace": "kube-system", "name": "bootstrap-token-abcdef"});
-        rig.view.put(SECRETS, value(json!({"metadata": metadata, "type": "bootstrap.kubernetes.io/token", "data": data})));
+        rig.view
+            .put(SECRETS, value(json!({"metadata": metadata, "type": "bootstrap.kubernetes.io/token", "data": data})));
     };
     let token = "abcdef.0123456789abcdef";
     assert!(rig.bearer(token).is_err());

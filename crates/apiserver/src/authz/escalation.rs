@@ -125,12 +125,8 @@ fn break_down(rule: &Rule) -> Vec<Rule> {
     for group in &rule.api_groups {
         for resource in &rule.resources {
             for verb in &rule.verbs {
-                let simple = Rule {
-                    verbs: one(verb),
-                    api_groups: one(group),
-                    resources: one(resource),
-                    ..Rule::default()
-                };
+                let simple =
+                    Rule { verbs: one(verb), api_groups: one(group), resources: one(resource), ..Rule::default() };
                 if rule.resource_names.is_empty() {
                     out.push(simple);
                 } else {
@@ -140,9 +136,7 @@ fn break_down(rule: &Rule) -> Vec<Rule> {
         }
     }
     for url in &rule.non_resource_urls {
-        out.extend(
-            rule.verbs.iter().map(|v| Rule { verbs: one(v), non_resource_urls: one(url), ..Rule::default() }),
-        );
+        out.extend(rule.verbs.iter().map(|v| Rule { verbs: one(v), non_resource_urls: one(url), ..Rule::default() }));
     }
     out
 }

@@ -45,8 +45,7 @@ struct Graph {
     volumes_of_secret: HashMap<(Box<str>, Box<str>), HashSet<Box<str>>>,
 }
 
-const NO_RELATION: fn(&str) -> String =
-    |node| format!("no relationship found between node '{node}' and this object");
+const NO_RELATION: fn(&str) -> String = |node| format!("no relationship found between node '{node}' and this object");
 
 impl NodeAuthorizer {
     pub fn new(rules: Vec<Rule>) -> Self {
@@ -181,9 +180,8 @@ impl Graph {
     fn catch_up(&mut self, view: &dyn View) {
         let mut cursors = std::mem::take(&mut self.cursors);
         let [pods, volumes, attachments, slices] = &mut cursors;
-        let forget = |kinds: &'static [&'static str]| {
-            move |g: &mut Graph| g.nodes.retain(|(kind, ..), _| !kinds.contains(kind))
-        };
+        let forget =
+            |kinds: &'static [&'static str]| move |g: &mut Graph| g.nodes.retain(|(kind, ..), _| !kinds.contains(kind));
         let of_pods: &[&str] =
             &["pods", "secrets", "configmaps", "persistentvolumeclaims", "serviceaccounts", "resourceclaims"];
         pods.catch_up(view, PODS, self, forget(of_pods), |g, old, new| g.both(old, new, Graph::pod));

@@ -112,7 +112,13 @@ impl Rbac {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut cursors = std::mem::take(&mut state.cursors);
         let [cluster_roles, roles, cluster_bindings, bindings] = &mut cursors;
-        cluster_roles.catch_up(view, CLUSTER_ROLES, &mut *state, |s| s.roles[0].clear(), |s, old, new| s.role(0, old, new));
+        cluster_roles.catch_up(
+            view,
+            CLUSTER_ROLES,
+            &mut *state,
+            |s| s.roles[0].clear(),
+            |s, old, new| s.role(0, old, new),
+        );
         roles.catch_up(view, ROLES, &mut *state, |s| s.roles[1].clear(), |s, old, new| s.role(1, old, new));
         cluster_bindings.catch_up(
             view,
@@ -121,7 +127,13 @@ impl Rbac {
             |s| s.bindings[0].clear(),
             |s, old, new| s.binding(0, old, new),
         );
-        bindings.catch_up(view, ROLE_BINDINGS, &mut *state, |s| s.bindings[1].clear(), |s, old, new| s.binding(1, old, new));
+        bindings.catch_up(
+            view,
+            ROLE_BINDINGS,
+            &mut *state,
+            |s| s.bindings[1].clear(),
+            |s, old, new| s.binding(1, old, new),
+        );
         state.cursors = cursors;
     }
 

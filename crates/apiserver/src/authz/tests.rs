@@ -55,7 +55,13 @@ fn role(of: crate::view::Of, namespace: &str, name: &str, rules: serde_json::Val
     (of, value(json!({"metadata": {"name": name, "namespace": namespace}, "rules": rules})))
 }
 
-fn binding(namespace: &str, name: &str, kind: &str, role: &str, subject: serde_json::Value) -> (crate::view::Of, Value) {
+fn binding(
+    namespace: &str,
+    name: &str,
+    kind: &str,
+    role: &str,
+    subject: serde_json::Value,
+) -> (crate::view::Of, Value) {
     let of = if namespace.is_empty() { CLUSTER_ROLE_BINDINGS } else { ROLE_BINDINGS };
     let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role});
     let object = json!({"metadata": {"name": name, "namespace": namespace}, "roleRef": role, "subjects": [subject]});
@@ -92,35 +98,46 @@ fn rbac_allows_what_roles_say_and_nothing_else() {
     }
     let authorizer = Authorizer::default();
     let anna = User::new("anna", &[]);
-    check(&authorizer, &view, &anna, &[
-        ("get pods p in a", true),
-        ("list pods", true),
-        ("get pods/log p in a", true),
-        ("get pods/exec p in a", false),
-        ("delete pods p in a", false),
-        ("get pods.metrics.k8s.io p in a", false),
-        ("delete deployments.apps web in a", true),
-        ("delete deployments.apps other in a", false),
-        ("list deployments.apps in a", false),
-        ("update deployments.apps/scale other in a", true),
-        ("update scale.apps x in a", false),
-        ("get /version", true),
-        ("get /logs/x/y", true),
-        ("get /logs", false),
-        ("post /version", false),
-    ]);
-    check(&authorizer, &view, &User::new("x", &["team"]), &[
-        ("get pods p in a", true),
-        ("get pods p in b", false),
-        ("list pods", false),
-        ("get /version", false),
-    ]);
-    check(&authorizer, &view, &User::new("system:serviceaccount:b:bot", &[]), &[
-        ("deletecollection secrets in a", true),
-        ("get secrets s in b", false),
-        ("get namespaces a", false),
-    ]);
-    check(&authorizer, &view, &User::new("root", &["system:masters"]), &[("impersonate users x", true), ("get /x", true)]);
+    check(
+        &authorizer,
+        &view,
+        &anna,
+        &[
+            ("get pods p in a", true),
+            ("list pods", true),
+            ("get pods/log p in a", true),
+            ("get pods/exec p in a", false),
+            ("delete pods p in a", false),
+            ("get pods.metrics.k8s.io p in a", false),
+            ("delete deployments.apps web in a", true),
+            ("delete deployments.apps other in a", false),
+            ("list deployments.apps in a", false),
+            ("update deployments.apps/scale other in a", true),
+            ("update scale.apps x in a", false),
+            ("get /version", true),
+            ("get /logs/x/y", true),
+            ("get /logs", false),
+            ("post /version", false),
+        ],
+    );
+    check(
+        &authorizer,
+        &view,
+        &User::new("x", &["team"]),
+        &[("get pods p in a", true), ("get pods p in b", false), ("list pods", false), ("get /version", false)],
+    );
+    check(
+        &authorizer,
+        &view,
+        &User::new("system:serviceaccount:b:bot", &[]),
+        &[("deletecollection secrets in a", true), ("get secrets s in b", false), ("get namespaces a", false)],
+    );
+    check(
+        &authorizer,
+        &view,
+        &User::new("root", &["system:masters"]),
+        &[("impersonate users x", true), ("get /x", true)],
+    );
     // Changes are seen at the next request.
     let (of, object) = role(CLUSTER_ROLES, "", "reader", json!([]));
     view.put(of, object);
@@ -171,34 +188,59 @@ fn components_of_a_fresh_cluster_have_their_rights() {
     use crate::bootstrap::identity;
     let view = fresh_cluster();
     let authorizer = Authorizer::default();
-    check(&authorizer, &view, &User::anonymous(), &[
-        ("get /healthz", true),
-        ("get /livez", true),
-        ("get /readyz", true),
-        ("get /version", true),
-        ("get /metrics", false),
-        ("get /api", false),
-        ("list pods in default", false),
-    ]);
-    check(&authorizer, &view, &User::new("x", &["system:authenticated"]), &[
-        ("get /api", true),
-        ("get /openapi/v3", true),
-        ("create selfsubjectaccessreviews.authorization.k8s.io", true),
-        ("create selfsubjectreviews.authentication.k8s.io", true),
-        ("list pods in default", false),
-    ]);
-    check(&authorizer, &view, &identity::scheduler(), &[
-        ("list pods", true),
-        ("create pods/binding p in default", true),
-        ("delete pods p in default", true),
-        ("list secrets", false),
-    ]);
-    check(&authorizer, &view, &identity::controller("deployment-controller"), &[
-        ("update deployments.apps/status d in default", true),
-        ("create replicasets.apps in default", true),
-        ("delete nodes n", false),
-    ]);
-    check(&authorizer, &view, &identity::controller("generic-garbage-collector"), &[("delete foos.example.com f in x", true)]);
+    check(
+        &authorizer,
+        &view,
+        &User::anonymous(),
+        &[
+            ("get /healthz", true),
+            ("get /livez", true),
+            ("get /readyz", true),
+            ("get /version", true),
+            ("get /metrics", false),
+            ("get /api", false),
+            ("list pods in default", false),
+        ],
+    );
+    check(
+        &authorizer,
+        &view,
+        &User::new("x", &["system:authenticated"]),
+        &[
+            ("get /api", true),
+            ("get /openapi/v3", true),
+            ("create selfsubjectaccessreviews.authorization.k8s.io", true),
+            ("create selfsubjectreviews.authentication.k8s.io", true),
+            ("list pods in default", false),
+        ],
+    );
+    check(
+        &authorizer,
+        &view,
+        &identity::scheduler(),
+        &[
+            ("list pods", true),
+            ("create pods/binding p in default", true),
+            ("delete pods p in default", true),
+            ("list secrets", false),
+        ],
+    );
+    check(
+        &authorizer,
+        &view,
+        &identity::controller("deployment-controller"),
+        &[
+            ("update deployments.apps/status d in default", true),
+            ("create replicasets.apps in default", true),
+            ("delete nodes n", false),
+        ],
+    );
+    check(
+        &authorizer,
+        &view,
+        &identity::controller("generic-garbage-collector"),
+        &[("delete foos.example.com f in x", true)],
+    );
     check(&authorizer, &view, &identity::sampan("dns"), &[("list services", true), ("update services s in x", false)]);
     check(&authorizer, &view, &identity::sampan("helm"), &[("create anything.x.y in z", true)]);
 }
@@ -282,7 +324,12 @@ fn a_node_reads_what_its_pods_need() {
     // What a pod gave goes with it; two pods that gave the same do not take it from one another.
     view.put(PODS, pod("two", "n1", json!({"imagePullSecrets": [{"name": "pull"}]})));
     view.delete(PODS, "ns", "one");
-    check(&authorizer, &view, &node, &[("get secrets pull in ns", true), ("get secrets env in ns", false), ("get persistentvolumes pv", false)]);
+    check(
+        &authorizer,
+        &view,
+        &node,
+        &[("get secrets pull in ns", true), ("get secrets env in ns", false), ("get persistentvolumes pv", false)],
+    );
     view.delete(PODS, "ns", "two");
     check(&authorizer, &view, &node, &[("get secrets pull in ns", false)]);
     // A mirror pod gives nothing.
@@ -296,13 +343,23 @@ fn a_node_reads_what_its_pods_need() {
 fn nobody_grants_what_they_lack() {
     let view = fresh_cluster();
     for (of, object) in [
-        role(ROLES, "ns", "writer", json!([
-            {"verbs": ["*"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"]},
-            {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]},
-        ])),
-        role(ROLES, "ns", "binder", json!([
-            {"verbs": ["bind"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "resourceNames": ["view"]},
-        ])),
+        role(
+            ROLES,
+            "ns",
+            "writer",
+            json!([
+                {"verbs": ["*"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"]},
+                {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]},
+            ]),
+        ),
+        role(
+            ROLES,
+            "ns",
+            "binder",
+            json!([
+                {"verbs": ["bind"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "resourceNames": ["view"]},
+            ]),
+        ),
         binding("ns", "w", "Role", "writer", json!({"kind": "User", "name": "anna"})),
         binding("ns", "b", "Role", "binder", json!({"kind": "User", "name": "bert"})),
     ] {

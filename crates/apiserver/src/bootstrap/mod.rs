@@ -222,7 +222,8 @@ fn kubernetes_service(view: &dyn View, facts: &Facts) -> Vec<Action> {
     if addresses.is_empty() {
         return actions;
     }
-    let port = Value::object([("name", "https".into()), ("port", i64::from(facts.port).into()), ("protocol", "TCP".into())]);
+    let port =
+        Value::object([("name", "https".into()), ("port", i64::from(facts.port).into()), ("protocol", "TCP".into())]);
     let mut endpoints = named("v1", "Endpoints", "default", "kubernetes");
     endpoints.set(&["metadata", "labels", "endpointslice.kubernetes.io/skip-mirror"], "true");
     let ips = addresses.iter().map(|a| Value::object([("ip", a.to_string().into())]));

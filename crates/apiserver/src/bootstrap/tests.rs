@@ -105,7 +105,8 @@ fn what_was_changed_by_hand() {
 
 #[test]
 fn first_addresses() {
-    for (cidr, first) in [("10.43.0.0/16", "10.43.0.1"), ("10.96.0.7/24", "10.96.0.1"), ("fd00:43::/112", "fd00:43::1")] {
+    for (cidr, first) in [("10.43.0.0/16", "10.43.0.1"), ("10.96.0.7/24", "10.96.0.1"), ("fd00:43::/112", "fd00:43::1")]
+    {
         assert_eq!(first_address(cidr).unwrap().to_string(), first);
     }
     assert_eq!(first_address("10.43.0.0"), None);

@@ -1,0 +1,127 @@
+//! CertificateApproval, CertificateSigning, ClusterTrustBundleAttest: each signer name is a permission of its own;
+//! CertificateSubjectRestriction: nobody becomes an administrator by a certificate of the API server's signer.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{
+    AdmissionRequest, Operation,
+    rule::{Cx, Rule},
+};
+use crate::{Attributes, Status};
+
+pub struct CertificateApproval;
+pub struct CertificateSigning;
+pub struct CertificateSubjectRestriction;
+pub struct ClusterTrustBundleAttest;
+
+const GROUP: &str = "certificates.k8s.io";
+const REQUESTS: &[(&str, &str)] = &[(GROUP, "certificatesigningrequests")];
+
+/// Whether the user may do this with the signer, or with all signers of its domain (`example.com/*`).
+fn may(cx: &Cx<'_>, request: &AdmissionRequest, verb: &str, signer: &str) -> bool {
+    let wanted = |name: &str| Attributes {
+        verb: verb.into(),
+        api_group: GROUP.into(),
+        api_version: "*".into(),
+        resource: "signers".into(),
+        name: name.into(),
+        is_resource: true,
+        ..Attributes::default()
+    };
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    (cx.may)(&request.user, &wanted(signer)) || (cx.may)(&request.user, &wanted(&format!("{domain}/*")))
+}
+
+fn signer(request: &AdmissionRequest) -> &str {
+    request.old.as_deref().map_or("", |old| old.str_at(&["spec", "signerName"]))
+}
+
+impl Rule for CertificateApproval {
+    fn name(&self) -> &'static str {
+        "CertificateApproval"
+    }
+
+    fn of(&self) -> &'static [(&'static str, &'static str)] {
+        REQUESTS
+    }
+
+    fn validate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+        let concerns = request.operation == Operation::Update && request.subresource == "approval";
+        let signer = signer(request);
+        if !concerns || may(cx, request, "approve", signer) {
+            return Ok(());
+        }
+        request.refuse(format!("user not permitted to approve requests with signerName {signer:?}"))
+    }
+}
+
+impl Rule for CertificateSigning {
+    fn name(&self) -> &'static str {
+        "CertificateSigning"
+    }
+
+    fn of(&self) -> &'static [(&'static str, &'static str)] {
+        REQUESTS
+    }
+
+    fn validate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+        let changes = |field: &str| {
+            let held = request.old.as_deref().and_then(|old| old.get(&["status", field]));
+            let wanted = request.object.get(&["status", field]);
+            held.filter(|v| !v.is_empty()) != wanted.filter(|v| !v.is_empty())
+        };
+        let concerns = request.operation == Operation::Update && request.subresource == "status";
+        if !concerns || !(changes("certificate") || changes("conditions")) {
+            return Ok(());
+        }
+        let signer = signer(request);
+        if may(cx, request, "sign", signer) {
+            return Ok(());
+        }
+        request.refuse(format!("user not permitted to sign requests with signerName {signer:?}"))
+    }
+}
+
+impl Rule for CertificateSubjectRestriction {
+    fn name(&self) -> &'static str {
+        "CertificateSubjectRestriction"
+    }
+
+    fn of(&self) -> &'static [(&'static str, &'static str)] {
+        REQUESTS
+    }
+
+    fn validate(&self, _: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+        const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+        if !request.is_create() || request.object.str_at(&["spec", "signerName"]) != SIGNER {
+            return Ok(());
+        }
+        let text = STANDARD.decode(request.object.str_at(&["spec", "request"])).unwrap_or_default();
+        match pki::CertificateRequest::from_pem(&String::from_utf8_lossy(&text)) {
+            Err(error) => request.refuse(format!("failed to parse CSR: {error}")),
+            Ok(parsed) if parsed.subject.organizations.iter().any(|o| o == crate::authz::ADMINISTRATORS) => {
+                request.refuse(format!("use of {SIGNER} signer with system:masters group is not allowed"))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+impl Rule for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn of(&self) -> &'static [(&'static str, &'static str)] {
+        &[(GROUP, "clustertrustbundles")]
+    }
+
+    fn validate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+        let signer = request.object.str_at(&["spec", "signerName"]);
+        let is_write = request.is_create() || request.is_update();
+        if !is_write || signer.is_empty() || may(cx, request, "attest", signer) {
+            return Ok(());
+        }
+        request.refuse(format!("user not permitted to attest for signerName {signer:?}"))
+    }
+}
