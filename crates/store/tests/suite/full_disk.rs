@@ -48,6 +48,11 @@ fn a_full_disk_refuses_writes_but_not_deletions() {
         assert!(stored > 100);
         let newest = store.revision().await.unwrap();
         assert_eq!(newest, stored);
+        // Too large for a page cache, so that the disk is full in the middle of it.
+        let large = vec![put("/registry/b", "small"), put("/registry/c", vec![3; 7 << 20]), delete("/registry/a/00001")];
+        assert!(matches!(store.commit(vec![], large).await, Err(Error::ReadOnly(_))));
+        assert_eq!(store.get("/registry/b").await.unwrap(), None);
+        assert!(store.get("/registry/a/00001").await.unwrap().is_some());
         // Reads, questions and what is only in memory go on.
         assert_eq!(store.range("/registry/a/", None, "", 0).await.unwrap().items.len() as u64, stored);
         store.commit(vec![guard("/registry/a/00001", 2)], vec![]).await.unwrap();
@@ -76,16 +81,27 @@ fn a_full_disk_refuses_writes_but_not_deletions() {
 #[test]
 fn a_disk_that_fails_to_sync_acknowledges_nothing() {
     let directory = Directory::new();
-    let elsewhere = Directory::new();
+    let (elsewhere, crashed) = (Directory::new(), Directory::new());
     runtime().block_on(async {
         let store = open(&directory);
         let first = store.commit(vec![], vec![put("/registry/a", "1")]).await.unwrap()[0];
+        let reserved = store.commit(vec![], vec![put("/registry/events/e", "1")]).await.unwrap()[0];
+        assert_eq!(reserved, first + 1);
         vfs::behave(directory.path(), |disk| disk.syncs_fail = true);
         for _ in 0..3 {
             let refused = store.commit(vec![guard("/registry/a", first)], vec![put("/registry/a", "2")]).await;
             assert!(matches!(refused, Err(Error::ReadOnly(_))), "{refused:?}");
         }
         assert_eq!(&store.get("/registry/a").await.unwrap().unwrap().value[..], b"1");
+        // What was refused may stand in the log all the same, and turn up after a crash; but never at a revision that
+        // was given to something else meanwhile.
+        let event = store.commit(vec![], vec![put("/registry/events/e", "2")]).await.unwrap()[0];
+        vfs::freeze(directory.path()).kill(crashed.path());
+        let after = open(&crashed);
+        assert!(after.revision().await.unwrap() > event);
+        for change in after.changes(first, 10).await.unwrap() {
+            assert!(change.revision != event && change.revision != reserved, "{change:?}");
+        }
         vfs::behave(directory.path(), |disk| disk.syncs_fail = false);
         recovered(&store).await;
         let third = store.commit(vec![guard("/registry/a", first)], vec![put("/registry/a", "3")]).await.unwrap()[0];
@@ -101,4 +117,5 @@ fn a_disk_that_fails_to_sync_acknowledges_nothing() {
     });
     vfs::forget(directory.path());
     vfs::forget(elsewhere.path());
+    vfs::forget(crashed.path());
 }

@@ -220,6 +220,22 @@ fn a_backup_is_a_database_and_restoring_goes_ahead() {
     });
 }
 
+#[test]
+fn revisions_go_on_when_nothing_is_left() {
+    let directory = Directory::new();
+    runtime().block_on(async {
+        for round in 0..3 {
+            let store = Sqlite::open(directory.database(), Options::default()).unwrap();
+            let writes = vec![put("/registry/a", "1"), put("/registry/a", "2"), delete("/registry/a")];
+            let at = 3 * round;
+            assert_eq!(store.commit(vec![], writes).await.unwrap(), [at + 1, at + 2, at + 3]);
+            store.compact(at + 3).await.unwrap();
+            assert_eq!(store.range("", None, "", 0).await.unwrap().items, []);
+            assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+        }
+    });
+}
+
 /// What a create costs the disk, counted where SQLite writes. Numbers here only ever get smaller.
 #[test]
 fn how_much_a_create_writes() {
