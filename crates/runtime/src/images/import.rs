@@ -20,7 +20,7 @@ use super::manifest::{
 use super::pull::{Resolved, image_record};
 use super::reference::{Reference, Version};
 use super::tar::{Kind, Reader, TarError};
-use super::{Event, EventSink, Hold, Images, Inner, blocking};
+use super::{Event, EventSink, Hold, Images, Inner, blocking, lock};
 
 const MAX_ENTRIES: usize = 100_000;
 
@@ -92,7 +92,10 @@ impl Images {
         let commit_inner = inner.clone();
         blocking(move || {
             sync_filesystem(&commit_inner.root)?;
-            records.into_iter().try_for_each(|record| commit_inner.records().put(record))
+            records.into_iter().try_for_each(|record| {
+                lock(&commit_inner.broken).remove(&record.id);
+                commit_inner.records().put(record)
+            })
         })
         .await?;
         drop(hold);

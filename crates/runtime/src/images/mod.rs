@@ -30,7 +30,7 @@ pub mod unpack;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -108,6 +108,8 @@ pub struct Inner {
     downloads: Semaphore,
     unpacks: Semaphore,
     holds: Mutex<HashMap<String, usize>>,
+    /// Images found damaged beyond what is here to repair them: as good as absent, so that they are pulled again.
+    broken: Mutex<HashSet<Digest>>,
     /// Grows with each unclean stop of the machine; layers of an older one are looked at before use.
     epoch: u64,
     boot: String,
@@ -225,6 +227,7 @@ impl Images {
             registry: Arc::new(registry),
             locks: Locks::default(),
             holds: Mutex::default(),
+            broken: Mutex::default(),
             epoch,
             boot: boot.into(),
             _lock: lock,
@@ -261,6 +264,9 @@ impl Images {
     /// The image of that name, id or beginning of an id; `None` if it is not here.
     pub async fn get(&self, name: &str) -> Result<Option<Image>> {
         let Some(record) = self.inner.records().find(name)?.cloned() else { return Ok(None) };
+        if lock(&self.inner.broken).contains(&record.id) {
+            return Ok(None);
+        }
         let inner = self.inner.clone();
         blocking(move || Ok(Some(inner.describe(&record)))).await
     }
@@ -268,14 +274,15 @@ impl Images {
     pub async fn list(&self) -> Result<Vec<Image>> {
         let inner = self.inner.clone();
         blocking(move || {
-            let records = inner.records().all().to_vec();
+            let mut records = inner.records().all().to_vec();
+            records.retain(|record| !lock(&inner.broken).contains(&record.id));
             Ok(records.iter().map(|record| inner.describe(record)).collect())
         })
         .await
     }
 
     /// What a container of that image is made from. After an unclean stop this looks at the layers first, and restores
-    /// damaged ones from their blobs or the registry.
+    /// damaged ones from their blobs or the registry. If that fails, the image counts as absent until it is pulled.
     pub async fn resolve(&self, name: &str) -> Result<Rootfs> {
         let inner = &self.inner;
         let record = inner.records().find(name)?.cloned().ok_or_else(|| Error::NotPresent(name.into()))?;
@@ -289,8 +296,11 @@ impl Images {
         }
         let config = match inner.document(&record.id).await? {
             Some(bytes) if whole => bytes,
-            _ => inner.restore(name, &record, &hold).await?,
+            _ => inner.restore(name, &record, &hold).await.inspect_err(|_| {
+                lock(&inner.broken).insert(record.id.clone());
+            })?,
         };
+        lock(&inner.broken).remove(&record.id);
         let config = Config::parse(name, &config)?;
         let mut lower = Vec::new();
         for chain in chains.iter().rev() {

@@ -11,7 +11,7 @@ use super::manifest::{Config, Descriptor, Document, Manifest, OCI_MANIFEST, choo
 use super::records::{Record, RecordLayer};
 use super::reference::{Reference, Version};
 use super::registry::{Fetched, Session};
-use super::{Event, EventSink, Failed, Hold, Inner, blobs, blocking};
+use super::{Event, EventSink, Failed, Hold, Inner, blobs, blocking, lock};
 
 /// Indexes may point to indexes, but not for ever.
 const MAX_NESTING: usize = 3;
@@ -68,7 +68,10 @@ pub async fn commit(inner: &Arc<Inner>, record: Record) -> Result<()> {
     let inner = inner.clone();
     blocking(move || {
         blobs::sync_filesystem(&inner.root)?;
-        inner.records().put(record)
+        let id = record.id.clone();
+        inner.records().put(record)?;
+        lock(&inner.broken).remove(&id);
+        Ok(())
     })
     .await
 }

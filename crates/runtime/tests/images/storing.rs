@@ -142,12 +142,13 @@ async fn damage_that_cannot_be_repaired_is_named() {
     let error = images.resolve(&name).await.unwrap_err();
     assert!(matches!(&error, Error::Damaged { image, .. } if *image == name), "{}", error.chain());
     assert!(error.chain().contains("not found"), "{}", error.chain());
+    assert!(images.get(&name).await.unwrap().is_none() && images.list().await.unwrap().is_empty());
     // A pull is what the kubelet tries next, and it works when the registry does.
-    registry.put_image("a", "2", &image("a"));
     let fresh = Registry::start().await;
     fresh.put_image("a", "1", &image("a"));
     images.pull(&fresh.name("a:1"), PullOptions::default()).await.unwrap();
     assert_eq!(read(&images.resolve(&name).await.unwrap(), "text").unwrap(), b"a");
+    assert!(images.get(&name).await.unwrap().is_some());
 }
 
 #[tokio::test]

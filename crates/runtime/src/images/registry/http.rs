@@ -181,8 +181,9 @@ impl Client {
         None
     }
 
-    /// Closes idle connections: a node that pulls nothing holds no sockets.
+    /// Closes idle connections and drops root certificates: a node that pulls nothing holds nothing.
     pub fn forget_idle(&self) {
+        self.tls.forget();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

@@ -15,10 +15,17 @@ use crate::images::registries::{Registries, TlsFiles};
 
 pub struct TlsConfigs {
     registries: Arc<Registries>,
+    /// Made when first needed, until [`TlsConfigs::forget`]: roots are half a megabyte, and files may change.
     configs: Mutex<HashMap<Option<String>, Arc<ClientConfig>>>,
 }
 
 impl TlsConfigs {
+    pub fn forget(&self) {
+        if let Ok(mut configs) = self.configs.try_lock() {
+            configs.clear();
+        }
+    }
+
     pub fn new(registries: Arc<Registries>) -> TlsConfigs {
         TlsConfigs { registries, configs: Mutex::default() }
     }

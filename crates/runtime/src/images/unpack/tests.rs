@@ -298,3 +298,44 @@ fn the_survey_sees_changes() {
         assert_ne!(survey(&at).unwrap().fingerprint, before);
     }
 }
+
+/// Headers changed at random (with right checksums): whatever comes of it stays in the layer, and nothing panics.
+#[test]
+fn mutated_archives_stay_inside() {
+    let dir = Dir::new("mutants");
+    let victim = dir.0.join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("file"), "safe").unwrap();
+    let out = victim.display().to_string();
+    let seed = layer(&[
+        "d a", "f a/b content", &format!("l a/up {out}"), "f a/up/file evil", "h a/c a/b", "f .wh.gone ", "f a/.wh..wh..opq ",
+        "l door ../../victim", "f door/file evil", "d door", "c null 1", "h door/file a/up/file", &format!("f {}/x 1", "deep/".repeat(30)),
+    ]);
+    let headers: Vec<usize> = (0..seed.len()).step_by(512).filter(|at| &seed[at + 257..at + 262] == b"ustar").collect();
+    let alphabet = b"./wh.\0door00123457 xgLKS=\xff";
+    for run in 0..400u64 {
+        let mut state = run.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut bytes = seed.clone();
+        for _ in 0..1 + next(4) {
+            let at = headers[next(headers.len())];
+            // Name, mode, size, type, link or prefix.
+            let (from, length) = [(0, 12), (100, 8), (124, 12), (156, 1), (157, 20), (345, 10)][next(6)];
+            bytes[at + from + next(length)] = alphabet[next(alphabet.len())];
+            bytes[at + 148..at + 156].fill(b' ');
+            let sum: u32 = bytes[at..at + 512].iter().map(|b| u32::from(*b)).sum();
+            bytes[at + 148..at + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let name = format!("m{run}");
+        let _ = unpack_bytes(&dir, &name, &bytes, &[], &Limits { reserve: 0, bytes: 1 << 20, ..Limits::default() });
+        assert_eq!(fs::read_to_string(victim.join("file")).unwrap(), "safe", "seed {run}");
+        assert_eq!((fs::read_dir(&victim).unwrap().count(), opaque(&victim)), (1, false), "seed {run}");
+        assert_eq!(fs::metadata(victim.join("file")).unwrap().nlink(), 1, "seed {run}");
+        let _ = fs::remove_dir_all(dir.0.join(&name));
+    }
+}
