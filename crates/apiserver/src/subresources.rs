@@ -199,7 +199,6 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     let mut request = call.admission(&kind, Operation::Update, &call.info.name, &call.info.namespace, "scale", options.to_value("UpdateOptions"), options.dry_run);
     request.object = to_scale(&kind, &make(&old)?);
     request.old = Some(Arc::new(to_scale(&kind, &old)));
-    request.group = "autoscaling".into();
     request.version = "v1".into();
     request.kind = "Scale".into();
     call.server.mutate(&mut request).await?;
@@ -356,7 +355,6 @@ async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
     let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
     delete.dry_run |= options.dry_run;
     let mut request = call.admission(&call.kind, Operation::Create, &name, &namespace, "eviction", options.to_value("CreateOptions"), delete.dry_run);
-    request.group = "policy".into();
     request.kind = "Eviction".into();
     request.object = eviction;
     call.server.mutate(&mut request).await?;
@@ -559,7 +557,6 @@ async fn token(mut call: Call, body: &[u8]) -> Result<Reply> {
     let bound = bound_object(&call, &account, &request)?;
     let kind = call.kind.clone();
     let mut admission = call.admission(&kind, Operation::Create, &name, &namespace, "token", options.to_value("CreateOptions"), options.dry_run);
-    admission.group = "authentication.k8s.io".into();
     admission.kind = "TokenRequest".into();
     admission.object = request;
     call.server.mutate(&mut admission).await?;
