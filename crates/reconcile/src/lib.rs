@@ -22,6 +22,8 @@ pub struct Ctx {
     pub now_ns: i64,
     /// Feeds [`Ctx::random`].
     pub seed: u64,
+    /// Why the last plan for this key failed, if it did (in the API's words): for conditions and events.
+    pub failure: Option<String>,
 }
 
 impl Ctx {

@@ -289,13 +289,14 @@ async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
     let Some(state) = shared.rows.get(index) else { return };
     let client = client.with_identity(Identity(state.row.user.into()));
     let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    let mut failures: HashMap<Key, String> = HashMap::new();
     let mut running: JoinSet<(Key, Result<Option<Duration>, Error>)> = JoinSet::new();
     loop {
         let next = state.lock().due(Instant::now());
         while running.len() < state.row.parallel && complete_view(&shared, &state.row) {
             let Some(key) = state.lock().take() else { break };
             let (now_ns, seed) = (shared.clock)();
-            let plan = (state.row.reconcile)(&shared.read(), &key, &mut Ctx { now_ns, seed });
+            let plan = (state.row.reconcile)(&shared.read(), &key, &mut Ctx { now_ns, seed, failure: failures.remove(&key) });
             if plan.actions.is_empty() {
                 finish(state, &mut backoff, &key, Ok(plan.requeue_after));
             } else {
@@ -309,7 +310,14 @@ async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
         tokio::select! {
             () = state.wake.notified() => {}
             () = sleep_until(next) => {}
-            Some(Ok((key, outcome))) = running.join_next() => finish(state, &mut backoff, &key, outcome),
+            Some(Ok((key, outcome))) = running.join_next() => {
+                if let Err(error @ Error::Api { message, .. }) = &outcome
+                    && !error.is_stale()
+                {
+                    failures.insert(key.clone(), message.clone());
+                }
+                finish(state, &mut backoff, &key, outcome);
+            }
         }
     }
 }

@@ -83,10 +83,12 @@ impl<K: Object> Objects<K> {
         self.items.values()
     }
 
-    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<K>> {
+    pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<K>> + use<'a, K> {
+        let from = Key::new(namespace, "");
+        let namespace = from.namespace.clone();
         self.items
-            .range(Key::new(namespace, "")..)
-            .take_while(move |(key, _)| &*key.namespace == namespace)
+            .range(from..)
+            .take_while(move |(key, _)| key.namespace == namespace)
             .map(|(_, object)| object)
     }
 

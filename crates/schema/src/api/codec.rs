@@ -58,7 +58,7 @@ impl std::fmt::Debug for Unknown {
 
 /// The fields of a message, by tag.
 pub trait Fields {
-    fn name(&self) -> &'static str;
+    fn type_name(&self) -> &'static str;
     /// All fields, by ascending tag.
     fn each<'a>(&'a self, f: &mut dyn FnMut(u32, &'a dyn Slot));
     fn slot(&mut self, tag: u32) -> Option<&mut dyn Slot>;
@@ -197,7 +197,7 @@ fn merge_fields(message: &mut dyn Fields, r: &mut Reader) -> Result<(), DecodeEr
         };
         result.map_err(|e| match e {
             Mismatch::Error(e) => e,
-            Mismatch::Wire => DecodeError::WireType { message: message.name().to_owned(), field: tag, wire },
+            Mismatch::Wire => DecodeError::WireType { message: message.type_name().to_owned(), field: tag, wire },
         })?;
     }
     Ok(())
@@ -302,7 +302,7 @@ struct Entry<T> {
 }
 
 impl<T: Element> Fields for Entry<T> {
-    fn name(&self) -> &'static str {
+    fn type_name(&self) -> &'static str {
         "a map entry"
     }
     fn each<'a>(&'a self, _: &mut dyn FnMut(u32, &'a dyn Slot)) {}
@@ -400,7 +400,7 @@ impl Element for Vec<u8> {
 macro_rules! message {
     ($t:ident, $name:literal $(, $tag:literal $field:ident)*) => {
         impl Fields for $t {
-            fn name(&self) -> &'static str {
+            fn type_name(&self) -> &'static str {
                 $name
             }
             fn each<'a>(&'a self, f: &mut dyn FnMut(u32, &'a dyn Slot)) {
@@ -493,7 +493,7 @@ macro_rules! through {
             #[derive(Default)]
             struct Wire { $($field: $ty),* }
             impl Fields for Wire {
-                fn name(&self) -> &'static str {
+                fn type_name(&self) -> &'static str {
                     $name
                 }
                 fn each<'a>(&'a self, f: &mut dyn FnMut(u32, &'a dyn Slot)) {

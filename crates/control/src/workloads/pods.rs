@@ -1,0 +1,85 @@
+//! Pods as their controllers make and choose them.
+
+use std::cmp::Reverse;
+
+use reconcile::{Ctx, World};
+use schema::api::{
+    Object,
+    core::v1::{Pod, PodTemplateSpec},
+    meta::v1::ObjectMeta,
+};
+
+use crate::support::{controller_ref, is_ready, pod_condition};
+
+/// A pod of a template, owned by `owner`, with a generated name.
+pub fn from_template<O: Object>(owner: &O, template: &PodTemplateSpec, ctx: &mut Ctx) -> Pod {
+    let _ = ctx;
+    // The API shortens the base of a generated name, too; this is upstream's own bound.
+    let base = owner.name();
+    let prefix = format!("{base}-");
+    let mut pod = named(owner, template, "");
+    pod.metadata.generate_name = prefix;
+    pod
+}
+
+/// A pod of a template, owned by `owner`, of this name.
+pub fn named<O: Object>(owner: &O, template: &PodTemplateSpec, name: &str) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: name.to_owned(),
+            namespace: owner.namespace().to_owned(),
+            labels: template.metadata.labels.clone(),
+            annotations: template.metadata.annotations.clone(),
+            finalizers: template.metadata.finalizers.clone(),
+            owner_references: vec![controller_ref(owner)],
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        ..Pod::default()
+    }
+}
+
+/// The order in which surplus pods go, first first (upstream's ActivePodsWithRanks): unassigned, pending, not ready,
+/// cheap, doubled on a node, young in readiness, restarted often, young.
+pub fn deletion_order<'a>(mut pods: Vec<&'a Pod>, related: &[&Pod], now_seconds: i64) -> Vec<&'a Pod> {
+    let rank = |pod: &Pod| {
+        let node = &pod.spec.node_name;
+        if node.is_empty() { 0 } else { related.iter().filter(|other| other.spec.node_name == *node).count() }
+    };
+    let phase = |pod: &Pod| match &*pod.status.phase {
+        "Pending" => 0,
+        "Running" => 2,
+        _ => 1,
+    };
+    let cost = |pod: &Pod| -> i32 {
+        pod.metadata.annotations.get("controller.kubernetes.io/pod-deletion-cost").and_then(|cost| cost.parse().ok()).unwrap_or(0)
+    };
+    // Ages are compared by order of magnitude, so that who is oldest by seconds does not always stay.
+    let magnitude = |since: i64| {
+        let age = now_seconds - since;
+        if age <= 0 { 0 } else { 64 - age.leading_zeros() }
+    };
+    let ready_since = |pod: &Pod| pod_condition(pod, "Ready").map_or(0, |(_, since)| since.seconds);
+    let restarts = |pod: &Pod| pod.status.container_statuses.iter().map(|status| status.restart_count).max().unwrap_or(0);
+    pods.sort_by_cached_key(|pod| {
+        let assigned = !pod.spec.node_name.is_empty();
+        let ready = is_ready(pod);
+        (
+            assigned,
+            phase(pod),
+            ready,
+            cost(pod),
+            Reverse(rank(pod)),
+            if ready { magnitude(ready_since(pod)) } else { 0 },
+            Reverse(restarts(pod)),
+            magnitude(pod.metadata.creation_timestamp.seconds),
+            pod.metadata.uid.clone(),
+        )
+    });
+    pods
+}
+
+/// All pods of a namespace that an index by owner finds.
+pub fn owned<'a>(world: &'a World, uid: &'a str) -> impl Iterator<Item = &'a Pod> {
+    world.of::<Pod>().owned_by(uid).map(|pod| &**pod)
+}

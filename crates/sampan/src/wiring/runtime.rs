@@ -1,0 +1,642 @@
+//! The embedded runtime and image store as a node's [`ports`].
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use node::ports::{
+    self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged, PodState, PodStats,
+    Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
+};
+use reconcile::io::BoxFuture;
+use runtime::{
+    containers::{self as containers, Event, Runtime, SandboxStatus},
+    images::{self, Images, Kind, PullOptions, Rootfs},
+};
+use tokio::{
+    io::{AsyncWriteExt, copy},
+    sync::broadcast,
+};
+
+const SPEC_HASH: &str = "sampan.io/spec-hash";
+/// Who lags behind this many changes lists all pods.
+const BACKLOG: usize = 1024;
+
+/// Both stores, since a container needs its image's layers.
+pub struct Containers {
+    runtime: Runtime,
+    images: Images,
+    /// Addresses by pod, as files of this directory and in memory.
+    addresses: PathBuf,
+    known: Mutex<HashMap<String, Vec<IpAddr>>>,
+    /// Keeps the layers of living containers.
+    held: Mutex<HashMap<String, Rootfs>>,
+    changes: broadcast::Sender<PodChanged>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn failed(error: containers::Error) -> Error {
+    use containers::Error as E;
+    let text = error.to_string();
+    match error {
+        E::NoSandbox(_) | E::NoContainer(_) => Error::NotFound(text),
+        E::Config { .. } | E::Seccomp { .. } => Error::Invalid(text),
+        E::Timeout { seconds, .. } => Error::Timeout(Duration::from_secs(seconds)),
+        _ => Error::Failed(text),
+    }
+}
+
+fn nanos(at: u64) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
+}
+
+impl Containers {
+    pub fn new(runtime: Runtime, images: Images, addresses: PathBuf) -> std::io::Result<Arc<Self>> {
+        std::fs::create_dir_all(&addresses)?;
+        let mut known = HashMap::new();
+        for entry in std::fs::read_dir(&addresses)?.flatten() {
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            known.insert(entry.file_name().to_string_lossy().into_owned(), text.lines().filter_map(|line| line.parse().ok()).collect());
+        }
+        let (changes, _) = broadcast::channel(BACKLOG);
+        let containers =
+            Arc::new(Self { runtime, images, addresses, known: Mutex::new(known), held: Mutex::default(), changes });
+        tokio::spawn(containers.clone().forward());
+        tokio::spawn(containers.clone().hold_living());
+        Ok(containers)
+    }
+
+    /// Turns the runtime's events into pods that changed.
+    async fn forward(self: Arc<Self>) {
+        let mut events = self.runtime.events();
+        loop {
+            let sandbox = match events.recv().await {
+                Ok(
+                    Event::ContainerStarted { sandbox_id, .. }
+                    | Event::ContainerExited { sandbox_id, .. }
+                    | Event::ContainerRemoved { sandbox_id, .. }
+                    | Event::SandboxStopped { sandbox_id, .. },
+                ) => Some(sandbox_id),
+                Err(broadcast::error::RecvError::Lagged(_)) => None,
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            let pods = self.runtime.sandboxes();
+            for status in pods.iter().filter(|status| sandbox.as_ref().is_none_or(|id| *id == status.id)) {
+                let _ = self.changes.send(PodChanged { uid: status.config.uid.clone() });
+            }
+        }
+    }
+
+    /// After a restart: containers that run keep their images from being collected.
+    async fn hold_living(self: Arc<Self>) {
+        for status in self.runtime.containers() {
+            if let Ok(rootfs) = self.images.resolve(&status.config.image.digest).await {
+                lock(&self.held).insert(status.id, rootfs);
+            }
+        }
+    }
+
+    /// The newest sandbox of a pod.
+    fn sandbox(&self, uid: &str) -> Result<SandboxStatus> {
+        self.runtime
+            .sandboxes()
+            .into_iter()
+            .filter(|status| status.config.uid == uid)
+            .max_by_key(|status| (status.config.attempt, status.created_at))
+            .ok_or_else(|| Error::NotFound(format!("pod {uid} has no sandbox")))
+    }
+
+    fn states(&self, only: Option<&str>) -> Vec<PodState> {
+        let mut sandboxes = self.runtime.sandboxes();
+        sandboxes.retain(|status| only.is_none_or(|uid| status.config.uid == uid));
+        sandboxes.sort_by_key(|status| (status.config.attempt, status.created_at));
+        let mut pods: HashMap<String, PodState> = HashMap::new();
+        let mut pod_of: HashMap<String, String> = HashMap::new();
+        for status in &sandboxes {
+            let config = &status.config;
+            pod_of.insert(status.id.clone(), config.uid.clone());
+            let pod = pods.entry(config.uid.clone()).or_insert_with(|| PodState {
+                uid: config.uid.clone(),
+                namespace: config.namespace.clone(),
+                name: config.name.clone(),
+                ..PodState::default()
+            });
+            pod.sandbox = status.ready.then(|| Sandbox {
+                id: status.id.clone(),
+                attempt: config.attempt,
+                created_at: nanos(status.created_at),
+                netns: status.netns.clone(),
+                addresses: lock(&self.known).get(&config.uid).cloned().unwrap_or_default(),
+            });
+        }
+        let mut all = self.runtime.containers();
+        all.sort_by_key(|status| (status.created_at, status.config.attempt));
+        for status in all {
+            let Some(pod) = pod_of.get(&status.sandbox_id).and_then(|uid| pods.get_mut(uid)) else { continue };
+            pod.containers.push(container(&status));
+        }
+        let mut pods: Vec<_> = pods.into_values().collect();
+        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+        pods
+    }
+
+    /// Layers that containers stand on.
+    fn layers_in_use(&self) -> Vec<PathBuf> {
+        self.runtime.containers().iter().flat_map(|status| status.config.image.lower.clone()).collect()
+    }
+}
+
+fn container(status: &containers::ContainerStatus) -> Container {
+    let state = match (status.state, &status.exit) {
+        (containers::ContainerState::Created, _) => ContainerState::Created,
+        (containers::ContainerState::Running, _) => ContainerState::Running { started_at: nanos(status.started_at) },
+        (containers::ContainerState::Exited, Some(exit)) if exit.reason != "Unknown" => ContainerState::Exited(Exit {
+            code: exit.code,
+            oom_killed: exit.oom_killed,
+            started_at: nanos(status.started_at),
+            finished_at: nanos(exit.finished_at),
+            error: (exit.reason == "StartError").then(|| exit.message.clone()),
+        }),
+        (containers::ContainerState::Exited, _) => ContainerState::Unknown,
+    };
+    Container {
+        id: status.id.clone(),
+        name: status.config.name.clone(),
+        attempt: status.config.attempt,
+        state,
+        created_at: nanos(status.created_at),
+        image: status.config.image.reference.clone(),
+        image_id: status.config.image.digest.clone(),
+        spec_hash: status.config.annotations.get(SPEC_HASH).and_then(|hash| hash.parse().ok()).unwrap_or(0),
+        log_path: status.log_path.clone(),
+    }
+}
+
+fn resources(asked: &Resources) -> containers::Resources {
+    containers::Resources {
+        cpu_shares: (asked.cpu_shares > 0).then_some(asked.cpu_shares),
+        cpu_quota: (asked.cpu_quota_us != 0).then_some(asked.cpu_quota_us),
+        cpu_period: (asked.cpu_period_us > 0).then_some(asked.cpu_period_us),
+        cpuset_cpus: asked.cpuset_cpus.clone(),
+        cpuset_mems: asked.cpuset_mems.clone(),
+        memory_limit: (asked.memory_limit_bytes > 0).then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
+        memory_swap: (asked.memory_limit_bytes > 0).then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
+        hugepages: asked.hugepage_limits.iter().map(|(size, bytes)| (size.clone(), *bytes)).collect(),
+        pids_limit: (asked.pids_limit > 0).then(|| i64::try_from(asked.pids_limit).unwrap_or(i64::MAX)),
+        oom_score_adj: asked.oom_score_adj,
+        unified: Default::default(),
+    }
+}
+
+fn id32(id: i64) -> Option<u32> {
+    u32::try_from(id).ok()
+}
+
+fn security(asked: &ports::Security) -> containers::Security {
+    containers::Security {
+        privileged: asked.privileged,
+        run_as_user: asked.run_as_user.and_then(id32),
+        run_as_group: asked.run_as_group.and_then(id32),
+        run_as_username: String::new(),
+        supplemental_groups: asked.supplemental_groups.iter().copied().filter_map(id32).collect(),
+        strict_groups: asked.supplemental_groups_strict,
+        add_capabilities: asked.add_capabilities.clone(),
+        drop_capabilities: asked.drop_capabilities.clone(),
+        no_new_privileges: asked.no_new_privileges,
+        readonly_rootfs: asked.readonly_root,
+        masked_paths: (asked.unmasked_proc || asked.privileged).then(Vec::new),
+        readonly_paths: (asked.unmasked_proc || asked.privileged).then(Vec::new),
+        seccomp: match &asked.seccomp {
+            Profile::RuntimeDefault => containers::Seccomp::RuntimeDefault,
+            Profile::Unconfined => containers::Seccomp::Unconfined,
+            Profile::Localhost(name) => containers::Seccomp::Localhost(name.into()),
+        },
+        apparmor: match &asked.apparmor {
+            Profile::Localhost(name) => name.clone(),
+            Profile::RuntimeDefault | Profile::Unconfined => String::new(),
+        },
+    }
+}
+
+fn container_config(asked: &ContainerConfig, rootfs: &Rootfs) -> containers::ContainerConfig {
+    containers::ContainerConfig {
+        name: asked.name.clone(),
+        attempt: asked.attempt,
+        labels: Default::default(),
+        annotations: [(SPEC_HASH.to_owned(), asked.spec_hash.to_string())].into(),
+        image: containers::Image {
+            lower: rootfs.lower.clone(),
+            reference: asked.image.clone(),
+            digest: rootfs.id.as_str().to_owned(),
+            env: rootfs.config.env.clone(),
+            entrypoint: rootfs.config.entrypoint.clone(),
+            cmd: rootfs.config.cmd.clone(),
+            user: rootfs.config.user.clone(),
+            working_dir: rootfs.config.working_dir.clone(),
+            stop_signal: rootfs.config.stop_signal.clone(),
+        },
+        command: asked.command.clone(),
+        args: asked.args.clone(),
+        env: asked.env.clone(),
+        working_dir: asked.working_dir.clone(),
+        mounts: asked
+            .mounts
+            .iter()
+            .map(|mount| containers::Mount {
+                host_path: mount.host_path.clone(),
+                container_path: mount.container_path.to_string_lossy().into_owned(),
+                readonly: mount.readonly,
+                recursive_readonly: mount.recursive_readonly,
+                propagation: match mount.propagation {
+                    Propagation::Private => containers::Propagation::Private,
+                    Propagation::HostToContainer => containers::Propagation::HostToContainer,
+                    Propagation::Bidirectional => containers::Propagation::Bidirectional,
+                },
+            })
+            .collect(),
+        devices: asked
+            .devices
+            .iter()
+            .map(|device| containers::Device {
+                host_path: device.host_path.clone(),
+                container_path: device.container_path.to_string_lossy().into_owned(),
+                permissions: device.permissions.clone(),
+            })
+            .collect(),
+        resources: resources(&asked.resources),
+        security: security(&asked.security),
+        stdin: asked.stdin,
+        stdin_once: asked.stdin_once,
+        tty: asked.tty,
+        log_path: asked.log_path.to_string_lossy().into_owned(),
+        stop_signal: asked.stop_signal.clone().unwrap_or_default(),
+    }
+}
+
+/// `runAsNonRoot`, in upstream's words.
+fn check_user(asked: &ports::Security, rootfs: &Rootfs, container: &str) -> Result<()> {
+    if !asked.run_as_non_root {
+        return Ok(());
+    }
+    let user = rootfs.config.user.split(':').next().unwrap_or_default();
+    match asked.run_as_user {
+        Some(0) => Err(Error::Invalid(format!("container's runAsUser breaks non-root policy (container: {container})"))),
+        Some(_) => Ok(()),
+        None if user.is_empty() || user == "0" => {
+            Err(Error::Invalid(format!("container has runAsNonRoot and image will run as root (container: {container})")))
+        }
+        None if user.parse::<u32>().is_err() => Err(Error::Invalid(format!(
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (container: {container})"
+        ))),
+        None => Ok(()),
+    }
+}
+
+async fn run_streams(process: &mut containers::Process, stdio: Stdio, until_exit: bool) -> Result<i32> {
+    let Stdio { stdin, stdout, stderr, resize, .. } = stdio;
+    let terminal = process.terminal.clone();
+    let sizes = async move {
+        if let (Some(terminal), Some(mut resize)) = (terminal, resize) {
+            while let Some((width, height)) = resize.recv().await {
+                let _ = terminal.resize(height, width);
+            }
+        }
+        std::future::pending::<()>().await
+    };
+    let input = process.stdin.take();
+    let feed = async move {
+        if let (Some(mut from), Some(mut to)) = (stdin, input) {
+            let _ = copy(&mut from, &mut to).await;
+            let _ = to.shutdown().await;
+        }
+        std::future::pending::<()>().await
+    };
+    let (out, err) = (process.stdout.take(), process.stderr.take());
+    let outputs = async move {
+        let pump = |from: Option<containers::Output>, to: Option<ports::Writer>| async move {
+            if let (Some(mut from), Some(mut to)) = (from, to) {
+                let _ = copy(&mut from, &mut to).await;
+                let _ = to.flush().await;
+            }
+        };
+        tokio::join!(pump(out, stdout), pump(err, stderr));
+    };
+    tokio::select! {
+        () = sizes => Ok(0),
+        () = feed => Ok(0),
+        code = async {
+            if until_exit {
+                outputs.await;
+                process.wait().await.map_err(failed)
+            } else {
+                outputs.await;
+                Ok(0)
+            }
+        } => code,
+    }
+}
+
+impl ports::Runtime for Containers {
+    fn version(&self) -> (String, String) {
+        ("sampan".into(), env!("CARGO_PKG_VERSION").into())
+    }
+
+    fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
+        Box::pin(async { Ok(self.states(None)) })
+    }
+
+    fn pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<PodState>> {
+        Box::pin(async move {
+            let found = self.states(Some(uid)).into_iter().next();
+            Ok(found.unwrap_or_else(|| PodState { uid: uid.to_owned(), ..PodState::default() }))
+        })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<PodChanged> {
+        self.changes.subscribe()
+    }
+
+    fn set_cgroup<'a>(&'a self, cgroup: &'a str, asked: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let cgroup = format!("/{cgroup}");
+            self.runtime.cgroups().create(&cgroup).map_err(failed)?;
+            self.runtime.cgroups().apply(&cgroup, &resources(asked)).map_err(failed)
+        })
+    }
+
+    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let cgroup = format!("/{cgroup}");
+            self.runtime.cgroups().kill(&cgroup);
+            self.runtime.cgroups().remove(&cgroup).map_err(failed)
+        })
+    }
+
+    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for class in ["kubepods", "kubepods/burstable", "kubepods/besteffort"] {
+                let Some(dir) = self.runtime.cgroups().dirs(&format!("/{class}")).into_iter().next() else { continue };
+                let Ok(entries) = std::fs::read_dir(dir) else { continue };
+                let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+                found.extend(names.filter(|name| name.starts_with("pod")).map(|name| format!("{class}/{name}")));
+            }
+            found.sort();
+            found.dedup();
+            Ok(found)
+        })
+    }
+
+    fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
+        Box::pin(async move {
+            let status = self
+                .runtime
+                .run_sandbox(containers::SandboxConfig {
+                    uid: config.uid.clone(),
+                    name: config.name.clone(),
+                    namespace: config.namespace.clone(),
+                    attempt: config.attempt,
+                    hostname: config.hostname.clone(),
+                    log_directory: config.log_directory.clone(),
+                    host_network: config.host_network,
+                    host_pid: config.host_pid,
+                    host_ipc: config.host_ipc,
+                    share_process_namespace: config.share_process_namespace,
+                    sysctls: config.sysctls.clone(),
+                    cgroup_parent: format!("/{}", config.cgroup),
+                    ..containers::SandboxConfig::default()
+                })
+                .await
+                .map_err(failed)?;
+            Ok(Sandbox {
+                id: status.id,
+                attempt: config.attempt,
+                created_at: nanos(status.created_at),
+                netns: status.netns,
+                addresses: Vec::new(),
+            })
+        })
+    }
+
+    fn set_addresses<'a>(&'a self, uid: &'a str, addresses: &'a [IpAddr]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+            let path = self.addresses.join(uid);
+            std::fs::write(&path, text).map_err(|error| Error::Failed(format!("cannot write {}: {error}", path.display())))?;
+            lock(&self.known).insert(uid.to_owned(), addresses.to_vec());
+            Ok(())
+        })
+    }
+
+    fn stop_sandbox<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            for status in self.runtime.sandboxes().into_iter().filter(|status| status.config.uid == uid) {
+                self.runtime.stop_sandbox(&status.id).await.map_err(failed)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            for status in self.runtime.sandboxes().into_iter().filter(|status| status.config.uid == uid) {
+                for container in self.runtime.containers().into_iter().filter(|container| container.sandbox_id == status.id) {
+                    lock(&self.held).remove(&container.id);
+                }
+                self.runtime.remove_sandbox(&status.id).await.map_err(failed)?;
+            }
+            lock(&self.known).remove(uid);
+            let _ = std::fs::remove_file(self.addresses.join(uid));
+            Ok(())
+        })
+    }
+
+    fn create_container<'a>(&'a self, pod: &'a str, config: &'a ContainerConfig) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let sandbox = self.sandbox(pod)?;
+            let rootfs = self.images.resolve(&config.image_id).await.map_err(|error| Error::Failed(error.chain()))?;
+            check_user(&config.security, &rootfs, &config.name)?;
+            let id = self.runtime.create_container(&sandbox.id, container_config(config, &rootfs)).await.map_err(failed)?;
+            lock(&self.held).insert(id.clone(), rootfs);
+            Ok(id)
+        })
+    }
+
+    fn start_container<'a>(&'a self, _: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.runtime.start_container(id).await.map_err(failed) })
+    }
+
+    fn stop_container<'a>(&'a self, _: &'a str, id: &'a str, grace: Duration, signal: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let signal = signal.and_then(containers::signal_number);
+            self.runtime.stop_container(id, grace, signal).await.map_err(failed)
+        })
+    }
+
+    fn remove_container<'a>(&'a self, _: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.runtime.remove_container(id).await.map_err(failed)?;
+            lock(&self.held).remove(id);
+            Ok(())
+        })
+    }
+
+    fn update_resources<'a>(&'a self, _: &'a str, id: &'a str, asked: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.runtime.update_container(id, resources(asked)).await.map_err(failed) })
+    }
+
+    fn reopen_log<'a>(&'a self, _: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.runtime.reopen_log(id).await.map_err(failed) })
+    }
+
+    fn exec_sync<'a>(
+        &'a self,
+        _: &'a str,
+        id: &'a str,
+        command: &'a [String],
+        timeout: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutput>> {
+        Box::pin(async move {
+            let output = self.runtime.exec_sync(id, command, timeout).await.map_err(failed)?;
+            Ok(ExecOutput { code: output.code, stdout: output.stdout, stderr: output.stderr })
+        })
+    }
+
+    fn exec<'a>(&'a self, _: &'a str, id: &'a str, command: &'a [String], stdio: Stdio) -> BoxFuture<'a, Result<i32>> {
+        Box::pin(async move {
+            let request = containers::ExecRequest {
+                command: command.to_vec(),
+                tty: stdio.tty,
+                stdin: stdio.stdin.is_some(),
+                stdout: stdio.stdout.is_some(),
+                stderr: stdio.stderr.is_some(),
+            };
+            let mut process = self.runtime.exec(id, request).await.map_err(failed)?;
+            run_streams(&mut process, stdio, true).await
+        })
+    }
+
+    fn attach<'a>(&'a self, _: &'a str, id: &'a str, stdio: Stdio) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let (stdin, stdout, stderr) = (stdio.stdin.is_some(), stdio.stdout.is_some(), stdio.stderr.is_some());
+            let mut process = self.runtime.attach(id, stdin, stdout, stderr).await.map_err(failed)?;
+            run_streams(&mut process, stdio, false).await.map(drop)
+        })
+    }
+
+    fn connect<'a>(&'a self, pod: &'a str, port: u16) -> BoxFuture<'a, Result<(ports::Reader, ports::Writer)>> {
+        Box::pin(async move {
+            let sandbox = self.sandbox(pod)?;
+            let stream = self.runtime.port_forward(&sandbox.id, port).await.map_err(failed)?;
+            let (reader, writer) = stream.into_split();
+            Ok((Box::new(reader) as ports::Reader, Box::new(writer) as ports::Writer))
+        })
+    }
+
+    fn stats<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, Result<PodStats>> {
+        Box::pin(async move {
+            let sandbox = self.sandbox(pod)?;
+            let at = super::host::now_ns();
+            let usage = |stats: &containers::CgroupStats| Usage {
+                at,
+                cpu_nanoseconds: stats.cpu_usage_ns,
+                memory_usage_bytes: stats.memory_usage,
+                memory_working_set_bytes: stats.memory_working_set,
+                memory_rss_bytes: stats.memory_rss,
+                page_faults: stats.page_faults,
+                major_page_faults: stats.major_page_faults,
+                processes: stats.pids,
+                ..Usage::default()
+            };
+            let mut stats = PodStats { pod: usage(&self.runtime.cgroups().stats(&sandbox.config.cgroup_parent)), ..PodStats::default() };
+            for status in self.runtime.containers().into_iter().filter(|status| status.sandbox_id == sandbox.id) {
+                let Ok(of_container) = self.runtime.container_stats(&status.id).await else { continue };
+                let mut of_container = usage(&of_container);
+                if let Ok((bytes, inodes)) = self.runtime.container_disk_usage(&status.id).await {
+                    (of_container.root_fs_used_bytes, of_container.root_fs_inodes) = (bytes, inodes);
+                }
+                stats.containers.insert(status.id, of_container);
+            }
+            Ok(stats)
+        })
+    }
+}
+
+fn image(found: images::Image) -> Image {
+    Image {
+        id: found.id.as_str().to_owned(),
+        tags: found.repo_tags,
+        digests: found.repo_digests,
+        size_bytes: found.size,
+        pinned: found.pinned,
+        user: found.user,
+    }
+}
+
+fn store_failed(error: images::Error) -> Error {
+    Error::Failed(error.chain())
+}
+
+impl ports::Images for Containers {
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>>> {
+        Box::pin(async move { Ok(self.images.get(name).await.map_err(store_failed)?.map(image)) })
+    }
+
+    fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials]) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
+        Box::pin(async move {
+            let options = PullOptions { credentials: credentials.iter().map(login).collect(), events: None };
+            self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
+                Kind::InvalidName => PullError::InvalidName(error.chain()),
+                Kind::Unavailable => PullError::Unavailable(error.chain()),
+                _ => PullError::Failed(error.chain()),
+            })
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
+        Box::pin(async { Ok(self.images.list().await.map_err(store_failed)?.into_iter().map(image).collect()) })
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.images.remove(id, &self.layers_in_use()).await.map(drop).map_err(store_failed) })
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<(u64, u64)>> {
+        Box::pin(async {
+            let usage = self.images.usage().await.map_err(store_failed)?;
+            Ok((usage.bytes, usage.inodes))
+        })
+    }
+}
+
+fn login(given: &Credentials) -> images::credentials::Credentials {
+    use images::credentials::Credentials as Login;
+    if !given.identity_token.is_empty() {
+        Login::IdentityToken(given.identity_token.clone())
+    } else if !given.registry_token.is_empty() {
+        Login::RegistryToken(given.registry_token.clone())
+    } else {
+        Login::Basic { username: given.username.clone(), password: given.password.clone() }
+    }
+}
+
+/// The image store of a node.
+pub fn image_store(dir: &Path, registries: &Path) -> std::result::Result<Images, String> {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/arch").map_or_else(|_| std::env::consts::ARCH.to_owned(), |arch| arch.trim().to_owned());
+    let mut options = images::Options::new(images::platform::Platform::host(&machine));
+    if let Some(text) = crate::files::read(registries).map_err(|error| error.to_string())? {
+        let parsed = schema::yaml::parse(text.as_bytes()).map_err(|error| format!("{}: {error}", registries.display()))?;
+        let mut json = Vec::new();
+        schema::json::encode_untyped(&parsed.value, &mut json);
+        let value = serde_json::from_slice(&json).map_err(|error| format!("{}: {error}", registries.display()))?;
+        options.registries = images::registries::Registries::from_value(value).map_err(|error| format!("{}: {error}", registries.display()))?;
+    }
+    Images::open(dir, options).map_err(|error| error.chain())
+}
