@@ -74,7 +74,8 @@ pub enum Error {
     Compacted { asked: Revision, oldest: Revision },
     #[error("revision {asked} is in the future; the newest is {newest}")]
     Future { asked: Revision, newest: Revision },
-    /// No space or no permission to write: reads go on.
+    /// No space or no permission to write, or the disk failed: nothing was published, and reads go on. (After a failed
+    /// sync, what was refused may still turn up after a crash, at revisions that nothing else has.)
     #[error("the datastore refuses writes: {0}")]
     ReadOnly(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot {action}: {source}")]
