@@ -7,6 +7,7 @@
 pub mod api;
 pub mod apply;
 mod builtin;
+pub mod checks;
 pub mod defaults;
 pub mod json;
 mod lookup;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::{ErrorKind, FieldError, meta, names};
+use crate::checks;
 use crate::{Field, Form, ListKind, Message, MessageId, Object, Table, Type, Value, quantity::Quantity, selector};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +62,8 @@ pub enum Rule {
     AtMostOneOf(Vec<String>),
     /// `dependentRequired(other)`: if this is set, the other has to be.
     DependentRequired(String),
+    /// `check=toleration`: a function of [`crate::checks`], by its place.
+    Check(usize),
     /// `when(type=Localhost)=rule`: the rule holds if a sibling has that value.
     When(String, String, Box<Rule>),
 }
@@ -246,6 +249,7 @@ impl Rule {
         let (name, value) = text.split_once('=')?;
         let value = value.split(" #").next().unwrap_or_default().trim();
         Some(match name {
+            "check" => Rule::Check(checks::find(value)?),
             "format" => Rule::Format(Shape::parse(value)?),
             "minimum" => Rule::Minimum(value.parse().ok()?),
             "maximum" => Rule::Maximum(value.parse().ok()?),
@@ -337,6 +341,11 @@ impl Rule {
                     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
                     let field = if parent.is_empty() { other.clone() } else { format!("{parent}.{other}") };
                     errors.push(FieldError::required(field, format!("must be set when `{name}` is specified")));
+                }
+            }
+            Rule::Check(function) => {
+                if let Some((_, check)) = checks::FUNCTIONS.get(*function).filter(|_| !value.is_null()) {
+                    check(&mut checks::Check { value, old, path, errors });
                 }
             }
             // What is absent has no shape; an empty string is checked only if something requires it.

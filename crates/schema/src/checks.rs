@@ -1,0 +1,177 @@
+//! Validation that no single rule can say: what fields of one object demand of each other. The overlay names these
+//! functions (`check=toleration`) beside the rules of a type, and [`crate::validate::object`] calls them.
+
+mod cluster;
+mod pods;
+mod storage;
+mod workloads;
+
+use crate::Value;
+use crate::quantity::Quantity;
+use crate::validate::{ErrorKind, FieldError};
+
+/// A value to check, and what was found wrong with it.
+pub struct Check<'a> {
+    pub value: &'a Value,
+    /// What it was, on an update.
+    pub old: Option<&'a Value>,
+    /// `spec.containers[0]`
+    pub path: &'a str,
+    pub errors: &'a mut Vec<FieldError>,
+}
+
+pub type Function = fn(&mut Check<'_>);
+
+/// The place of a function in the table, by its name in the overlay.
+pub fn find(name: &str) -> Option<usize> {
+    FUNCTIONS.iter().position(|(n, _)| *n == name)
+}
+
+pub(crate) static FUNCTIONS: &[(&str, Function)] = &[
+    ("certificateSigningRequest", cluster::certificate_signing_request),
+    ("claim", storage::claim),
+    ("configMap", storage::config_map),
+    ("container", pods::container),
+    ("containerPort", pods::container_port),
+    ("cronJob", workloads::cron_job),
+    ("csiNodeDriver", storage::csi_node_driver),
+    ("daemonSetUpdate", workloads::daemon_set_update),
+    ("deploymentUpdate", workloads::deployment_update),
+    ("disruptionBudget", workloads::disruption_budget),
+    ("endpointSubset", cluster::endpoint_subset),
+    ("endpoints", cluster::endpoint_slice),
+    ("envFrom", pods::env_from),
+    ("envVar", pods::env_var),
+    ("event", cluster::event),
+    ("handler", pods::handler),
+    ("hostPath", storage::host_path),
+    ("ingressBackend", cluster::ingress_backend),
+    ("ingressClass", cluster::ingress_class),
+    ("ingressPath", cluster::ingress_path),
+    ("ingressRule", cluster::ingress_rule),
+    ("lease", cluster::lease),
+    ("limitRangeItem", cluster::limit_range_item),
+    ("metric", workloads::metric),
+    ("networkPolicy", cluster::network_policy),
+    ("networkPolicyPeer", cluster::network_policy_peer),
+    ("networkPolicyPort", cluster::network_policy_port),
+    ("nodeSelectorRequirement", pods::node_selector_requirement),
+    ("podAutoscaler", workloads::pod_autoscaler),
+    ("podSpec", pods::pod_spec),
+    ("policyRule", cluster::policy_rule),
+    ("priorityClass", cluster::priority_class),
+    ("probe", pods::probe),
+    ("quotaSpec", cluster::quota_spec),
+    ("resources", pods::resources),
+    ("role", cluster::role),
+    ("roleBinding", cluster::role_binding),
+    ("secret", storage::secret),
+    ("securityContext", pods::security_context),
+    ("service", cluster::service),
+    ("storageClass", storage::storage_class),
+    ("subject", cluster::subject),
+    ("taints", cluster::taints),
+    ("toleration", pods::toleration),
+    ("topologySpread", pods::topology_spread),
+    ("volume", storage::volume_source),
+    ("volumeAttachmentSource", storage::volume_attachment_source),
+    ("persistentVolume", storage::persistent_volume),
+];
+
+impl<'a> Check<'a> {
+    fn at(&self, name: &str) -> String {
+        match (self.path.is_empty(), name.is_empty()) {
+            (true, _) => name.to_owned(),
+            (_, true) => self.path.to_owned(),
+            _ if name.starts_with('[') => format!("{}{name}", self.path),
+            _ => format!("{}.{name}", self.path),
+        }
+    }
+
+    fn text(&self, name: &str) -> &'a str {
+        self.value.str_at(&[name])
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.value.member(name).is_some_and(|v| !v.is_null())
+    }
+
+    fn push(&mut self, kind: ErrorKind, name: &str, value: impl Into<Value>, detail: impl Into<String>) {
+        let field = self.at(name);
+        self.errors.push(FieldError::new(kind, field, value, detail));
+    }
+
+    fn invalid(&mut self, name: &str, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(ErrorKind::Invalid, name, value, detail);
+    }
+
+    /// One error a problem.
+    fn problems(&mut self, name: &str, value: impl Into<Value>, problems: Vec<String>) {
+        let value = value.into();
+        for problem in problems {
+            self.invalid(name, value.clone(), problem);
+        }
+    }
+
+    fn required(&mut self, name: &str, detail: &str) {
+        self.push(ErrorKind::Required, name, "", detail);
+    }
+
+    fn forbidden(&mut self, name: &str, detail: &str) {
+        self.push(ErrorKind::Forbidden, name, "", detail);
+    }
+
+    fn not_supported(&mut self, name: &str, value: impl Into<Value>, supported: &[&str]) {
+        let field = self.at(name);
+        self.errors.push(FieldError::not_supported(field, value, supported));
+    }
+
+    /// The text there is one of these; empty is left to `required`.
+    fn one_of(&mut self, name: &str, supported: &[&str]) {
+        let text = self.text(name);
+        if !text.is_empty() && !supported.contains(&text) {
+            self.not_supported(name, text.to_owned(), supported);
+        }
+    }
+
+    /// Names that occur twice in a list, with the place of the second: `spec.volumes[1].name`.
+    fn unique(&mut self, list: &str, key: &str) {
+        let value = self.value;
+        let items = value.list_at(&[list]);
+        for (i, item) in items.iter().enumerate() {
+            let name = item.str_at(&[key]);
+            if !name.is_empty() && items[..i].iter().any(|other| other.str_at(&[key]) == name) {
+                self.push(ErrorKind::Duplicate, &format!("{list}[{i}].{key}"), name, "");
+            }
+        }
+    }
+
+    /// Upstream compares semantically: empty and absent are one. An update changed this member.
+    fn changed(&self, name: &str) -> bool {
+        let Some(old) = self.old else { return false };
+        !same(self.value.member(name).unwrap_or(&Value::Null), old.member(name).unwrap_or(&Value::Null))
+    }
+
+    fn immutable(&mut self, name: &str) {
+        if self.changed(name) {
+            let value = self.value.member(name).cloned().unwrap_or_default();
+            self.invalid(name, value, "field is immutable");
+        }
+    }
+}
+
+/// Equality in which empty and absent are one.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            x.iter().all(|(k, v)| y.get(k).map_or(v.is_empty(), |w| same(v, w)))
+                && y.iter().all(|(k, w)| x.contains_key(k) || w.is_empty())
+        }
+        (Value::List(x), Value::List(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
+        _ => a == b || a.is_empty() && b.is_empty(),
+    }
+}
+
+fn quantity(value: &Value) -> Option<Quantity> {
+    value.as_str().and_then(|text| Quantity::parse(text).ok())
+}

@@ -1,0 +1,513 @@
+//! Services and their endpoints, ingresses and policies, roles, quotas and the other kinds of the cluster.
+
+use super::{Check, quantity};
+use crate::Value;
+use crate::validate::{ErrorKind, names};
+
+pub fn service(c: &mut Check<'_>) {
+    let value = c.value;
+    let (ty, ip) = (c.text("type"), c.text("clusterIP"));
+    let ports = value.list_at(&["ports"]);
+    if ports.is_empty() && ip != "None" && ty != "ExternalName" {
+        c.required("ports", "");
+    }
+    if ty == "ExternalName" {
+        let name = c.text("externalName").trim_end_matches('.').to_owned();
+        if name.is_empty() {
+            c.required("externalName", "");
+        } else {
+            c.problems("externalName", name.as_str(), names::dns1123_subdomain(&name));
+        }
+    }
+    for (i, port) in ports.iter().enumerate() {
+        let at = |field: &str| format!("ports[{i}].{field}");
+        let name = port.str_at(&["name"]);
+        if ports.len() > 1 && name.is_empty() {
+            c.required(&at("name"), "");
+        }
+        if !name.is_empty() && ports[..i].iter().any(|p| p.str_at(&["name"]) == name) {
+            c.push(ErrorKind::Duplicate, &at("name"), name, "");
+        }
+        let key = |p: &Value| (p["protocol"].clone(), p["port"].clone());
+        if ports[..i].iter().any(|p| key(p) == key(port)) {
+            c.push(ErrorKind::Duplicate, &format!("ports[{i}]"), port.clone(), "");
+        }
+        if port.i64_at(&["nodePort"]).unwrap_or(0) != 0 && ty == "ClusterIP" {
+            c.forbidden(&at("nodePort"), "may not be used when `type` is 'ClusterIP'");
+        }
+    }
+    if ty == "LoadBalancer" && ip == "None" || ty == "NodePort" && ip == "None" {
+        let detail = format!("may not be set to 'None' for {ty} services");
+        c.invalid("clusterIPs[0]", "None", detail);
+    }
+}
+
+pub fn endpoint_subset(c: &mut Check<'_>) {
+    let value = c.value;
+    let (ready, waiting) = (value.list_at(&["addresses"]), value.list_at(&["notReadyAddresses"]));
+    if ready.is_empty() && waiting.is_empty() {
+        c.required("", "must specify `addresses` or `notReadyAddresses`");
+    }
+    for (list, items) in [("addresses", ready), ("notReadyAddresses", waiting)] {
+        for (i, address) in items.iter().enumerate() {
+            let ip = address.str_at(&["ip"]);
+            let path = format!("{list}[{i}].ip");
+            let problems = names::ip(ip);
+            if problems.is_empty() {
+                special_ip(c, &path, ip);
+            }
+            c.problems(&path, ip, problems);
+        }
+    }
+    let ports = value.list_at(&["ports"]);
+    for (i, port) in ports.iter().enumerate() {
+        let name = port.str_at(&["name"]);
+        if ports.len() > 1 && name.is_empty() {
+            c.required(&format!("ports[{i}].name"), "");
+        } else if !name.is_empty() {
+            c.problems(&format!("ports[{i}].name"), name, names::dns1123_label(name));
+        }
+    }
+}
+
+/// `ValidateEndpointIP`: addresses that no other node can reach.
+fn special_ip(c: &mut Check<'_>, path: &str, text: &str) {
+    let Ok(ip) = text.parse::<std::net::IpAddr>() else { return };
+    let link_local = match ip {
+        std::net::IpAddr::V4(v4) => v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    let detail = if ip.is_unspecified() {
+        "may not be unspecified (0.0.0.0 or ::)"
+    } else if ip.is_loopback() {
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+    } else if link_local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+    } else if ip.is_multicast() {
+        "may not be in the multicast range (224.0.0.0/4, ff00::/10)"
+    } else {
+        return;
+    };
+    c.invalid(path, text, detail);
+}
+
+/// Of an EndpointSlice: addresses of its type.
+pub fn endpoint_slice(c: &mut Check<'_>) {
+    let value = c.value;
+    let family = c.text("addressType");
+    for (i, endpoint) in value.list_at(&["endpoints"]).iter().enumerate() {
+        let addresses = endpoint.list_at(&["addresses"]);
+        let at = |field: &str| format!("endpoints[{i}].{field}");
+        if addresses.is_empty() {
+            c.required(&at("addresses"), "must contain at least 1 address");
+        }
+        for (j, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
+            let path = format!("endpoints[{i}].addresses[{j}]");
+            let problems = match family {
+                "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => vec!["must be an IPv4 address".to_owned()],
+                "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => vec!["must be an IPv6 address".to_owned()],
+                "IPv4" | "IPv6" => {
+                    special_ip(c, &path, address);
+                    Vec::new()
+                }
+                "FQDN" => names::dns1123_subdomain(address),
+                _ => Vec::new(),
+            };
+            c.problems(&path, address, problems);
+        }
+        let node = endpoint.str_at(&["nodeName"]);
+        if !node.is_empty() {
+            c.problems(&at("nodeName"), node, names::dns1123_subdomain(node));
+        }
+        let host = endpoint.str_at(&["hostname"]);
+        if !host.is_empty() {
+            c.problems(&at("hostname"), host, names::dns1123_label(host));
+        }
+    }
+    let ports = value.list_at(&["ports"]);
+    for (i, port) in ports.iter().enumerate() {
+        let name = port.str_at(&["name"]);
+        let path = format!("ports[{i}].name");
+        if !name.is_empty() {
+            c.problems(&path, name, names::dns1123_label(name));
+        }
+        if ports[..i].iter().any(|p| p.str_at(&["name"]) == name) {
+            c.push(ErrorKind::Duplicate, &path, name, "");
+        }
+    }
+    c.immutable("addressType");
+}
+
+pub fn event(c: &mut Check<'_>) {
+    let (own, other) = (c.value.str_at(&["metadata", "namespace"]), c.value.str_at(&["involvedObject", "namespace"]));
+    let expected = if other.is_empty() { "default" } else { other };
+    if own != expected {
+        let other = other.to_owned();
+        c.invalid("involvedObject.namespace", other, "does not match event.namespace");
+    }
+}
+
+pub fn taints(c: &mut Check<'_>) {
+    let value = c.value;
+    let taints = value.list_at(&["taints"]);
+    for (i, taint) in taints.iter().enumerate() {
+        let at = |field: &str| format!("taints[{i}].{field}");
+        let (key, text, effect) = (taint.str_at(&["key"]), taint.str_at(&["value"]), taint.str_at(&["effect"]));
+        c.problems(&at("key"), key, names::label_key(key));
+        let problems = names::label_value(text);
+        if !problems.is_empty() {
+            c.invalid(&at("value"), text, problems.join(";"));
+        }
+        match effect {
+            "" => c.required(&at("effect"), ""),
+            "NoSchedule" | "PreferNoSchedule" | "NoExecute" => {}
+            _ => c.not_supported(&at("effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+        }
+        let id = |t: &Value| (t["key"].clone(), t["effect"].clone());
+        if taints[..i].iter().any(|t| id(t) == id(taint)) {
+            let detail = "taints must be unique by key and effect pair";
+            c.push(ErrorKind::Duplicate, &format!("taints[{i}]"), taint.clone(), detail);
+        }
+    }
+}
+
+pub fn limit_range_item(c: &mut Check<'_>) {
+    let value = c.value;
+    let ty = c.text("type").to_owned();
+    if !["Pod", "Container", "PersistentVolumeClaim"].contains(&ty.as_str()) && !ty.contains('/') {
+        c.invalid("type", ty.as_str(), "must be a standard limit type or fully qualified");
+    }
+    if ty == "Pod" {
+        for field in ["default", "defaultRequest"] {
+            if value.object_at(&[field]).is_some_and(|m| !m.is_empty()) {
+                c.forbidden(field, "may not be specified when `type` is 'Pod'");
+            }
+        }
+    }
+    let words = [("min", "min"), ("defaultRequest", "default request"), ("default", "default"), ("max", "max")];
+    let amount = |field: &str, name: &str| value.get(&[field, name]).and_then(quantity);
+    let show = |field: &str, name: &str| value.str_at(&[field, name]).to_owned();
+    for (i, (low, low_word)) in words.iter().enumerate() {
+        for (high, high_word) in &words[i + 1..] {
+            for name in value.object_at(&[low]).into_iter().flatten().map(|(name, _)| name.as_str()) {
+                let (Some(a), Some(b)) = (amount(low, name), amount(high, name)) else { continue };
+                if a.nanos > b.nanos {
+                    let (a, b) = (show(low, name), show(high, name));
+                    let (field, shown) = if *low == "min" && *high != "max" { (high, &b) } else { (low, &a) };
+                    let detail = format!("{low_word} value {a} is greater than {high_word} value {b}");
+                    c.invalid(&format!("{field}[{name}]"), shown.as_str(), detail);
+                }
+            }
+        }
+    }
+}
+
+pub fn quota_spec(c: &mut Check<'_>) {
+    let value = c.value;
+    for (name, amount) in value.object_at(&["hard"]).into_iter().flatten() {
+        let path = format!("hard[{name}]");
+        let Some(q) = quantity(amount) else { continue };
+        let whole = ["pods", "services", "replicationcontrollers", "resourcequotas", "secrets", "configmaps"].contains(&name.as_str())
+            || name == "persistentvolumeclaims" || name.starts_with("count/") || name.starts_with("services.");
+        if q.nanos < 0 {
+            c.invalid(&path, amount.clone(), "must be greater than or equal to 0");
+        } else if whole && q.nanos % 1_000_000_000 != 0 {
+            c.invalid(&path, amount.clone(), "must be an integer");
+        }
+    }
+    let scopes: Vec<&str> = value.list_at(&["scopes"]).iter().filter_map(Value::as_str).collect();
+    let known = ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity", "VolumeAttributesClass"];
+    for _ in scopes.iter().filter(|s| !known.contains(s)) {
+        c.invalid("scopes", value["scopes"].clone(), "unsupported scope");
+    }
+    for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if scopes.contains(&a) && scopes.contains(&b) {
+            c.invalid("scopes", value["scopes"].clone(), "conflicting scopes");
+        }
+    }
+    c.immutable("scopes");
+}
+
+fn port_number_or_name(c: &mut Check<'_>, path: &str, port: &Value) {
+    let problems = port.as_i64().map_or_else(|| names::port_name(port.as_str().unwrap_or_default()), names::port_number);
+    c.problems(path, port.clone(), problems);
+}
+
+pub fn network_policy_port(c: &mut Check<'_>) {
+    c.one_of("protocol", &["TCP", "UDP", "SCTP"]);
+    let value = c.value;
+    let port = value.member("port").filter(|p| !p.is_null());
+    if let Some(port) = port {
+        port_number_or_name(c, "port", port);
+    }
+    let Some(end) = value.i64_at(&["endPort"]) else { return };
+    match port {
+        None => c.required("endPort", "may not be specified when `port` is not specified"),
+        Some(Value::String(_)) => c.invalid("endPort", end, "may not be specified when `port` is non-numeric"),
+        Some(port) if port.as_i64().is_some_and(|port| end < port) => {
+            c.invalid("endPort", end, "must be greater than or equal to `port`");
+        }
+        _ => c.problems("endPort", end, names::port_number(end)),
+    }
+}
+
+pub fn network_policy_peer(c: &mut Check<'_>) {
+    let (block, pods, namespaces) = (c.has("ipBlock"), c.has("podSelector"), c.has("namespaceSelector"));
+    if !block && !pods && !namespaces {
+        c.required("", "must specify a peer");
+    } else if block && (pods || namespaces) {
+        c.forbidden("", "may not specify both ipBlock and another peer");
+    }
+}
+
+pub fn network_policy(c: &mut Check<'_>) {
+    let value = c.value;
+    let types = value.list_at(&["policyTypes"]);
+    if types.len() > 2 {
+        c.invalid("policyTypes", value["policyTypes"].clone(), "may not specify more than two policyTypes");
+        return;
+    }
+    for (i, ty) in types.iter().filter_map(Value::as_str).enumerate() {
+        if !["Ingress", "Egress"].contains(&ty) {
+            c.not_supported(&format!("policyTypes[{i}]"), ty, &["Ingress", "Egress"]);
+        }
+    }
+}
+
+pub fn ingress_rule(c: &mut Check<'_>) {
+    let host = c.text("host").to_owned();
+    if host.is_empty() {
+        return;
+    }
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return c.invalid("host", host, "must be a DNS name, not an IP address");
+    }
+    let problems = if host.contains('*') { names::wildcard_dns1123_subdomain(&host) } else { names::dns1123_subdomain(&host) };
+    c.problems("host", host, problems);
+}
+
+pub fn ingress_path(c: &mut Check<'_>) {
+    let path = c.text("path").to_owned();
+    match c.text("pathType") {
+        "" => c.required("pathType", "pathType must be specified"),
+        "Exact" | "Prefix" => {
+            if !path.starts_with('/') {
+                c.invalid("path", path.as_str(), "must be an absolute path");
+            }
+            for bad in ["//", "/./", "/../", "%2f", "%2F"] {
+                if path.contains(bad) {
+                    c.invalid("path", path.as_str(), format!("must not contain '{bad}'"));
+                }
+            }
+            for bad in ["/..", "/."] {
+                if path.ends_with(bad) {
+                    c.invalid("path", path.as_str(), format!("cannot end with '{bad}'"));
+                }
+            }
+        }
+        "ImplementationSpecific" => {
+            if !path.is_empty() && !path.starts_with('/') {
+                c.invalid("path", path, "must be an absolute path");
+            }
+        }
+        other => {
+            let other = other.to_owned();
+            c.not_supported("pathType", other, &["Exact", "ImplementationSpecific", "Prefix"]);
+        }
+    }
+}
+
+pub fn ingress_backend(c: &mut Check<'_>) {
+    let value = c.value;
+    match (c.has("service"), c.has("resource")) {
+        (true, true) => c.invalid("", "", "cannot set both resource and service backends"),
+        (false, false) => c.invalid("", "", "resource or service backend is required"),
+        (false, true) => {}
+        (true, false) => {
+            let name = value.str_at(&["service", "name"]);
+            if name.is_empty() {
+                c.required("service.name", "");
+            } else {
+                c.problems("service.name", name, names::dns1035_label(name));
+            }
+            let (port, number) = (value.str_at(&["service", "port", "name"]), value.i64_at(&["service", "port", "number"]).unwrap_or(0));
+            match (port.is_empty(), number) {
+                (true, 0) => c.required("", "port name or number is required"),
+                (false, 0) => c.problems("service.port.name", port, names::port_name(port)),
+                (true, number) => c.problems("service.port.number", number, names::port_number(number)),
+                _ => c.invalid("", "", "cannot set both port name & port number"),
+            }
+        }
+    }
+}
+
+pub fn ingress_class(c: &mut Check<'_>) {
+    let controller = c.text("controller").to_owned();
+    if controller.len() > 250 {
+        c.push(ErrorKind::TooLong, "controller", "<value omitted>", "may not be more than 250 bytes");
+    }
+    let prefixed = controller.split_once('/').is_some_and(|(domain, path)| names::dns1123_subdomain(domain).is_empty() && !path.is_empty());
+    if controller.is_empty() {
+        c.required("controller", "");
+    } else if !prefixed {
+        c.invalid("controller", controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    }
+    c.immutable("controller");
+    let value = c.value;
+    let Some(parameters) = value.member("parameters").filter(|p| !p.is_null()) else { return };
+    for field in ["kind", "name"] {
+        let text = parameters.str_at(&[field]);
+        let path = format!("parameters.{field}");
+        if text.is_empty() {
+            c.required(&path, &format!("{field} is required"));
+        } else {
+            c.problems(&path, text, names::path_segment(text));
+        }
+    }
+    let namespace = parameters.str_at(&["namespace"]);
+    match parameters.str_at(&["scope"]) {
+        "Namespace" if namespace.is_empty() => c.required("parameters.namespace", "`parameters.scope` is set to 'Namespace'"),
+        "Cluster" if !namespace.is_empty() => {
+            c.forbidden("parameters.namespace", "`parameters.scope` is set to 'Cluster'");
+        }
+        "Cluster" | "Namespace" | "" => {}
+        other => c.not_supported("parameters.scope", other, &["Cluster", "Namespace"]),
+    }
+}
+
+pub fn policy_rule(c: &mut Check<'_>) {
+    let value = c.value;
+    let count = |field: &str| value.list_at(&[field]).len();
+    if count("verbs") == 0 {
+        c.required("verbs", "verbs must contain at least one value");
+    }
+    if count("nonResourceURLs") > 0 {
+        if count("apiGroups") > 0 || count("resources") > 0 || count("resourceNames") > 0 {
+            let detail = "rules cannot apply to both regular resources and non-resource URLs";
+            c.invalid("nonResourceURLs", value["nonResourceURLs"].clone(), detail);
+        }
+        return;
+    }
+    if count("apiGroups") == 0 {
+        c.required("apiGroups", "resource rules must supply at least one api group");
+    }
+    if count("resources") == 0 {
+        c.required("resources", "resource rules must supply at least one resource");
+    }
+}
+
+/// A namespace has no URLs of its own.
+pub fn role(c: &mut Check<'_>) {
+    let value = c.value;
+    for (i, rule) in value.list_at(&["rules"]).iter().enumerate() {
+        let urls = &rule["nonResourceURLs"];
+        if !urls.is_empty() {
+            let detail = "namespaced rules cannot apply to non-resource URLs";
+            c.invalid(&format!("rules[{i}].nonResourceURLs"), urls.clone(), detail);
+        }
+    }
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+pub fn role_binding(c: &mut Check<'_>) {
+    let value = c.value;
+    let reference = &value["roleRef"];
+    let namespaced = !value.str_at(&["metadata", "namespace"]).is_empty();
+    let (group, kind, name) = (reference.str_at(&["apiGroup"]), reference.str_at(&["kind"]), reference.str_at(&["name"]));
+    if group != RBAC {
+        c.not_supported("roleRef.apiGroup", group, &[RBAC]);
+    }
+    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    if !kinds.contains(&kind) {
+        c.not_supported("roleRef.kind", kind, kinds);
+    }
+    if name.is_empty() {
+        c.required("roleRef.name", "");
+    } else {
+        c.problems("roleRef.name", name, names::path_segment(name));
+    }
+    if c.changed("roleRef") {
+        c.invalid("roleRef", reference.clone(), "cannot change roleRef");
+    }
+    for (i, subject) in value.list_at(&["subjects"]).iter().enumerate() {
+        if !namespaced && subject.str_at(&["kind"]) == "ServiceAccount" && subject.str_at(&["namespace"]).is_empty() {
+            c.required(&format!("subjects[{i}].namespace"), "");
+        }
+    }
+}
+
+pub fn subject(c: &mut Check<'_>) {
+    let (kind, name, group) = (c.text("kind").to_owned(), c.text("name").to_owned(), c.text("apiGroup").to_owned());
+    if name.is_empty() {
+        c.required("name", "");
+    }
+    match kind.as_str() {
+        "ServiceAccount" => {
+            if !name.is_empty() {
+                c.problems("name", name.as_str(), names::dns1123_subdomain(&name));
+            }
+            if !group.is_empty() {
+                c.not_supported("apiGroup", group, &[""]);
+            }
+        }
+        "User" | "Group" => {
+            if group != RBAC {
+                c.not_supported("apiGroup", group, &[RBAC]);
+            }
+        }
+        _ => c.not_supported("kind", kind, &["ServiceAccount", "User", "Group"]),
+    }
+}
+
+pub fn priority_class(c: &mut Check<'_>) {
+    /// `HighestUserDefinablePriority`; those above it are the system's.
+    const HIGHEST: i64 = 1_000_000_000;
+    const SYSTEM: [&str; 2] = ["system-node-critical", "system-cluster-critical"];
+    let name = c.value.str_at(&["metadata", "name"]).to_owned();
+    let value = c.value.i64_at(&["value"]).unwrap_or(0);
+    if name.starts_with("system-") {
+        if !SYSTEM.contains(&name.as_str()) {
+            let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
+            c.forbidden("metadata.name", &format!("{detail}{name:?} is not a known system priority class"));
+        }
+    } else if value > HIGHEST {
+        c.forbidden("value", &format!("maximum allowed value of a user defined priority is {HIGHEST}"));
+    }
+    for field in ["value", "preemptionPolicy"] {
+        if c.changed(field) {
+            let shown = c.value[field].clone();
+            c.invalid(field, shown, "field is immutable");
+        }
+    }
+}
+
+pub fn lease(c: &mut Check<'_>) {
+    if let Some(seconds) = c.value.i64_at(&["leaseDurationSeconds"]).filter(|s| *s <= 0) {
+        c.invalid("leaseDurationSeconds", seconds, "must be greater than 0");
+    }
+    if let Some(count) = c.value.i64_at(&["leaseTransitions"]).filter(|s| *s < 0) {
+        c.invalid("leaseTransitions", count, "must be greater than or equal to 0");
+    }
+}
+
+pub fn certificate_signing_request(c: &mut Check<'_>) {
+    let signer = c.text("signerName").to_owned();
+    let formed = signer.split_once('/').is_some_and(|(domain, path)| {
+        domain.contains('.') && names::dns1123_subdomain(domain).is_empty() && !path.is_empty()
+    });
+    if signer.is_empty() {
+        c.required("signerName", "");
+    } else if !formed {
+        c.invalid("signerName", signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    }
+    if let Some(seconds) = c.value.i64_at(&["expirationSeconds"]).filter(|s| *s < 600) {
+        c.invalid("expirationSeconds", seconds, "may not specify a duration less than 600 seconds (10 minutes)");
+    }
+    if c.value.list_at(&["usages"]).is_empty() {
+        c.required("usages", "");
+    }
+    for field in ["request", "signerName", "usages", "expirationSeconds"] {
+        c.immutable(field);
+    }
+}

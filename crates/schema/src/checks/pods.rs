@@ -1,0 +1,259 @@
+//! Pods: containers, their ports, environment, probes and resources, and where they may run.
+
+use std::cmp::Ordering;
+
+use super::{Check, quantity};
+use crate::Value;
+use crate::validate::{ErrorKind, names};
+
+pub fn container_port(c: &mut Check<'_>) {
+    match c.value.i64_at(&["containerPort"]) {
+        None | Some(0) => c.required("containerPort", ""),
+        Some(port) => c.problems("containerPort", port, names::port_number(port)),
+    }
+    if let Some(port) = c.value.i64_at(&["hostPort"]).filter(|p| *p != 0) {
+        c.problems("hostPort", port, names::port_number(port));
+    }
+}
+
+pub fn container(c: &mut Check<'_>) {
+    let image = c.text("image").to_owned();
+    if image.trim() != image {
+        c.invalid("image", image, "must not have leading or trailing whitespace");
+    }
+    c.unique("ports", "name");
+    let mounts = c.value.list_at(&["volumeMounts"]);
+    for (i, mount) in mounts.iter().enumerate() {
+        let path = mount.str_at(&["mountPath"]);
+        if !path.is_empty() && mounts[..i].iter().any(|m| m.str_at(&["mountPath"]) == path) {
+            c.invalid(&format!("volumeMounts[{i}].mountPath"), path, "must be unique");
+        }
+        if !mount.str_at(&["subPath"]).is_empty() && !mount.str_at(&["subPathExpr"]).is_empty() {
+            let detail = "subPathExpr and subPath are mutually exclusive";
+            c.invalid(&format!("volumeMounts[{i}].subPathExpr"), mount.str_at(&["subPathExpr"]), detail);
+        }
+    }
+}
+
+pub fn env_var(c: &mut Check<'_>) {
+    let Some(source) = c.value.member("valueFrom").and_then(Value::as_object) else { return };
+    let sources = source.values().filter(|v| !v.is_null()).count();
+    let detail = match sources {
+        0 => "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+        _ if !c.text("value").is_empty() => "may not be specified when `value` is not empty",
+        1 => return,
+        _ => "may not have more than one field specified at a time",
+    };
+    c.invalid("valueFrom", "", detail);
+}
+
+pub fn env_from(c: &mut Check<'_>) {
+    let detail = match (c.has("configMapRef"), c.has("secretRef")) {
+        (false, false) => "must specify one of: `configMapRef` or `secretRef`",
+        (true, true) => "may not have more than one field specified at a time",
+        _ => return,
+    };
+    c.invalid("", "", detail);
+}
+
+const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
+
+pub fn handler(c: &mut Check<'_>) {
+    let given: Vec<&str> = HANDLERS.into_iter().filter(|h| c.has(h)).collect();
+    if given.is_empty() {
+        c.required("", "must specify a handler type");
+    }
+    for extra in given.iter().skip(1) {
+        c.forbidden(extra, "may not specify more than 1 handler type");
+    }
+}
+
+pub fn probe(c: &mut Check<'_>) {
+    handler(c);
+    if let Some(seconds) = c.value.i64_at(&["terminationGracePeriodSeconds"]).filter(|s| *s <= 0) {
+        c.invalid("terminationGracePeriodSeconds", seconds, "must be greater than 0");
+    }
+}
+
+fn standard(resource: &str) -> bool {
+    matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-")
+}
+
+/// What no node may promise twice: requests and limits are the same.
+fn overcommits(resource: &str) -> bool {
+    !resource.contains('/') && !resource.starts_with("hugepages-") || resource.contains("kubernetes.io/")
+}
+
+pub fn resources(c: &mut Check<'_>) {
+    let value = c.value;
+    let empty = Default::default();
+    let limits = value.object_at(&["limits"]).unwrap_or(&empty);
+    let requests = value.object_at(&["requests"]).unwrap_or(&empty);
+    for (list, items) in [("limits", limits), ("requests", requests)] {
+        for (name, amount) in items {
+            let path = format!("{list}[{name}]");
+            c.problems(&path, name.as_str(), names::label_key(name));
+            if !name.contains('/') && !standard(name) {
+                c.invalid(&path, name.as_str(), "must be a standard resource type or fully qualified");
+                c.invalid(&path, name.as_str(), "must be a standard resource for containers");
+            }
+            let Some(q) = quantity(amount) else { continue };
+            if q.nanos < 0 {
+                c.invalid(&path, amount.clone(), "must be greater than or equal to 0");
+            } else if name.contains('/') && q.nanos % 1_000_000_000 != 0 {
+                c.invalid(&path, amount.clone(), "must be an integer");
+            }
+        }
+    }
+    for (name, limit) in limits {
+        let Some(request) = requests.get(name) else {
+            continue;
+        };
+        let (Some(l), Some(r)) = (quantity(limit), quantity(request)) else { continue };
+        let shown = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        if l.compare(r) != Ordering::Equal && !overcommits(name) {
+            c.invalid("requests", request.clone(), format!("must be equal to {name} limit of {}", shown(limit)));
+        } else if r.compare(l) == Ordering::Greater {
+            let detail = format!("must be less than or equal to {name} limit of {}", shown(limit));
+            c.invalid("requests", request.clone(), detail);
+        }
+    }
+    for name in requests.keys().filter(|n| !limits.contains_key(*n) && !overcommits(n)) {
+        c.required("limits", &format!("Limit must be set for non overcommitable resources: {name}"));
+    }
+    let claims = value.list_at(&["claims"]);
+    for (i, claim) in claims.iter().enumerate().filter(|(i, claim)| claims[..*i].contains(claim)) {
+        c.push(ErrorKind::Duplicate, &format!("claims[{i}]"), claim.clone(), "");
+    }
+}
+
+pub fn security_context(c: &mut Check<'_>) {
+    let escalates = c.value.member("allowPrivilegeEscalation").and_then(Value::as_bool);
+    if escalates != Some(false) {
+        return;
+    }
+    let shown = c.value.clone();
+    if c.value.bool_at(&["privileged"]) {
+        c.invalid("", shown.clone(), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+    }
+    let added = c.value.list_at(&["capabilities", "add"]);
+    if added.iter().any(|a| a.as_str() == Some("CAP_SYS_ADMIN")) {
+        let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+        c.invalid("", shown, detail);
+    }
+}
+
+pub fn pod_spec(c: &mut Check<'_>) {
+    let value = c.value;
+    c.unique("volumes", "name");
+    let volumes = value.list_at(&["volumes"]);
+    let mut seen: Vec<&str> = Vec::new();
+    for group in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, container) in value.list_at(&[group]).iter().enumerate() {
+            let name = container.str_at(&["name"]);
+            if !name.is_empty() && seen.contains(&name) {
+                c.push(ErrorKind::Duplicate, &format!("{group}[{i}].name"), name, "");
+            }
+            seen.push(name);
+            for (list, what) in [("volumeMounts", false), ("volumeDevices", true)] {
+                for (j, mount) in container.list_at(&[list]).iter().enumerate() {
+                    let wanted = mount.str_at(&["name"]);
+                    let found = volumes.iter().find(|v| v.str_at(&["name"]) == wanted);
+                    let path = format!("{group}[{i}].{list}[{j}].name");
+                    match found {
+                        None => c.push(ErrorKind::NotFound, &path, wanted, ""),
+                        Some(volume) if what && volume["persistentVolumeClaim"].is_null() && volume["ephemeral"].is_null() => {
+                            let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                            c.invalid(&path, wanted, detail);
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+    }
+    for (i, container) in value.list_at(&["initContainers"]).iter().enumerate() {
+        if container.str_at(&["restartPolicy"]) == "Always" {
+            continue;
+        }
+        for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+            if container.member(name).is_some_and(|v| !v.is_null()) {
+                c.forbidden(&format!("initContainers[{i}].{name}"), "may not be set for init containers without restartPolicy=Always");
+            }
+        }
+    }
+    if value.bool_at(&["hostNetwork"]) {
+        for group in ["containers", "initContainers"] {
+            for (i, container) in value.list_at(&[group]).iter().enumerate() {
+                for (j, port) in container.list_at(&["ports"]).iter().enumerate() {
+                    let (inside, host) = (port.i64_at(&["containerPort"]), port.i64_at(&["hostPort"]).unwrap_or(0));
+                    if host != 0 && inside != Some(host) {
+                        let detail = "must match `hostPort` when `hostNetwork` is true";
+                        c.invalid(&format!("{group}[{i}].ports[{j}].containerPort"), inside.unwrap_or(0), detail);
+                    }
+                }
+            }
+        }
+    }
+    let policy = c.text("dnsPolicy");
+    if policy == "None" && value.list_at(&["dnsConfig", "nameservers"]).is_empty() {
+        c.required("dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None");
+    }
+}
+
+pub fn toleration(c: &mut Check<'_>) {
+    let (key, operator, effect) = (c.text("key").to_owned(), c.text("operator").to_owned(), c.text("effect").to_owned());
+    if !key.is_empty() {
+        c.problems("key", key.as_str(), names::label_key(&key));
+    }
+    if key.is_empty() && operator != "Exists" {
+        let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        c.invalid("operator", operator.as_str(), detail);
+    }
+    if c.has("tolerationSeconds") && effect != "NoExecute" {
+        c.invalid("effect", effect.as_str(), "effect must be 'NoExecute' when `tolerationSeconds` is set");
+    }
+    let value = c.text("value").to_owned();
+    match operator.as_str() {
+        "Equal" | "" => {
+            let problems = names::label_value(&value);
+            if !problems.is_empty() {
+                c.invalid("operator", value, problems.join(";"));
+            }
+        }
+        "Exists" if !value.is_empty() => c.invalid("operator", value, "value must be empty when `operator` is 'Exists'"),
+        "Exists" | "Lt" | "Gt" => {}
+        _ => c.not_supported("operator", operator, &["Equal", "Exists"]),
+    }
+    c.one_of("effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+}
+
+pub fn node_selector_requirement(c: &mut Check<'_>) {
+    let operator = c.text("operator").to_owned();
+    let count = c.value.list_at(&["values"]).len();
+    match operator.as_str() {
+        "In" | "NotIn" if count == 0 => c.required("values", "must be specified when `operator` is 'In' or 'NotIn'"),
+        "Exists" | "DoesNotExist" if count > 0 => {
+            c.forbidden("values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+        }
+        "Gt" | "Lt" if count != 1 => c.required("values", "must be specified single value when `operator` is 'Lt' or 'Gt'"),
+        "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
+        _ => c.invalid("operator", operator, "not a valid selector operator"),
+    }
+    let key = c.text("key").to_owned();
+    c.problems("key", key.as_str(), names::label_key(&key));
+}
+
+pub fn topology_spread(c: &mut Check<'_>) {
+    if let Some(skew) = c.value.i64_at(&["maxSkew"]).filter(|s| *s <= 0) {
+        c.invalid("maxSkew", skew, "must be greater than zero");
+    }
+    if let Some(domains) = c.value.i64_at(&["minDomains"]) {
+        if domains <= 0 {
+            c.invalid("minDomains", domains, "must be greater than zero");
+        } else if c.text("whenUnsatisfiable") != "DoNotSchedule" {
+            let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", c.text("whenUnsatisfiable"));
+            c.invalid("minDomains", domains, detail);
+        }
+    }
+}

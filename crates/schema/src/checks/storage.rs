@@ -1,0 +1,224 @@
+//! Volumes, claims and their classes; secrets and config maps.
+
+use super::{Check, quantity, same};
+use crate::Value;
+use crate::validate::{ErrorKind, names};
+
+/// `MaxSecretSize`, of the values of one object together.
+const MAX_DATA: usize = 1 << 20;
+
+pub fn config_map(c: &mut Check<'_>) {
+    let value = c.value;
+    let mut size = 0;
+    for field in ["data", "binaryData"] {
+        for (key, content) in value.object_at(&[field]).into_iter().flatten() {
+            let path = format!("{field}[{key}]");
+            c.problems(&path, key.as_str(), names::config_map_key(key));
+            if field == "data" && value.get(&["binaryData", key]).is_some() {
+                c.invalid(&path, key.as_str(), "duplicate of key present in binaryData");
+            }
+            size += decoded_len(content, field == "binaryData");
+        }
+    }
+    if size > MAX_DATA {
+        c.push(ErrorKind::TooLong, "", "<value omitted>", format!("may not be more than {MAX_DATA} bytes"));
+    }
+}
+
+fn decoded_len(content: &Value, base64: bool) -> usize {
+    let len = content.as_str().map_or(0, str::len);
+    if base64 { len / 4 * 3 } else { len }
+}
+
+pub fn secret(c: &mut Check<'_>) {
+    let value = c.value;
+    let mut size = 0;
+    for (key, content) in value.object_at(&["data"]).into_iter().flatten() {
+        c.problems(&format!("data[{key}]"), key.as_str(), names::config_map_key(key));
+        size += decoded_len(content, true);
+    }
+    if size > MAX_DATA {
+        c.push(ErrorKind::TooLong, "data", "<value omitted>", format!("may not be more than {MAX_DATA} bytes"));
+    }
+    let has = |key: &str| value.get(&["data", key]).is_some();
+    let wanted: &[&str] = match c.text("type") {
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => &["username", "password"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/service-account-token" => {
+            if value.str_at(&["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() {
+                c.required("metadata.annotations[kubernetes.io/service-account.name]", "");
+            }
+            &[]
+        }
+        _ => &[],
+    };
+    for key in wanted.iter().filter(|k| !has(k)) {
+        c.required(&format!("data[{key}]"), "");
+    }
+}
+
+/// A volume has exactly one source; [`crate::presets`] has made an emptyDir of none.
+pub fn volume_source(c: &mut Check<'_>) {
+    let value = c.value;
+    let sources = value.as_object().into_iter().flatten().filter(|(k, v)| *k != "name" && !v.is_null());
+    let given: Vec<&str> = sources.map(|(k, _)| k.as_str()).collect();
+    if given.is_empty() {
+        c.required("", "must specify a volume type");
+    }
+    for extra in given.iter().skip(1) {
+        c.forbidden(extra, "may not specify more than 1 volume type");
+    }
+}
+
+pub fn host_path(c: &mut Check<'_>) {
+    if c.text("path").split('/').any(|part| part == "..") {
+        let path = c.text("path").to_owned();
+        c.invalid("path", path, "must not contain '..'");
+    }
+}
+
+const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+fn access_modes(c: &mut Check<'_>, field: &str) {
+    let value = c.value;
+    let modes: Vec<&str> = value.list_at(&["spec", field]).iter().filter_map(Value::as_str).collect();
+    let path = format!("spec.{field}");
+    if modes.is_empty() {
+        c.required(&path, if c.value["spec"]["resources"].is_null() { "" } else { "at least 1 access mode is required" });
+    }
+    for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
+        c.not_supported(&path, *mode, &ACCESS_MODES);
+    }
+    if modes.len() > 1 && modes.contains(&"ReadWriteOncePod") {
+        c.forbidden(&path, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+/// Fields of a PersistentVolumeSpec beside its source.
+const VOLUME_FIELDS: [&str; 9] = [
+    "accessModes", "capacity", "claimRef", "mountOptions", "nodeAffinity", "persistentVolumeReclaimPolicy",
+    "storageClassName", "volumeAttributesClassName", "volumeMode",
+];
+
+pub fn persistent_volume(c: &mut Check<'_>) {
+    access_modes(c, "accessModes");
+    let value = c.value;
+    let spec = &value["spec"];
+    let capacity = spec.object_at(&["capacity"]);
+    if capacity.is_none_or(|m| m.is_empty()) {
+        c.required("spec.capacity", "");
+    }
+    if capacity.is_none_or(|m| m.len() != 1 || !m.contains_key("storage")) {
+        c.not_supported("spec.capacity", spec["capacity"].clone(), &["storage"]);
+    }
+    for (name, amount) in capacity.into_iter().flatten() {
+        if quantity(amount).is_some_and(|q| q.nanos <= 0) {
+            c.invalid(&format!("spec.capacity[{name}]"), amount.clone(), "must be greater than zero");
+        }
+    }
+    let members = spec.as_object().into_iter().flatten();
+    let sources: Vec<&str> =
+        members.filter(|(k, v)| !v.is_null() && !VOLUME_FIELDS.contains(&k.as_str())).map(|(k, _)| k.as_str()).collect();
+    if sources.is_empty() {
+        c.required("spec", "must specify a volume type");
+    }
+    for extra in sources.iter().skip(1) {
+        c.forbidden(&format!("spec.{extra}"), "may not specify more than 1 volume type");
+    }
+    if spec.str_at(&["hostPath", "path"]) == "/" && spec.str_at(&["persistentVolumeReclaimPolicy"]) == "Recycle" {
+        c.forbidden("spec.persistentVolumeReclaimPolicy", "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    let Some(old) = c.old else { return };
+    for source in sources {
+        if !same(&spec[source], &old["spec"][source]) && source != "csi" {
+            c.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
+        }
+    }
+    if spec["volumeMode"] != old["spec"]["volumeMode"] {
+        c.invalid("volumeMode", spec["volumeMode"].clone(), "field is immutable");
+    }
+}
+
+pub fn claim(c: &mut Check<'_>) {
+    access_modes(c, "accessModes");
+    let value = c.value;
+    let requests = &value["spec"]["resources"]["requests"];
+    match requests.member("storage") {
+        None => c.required("spec.resources[storage]", ""),
+        Some(size) if quantity(size).is_some_and(|q| q.nanos <= 0) => {
+            c.invalid("spec.resources[storage]", size.clone(), "must be greater than zero");
+        }
+        Some(_) => {}
+    }
+    let Some(old) = c.old else { return };
+    let bound = value.str_at(&["status", "phase"]) == "Bound" || old.str_at(&["status", "phase"]) == "Bound";
+    let (mut new_spec, old_spec) = (value["spec"].clone(), &old["spec"]);
+    let mut free = vec![];
+    if old_spec.str_at(&["volumeName"]).is_empty() {
+        free.push("volumeName");
+    }
+    if old_spec["storageClassName"].is_null() {
+        free.push("storageClassName");
+    }
+    if bound {
+        free.push("volumeAttributesClassName");
+        if let Some(size) = old_spec.get(&["resources", "requests", "storage"]) {
+            new_spec.set(&["resources", "requests", "storage"], size.clone());
+        }
+    }
+    for field in free {
+        match old_spec.member(field) {
+            Some(v) => new_spec.set(&[field], v.clone()),
+            None => drop(new_spec.remove(&[field])),
+        }
+    }
+    if !same(&new_spec, old_spec) {
+        let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        c.forbidden("spec", detail);
+    }
+    let size = |spec: &Value| spec.get(&["resources", "requests", "storage"]).and_then(quantity);
+    let capacity = old.get(&["status", "capacity", "storage"]).and_then(quantity).map_or(0, |q| q.nanos);
+    if let (Some(new), Some(was)) = (size(&value["spec"]), size(old_spec))
+        && new.nanos < was.nanos
+        && new.nanos <= capacity
+    {
+        c.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
+    }
+}
+
+pub fn storage_class(c: &mut Check<'_>) {
+    let value = c.value;
+    let parameters = value.object_at(&["parameters"]);
+    if parameters.is_some_and(|p| p.contains_key("")) {
+        c.invalid("parameters", "", "field can not be empty.");
+    }
+    if parameters.is_some_and(|p| p.len() > 512) {
+        c.push(ErrorKind::TooLong, "parameters", "Provisioner Parameters exceeded max allowed", "may not be more than 512 bytes");
+    }
+    c.one_of("reclaimPolicy", &["Delete", "Retain"]);
+}
+
+pub fn csi_node_driver(c: &mut Check<'_>) {
+    if c.text("nodeID").is_empty() {
+        c.required("nodeID", "");
+    }
+    let value = c.value;
+    for key in value.list_at(&["topologyKeys"]).iter().filter_map(Value::as_str) {
+        c.problems("", key, names::label_key(key));
+    }
+    if value.i64_at(&["allocatable", "count"]).is_some_and(|n| n < 0) {
+        let count = value["allocatable"]["count"].clone();
+        c.invalid("allocatable.count", count, "must be greater than or equal to 0");
+    }
+}
+
+pub fn volume_attachment_source(c: &mut Check<'_>) {
+    match (c.has("inlineVolumeSpec"), !c.text("persistentVolumeName").is_empty()) {
+        (false, false) => c.required("", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (true, true) => c.forbidden("", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        _ => {}
+    }
+}

@@ -1,0 +1,187 @@
+//! Workloads: how they roll, when they run, how far they scale.
+
+use super::Check;
+use crate::Value;
+use crate::validate::names;
+
+/// The percentage or number is zero.
+fn zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim_end_matches('%').parse::<i64>().is_ok_and(|n| n == 0),
+        other => other.as_i64() == Some(0),
+    }
+}
+
+/// `ValidatePositiveIntOrPercent` and, for what must not exceed it, 100 %.
+fn amount(c: &mut Check<'_>, field: &str, most: bool) {
+    let Some(value) = c.value.member(field).filter(|v| !v.is_null()) else { return };
+    let shown = value.clone();
+    match value {
+        Value::String(text) => {
+            let problems = names::percent(text);
+            if problems.is_empty() && most && text.trim_end_matches('%').parse::<i64>().is_ok_and(|n| n > 100) {
+                c.invalid(field, shown, "must not be greater than 100%");
+            } else {
+                c.problems(field, shown, problems);
+            }
+        }
+        other if other.as_i64().is_some_and(|n| n < 0) => c.invalid(field, shown, "must be greater than or equal to 0"),
+        _ => {}
+    }
+}
+
+pub fn deployment_update(c: &mut Check<'_>) {
+    amount(c, "maxUnavailable", true);
+    amount(c, "maxSurge", false);
+    let value = c.value;
+    if zero(&value["maxUnavailable"]) && zero(&value["maxSurge"]) {
+        c.invalid("maxUnavailable", value["maxUnavailable"].clone(), "may not be 0 when `maxSurge` is 0");
+    }
+}
+
+pub fn daemon_set_update(c: &mut Check<'_>) {
+    amount(c, "maxUnavailable", true);
+    amount(c, "maxSurge", true);
+    let value = c.value;
+    match (zero(&value["maxUnavailable"]), zero(&value["maxSurge"])) {
+        (true, true) => c.required("maxUnavailable", "cannot be 0 when maxSurge is 0"),
+        (false, false) => {
+            c.invalid("maxSurge", value["maxSurge"].clone(), "may not be set when maxUnavailable is non-zero");
+        }
+        _ => {}
+    }
+}
+
+pub fn disruption_budget(c: &mut Check<'_>) {
+    if c.has("minAvailable") && c.has("maxUnavailable") {
+        let shown = c.value.clone();
+        c.invalid("", shown, "minAvailable and maxUnavailable cannot be both set");
+    }
+    amount(c, "minAvailable", true);
+    amount(c, "maxUnavailable", true);
+}
+
+pub fn cron_job(c: &mut Check<'_>) {
+    let schedule = c.text("schedule").to_owned();
+    if !schedule.is_empty() {
+        if schedule.contains("TZ") {
+            c.invalid("schedule", schedule.as_str(), "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+        }
+        if let Some(problem) = cron_problem(&schedule) {
+            c.invalid("schedule", schedule, problem);
+        }
+    }
+    if let Some(zone) = c.value.member("timeZone").and_then(Value::as_str) {
+        let zone = zone.to_owned();
+        let strange = zone.is_empty() || zone.eq_ignore_ascii_case("local");
+        let misspelt = !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'+' | b'-'));
+        if strange {
+            c.invalid("timeZone", zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        } else if misspelt {
+            let detail = format!("unknown time zone {zone}");
+            c.invalid("timeZone", zone, detail);
+        }
+    }
+    let template = &c.value["jobTemplate"]["spec"]["template"]["spec"];
+    match template.str_at(&["restartPolicy"]) {
+        "Always" | "" => c.required("jobTemplate.spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\""),
+        _ => {}
+    }
+}
+
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+/// What robfig/cron's standard parser would say, in its words where they are simple.
+fn cron_problem(schedule: &str) -> Option<String> {
+    if let Some(descriptor) = schedule.strip_prefix('@') {
+        let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"];
+        if known.contains(&descriptor) || descriptor.starts_with("every ") {
+            return None;
+        }
+        return Some(format!("unrecognized descriptor: {schedule}"));
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    let bounds: [(u32, u32, &[&str], u32); 5] =
+        [(0, 59, &[], 0), (0, 23, &[], 0), (1, 31, &[], 0), (1, 12, &MONTHS, 1), (0, 6, &DAYS, 0)];
+    fields.iter().zip(bounds).find_map(|(field, bound)| field.split(',').find_map(|part| cron_range(part, bound)))
+}
+
+fn cron_range(part: &str, (min, max, names, first): (u32, u32, &[&str], u32)) -> Option<String> {
+    let number = |text: &str| -> Result<u32, String> {
+        let named = names.iter().position(|n| n.eq_ignore_ascii_case(text)).map(|i| i as u32 + first);
+        named.map_or_else(|| text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")), Ok)
+    };
+    let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
+    let read = || -> Result<(), String> {
+        let (start, end) = match range {
+            "*" | "?" => (min, max),
+            _ => match range.split_once('-') {
+                Some((a, b)) => (number(a)?, number(b)?),
+                None => (number(range)?, number(range)?),
+            },
+        };
+        if let Some(step) = step
+            && number(step)? == 0
+        {
+            return Err(format!("step of range should be a positive number: {part}"));
+        }
+        if start < min {
+            return Err(format!("beginning of range ({start}) below minimum ({min}): {part}"));
+        }
+        if end > max {
+            return Err(format!("end of range ({end}) above maximum ({max}): {part}"));
+        }
+        if start > end {
+            return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+        }
+        Ok(())
+    };
+    read().err()
+}
+
+pub fn pod_autoscaler(c: &mut Check<'_>) {
+    let (least, most) = (c.value.i64_at(&["minReplicas"]), c.value.i64_at(&["maxReplicas"]).unwrap_or(0));
+    if most < 1 {
+        c.required("maxReplicas", "must be set and greater than 0");
+    }
+    if least.is_some_and(|least| most < least) {
+        c.invalid("maxReplicas", most, "must be greater than or equal to `minReplicas`");
+    }
+    for field in ["kind", "name"] {
+        let text = c.value.str_at(&["scaleTargetRef", field]).to_owned();
+        let path = format!("scaleTargetRef.{field}");
+        if text.is_empty() {
+            c.required(&path, "");
+        } else {
+            c.problems(&path, text.as_str(), names::path_segment(&text));
+        }
+    }
+}
+
+pub fn metric(c: &mut Check<'_>) {
+    const TYPES: [(&str, &str); 5] = [
+        ("ContainerResource", "containerResource"),
+        ("External", "external"),
+        ("Object", "object"),
+        ("Pods", "pods"),
+        ("Resource", "resource"),
+    ];
+    let ty = c.text("type").to_owned();
+    if ty.is_empty() {
+        return c.required("type", "must specify a metric source type");
+    }
+    let Some((_, source)) = TYPES.iter().find(|(name, _)| *name == ty) else {
+        return c.not_supported("type", ty, &TYPES.map(|(name, _)| name));
+    };
+    if !c.has(source) {
+        c.required(source, &format!("must populate information for the given metric source type"));
+    }
+    for (_, other) in TYPES.iter().filter(|(_, s)| s != source && c.value.member(s).is_some_and(|v| !v.is_null())) {
+        c.forbidden(other, "must populate the given metric source only");
+    }
+}
