@@ -35,6 +35,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 pub use cgroups::{CgroupStats, Cgroups, DeviceRule};
 pub use config::*;
 pub use error::{Error, Result};
+pub use lifecycle::signal_number;
 pub use exec::{ExecOutput, ExecRequest, Process};
 pub use resolve::{MASKED_PATHS, READONLY_PATHS};
 pub use streams::{Input, Output, Terminal};

@@ -12,8 +12,8 @@ use tokio::net::unix::pipe;
 
 use super::packets::set_nonblocking;
 
-pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
-pub type Output = Pin<Box<dyn AsyncRead + Send>>;
+pub type Input = Pin<Box<dyn AsyncWrite + Send + Sync>>;
+pub type Output = Pin<Box<dyn AsyncRead + Send + Sync>>;
 
 /// Bytes to a process.
 pub fn input(fd: OwnedFd) -> io::Result<Input> {
