@@ -4,7 +4,6 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 

@@ -143,7 +143,7 @@ async fn check_password(server: &Server, node: &str, password: &str) -> Result<(
     let digest = ring::digest::digest(&ring::digest::SHA256, password.as_bytes());
     let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     let stored = server.read("", "secrets", "kube-system", &name);
-    if let Some(stored) = stored.as_ref().and_then(|secret| secret.str_at(&["data", "hash"])) {
+    if let Some(stored) = stored.as_ref().map(|secret| secret.str_at(&["data", "hash"])) {
         let stored = STANDARD.decode(stored).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         if pki::same_secret(&stored, &hash) {
             return Ok(());

@@ -1,10 +1,12 @@
 //! The program: flags, configuration, and the wiring of the rooms.
 
+mod agent;
 mod cli;
 mod config;
 mod facts;
 mod files;
 mod identity;
+mod join;
 mod listen;
 mod server;
 mod wiring;

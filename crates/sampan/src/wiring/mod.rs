@@ -5,3 +5,4 @@ pub mod kubelet;
 pub mod local;
 pub mod node_proxy;
 pub mod remote;
+pub mod runtime;
