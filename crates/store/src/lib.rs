@@ -60,9 +60,14 @@ pub struct Guard {
 
 #[derive(Clone, Debug)]
 pub enum Write {
-    Put { key: Arc<str>, value: Bytes },
+    Put {
+        key: Arc<str>,
+        value: Bytes,
+    },
     /// Deleting what is not there is a no-op without a revision.
-    Delete { key: Arc<str> },
+    Delete {
+        key: Arc<str>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +84,11 @@ pub enum Error {
     #[error("the datastore refuses writes: {0}")]
     ReadOnly(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot {action}: {source}")]
-    Io { action: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    Io {
+        action: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

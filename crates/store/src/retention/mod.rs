@@ -27,9 +27,10 @@ impl Retention {
     /// At `now` (of any monotonic clock) the newest revision is `newest`. Returns what [`crate::Store::compact`]
     /// should be called with, if anything.
     pub fn observe(&mut self, now: Duration, newest: Revision) -> Option<Revision> {
-        let spaced = self.marks.back().is_none_or(|&(at, revision)| {
-            revision < newest && now.saturating_sub(at) >= self.window / MARKS
-        });
+        let spaced = self
+            .marks
+            .back()
+            .is_none_or(|&(at, revision)| revision < newest && now.saturating_sub(at) >= self.window / MARKS);
         if spaced {
             self.marks.push_back((now, newest));
         }

@@ -20,9 +20,19 @@ use crate::Revision;
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error("cannot {action} {path}: {source}")]
-    File { action: &'static str, path: PathBuf, #[source] source: io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot {action} {path}: {source}")]
-    Sql { action: &'static str, path: PathBuf, #[source] source: rusqlite::Error },
+    Sql {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -52,8 +62,7 @@ pub fn restore(from: &Path, to: &Path, jump: Revision) -> Result<Revision, Backu
     };
     let sql = |source| BackupError::Sql { action: "restore", path: to.to_owned(), source };
     let mut source = File::open(from).map_err(file("open", from))?;
-    let mut copy =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(file("create", to))?;
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(file("create", to))?;
     let restored = io::copy(&mut source, &mut copy).map_err(file("copy to", to)).and_then(|_| {
         copy.sync_all().map_err(file("sync", to))?;
         let (_, _lock, db) = Database::open(to, &Options::default())?;

@@ -26,6 +26,8 @@ const PASS_FRAMES: u64 = 1536;
 const LONG_FRAMES: u64 = 3072;
 /// What the writer moves by itself for that, at most.
 const TAIL_FRAMES: u64 = 256;
+/// Longer than this (24 MiB) it gets only by a batch, or while a reader stays in an old snapshot: the writer waits.
+const MOST_FRAMES: u64 = 6144;
 const RUNNING: u64 = u64::MAX;
 
 pub(super) struct Checkpoints {
@@ -61,6 +63,11 @@ impl Checkpoints {
         self.last_frames = frames;
         if started_over {
             self.next_try = 0;
+        }
+        if frames >= MOST_FRAMES && frames >= self.next_try {
+            self.next_try = frames + TAIL_FRAMES;
+            self.move_all(writer, counters);
+            return;
         }
         let done = self.done.load(Ordering::Acquire);
         if done == RUNNING {

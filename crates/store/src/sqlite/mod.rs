@@ -164,7 +164,8 @@ impl Sqlite {
             readers: Arc::new(Readers::new(database.clone(), options.readers)),
             options,
         });
-        let writer = Writer::new(connection, &database, lock, shared.clone(), meta).map_err(sql("prepare the writer"))?;
+        let writer =
+            Writer::new(connection, &database, lock, shared.clone(), meta).map_err(sql("prepare the writer"))?;
         let (queue, jobs) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -218,11 +219,8 @@ impl Sqlite {
 
     async fn range_at(&self, prefix: &str, at: Revision, start: &str, limit: usize) -> Result<Range> {
         let (some_volatile, others) = self.shared.volatile().covers(prefix);
-        let volatile = if some_volatile {
-            self.shared.volatile().range(prefix, at, start, limit)?
-        } else {
-            Page::default()
-        };
+        let volatile =
+            if some_volatile { self.shared.volatile().range(prefix, at, start, limit)? } else { Page::default() };
         let (items, remaining) = if others {
             add(&self.shared.counters.reads, 1);
             let (prefix, start) = (prefix.to_owned(), start.to_owned());

@@ -33,9 +33,19 @@ pub enum OpenError {
     #[error("{path} is in use by another process{}", .holder.map(|pid| format!(" ({pid})")).unwrap_or_default())]
     Locked { path: PathBuf, holder: Option<u32> },
     #[error("cannot {action} {path}: {source}")]
-    File { action: &'static str, path: PathBuf, #[source] source: io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot {action} of {path}: {source}")]
-    Sql { action: &'static str, path: PathBuf, #[source] source: rusqlite::Error },
+    Sql {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
 }
 
 /// `history` holds every write of the retention window and the newest value of each key; `keys` points at each key's
@@ -116,7 +126,8 @@ impl Database {
                 _ => {}
             }
         }
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh.path).map_err(file("create"))?;
+        let made =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh.path).map_err(file("create"))?;
         let connection = fresh.writer().map_err(sql)?;
         connection
             .execute_batch(&format!(
@@ -170,8 +181,7 @@ impl Database {
     }
 
     fn durable(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let mode: String =
-            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+        let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
             return Err(rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),

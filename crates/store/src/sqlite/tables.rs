@@ -39,12 +39,8 @@ pub(super) fn meta(db: &Connection) -> Sql<Meta> {
 }
 
 pub(super) fn set_meta(db: &Connection, meta: Meta) -> Sql<()> {
-    db.prepare_cached("UPDATE meta SET compacted = ?1, ceiling = ?2, clean = ?3, volatile_since = ?4")?.execute(params![
-        meta.compacted as i64,
-        meta.ceiling as i64,
-        meta.clean,
-        meta.volatile_since as i64
-    ])?;
+    db.prepare_cached("UPDATE meta SET compacted = ?1, ceiling = ?2, clean = ?3, volatile_since = ?4")?
+        .execute(params![meta.compacted as i64, meta.ceiling as i64, meta.clean, meta.volatile_since as i64])?;
     Ok(())
 }
 
@@ -144,9 +140,14 @@ pub(super) fn range(
         let (modified, created) = (revision(row, 1)?, revision(row, 2)?);
         if modified > at {
             if let Some((modified, created)) = older(db, modified, at)? {
-                items.extend(value_at(db, modified)?.map(|value| (value, created, modified)).map(
-                    |(value, created, modified)| key(row, 0).map(|key| KeyValue { key, value, created, modified }),
-                ).transpose()?);
+                items.extend(
+                    value_at(db, modified)?
+                        .map(|value| (value, created, modified))
+                        .map(|(value, created, modified)| {
+                            key(row, 0).map(|key| KeyValue { key, value, created, modified })
+                        })
+                        .transpose()?,
+                );
             }
         } else if created > 0 {
             items.push(KeyValue { key: key(row, 0)?, value: blob(row, 3)?, created, modified });
@@ -156,9 +157,7 @@ pub(super) fn range(
     drop(rows);
     let bounds = params![last.as_bytes(), end, at as i64];
     let mut remaining: u64 = db
-        .prepare_cached(
-            "SELECT count(*) FROM keys WHERE key > ?1 AND key < ?2 AND revision <= ?3 AND created > 0",
-        )?
+        .prepare_cached("SELECT count(*) FROM keys WHERE key > ?1 AND key < ?2 AND revision <= ?3 AND created > 0")?
         .query_row(bounds, |row| revision(row, 0))?;
     let mut later = db.prepare_cached("SELECT revision FROM keys WHERE key > ?1 AND key < ?2 AND revision > ?3")?;
     let mut rows = later.query(bounds)?;
@@ -253,15 +252,27 @@ pub(super) fn problems(db: &Connection) -> Sql<Vec<String>> {
         db.prepare("PRAGMA integrity_check")?.query_map([], |row| row.get(0))?.collect::<Sql<_>>()?;
     found.retain(|line| line != "ok");
     let contradictions = [
-        ("a key without its newest write", "SELECT k.revision FROM keys k LEFT JOIN history h ON h.revision = k.revision
-          WHERE h.key IS NOT k.key OR (k.created > 0) <> (h.value IS NOT NULL)"),
-        ("a newest write without its key", "SELECT h.revision FROM history h LEFT JOIN keys k ON k.key = h.key
-          WHERE h.revision > ifnull(k.revision, 0)"),
-        ("a write without the one before", "SELECT h.revision FROM history h LEFT JOIN history p ON p.revision = h.previous
-          WHERE h.revision > (SELECT compacted FROM meta) AND h.created <> h.revision AND p.value IS NULL"),
-        ("a replaced value outside the window", "SELECT h.revision FROM history h JOIN keys k ON k.key = h.key
+        (
+            "a key without its newest write",
+            "SELECT k.revision FROM keys k LEFT JOIN history h ON h.revision = k.revision
+          WHERE h.key IS NOT k.key OR (k.created > 0) <> (h.value IS NOT NULL)",
+        ),
+        (
+            "a newest write without its key",
+            "SELECT h.revision FROM history h LEFT JOIN keys k ON k.key = h.key
+          WHERE h.revision > ifnull(k.revision, 0)",
+        ),
+        (
+            "a write without the one before",
+            "SELECT h.revision FROM history h LEFT JOIN history p ON p.revision = h.previous
+          WHERE h.revision > (SELECT compacted FROM meta) AND h.created <> h.revision AND p.value IS NULL",
+        ),
+        (
+            "a replaced value outside the window",
+            "SELECT h.revision FROM history h JOIN keys k ON k.key = h.key
           WHERE h.revision < k.revision AND h.revision NOT IN
-          (SELECT previous FROM history WHERE revision > (SELECT compacted FROM meta))"),
+          (SELECT previous FROM history WHERE revision > (SELECT compacted FROM meta))",
+        ),
     ];
     for (what, query) in contradictions {
         if let Some(at) = db.query_row(query, [], |row| revision(row, 0)).optional()? {
@@ -324,7 +335,12 @@ pub(super) fn settle(db: &Connection, newest: Revision, prefixes: &[String]) -> 
 pub(super) fn volatile(db: &Connection) -> Sql<Vec<KeyValue>> {
     db.prepare("SELECT key, created, modified, value FROM volatile")?
         .query_map([], |row| {
-            Ok(KeyValue { key: key(row, 0)?, created: revision(row, 1)?, modified: revision(row, 2)?, value: blob(row, 3)? })
+            Ok(KeyValue {
+                key: key(row, 0)?,
+                created: revision(row, 1)?,
+                modified: revision(row, 2)?,
+                value: blob(row, 3)?,
+            })
         })?
         .collect()
 }

@@ -15,7 +15,11 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Shared, ballast::Ballast, checkpoint::Checkpoints, counters::add, io_error,
+    Shared,
+    ballast::Ballast,
+    checkpoint::Checkpoints,
+    counters::add,
+    io_error,
     open::{Database, Lock},
     tables::{self, Head, Meta},
     volatile::Entry,
@@ -53,10 +57,13 @@ pub(super) enum Job {
 
 impl Commit {
     fn bytes(&self) -> usize {
-        self.writes.iter().map(|write| match write {
-            Write::Put { key, value } => key.len() + value.len(),
-            Write::Delete { key } => key.len(),
-        }).sum()
+        self.writes
+            .iter()
+            .map(|write| match write {
+                Write::Put { key, value } => key.len() + value.len(),
+                Write::Delete { key } => key.len(),
+            })
+            .sum()
     }
 }
 
@@ -406,10 +413,7 @@ impl Writer {
         if meta != self.meta {
             tables::set_meta(&self.db, meta)?;
         }
-        self.db
-            .prepare_cached("COMMIT")?
-            .execute([])
-            .map_err(|error| Failure { error, at_commit: true })?;
+        self.db.prepare_cached("COMMIT")?.execute([]).map_err(|error| Failure { error, at_commit: true })?;
         self.meta = meta;
         self.log_reused = false;
         let counters = &self.shared.counters;
@@ -494,8 +498,7 @@ impl Writer {
             let _ = reply.send(Ok(()));
         } else {
             self.shared.compact_volatile(before);
-            let compaction =
-                self.compaction.get_or_insert_with(|| Compaction { until: before, replies: Vec::new() });
+            let compaction = self.compaction.get_or_insert_with(|| Compaction { until: before, replies: Vec::new() });
             compaction.until = compaction.until.max(before);
             compaction.replies.push(reply);
         }

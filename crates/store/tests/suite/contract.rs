@@ -52,11 +52,10 @@ async fn first_steps(store: &dyn Store) {
         .map(|c| (c.revision, c.created, c.value.as_deref(), c.previous.as_ref().map(|(r, v)| (*r, &v[..]))))
         .collect();
     let empty: &[u8] = b"";
-    assert_eq!(short, [
-        (1, 1, Some(empty), None),
-        (2, 1, Some(&b"2"[..]), Some((1, empty))),
-        (3, 1, None, Some((2, &b"2"[..]))),
-    ]);
+    assert_eq!(
+        short,
+        [(1, 1, Some(empty), None), (2, 1, Some(&b"2"[..]), Some((1, empty))), (3, 1, None, Some((2, &b"2"[..]))),]
+    );
     // A new life.
     assert_eq!(store.commit(vec![guard("/registry/a", 0)], vec![put("/registry/a", "3")]).await.unwrap(), [4]);
     let again = store.get("/registry/a").await.unwrap().unwrap();
@@ -69,10 +68,10 @@ async fn all_or_nothing(store: &dyn Store) {
     store.commit(vec![], vec![put("/registry/a", "1"), put("/registry/b", "1")]).await.unwrap();
     // Guards hold before the commit's own writes; one that fails fails all.
     let refused = store
-        .commit(vec![guard("/registry/a", 1), guard("/registry/b", 1)], vec![
-            put("/registry/a", "2"),
-            put("/registry/c", "2"),
-        ])
+        .commit(
+            vec![guard("/registry/a", 1), guard("/registry/b", 1)],
+            vec![put("/registry/a", "2"), put("/registry/c", "2")],
+        )
         .await;
     let Err(Error::Conflict { key, expected: 1, found: Some(found) }) = refused else { panic!("{refused:?}") };
     assert_eq!((&*key, found.modified, &found.value[..]), ("/registry/b", 2, &b"1"[..]));
@@ -110,12 +109,15 @@ async fn fixed_revision_pages(store: &dyn Store) {
         // Between the pages everything changes.
         let n = seen.len();
         store
-            .commit(vec![], vec![
-                delete(&format!("/registry/pods/{:02}", n + 1)),
-                put(&format!("/registry/pods/{:02}", n + 2), "changed"),
-                put(&format!("/registry/pods/{:02}x", n + 2), "new"),
-                put("/registry/pods/00", "again"),
-            ])
+            .commit(
+                vec![],
+                vec![
+                    delete(&format!("/registry/pods/{:02}", n + 1)),
+                    put(&format!("/registry/pods/{:02}", n + 2), "changed"),
+                    put(&format!("/registry/pods/{:02}x", n + 2), "new"),
+                    put("/registry/pods/00", "again"),
+                ],
+            )
             .await
             .unwrap();
         store.commit(vec![], vec![put(&format!("/registry/pods/{:02}", n + 1), "reborn")]).await.unwrap();
@@ -280,12 +282,15 @@ async fn watchers_see_everything_once(store: Arc<dyn Store>) {
                     let changes = store.changes(after, 5 + n).await.unwrap();
                     for change in &changes {
                         let old = match &change.value {
-                            Some(value) => state.insert(change.key.clone(), KeyValue {
-                                key: change.key.clone(),
-                                value: value.clone(),
-                                created: change.created,
-                                modified: change.revision,
-                            }),
+                            Some(value) => state.insert(
+                                change.key.clone(),
+                                KeyValue {
+                                    key: change.key.clone(),
+                                    value: value.clone(),
+                                    created: change.created,
+                                    modified: change.revision,
+                                },
+                            ),
                             None => state.remove(&change.key),
                         };
                         assert_eq!(change.previous, old.map(|old| (old.modified, old.value)), "seed {seed}");

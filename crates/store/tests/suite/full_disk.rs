@@ -49,7 +49,8 @@ fn a_full_disk_refuses_writes_but_not_deletions() {
         let newest = store.revision().await.unwrap();
         assert_eq!(newest, stored);
         // Too large for a page cache, so that the disk is full in the middle of it.
-        let large = vec![put("/registry/b", "small"), put("/registry/c", vec![3; 7 << 20]), delete("/registry/a/00001")];
+        let large =
+            vec![put("/registry/b", "small"), put("/registry/c", vec![3; 7 << 20]), delete("/registry/a/00001")];
         assert!(matches!(store.commit(vec![], large).await, Err(Error::ReadOnly(_))));
         assert_eq!(store.get("/registry/b").await.unwrap(), None);
         assert!(store.get("/registry/a/00001").await.unwrap().is_some());

@@ -72,11 +72,8 @@ impl Model {
         if at < self.compacted {
             return Err(Error::Compacted { asked: at, oldest: self.compacted });
         }
-        let matching: Vec<KeyValue> = self
-            .state(at)
-            .into_values()
-            .filter(|item| item.key.starts_with(prefix) && &*item.key >= start)
-            .collect();
+        let matching: Vec<KeyValue> =
+            self.state(at).into_values().filter(|item| item.key.starts_with(prefix) && &*item.key >= start).collect();
         let taken = if limit == 0 { matching.len() } else { limit.min(matching.len()) };
         let remaining = (matching.len() - taken) as u64;
         let items = matching.into_iter().take(taken).collect();

@@ -103,7 +103,8 @@ fn a_database_is_made_whole_or_not_at_all() {
         vfs::freeze(directory.path()).cut(elsewhere.path(), &mut random);
         opening.join().unwrap().unwrap();
         made += u64::from(elsewhere.database().exists());
-        let store = Sqlite::open(elsewhere.database(), options.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let store =
+            Sqlite::open(elsewhere.database(), options.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(runtime().block_on(store.check()).unwrap(), Vec::<String>::new(), "seed {seed}");
         drop(store);
         vfs::forget(directory.path());

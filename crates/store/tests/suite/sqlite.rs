@@ -1,12 +1,7 @@
 //! The embedded store keeps the contract, and what it promises beside it: one owner, versions, private files, volatile
 //! keys, backups, and how much it writes.
 
-use std::{
-    cell::RefCell,
-    os::unix::fs::PermissionsExt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use store::{
     Error, Store,
@@ -79,7 +74,11 @@ fn files_that_are_not_ours_stay_as_they_are() {
         changed
     };
     let cases: [(&str, Vec<u8>, &str); 5] = [
-        ("newer", with(60, &(SCHEMA_VERSION + 1).to_be_bytes()), "has schema version 2; this program knows versions up to 1"),
+        (
+            "newer",
+            with(60, &(SCHEMA_VERSION + 1).to_be_bytes()),
+            "has schema version 2; this program knows versions up to 1",
+        ),
         ("another's", with(68, &[0, 0, 0, 9]), "another program's"),
         ("text", b"hello\n".to_vec(), "does not start like an SQLite database"),
         ("noise", Random(7).bytes(5000).to_vec(), "does not start like an SQLite database"),
@@ -177,7 +176,10 @@ fn what_is_volatile_may_change() {
         let none = Options { volatile: vec![], ..Options::default() };
         let store = Sqlite::open(directory.database(), Options::default()).unwrap();
         for n in 0..6 {
-            store.commit(vec![], vec![put(&format!("/registry/events/{n}"), [n]), put("/registry/a", [n])]).await.unwrap();
+            store
+                .commit(vec![], vec![put(&format!("/registry/events/{n}"), [n]), put("/registry/a", [n])])
+                .await
+                .unwrap();
         }
         store.commit(vec![], vec![delete("/registry/events/3")]).await.unwrap();
         let before = list(store).await;
@@ -189,7 +191,8 @@ fn what_is_volatile_may_change() {
             assert_eq!(list(store).await, before);
         }
         let store = Sqlite::open(directory.database(), none).unwrap();
-        let next = store.commit(vec![], vec![delete("/registry/events/2"), put("/registry/events/1", "")]).await.unwrap();
+        let next =
+            store.commit(vec![], vec![delete("/registry/events/2"), put("/registry/events/1", "")]).await.unwrap();
         assert_eq!(next, [before.0 + 1, before.0 + 2]);
     });
 }
@@ -255,7 +258,7 @@ fn how_much_a_create_writes() {
         let syncs = (alone.syncs - before.syncs) as f64 / CREATES as f64;
         let bytes = (alone.written_bytes - before.written_bytes) as f64 / CREATES as f64;
         eprintln!("alone: {syncs:.2} syncs and {bytes:.0} bytes per create");
-        assert!(syncs <= 1.05 && bytes <= 14_000.0, "{syncs} syncs, {bytes} bytes per create");
+        assert!(syncs <= 1.05 && bytes <= 12_600.0, "{syncs} syncs, {bytes} bytes per create");
 
         // Many at once share the syncs; a volatile one needs none.
         let together = async |kind: &'static str| {
@@ -293,7 +296,8 @@ fn space_is_reused() {
     let options = Options { vfs: Some(vfs::NAME.into()), ballast_bytes: 0, ..Options::default() };
     runtime().block_on(async {
         let store = Arc::new(Sqlite::open(directory.database(), options).unwrap());
-        let size = |suffix: &str| std::fs::metadata(format!("{}{suffix}", directory.database().display())).unwrap().len();
+        let size =
+            |suffix: &str| std::fs::metadata(format!("{}{suffix}", directory.database().display())).unwrap().len();
         let mut sizes = Vec::new();
         for round in 0..8_u64 {
             let tasks: Vec<_> = (0..16_u64)
@@ -319,7 +323,7 @@ fn space_is_reused() {
         eprintln!("KiB of database and log: {sizes:?}");
         let settled = sizes[3].0;
         assert!(sizes[7].0 <= settled + settled / 4, "{sizes:?}");
-        assert!(sizes.iter().all(|(_, log)| *log <= 24 << 10), "{sizes:?}");
+        assert!(sizes.iter().all(|(_, log)| *log <= 32 << 10), "{sizes:?}");
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     });
     vfs::forget(directory.path());

@@ -137,11 +137,7 @@ impl Contents {
             }
         }
         // Mostly the length is the newest one: a shorter file hides the torn sectors.
-        let length = if random.one_in(4) {
-            lengths[random.below(lengths.len() as u64) as usize]
-        } else {
-            image.len()
-        };
+        let length = if random.one_in(4) { lengths[random.below(lengths.len() as u64) as usize] } else { image.len() };
         let mut left = self.durable.clone();
         let garbage = random.one_in(4);
         let old_length = left.len();
@@ -284,7 +280,8 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, le
     if let Some(capacity) = behaviour.capacity
         && growth > 0
     {
-        let used: u64 = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        let used: u64 =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
         if used + growth > capacity {
             return ffi::SQLITE_FULL;
         }

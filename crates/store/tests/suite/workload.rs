@@ -80,7 +80,11 @@ impl Acknowledged {
 
 /// Whether a reopened store holds every acknowledged write, nothing out of order and nothing twice; returns the newest
 /// commit of each task.
-pub async fn verify(store: &dyn Store, seed: u64, acknowledged: &Acknowledged) -> Result<[u64; TASKS as usize], String> {
+pub async fn verify(
+    store: &dyn Store,
+    seed: u64,
+    acknowledged: &Acknowledged,
+) -> Result<[u64; TASKS as usize], String> {
     let text = |error: store::Error| error.to_string();
     let newest = store.revision().await.map_err(text)?;
     if newest < acknowledged.newest {
@@ -111,12 +115,15 @@ pub async fn verify(store: &dyn Store, seed: u64, acknowledged: &Acknowledged) -
         }
         before = change.revision;
         let old = match &change.value {
-            Some(value) => state.insert(change.key.clone(), KeyValue {
-                key: change.key.clone(),
-                value: value.clone(),
-                created: change.created,
-                modified: change.revision,
-            }),
+            Some(value) => state.insert(
+                change.key.clone(),
+                KeyValue {
+                    key: change.key.clone(),
+                    value: value.clone(),
+                    created: change.created,
+                    modified: change.revision,
+                },
+            ),
             None => state.remove(&change.key),
         };
         if change.previous != old.map(|old| (old.modified, old.value)) {
