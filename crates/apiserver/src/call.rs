@@ -12,7 +12,7 @@ use crate::{
     Attributes, Body, Server, Status, User,
     encode::{IncludeObject, View, message_of},
     kind::{Kind, builtin},
-    negotiate::{Accepted, Encoding},
+    negotiate::{Accepted, Encoding, Shape},
     options::FieldValidation,
     request::Query,
     status::Result,
@@ -51,6 +51,29 @@ pub async fn read_body(body: Body) -> Result<Bytes> {
 }
 
 impl Call {
+    /// For the server's own work, without a request.
+    pub fn internal(server: &Server, user: User, kind: Arc<Kind>, namespace: &str, name: &str) -> Call {
+        let info = Attributes {
+            api_group: kind.resource.group.to_string(),
+            api_version: kind.resource.version.to_string(),
+            resource: kind.resource.plural.to_string(),
+            namespace: namespace.into(),
+            name: name.into(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        Call {
+            server: server.clone(),
+            user,
+            info,
+            query: Query::default(),
+            headers: HeaderMap::new(),
+            kind,
+            accepted: Accepted { encoding: Encoding::Json, shape: Shape::Whole },
+            warnings: Vec::new(),
+        }
+    }
+
     pub fn view(&self) -> View {
         self.view_of(self.kind.clone())
     }
@@ -90,13 +113,9 @@ impl Call {
         self.warnings.extend(problems);
         Ok(())
     }
-
-    /// Decodes the body of a subresource that is a type of its own (`Scale`, `Binding`, `Eviction`, …).
-    pub fn decode_other(&self, body: &[u8], encoding: Encoding, api_version: &str, kind: &str) -> Result<Value> {
-        decode_other(body, encoding, api_version, kind)
-    }
 }
 
+/// Decodes the body of a subresource that is a type of its own (`Scale`, `Binding`, `Eviction`, …).
 pub fn decode_other(body: &[u8], encoding: Encoding, api_version: &str, kind: &str) -> Result<Value> {
     let bad = |e: &dyn std::fmt::Display| {
         Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {e}"))

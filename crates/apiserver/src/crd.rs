@@ -1,11 +1,488 @@
-//! CustomResourceDefinitions: from the stored definition to served kinds.
+//! CustomResourceDefinitions: from the stored definition to served kinds, and the definition's own life
+//! (names, Established, the end of its objects).
 
-use crate::Server;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-pub async fn load(_server: &Server) {}
+use schema::{
+    Column, MessageId, Resource, Subresource, Value,
+    structural::Schema,
+    validate::{FieldError, names},
+};
 
-pub async fn follow(_server: Server) {}
+use crate::{
+    Server, Status, User,
+    behaviours::Cx,
+    cache::Storage,
+    call::Call,
+    encode,
+    kind::{Custom, Held, Kind, ScalePaths, join_group_version},
+    meta,
+    options::{DeleteOptions, WriteOptions},
+    publish::read_all,
+    read::store_error,
+    status::Result,
+    write::{Part, Produced, Update},
+};
 
-pub fn validate(_: &crate::behaviours::Cx<'_>, _: &schema::Value, _: Option<&schema::Value>) -> Vec<schema::validate::FieldError> {
-    Vec::new()
+const GROUP: &str = "apiextensions.k8s.io";
+const PLURAL: &str = "customresourcedefinitions";
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// How often the end of a definition is looked at again while objects of it still wait for their finalizers.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+fn boxes(value: &Value) -> Vec<Box<str>> {
+    value.as_list().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
+}
+
+// ---- validation
+
+pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if !cx.subresource.is_empty() {
+        return errors;
+    }
+    let text = |path: &[&str]| new.str_at(path).to_owned();
+    let (group, plural) = (text(&["spec", "group"]), text(&["spec", "names", "plural"]));
+    let name = text(&["metadata", "name"]);
+    if name != format!("{plural}.{group}") {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(FieldError::invalid("metadata.name", name.as_str(), detail));
+    }
+    if group.is_empty() {
+        errors.push(FieldError::required("spec.group", ""));
+    } else if !group.contains('.') {
+        errors.push(FieldError::invalid("spec.group", group.as_str(), "should be a domain with at least one dot"));
+    } else {
+        let problems = names::dns1123_subdomain(&group);
+        errors.extend(problems.into_iter().map(|p| FieldError::invalid("spec.group", group.as_str(), p)));
+    }
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let path = format!("spec.names.{field}");
+        let value = text(&["spec", "names", field]);
+        if value.is_empty() {
+            errors.push(FieldError::required(path, ""));
+            continue;
+        }
+        let problems = names::dns1035_label(&value.to_lowercase());
+        errors.extend(problems.into_iter().map(|p| FieldError::invalid(path.as_str(), value.as_str(), p)));
+    }
+    if text(&["spec", "names", "kind"]) == text(&["spec", "names", "listKind"]) && !text(&["spec", "names", "kind"]).is_empty() {
+        let detail = "kind and listKind may not be the same";
+        errors.push(FieldError::invalid("spec.names.listKind", text(&["spec", "names", "listKind"]), detail));
+    }
+    let scope = text(&["spec", "scope"]);
+    if scope.is_empty() {
+        errors.push(FieldError::required("spec.scope", ""));
+    } else if !matches!(scope.as_str(), "Cluster" | "Namespaced") {
+        errors.push(FieldError::not_supported("spec.scope", scope.as_str(), &["Cluster", "Namespaced"]));
+    }
+    if new.bool_at(&["spec", "preserveUnknownFields"]) {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
+    }
+    let versions = new.list_at(&["spec", "versions"]);
+    let stored = versions.iter().filter(|v| v.bool_at(&["storage"])).count();
+    if stored != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        errors.push(FieldError::invalid("spec.versions", new["spec"]["versions"].clone(), detail));
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (at, version) in versions.iter().enumerate() {
+        let path = format!("spec.versions[{at}]");
+        let name = version.str_at(&["name"]);
+        let problems = names::dns1035_label(name);
+        errors.extend(problems.into_iter().map(|p| FieldError::invalid(format!("{path}.name"), name, p)));
+        if seen.contains(&name) {
+            let detail = "must contain unique version names";
+            errors.push(FieldError::invalid("spec.versions", new["spec"]["versions"].clone(), detail));
+        }
+        seen.push(name);
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema.is_null() {
+            errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
+        } else if let Err(wrong) = Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
+            errors.extend(wrong);
+        }
+    }
+    if new.str_at(&["spec", "conversion", "strategy"]) == "Webhook" && new["spec"]["conversion"]["webhook"]["clientConfig"].is_null() {
+        let path = "spec.conversion.webhook.clientConfig";
+        errors.push(FieldError::required(path, "required when strategy is set to \"Webhook\""));
+    }
+    if let Some(old) = old {
+        let fixed = if is_established(old) { &["spec.group", "spec.names.plural", "spec.names.kind", "spec.scope"][..] } else { &["spec.group", "spec.names.plural"] };
+        for path in fixed {
+            let (before, after) = (old.dotted(path), new.dotted(path));
+            if before != after {
+                let shown = after.cloned().unwrap_or_default();
+                errors.push(FieldError::invalid(*path, shown, "field is immutable"));
+            }
+        }
+        let left = new.list_at(&["status", "storedVersions"]);
+        for (at, stored) in left.iter().enumerate() {
+            if !seen.contains(&stored.as_str().unwrap_or("")) {
+                let detail = "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in it and removes it from status.storedVersions";
+                let detail = detail.replacen("v1", stored.as_str().unwrap_or(""), 1);
+                errors.push(FieldError::invalid(format!("status.storedVersions[{at}]"), stored.clone(), detail));
+            }
+        }
+    }
+    errors
+}
+
+fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a Value> {
+    definition.list_at(&["status", "conditions"]).iter().find(|c| c.str_at(&["type"]) == ty)
+}
+
+pub fn is_established(definition: &Value) -> bool {
+    condition(definition, "Established").is_some_and(|c| c.str_at(&["status"]) == "True")
+}
+
+// ---- serving
+
+/// The kinds that a definition serves.
+fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
+    let spec = &definition["spec"];
+    let group = spec.str_at(&["group"]);
+    let names = &definition["status"]["acceptedNames"];
+    let versions = spec.list_at(&["versions"]);
+    let stored = versions.iter().find(|v| v.bool_at(&["storage"])).map_or("", |v| v.str_at(&["name"]));
+    let mut out = Vec::new();
+    for version in versions.iter().filter(|v| v.bool_at(&["served"])) {
+        let name = version.str_at(&["name"]);
+        let schema = match Schema::new(&version["schema"]["openAPIV3Schema"], "spec") {
+            Ok(schema) => schema,
+            Err(errors) => {
+                let problems = schema::validate::aggregate(&errors);
+                tracing::warn!(definition = definition.str_at(&["metadata", "name"]), version = name, problems, "not served");
+                continue;
+            }
+        };
+        let root: MessageId = schema.root;
+        let api_version = join_group_version(group, name);
+        let kind = names.str_at(&["kind"]);
+        let mut subresources = Vec::new();
+        let sub = |name: &str, api_version: &str, kind: &str| Subresource {
+            name: name.into(),
+            api_version: api_version.into(),
+            kind: kind.into(),
+            verbs: ["get", "patch", "update"].map(Into::into).into(),
+        };
+        let has_status = !version["subresources"]["status"].is_null();
+        if has_status {
+            subresources.push(sub("status", &api_version, kind));
+        }
+        let scale = &version["subresources"]["scale"];
+        if !scale.is_null() {
+            subresources.push(sub("scale", "autoscaling/v1", "Scale"));
+        }
+        let column = |name: &str, ty: &str, format: &str, priority: i64, source: &str| Column {
+            name: name.into(),
+            ty: ty.into(),
+            format: format.into(),
+            priority: priority as i32,
+            source: source.into(),
+        };
+        let mut columns = vec![column("Name", "string", "name", 0, ".metadata.name")];
+        for c in version.list_at(&["additionalPrinterColumns"]) {
+            let text = |field: &str| c.str_at(&[field]);
+            columns.push(column(text("name"), text("type"), text("format"), c.i64_at(&["priority"]).unwrap_or(0), text("jsonPath")));
+        }
+        if columns.len() == 1 {
+            columns.push(column("Age", "date", "", 0, ".metadata.creationTimestamp"));
+        }
+        let deprecated = version.bool_at(&["deprecated"]).then(|| match version.str_at(&["deprecationWarning"]) {
+            "" => format!("{api_version} {kind} is deprecated"),
+            warning => warning.to_owned(),
+        });
+        let resource = Resource {
+            group: group.into(),
+            version: name.into(),
+            kind: kind.into(),
+            plural: names.str_at(&["plural"]).into(),
+            singular: names.str_at(&["singular"]).into(),
+            namespaced: spec.str_at(&["scope"]) == "Namespaced",
+            message: root,
+            storage: join_group_version(group, stored).into(),
+            short_names: boxes(&names["shortNames"]),
+            categories: boxes(&names["categories"]),
+            verbs: VERBS.map(Into::into).into(),
+            subresources,
+            columns,
+            selectable: version
+                .list_at(&["selectableFields"])
+                .iter()
+                .map(|f| f.str_at(&["jsonPath"]).trim_start_matches('.').into())
+                .collect(),
+            prefix: storage.prefix.clone(),
+            behaviours: Vec::new(),
+            enabled: true,
+        };
+        let custom = Custom {
+            preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
+            schema,
+            definition: definition.str_at(&["metadata", "name"]).into(),
+            open_api: version["schema"]["openAPIV3Schema"].clone(),
+            list_kind: names.str_at(&["listKind"]).into(),
+            deprecation_warning: deprecated,
+            scale: (!scale.is_null()).then(|| ScalePaths {
+                spec: scale.str_at(&["specReplicasPath"]).into(),
+                status: scale.str_at(&["statusReplicasPath"]).into(),
+                selector: scale.str_at(&["labelSelectorPath"]).into(),
+            }),
+            has_status,
+            storage_api_version: join_group_version(group, stored),
+        };
+        out.push(Kind::new(Held::Shared(Arc::new(resource)), Some(Arc::new(custom)), Some(storage.clone())));
+    }
+    out
+}
+
+impl Server {
+    /// Makes the registry of all established definitions, and loads the caches that are new.
+    async fn serve_definitions(&self) -> Result<()> {
+        let current = self.registry();
+        let definitions = self.read_all(GROUP, PLURAL, "");
+        let mut registry = current.builtin_only();
+        let mut fresh = Vec::new();
+        for definition in definitions.iter().filter(|d| is_established(d)) {
+            let spec = &definition["spec"];
+            let prefix = format!("/registry/{}/{}", spec.str_at(&["group"]), spec.str_at(&["names", "plural"]));
+            let namespaced = spec.str_at(&["scope"]) == "Namespaced";
+            let storage = match current.storage(&prefix) {
+                Some(storage) if storage.namespaced == namespaced => storage.clone(),
+                _ => {
+                    let storage = Arc::new(Storage::new(&prefix, namespaced, None, "", spec.str_at(&["names", "kind"])));
+                    fresh.push(storage.clone());
+                    storage
+                }
+            };
+            for kind in kinds_of(definition, &storage) {
+                registry.add(kind);
+            }
+        }
+        // Changes reach a cache only when it is in the registry: first there, then filled.
+        self.replace_registry(registry);
+        for storage in fresh {
+            let (entries, revision) = read_all(&*self.inner.config.store, &storage.prefix, None).await.map_err(store_error)?;
+            self.inner.publisher.reach(revision).await;
+            storage.load(entries, revision);
+        }
+        Ok(())
+    }
+}
+
+pub async fn load(server: &Server) {
+    if let Err(status) = server.serve_definitions().await {
+        tracing::error!(message = %status.message, "cannot serve custom resources");
+    }
+}
+
+// ---- the life of a definition
+
+/// Follows the definitions: settles their names, serves them, and ends them.
+pub async fn follow(server: Server) {
+    let Some(storage) = server.storage(GROUP, PLURAL) else { return };
+    let mut changed = storage.subscribe();
+    let mut served: HashMap<String, (i64, bool)> = HashMap::new();
+    loop {
+        changed.mark_unchanged();
+        let mut ending = false;
+        let definitions = server.read_all(GROUP, PLURAL, "");
+        for definition in &definitions {
+            let name = definition.str_at(&["metadata", "name"]).to_owned();
+            if let Err(status) = settle(&server, definition, &definitions).await {
+                tracing::warn!(name, message = %status.message, "definition");
+            }
+            if meta::is_deleting(definition) {
+                ending |= matches!(end(&server, definition).await, Ok(false) | Err(_));
+            }
+        }
+        let now: HashMap<String, (i64, bool)> = server
+            .read_all(GROUP, PLURAL, "")
+            .iter()
+            .map(|d| (d.str_at(&["metadata", "uid"]).to_owned(), (meta::generation(d), is_established(d))))
+            .collect();
+        if now != served {
+            load(&server).await;
+            served = now;
+        }
+        let wait = changed.changed();
+        let done = if ending { tokio::time::timeout(CLEANUP_INTERVAL, wait).await.unwrap_or(Ok(())) } else { wait.await };
+        if done.is_err() {
+            return;
+        }
+    }
+}
+
+fn internal(server: &Server, kind: &Arc<Kind>, namespace: &str, name: &str) -> Call {
+    Call::internal(server, User::new("system:apiserver", &["system:masters"]), kind.clone(), namespace, name)
+}
+
+async fn update_definition(server: &Server, name: &str, part: Part, change: impl Fn(&mut Value) + Send + Sync) -> Result<()> {
+    let registry = server.registry();
+    let kind = registry.preferred(GROUP, PLURAL).cloned().ok_or_else(Status::no_such_resource)?;
+    let mut call = internal(server, &kind, "", name);
+    let update = Update {
+        kind,
+        namespace: String::new(),
+        name: name.into(),
+        part,
+        subresource: if part == Part::Status { "status" } else { "" },
+        options: WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() },
+        options_kind: "UpdateOptions",
+        may_create: false,
+        admission: false,
+    };
+    let produce = |old: Option<&Value>| {
+        let mut object = old.cloned().ok_or_else(Status::no_such_resource)?;
+        change(&mut object);
+        Ok(Some(Produced { object, managed: true }))
+    };
+    match call.update(&update, &produce).await {
+        Err(status) if status.is_not_found() => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// What another definition of the group has taken first.
+fn name_conflict(definition: &Value, all: &[Value]) -> Option<(&'static str, String)> {
+    let spec = &definition["spec"];
+    let own = definition.str_at(&["metadata", "name"]);
+    let others: Vec<&Value> = all
+        .iter()
+        .filter(|d| d["spec"]["group"] == spec["group"] && d.str_at(&["metadata", "name"]) != own)
+        .map(|d| &d["status"]["acceptedNames"])
+        .collect();
+    let taken = |name: &str| {
+        others.iter().any(|n| {
+            ["plural", "singular"].iter().any(|f| n.str_at(&[f]) == name)
+                || n.list_at(&["shortNames"]).iter().any(|s| s.as_str() == Some(name))
+        })
+    };
+    let taken_kind = |name: &str| others.iter().any(|n| n.str_at(&["kind"]) == name || n.str_at(&["listKind"]) == name);
+    let names = &spec["names"];
+    for (field, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
+        if taken(names.str_at(&[field])) {
+            return Some((reason, format!("{:?} is already in use", names.str_at(&[field]))));
+        }
+    }
+    if let Some(short) = names.list_at(&["shortNames"]).iter().filter_map(Value::as_str).find(|s| taken(s)) {
+        return Some(("ShortNamesConflict", format!("{short:?} is already in use")));
+    }
+    for (field, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
+        if taken_kind(names.str_at(&[field])) {
+            return Some((reason, format!("{:?} is already in use", names.str_at(&[field]))));
+        }
+    }
+    None
+}
+
+fn set_condition(definition: &mut Value, ty: &str, status: &str, reason: &str, message: &str, now: &str) {
+    let conditions = definition.make_list(&["status", "conditions"]);
+    let old = conditions.iter().find(|c| c.str_at(&["type"]) == ty);
+    let same = old.filter(|c| c.str_at(&["status"]) == status);
+    if same.is_some_and(|c| c.str_at(&["reason"]) == reason && c.str_at(&["message"]) == message) {
+        return;
+    }
+    let since = same.map_or(now, |c| c.str_at(&["lastTransitionTime"])).to_owned();
+    let condition = Value::object([
+        ("type", ty.into()),
+        ("status", status.into()),
+        ("reason", reason.into()),
+        ("message", message.into()),
+        ("lastTransitionTime", since.into()),
+    ]);
+    match conditions.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
+        Some(slot) => *slot = condition,
+        None => conditions.push(condition),
+    }
+}
+
+/// Accepts the names, or says why not; then the definition is established.
+async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()> {
+    let name = definition.str_at(&["metadata", "name"]);
+    let now = server.now_text();
+    let conflict = name_conflict(definition, all);
+    let change = |object: &mut Value| {
+        match &conflict {
+            None => {
+                let names = object["spec"]["names"].clone();
+                object.set(&["status", "acceptedNames"], names);
+                set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
+                set_condition(object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now);
+            }
+            Some((reason, message)) => {
+                set_condition(object, "NamesAccepted", "False", reason, message, &now);
+                if !is_established(object) {
+                    set_condition(object, "Established", "False", "NotAccepted", "not all names are accepted", &now);
+                }
+            }
+        }
+    };
+    let mut preview = definition.clone();
+    change(&mut preview);
+    if preview["status"] != definition["status"] {
+        update_definition(server, name, Part::Status, change).await?;
+    }
+    if !meta::is_deleting(definition) && !has_cleanup(definition) {
+        update_definition(server, name, Part::Given, |object| {
+            let list = object.make_list(&["metadata", "finalizers"]);
+            if !list.iter().any(|f| f.as_str() == Some(CLEANUP)) {
+                list.push(CLEANUP.into());
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn has_cleanup(definition: &Value) -> bool {
+    definition.list_at(&["metadata", "finalizers"]).iter().any(|f| f.as_str() == Some(CLEANUP))
+}
+
+/// Deletes a definition's objects, then lets it go; false: objects are left.
+async fn end(server: &Server, definition: &Value) -> Result<bool> {
+    if !has_cleanup(definition) {
+        return Ok(true);
+    }
+    let name = definition.str_at(&["metadata", "name"]);
+    let now = server.now_text();
+    let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
+    let registry = server.registry();
+    if let Some(kind) = registry.preferred(group, plural).filter(|k| k.custom.as_ref().is_some_and(|c| c.definition == name)) {
+        let storage = kind.storage()?;
+        let (entries, _) = storage.newest(&storage.span(""));
+        if !entries.is_empty() {
+            update_definition(server, name, Part::Status, |object| {
+                let message = "CustomResource deletion is in progress";
+                set_condition(object, "Terminating", "True", "InstanceDeletionInProgress", message, &now);
+            })
+            .await?;
+        }
+        for entry in entries {
+            let namespace = storage.namespace_of(&entry).to_owned();
+            let mut call = internal(server, kind, &namespace, entry.name());
+            let object = encode::decode(kind, &entry.body)?;
+            if meta::is_deleting(&object) {
+                continue;
+            }
+            match call.delete_object(kind, &namespace, entry.name(), DeleteOptions::default()).await {
+                Ok(_) => {}
+                Err(status) if status.is_not_found() => {}
+                Err(status) => return Err(status),
+            }
+        }
+        if !storage.is_empty() {
+            return Ok(false);
+        }
+    }
+    update_definition(server, name, Part::Given, |object| {
+        let list = object.make_list(&["metadata", "finalizers"]);
+        list.retain(|f| f.as_str() != Some(CLEANUP));
+        set_condition(object, "Terminating", "False", "InstanceDeletionCompleted", "removed all instances", &now);
+    })
+    .await?;
+    Ok(true)
 }

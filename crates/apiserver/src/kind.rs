@@ -33,6 +33,9 @@ pub struct Custom {
     /// Name of the CustomResourceDefinition.
     pub definition: String,
     pub preserve_unknown: bool,
+    /// `openAPIV3Schema`, for publication.
+    pub open_api: Value,
+    pub list_kind: String,
     pub deprecation_warning: Option<String>,
     /// JSON paths of the scale subresource: spec, status, label selector.
     pub scale: Option<ScalePaths>,
@@ -91,7 +94,10 @@ impl Kind {
     }
 
     pub fn list_kind(&self) -> String {
-        format!("{}List", self.resource.kind)
+        match &self.custom {
+            Some(custom) if !custom.list_kind.is_empty() => custom.list_kind.clone(),
+            _ => format!("{}List", self.resource.kind),
+        }
     }
 
     /// Where its objects live; a review has no such place.

@@ -182,7 +182,19 @@ pub fn prepare_update(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
 }
 
 /// Custom resources.
-pub static CUSTOM: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
+pub static CUSTOM: Strategy = Strategy {
+    generation: true,
+    unconditional_update: false,
+    prepare_update: |cx, new, old| {
+        bump_generation(new, old);
+        // Without a status subresource the status is content like any other.
+        if !has_status(cx.kind) && meta::generation(new) == meta::generation(old) && new["status"] != old["status"] {
+            meta::set_generation(new, meta::generation(old) + 1);
+        }
+        Ok(())
+    },
+    ..PLAIN
+};
 
 /// The strategy of a built-in resource.
 pub fn find(resource: &Resource) -> &'static Strategy {

@@ -267,8 +267,7 @@ pub static DEFINITION: Strategy = Strategy {
         let storage = definition.list_at(&["spec", "versions"]).iter().find(|v| v.bool_at(&["storage"]));
         let stored: Vec<Value> = storage.map(|v| v["name"].clone()).into_iter().collect();
         definition.set(&["status", "storedVersions"], Value::List(stored));
-        let _ = cx;
-        Ok(())
+        super::prepare_create(cx, definition)
     },
     prepare_update: |_, new, old| {
         bump_generation(new, old);

@@ -1,33 +1,182 @@
-//! Tables for `kubectl get`: columns from the descriptor, cells from JSON paths or named functions.
+//! Tables for `kubectl get`: columns from the descriptor, cells from JSON paths or the functions they name.
 
-use schema::{Value, time};
+mod cluster;
+mod generic;
+mod network;
+mod pods;
+
+use schema::{Column, Value, time};
 
 use crate::kind::Kind;
 
+/// What a function of a column gets: the object, its arguments and the time.
+pub struct Cell<'a> {
+    pub object: &'a Value,
+    pub args: &'a [&'a str],
+    pub now: i64,
+}
+
+impl<'a> Cell<'a> {
+    fn arg(&self, at: usize) -> &'a str {
+        match self.args.get(at) {
+            Some(&"\"\"") | None => "",
+            Some(arg) => arg,
+        }
+    }
+
+    /// The value at the path that the first argument names.
+    fn value(&self) -> &'a Value {
+        static NULL: Value = Value::Null;
+        self.object.dotted(self.arg(0)).unwrap_or(&NULL)
+    }
+
+    fn age(&self, since: &str) -> String {
+        age(since, self.now)
+    }
+}
+
+/// The built-in columns of a kind that has none of its own.
+fn plain_columns() -> [Column; 2] {
+    let column = |name: &str, ty: &str, format: &str, source: &str| Column {
+        name: name.into(),
+        ty: ty.into(),
+        format: format.into(),
+        priority: 0,
+        source: source.into(),
+    };
+    [
+        column("Name", "string", "name", ".metadata.name"),
+        column("Created At", "date", "", ".metadata.creationTimestamp"),
+    ]
+}
+
 /// `columnDefinitions` of a kind.
 pub fn definitions(kind: &Kind) -> Value {
-    let column = |name: &str, ty: &str, format: &str, priority: i32| {
+    let column = |c: &Column| {
         Value::object([
-            ("name", name.into()),
-            ("type", ty.into()),
-            ("format", format.into()),
+            ("name", (&*c.name).into()),
+            ("type", (&*c.ty).into()),
+            ("format", (&*c.format).into()),
             ("description", "".into()),
-            ("priority", priority.into()),
+            ("priority", c.priority.into()),
         ])
     };
     if kind.resource.columns.is_empty() {
-        return Value::List(vec![column("Name", "string", "name", 0), column("Created At", "date", "", 0)]);
+        return Value::List(plain_columns().iter().map(column).collect());
     }
-    kind.resource.columns.iter().map(|c| column(&c.name, &c.ty, &c.format, c.priority)).collect::<Vec<_>>().into()
+    Value::List(kind.resource.columns.iter().map(column).collect())
 }
 
 /// The cells of one row.
 pub fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
-    let _ = now;
     if kind.resource.columns.is_empty() {
-        return vec![object.str_at(&["metadata", "name"]).into(), object.str_at(&["metadata", "creationTimestamp"]).into()];
+        return plain_columns().iter().map(|c| cell(c, object, now)).collect();
     }
-    kind.resource.columns.iter().map(|c| object.dotted(&c.source).cloned().unwrap_or_default()).collect()
+    kind.resource.columns.iter().map(|c| cell(c, object, now)).collect()
+}
+
+fn cell(column: &Column, object: &Value, now: i64) -> Value {
+    let Some(call) = column.source.strip_prefix("fn:") else {
+        return path(object, &column.source, &column.ty, now);
+    };
+    let words: Vec<&str> = call.split(' ').collect();
+    let (name, args) = words.split_first().map_or(("", &[][..]), |(n, a)| (*n, a));
+    let cell = Cell { object, args, now };
+    match name.split_once('.') {
+        None => generic::call(name, &cell),
+        Some(("pod", _)) => pods::pod(name, &cell),
+        Some(("job" | "hpa" | "controllerRevision" | "event", _)) => pods::other(name, &cell),
+        Some(("service" | "ingress" | "ingressClass" | "endpoints" | "endpointSlice" | "ipAddress", _)) => {
+            network::call(name, &cell)
+        }
+        Some(_) => cluster::call(name, &cell),
+    }
+}
+
+/// A JSON path; custom resources use arrays and filters too, of which the first hit is shown.
+fn path(object: &Value, source: &str, ty: &str, now: i64) -> Value {
+    let found = if source.contains(['[', '*']) { lookup(object, source) } else { object.dotted(source).cloned() };
+    let Some(found) = found.filter(|v| !v.is_null()) else {
+        return if ty == "string" && !source.contains('[') { "".into() } else { Value::Null };
+    };
+    match ty {
+        "date" => match found.as_str() {
+            Some(text) => age(text, now).into(),
+            None => "<unknown>".into(),
+        },
+        "integer" => found.as_i64().map_or(found.clone(), Value::Int),
+        "string" => match found {
+            Value::String(_) => found,
+            other => other.to_string().into(),
+        },
+        _ => found,
+    }
+}
+
+/// `.a.b[0].c`, `.a['b.c']`, `.conditions[?(@.type=="Ready")].status`, `.list[*].name`.
+pub fn lookup(object: &Value, source: &str) -> Option<Value> {
+    let mut here: Vec<&Value> = vec![object];
+    let mut rest = source.trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
+    let mut many = false;
+    while !rest.is_empty() {
+        if let Some(tail) = rest.strip_prefix('[') {
+            let end = tail.find(']')?;
+            let inner = &tail[..end];
+            rest = &tail[end + 1..];
+            if inner == "*" {
+                many = true;
+                here = here.iter().flat_map(|v| v.as_list().unwrap_or(&[])).collect();
+            } else if let Some(filter) = inner.strip_prefix("?(@.").and_then(|f| f.strip_suffix(')')) {
+                let (name, wanted) = filter.split_once("==")?;
+                let wanted = wanted.trim().trim_matches(['"', '\'']);
+                here = here
+                    .iter()
+                    .flat_map(|v| v.as_list().unwrap_or(&[]))
+                    .filter(|v| match v.dotted(name.trim()) {
+                        Some(Value::String(s)) => s == wanted,
+                        Some(other) => other.to_string() == wanted,
+                        None => false,
+                    })
+                    .collect();
+            } else if let Ok(at) = inner.parse::<i64>() {
+                here = here
+                    .iter()
+                    .filter_map(|v| {
+                        let list = v.as_list()?;
+                        let at = if at < 0 { list.len() as i64 + at } else { at };
+                        list.get(usize::try_from(at).ok()?)
+                    })
+                    .collect();
+            } else {
+                let name = inner.trim_matches(['"', '\'']);
+                here = here.iter().filter_map(|v| v.member(name)).collect();
+            }
+            continue;
+        }
+        rest = rest.trim_start_matches('.');
+        let mut name = String::new();
+        let mut chars = rest.char_indices().peekable();
+        let mut end = rest.len();
+        while let Some((at, c)) = chars.next() {
+            match c {
+                '\\' => name.extend(chars.next().map(|(_, c)| c)),
+                '.' | '[' => {
+                    end = at;
+                    break;
+                }
+                c => name.push(c),
+            }
+        }
+        rest = &rest[end..];
+        if name.is_empty() {
+            continue;
+        }
+        here = here.iter().filter_map(|v| v.member(&name)).collect();
+    }
+    if many && here.len() > 1 {
+        return Some(Value::List(here.into_iter().cloned().collect()));
+    }
+    here.first().map(|v| (*v).clone())
 }
 
 /// Upstream's short form of an age: `5s`, `3m20s`, `2d4h`, `3y12d`.
@@ -60,5 +209,58 @@ pub fn duration(seconds: i64) -> String {
         s if s < 2 * YEAR => format!("{}d", s / DAY),
         s if s < 8 * YEAR => two(s, YEAR, "y", DAY, "d"),
         s => format!("{}y", s / YEAR),
+    }
+}
+
+/// At most `max` of a list, and how many more there are.
+fn some_of(list: &[String], max: usize, separator: &str) -> String {
+    if list.len() > max {
+        return format!("{} + {} more...", list[..max].join(separator), list.len() - max);
+    }
+    list.join(separator)
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (seconds, want) in [
+            (-5, "<invalid>"),
+            (0, "0s"),
+            (119, "119s"),
+            (125, "2m5s"),
+            (180, "3m"),
+            (3600, "60m"),
+            (4 * 3600 + 120, "4h2m"),
+            (30 * 3600, "30h"),
+            (3 * 86_400 + 7200, "3d2h"),
+            (30 * 86_400, "30d"),
+            (800 * 86_400, "2y70d"),
+        ] {
+            assert_eq!(duration(seconds), want);
+        }
+    }
+
+    #[test]
+    fn paths_of_custom_columns() {
+        let text = br#"{"spec":{"a.b":1,"list":[{"n":"x"},{"n":"y"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
+        let object = schema::json::parse(text).expect("an object");
+        for (path, want) in [
+            (".spec.list[1].n", "\"y\""),
+            (".spec.list[-1].n", "\"y\""),
+            (".spec.list[*].n", "[\"x\",\"y\"]"),
+            (".spec['a.b']", "1"),
+            (".spec.a\\.b", "1"),
+            (".status.conditions[?(@.type==\"Ready\")].status", "\"True\""),
+            (".status.conditions[?(@.type==\"Gone\")].status", "-"),
+        ] {
+            assert_eq!(lookup(&object, path).map_or("-".into(), |v| v.to_string()), want, "{path}");
+        }
     }
 }
