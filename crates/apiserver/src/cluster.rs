@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use schema::Value;
 
 use crate::{
-    Server,
+    Server, User, body,
     cache::{Entry, Storage},
     encode,
     kind::Kind,
@@ -60,4 +63,27 @@ impl View for Server {
 /// Wakes when something of the kind changes.
 pub(crate) fn subscribe(server: &Server, of: Of) -> Option<tokio::sync::watch::Receiver<u64>> {
     find(server, of).map(|(_, storage)| storage.subscribe())
+}
+
+/// Whether there is nothing of the kind in a namespace; decodes nothing.
+pub(crate) fn is_empty(server: &Server, of: Of, namespace: &str) -> bool {
+    find(server, of).is_none_or(|(_, storage)| storage.newest(&storage.span(namespace)).0.is_empty())
+}
+
+/// A request of the server to itself; the answer's code and body.
+pub(crate) async fn send(server: &Server, method: Method, path: &str, object: Option<&Value>) -> (StatusCode, Bytes) {
+    let mut request = http::Request::new(object.map_or_else(body::empty, |o| body::full(o.to_string())));
+    *request.method_mut() = method;
+    match path.parse() {
+        Ok(uri) => *request.uri_mut() = uri,
+        Err(error) => return (StatusCode::BAD_REQUEST, Bytes::from(format!("{path}: {error}"))),
+    }
+    let json = http::HeaderValue::from_static("application/json");
+    request.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("sampan/apiserver"));
+    request.extensions_mut().insert(User::new("system:apiserver", &["system:masters", "system:authenticated"]));
+    let response = server.handle(request).await;
+    let status = response.status();
+    let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    (status, body)
 }

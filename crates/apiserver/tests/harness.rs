@@ -158,6 +158,13 @@ pub fn config(store: Arc<store::sqlite::Sqlite>) -> Config {
 
 impl Fixture {
     pub async fn new() -> Fixture {
+        let fixture = Fixture::with(config).await;
+        fixture.post("/api/v1/namespaces", "{metadata: {name: default}}").await;
+        fixture
+    }
+
+    /// A server made as the caller says, without any object.
+    pub async fn with(config: impl FnOnce(Arc<store::sqlite::Sqlite>) -> Config) -> Fixture {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("sampan-apiserver-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
@@ -165,9 +172,7 @@ impl Fixture {
         let options = store::sqlite::Options { ballast_bytes: 0, ..Default::default() };
         let store = Arc::new(store::sqlite::Sqlite::open(directory.join("state.db"), options).expect("a store"));
         let server = Server::start(config(store.clone())).await.expect("a server");
-        let fixture = Fixture { server, store, directory, names: Mutex::default() };
-        fixture.post("/api/v1/namespaces", "{metadata: {name: default}}").await;
-        fixture
+        Fixture { server, store, directory, names: Mutex::default() }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Reply {

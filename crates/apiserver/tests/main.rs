@@ -1,5 +1,6 @@
 //! Drives [`apiserver::Server::handle`] in-process, as table rows.
 
+mod cluster;
 mod harness;
 mod verbs;
 mod watches;

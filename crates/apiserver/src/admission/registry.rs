@@ -7,8 +7,8 @@ use super::{
     default_toleration_seconds::DefaultTolerationSeconds, escalation::RbacEscalation,
     in_use_protection::StorageObjectInUseProtection, limit_ranger::LimitRanger,
     namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, pod_security::PodSecurity,
-    pod_topology_labels::PodTopologyLabels, priority::Priority, runtime_class::RuntimeClass,
-    service_account::ServiceAccount, taint_nodes::TaintNodesByCondition,
+    pod_topology_labels::PodTopologyLabels, priority::Priority, resource_quota::ResourceQuota,
+    runtime_class::RuntimeClass, service_account::ServiceAccount, taint_nodes::TaintNodesByCondition,
 };
 use crate::authz::Authorizer;
 
@@ -34,6 +34,7 @@ pub fn plugins(authorizer: Arc<Authorizer>, disabled: &[String]) -> Vec<Box<dyn 
         Box::new(certificates::CertificateSubjectRestriction),
         Box::new(default_class::DefaultIngressClass),
         Box::new(PodTopologyLabels),
+        Box::new(ResourceQuota::default()),
     ];
     plugins.retain(|plugin| !disabled.iter().any(|name| name == plugin.name()));
     plugins.push(Box::new(RbacEscalation(authorizer)));

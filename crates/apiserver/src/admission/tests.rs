@@ -788,3 +788,115 @@ fn pod_security() {
         ]
     );
 }
+
+#[test]
+fn quotas() {
+    use super::resource_quota::book;
+    let quota = |hard: Json, used: Json, spec: Json| {
+        vec![Arc::new(value(
+            json!({"metadata": {"name": "q", "namespace": "ns"}, "spec": spec, "status": {"hard": hard, "used": used}}),
+        ))]
+    };
+    let check = |quotas: &[Arc<Value>], request: &AdmissionRequest, expected: Result<Json, &str>| match (
+        book(quotas.to_vec(), request, 0),
+        expected,
+    ) {
+        (Ok(changed), Ok(used)) => {
+            let found = changed.first().map(|q| q["status"]["used"].clone()).unwrap_or_default();
+            assert_eq!(found, value(used));
+        }
+        (Err(status), Err(message)) => assert!(status.message.ends_with(message), "{}", status.message),
+        (Ok(_), Err(message)) => panic!("allowed, not: {message}"),
+        (Err(status), Ok(_)) => panic!("{}", status.message),
+    };
+    let pod = |spec: Json| create("/pods", json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec}));
+    let sized = |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": "2", "memory": "1Gi"}}}]});
+    let compute = quota(
+        json!({"requests.cpu": "1", "pods": "10", "secrets": "1"}),
+        json!({"requests.cpu": "500m", "pods": "3", "secrets": "0"}),
+        json!({}),
+    );
+    check(&compute, &pod(sized("500m")), Ok(json!({"requests.cpu": "1", "pods": "4", "secrets": "0"})));
+    check(
+        &compute,
+        &pod(sized("600m")),
+        Err(
+            "pods \"p\" is forbidden: exceeded quota: q, requested: requests.cpu=600m, used: requests.cpu=500m, limited: requests.cpu=1",
+        ),
+    );
+    check(
+        &compute,
+        &pod(json!({"containers": [{"name": "b"}, {"name": "a"}]})),
+        Err("failed quota: q: must specify requests.cpu for: a,b"),
+    );
+    check(&compute, &create("/configmaps", json!({"metadata": {"namespace": "ns", "name": "c"}})), Ok(Json::Null));
+    check(
+        &compute,
+        &create("/secrets", json!({"metadata": {"namespace": "ns", "name": "s"}})),
+        Ok(json!({"requests.cpu": "500m", "pods": "3", "secrets": "1"})),
+    );
+    let unknown = quota(json!({"pods": "1"}), json!({}), json!({}));
+    check(&unknown, &pod(json!({})), Err("status unknown for quota: q, resources: pods"));
+    let counted = quota(json!({"count/deployments.apps": "1"}), json!({"count/deployments.apps": "1"}), json!({}));
+    let deployment = create("apps/deployments", json!({"metadata": {"namespace": "ns", "name": "d"}}));
+    check(
+        &counted,
+        &deployment,
+        Err(
+            "exceeded quota: q, requested: count/deployments.apps=1, used: count/deployments.apps=1, limited: count/deployments.apps=1",
+        ),
+    );
+    // Scopes.
+    let best_effort = quota(json!({"pods": "1"}), json!({"pods": "1"}), json!({"scopes": ["BestEffort"]}));
+    check(&best_effort, &pod(sized("1")), Ok(Json::Null));
+    check(
+        &best_effort,
+        &pod(json!({"containers": [{"name": "c"}]})),
+        Err("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"),
+    );
+    let classes = json!({"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}});
+    let high = quota(json!({"pods": "1"}), json!({"pods": "1"}), classes);
+    check(&high, &pod(json!({"priorityClassName": "low"})), Ok(Json::Null));
+    check(
+        &high,
+        &pod(json!({"priorityClassName": "high"})),
+        Err("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"),
+    );
+    // Claims and services grow by the difference.
+    let claim = |size: &str| json!({"metadata": {"namespace": "ns", "name": "c"}, "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": size}}}});
+    let storage = quota(
+        json!({"requests.storage": "10Gi", "fast.storageclass.storage.k8s.io/requests.storage": "5Gi"}),
+        json!({"requests.storage": "4Gi", "fast.storageclass.storage.k8s.io/requests.storage": "4Gi"}),
+        json!({}),
+    );
+    check(
+        &storage,
+        &update("/persistentvolumeclaims", claim("2Gi"), claim("1Gi")),
+        Ok(json!({"requests.storage": "5Gi", "fast.storageclass.storage.k8s.io/requests.storage": "5Gi"})),
+    );
+    check(&storage, &update("/persistentvolumeclaims", claim("1Gi"), claim("2Gi")), Ok(Json::Null));
+    check(
+        &storage,
+        &create("/persistentvolumeclaims", claim("2Gi")),
+        Err(
+            "exceeded quota: q, requested: fast.storageclass.storage.k8s.io/requests.storage=2Gi, used: fast.storageclass.storage.k8s.io/requests.storage=4Gi, limited: fast.storageclass.storage.k8s.io/requests.storage=5Gi",
+        ),
+    );
+    let service =
+        |kind: &str| json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": {"type": kind, "ports": [{}, {}]}});
+    let ports = quota(
+        json!({"services.nodeports": "2", "services.loadbalancers": "0"}),
+        json!({"services.nodeports": "0", "services.loadbalancers": "0"}),
+        json!({}),
+    );
+    check(
+        &ports,
+        &update("/services", service("NodePort"), service("ClusterIP")),
+        Ok(json!({"services.nodeports": "2", "services.loadbalancers": "0"})),
+    );
+    check(
+        &ports,
+        &create("/services", service("LoadBalancer")),
+        Err("requested: services.loadbalancers=1, used: services.loadbalancers=0, limited: services.loadbalancers=0"),
+    );
+}

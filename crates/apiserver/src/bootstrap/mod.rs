@@ -12,13 +12,12 @@ mod tests;
 use std::net::IpAddr;
 
 use http::{Method, StatusCode};
-use http_body_util::BodyExt;
 use schema::Value;
 
 pub use rbac::node_rules;
 
 use crate::{
-    Server, User, body, cluster,
+    Server, cluster,
     view::{NAMESPACES, Of, PRIORITY_CLASSES, View},
 };
 
@@ -341,21 +340,13 @@ async fn execute(server: &Server, action: Action) -> Result<(), Error> {
     let scope = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
     let name = if name.is_empty() { name } else { format!("/{name}") };
     let path = format!("{root}{scope}/{resource}{name}{status}");
-    let sent = if object.is_null() { body::empty() } else { body::full(object.to_string()) };
-    let failed = |status, message: String| Error { method: method.clone(), path: path.clone(), status, message };
-    let mut request = http::Request::new(sent);
-    *request.method_mut() = method.clone();
-    *request.uri_mut() = path.parse().map_err(|e| failed(StatusCode::BAD_REQUEST, format!("{e}")))?;
-    request.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    request.extensions_mut().insert(User::new("system:apiserver", &["system:masters", "system:authenticated"]));
-    let response = server.handle(request).await;
-    let status = response.status();
+    let sent = Some(&object).filter(|object| !object.is_null());
+    let (status, body) = cluster::send(server, method.clone(), &path, sent).await;
     // Another server was faster: the next round looks again.
     if status.is_success() || matches!(status, StatusCode::CONFLICT | StatusCode::NOT_FOUND) {
         return Ok(());
     }
-    let body = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    Err(failed(status, String::from_utf8_lossy(&body).into_owned()))
+    Err(Error { method, path, status, message: String::from_utf8_lossy(&body).into_owned() })
 }
 
 fn ns(object: &Value) -> String {

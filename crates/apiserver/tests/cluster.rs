@@ -1,0 +1,222 @@
+//! A whole cluster's server: its own objects, RBAC, tokens and admission, through requests.
+
+use std::{collections::HashMap, sync::Arc};
+
+use apiserver::{
+    User,
+    admission::registry,
+    authn::{Authenticator, Setup, issue::TokenIssuer},
+    authz::Authorizer,
+    bootstrap::{self, Facts, identity},
+};
+use http::Method;
+use pki::{Authority, KeyPair, SystemRandom, jwt};
+
+use crate::harness::{Fixture, Reply, config, relaxed};
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+fn facts() -> Facts {
+    Facts {
+        addresses: vec!["192.168.1.5".parse().unwrap()],
+        port: 6443,
+        service_cidrs: vec!["10.43.0.0/16".into()],
+        client_ca_pem: "CA".into(),
+        ..Facts::default()
+    }
+}
+
+async fn cluster() -> Fixture {
+    let random = SystemRandom::new();
+    let ca = Authority::create("client-ca", 1_800_000_000, &random).unwrap();
+    let key = KeyPair::generate(&random).unwrap();
+    let audiences = vec![ISSUER.to_owned()];
+    let authenticator = Authenticator::new(Setup {
+        client_ca_pem: ca.bundle_pem(),
+        request_header_ca_pem: String::new(),
+        request_header_names: Vec::new(),
+        verifier: jwt::Verifier::new([key.public().clone()], audiences.clone()),
+        audiences: audiences.clone(),
+        static_tokens: HashMap::new(),
+        passwords: HashMap::new(),
+    });
+    let authorizer = Arc::new(Authorizer::default());
+    let f = Fixture::with(|store| {
+        let mut config = config(store);
+        config.authenticate = Arc::new(authenticator.unwrap());
+        config.authorize = authorizer.clone();
+        config.issue_token = Arc::new(TokenIssuer::new(jwt::Signer::new(key), ISSUER, audiences));
+        config.admission = registry::plugins(authorizer, &[]);
+        config
+    })
+    .await;
+    bootstrap::run(&f.server, &facts()).await.unwrap();
+    f
+}
+
+impl Fixture {
+    async fn as_user(&self, user: User, method: Method, path: &str, body: &str) -> Reply {
+        let body = if body.is_empty() { String::new() } else { relaxed(body) };
+        let mut request = Fixture::request(method, path, "application/json", body);
+        request.extensions_mut().insert(user);
+        self.raw(request).await
+    }
+
+    async fn with_token(&self, token: &str, path: &str) -> Reply {
+        let mut request = Fixture::request(Method::GET, path, "", "");
+        request.extensions_mut().remove::<User>();
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        self.raw(request).await
+    }
+}
+
+#[tokio::test]
+async fn a_fresh_cluster_is_complete_and_stays_so() {
+    let f = cluster().await;
+    let revision = f.server.revision();
+    bootstrap::run(&f.server, &facts()).await.unwrap();
+    assert_eq!(f.server.revision(), revision, "a second start writes nothing");
+    let count = async |path: &str| f.get(path).await.is(200).json().list_at(&["items"]).len();
+    assert_eq!(count("/api/v1/namespaces").await, 4);
+    assert_eq!(count("/apis/rbac.authorization.k8s.io/v1/clusterroles").await, 73 + 6);
+    assert_eq!(count("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas").await, 11);
+    f.get("/api/v1/namespaces/default/services/kubernetes").await.is(200).has(&[
+        ("/spec/clusterIP", "10.43.0.1"),
+        ("/spec/ports/0/targetPort", "6443"),
+        ("/metadata/labels/provider", "kubernetes"),
+    ]);
+    f.get("/api/v1/namespaces/default/endpoints/kubernetes").await.is(200).has(&[("/subsets/0/addresses/0/ip", "192.168.1.5")]);
+    f.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.is(200).has(&[("/endpoints/0/addresses/0", "192.168.1.5")]);
+    f.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await.is(200).has(&[("/status/conditions/0/type", "Ready")]);
+    f.get("/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical").await.is(200).has(&[("/value", "2000001000")]);
+}
+
+#[tokio::test]
+async fn rbac_guards_requests() {
+    let f = cluster().await;
+    let anna = || User::new("anna", &["system:authenticated"]);
+    f.as_user(anna(), Method::GET, "/api/v1/namespaces/default/pods", "").await.is(403).has(&[
+        ("/message", "pods is forbidden: User \"anna\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""),
+        ("/reason", "Forbidden"),
+    ]);
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    f.post(roles, "{metadata: {name: r}, rules: [{apiGroups: [\"\"], resources: [pods], verbs: [list]}, {apiGroups: [rbac.authorization.k8s.io], resources: [roles], verbs: [create]}]}").await.is(201);
+    let binding = "{metadata: {name: b}, roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: anna}]}";
+    f.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding).await.is(201);
+    f.as_user(anna(), Method::GET, "/api/v1/namespaces/default/pods", "").await.is(200);
+    f.as_user(anna(), Method::GET, "/api/v1/namespaces/kube-system/pods", "").await.is(403);
+    let grant = "{metadata: {name: more}, rules: [{apiGroups: [\"\"], resources: [secrets], verbs: [get]}]}";
+    let refused = f.as_user(anna(), Method::POST, roles, grant).await.is(403);
+    assert!(refused.at("/message").contains("is attempting to grant RBAC permissions not currently held"), "{}", refused.text());
+    let same = "{metadata: {name: same}, rules: [{apiGroups: [\"\"], resources: [pods], verbs: [list]}]}";
+    f.as_user(anna(), Method::POST, roles, same).await.is(201);
+    // What a user may do, as reviews tell it.
+    let review = "{spec: {resourceAttributes: {verb: list, resource: pods, namespace: default}}}";
+    f.as_user(anna(), Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await.is(201).has(&[
+        ("/status/allowed", "true"),
+        ("/status/reason", "RBAC: allowed by RoleBinding \"b/default\" of Role \"r\" to User \"anna\""),
+    ]);
+    let rules = f.as_user(anna(), Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", "{spec: {namespace: default}}").await.is(201);
+    assert!(rules.text().contains("\"pods\""), "{}", rules.text());
+    f.as_user(anna(), Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}").await.is(201).has(&[("/status/userInfo/username", "anna")]);
+    // Upstream's health and version for everyone.
+    let nobody = User::anonymous();
+    f.as_user(nobody.clone(), Method::GET, "/version", "").await.is(200);
+    f.as_user(nobody, Method::GET, "/api", "").await.is(403).has(&[("/message", "forbidden: User \"system:anonymous\" cannot get path \"/api\"")]);
+}
+
+#[tokio::test]
+async fn tokens_of_pods_live_and_die_with_them() {
+    let f = cluster().await;
+    f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: default}}").await.is(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = f.post(pods, "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}").await.is(201).has(&[
+        ("/spec/serviceAccountName", "default"),
+        ("/spec/priority", "0"),
+        ("/spec/preemptionPolicy", "PreemptLowerPriority"),
+        ("/spec/tolerations/0/key", "node.kubernetes.io/not-ready"),
+        ("/spec/volumes/0/projected/defaultMode", "420"),
+        ("/spec/containers/0/volumeMounts/0/mountPath", "/var/run/secrets/kubernetes.io/serviceaccount"),
+    ]);
+    let uid = pod.at("/metadata/uid");
+    let request = format!("{{spec: {{expirationSeconds: 3607, boundObjectRef: {{apiVersion: v1, kind: Pod, name: p, uid: \"{uid}\"}}}}}}");
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let answer = f.post(path, &request).await.is(201).has(&[("/status/expirationTimestamp", "2027-01-15T09:00:07Z"), ("/spec/audiences/0", ISSUER)]);
+    let token = answer.at("/status/token");
+    // A service account has no rights of its own, but those of everyone.
+    f.with_token(&token, "/api").await.is(200);
+    f.with_token(&token, pods).await.is(403).has(&[(
+        "/message",
+        "pods is forbidden: User \"system:serviceaccount:default:default\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+    )]);
+    let review = |token: &str| format!("{{spec: {{token: \"{token}\"}}}}");
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    f.post(reviews, &review(&token)).await.is(201).has(&[
+        ("/status/authenticated", "true"),
+        ("/status/user/username", "system:serviceaccount:default:default"),
+        ("/status/user/extra/authentication.kubernetes.io~1pod-name/0", "p"),
+        ("/status/audiences/0", ISSUER),
+    ]);
+    let forged = format!("{}x", &token[..token.len() - 8]);
+    f.with_token(&forged, "/api").await.is(401).has(&[("/message", "Unauthorized"), ("/reason", "Unauthorized")]);
+    f.with_token("nonsense", "/version").await.is(401);
+    // A node asks for its own pods' tokens, and only for those.
+    let node = identity::kubelet("n1");
+    let answer = f.as_user(node.clone(), Method::POST, path, &request).await.is(403);
+    assert!(answer.at("/message").ends_with("no relationship found between node 'n1' and this object"), "{}", answer.text());
+    let bind = "{metadata: {name: p}, target: {kind: Node, name: n1}}";
+    f.as_user(identity::scheduler(), Method::POST, "/api/v1/namespaces/default/pods/p/binding", bind).await.is(201);
+    f.as_user(node.clone(), Method::POST, path, &request).await.is(201);
+    f.as_user(node.clone(), Method::GET, "/api/v1/namespaces/default/pods/p", "").await.is(200);
+    let unbound = "{spec: {expirationSeconds: 3600}}";
+    f.as_user(node, Method::POST, path, unbound).await.is(403).has(&[("/message", "serviceaccounts \"default\" is forbidden: node requested token not bound to a pod")]);
+    // The pod goes, and its token with it.
+    f.send(Method::DELETE, "/api/v1/namespaces/default/pods/p", "application/json", "{gracePeriodSeconds: 0}").await.is(200);
+    f.with_token(&token, "/api").await.is(401);
+}
+
+#[tokio::test]
+async fn admission_refuses_in_upstreams_words() {
+    let f = cluster().await;
+    f.post("/api/v1/namespaces/nowhere/configmaps", "{metadata: {name: c}}").await.is(404).has(&[("/message", "namespaces \"nowhere\" not found")]);
+    f.delete("/api/v1/namespaces/kube-system").await.is(403).has(&[("/message", "namespaces \"kube-system\" is forbidden: this namespace may not be deleted")]);
+    f.post("/api/v1/namespaces", "{metadata: {name: safe, labels: {\"pod-security.kubernetes.io/enforce\": baseline}}}").await.is(201);
+    f.post("/api/v1/namespaces/safe/serviceaccounts", "{metadata: {name: default}}").await.is(201);
+    let pod = "{metadata: {name: p}, spec: {hostNetwork: true, containers: [{name: c, image: nginx}]}}";
+    f.post("/api/v1/namespaces/safe/pods", pod).await.is(403).has(&[(
+        "/message",
+        "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)",
+    )]);
+    let node = identity::kubelet("n1");
+    f.as_user(node.clone(), Method::POST, "/api/v1/nodes", "{metadata: {name: n1}}").await.is(201).has(&[("/spec/taints/0/key", "node.kubernetes.io/not-ready")]);
+    f.as_user(node, Method::POST, "/api/v1/nodes", "{metadata: {name: n2}}").await.is(403).has(&[(
+        "/message",
+        "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"",
+    )]);
+}
+
+/// A pod that comes before its namespace's account waits for it.
+#[tokio::test]
+async fn pods_wait_for_the_default_account() {
+    let f = cluster().await;
+    let pod = f.post("/api/v1/namespaces/default/pods", "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}");
+    let account = f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: default}}");
+    let (pod, account) = tokio::join!(pod, account);
+    account.is(201);
+    pod.is(201).has(&[("/spec/serviceAccountName", "default")]);
+}
+
+/// Many at once never book more than there is.
+#[tokio::test]
+async fn quotas_hold_under_concurrency() {
+    let f = cluster().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    f.post(quotas, "{metadata: {name: q}, spec: {hard: {configmaps: \"5\"}}}").await.is(201);
+    f.send(Method::PUT, &format!("{quotas}/q/status"), "application/json", "{metadata: {name: q}, status: {hard: {configmaps: \"5\"}, used: {configmaps: \"0\"}}}").await.is(200);
+    let bodies: Vec<String> = (0..12).map(|i| format!("{{metadata: {{name: c{i}}}}}")).collect();
+    let creates = bodies.iter().map(|body| f.post("/api/v1/namespaces/default/configmaps", body));
+    let codes: Vec<u16> = futures_util::future::join_all(creates).await.iter().map(|reply| reply.code).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 201).count(), 5, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == 403).count(), 7, "{codes:?}");
+    f.get(&format!("{quotas}/q")).await.is(200).has(&[("/status/used/configmaps", "5")]);
+}
