@@ -277,18 +277,21 @@ impl Writer {
     /// Makes space for a little more: the log's own, if all of it can be moved, else a piece of the reserve.
     /// `false`: nothing is left.
     fn find_space(&mut self) -> bool {
-        loop {
-            let free = self.checkpoints.move_all(&self.db, &self.shared.counters);
-            if free && !std::mem::replace(&mut self.log_reused, true) {
-                return true;
-            }
-            if !self.ballast.release() {
-                return false;
-            }
-            if free {
+        if self.reuse_log() {
+            return true;
+        }
+        // Without space to move the log to, nothing else helps: until it is moved, or nothing is left.
+        while self.ballast.release() {
+            if self.checkpoints.move_all(&self.db, &self.shared.counters) {
                 return true;
             }
         }
+        false
+    }
+
+    /// Moves the log so that it can start over in its own space; once between two transactions.
+    fn reuse_log(&mut self) -> bool {
+        !std::mem::replace(&mut self.log_reused, true) && self.checkpoints.move_all(&self.db, &self.shared.counters)
     }
 
     /// A commit for itself, after its batch has failed or while writes are refused. What makes room is tried anyway,
@@ -319,7 +322,8 @@ impl Writer {
                 let _ = commit.reply.send(Err(io_error("commit", failure.error)));
                 return;
             }
-            if makes_room && self.find_space() {
+            let found = if makes_room { self.find_space() } else { self.reuse_log() };
+            if found {
                 continue;
             }
             add(&self.shared.counters.refused, 1);
