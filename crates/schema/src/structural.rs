@@ -1,34 +1,217 @@
 //! Structural schemas of custom resources: OpenAPI v3 to a [`Table`], pruning, defaulting and validation.
+//!
+//! [`Schema::new`] checks a schema and compiles it once; the methods then serve every object of that version.
+//! `x-kubernetes-validations` are kept with their place and given to whoever evaluates CEL ([`Schema::validate_with`]).
 
-use crate::{FieldProblem, MessageId, Table, Value, validate::FieldError};
+mod check;
+mod node;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use crate::{FieldProblem, MessageId, Object, Table, Value, json, validate::FieldError};
+pub use node::CelRule;
+use node::Node;
 
 /// One CRD version's schema, ready for use.
 #[derive(Debug)]
 pub struct Schema {
+    /// The types as apply and the field readers see them.
     pub table: Table,
     pub root: MessageId,
+    node: Node,
+    has_rules: bool,
 }
+
+/// Evaluates a rule on a value (and the old one) at a path.
+pub type Evaluate<'e> = dyn FnMut(&CelRule, &Value, Option<&Value>, &str) -> Vec<FieldError> + 'e;
+
+const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 impl Schema {
     /// `spec.versions[].schema.openAPIV3Schema`; what is wrong with it comes as field errors below `path`.
     pub fn new(open_api_v3: &Value, path: &str) -> Result<Schema, Vec<FieldError>> {
-        let _ = (open_api_v3, path);
-        todo!()
+        let errors = check::structural(open_api_v3, path);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut node = Node::new(open_api_v3);
+        node.embedded = true;
+        let (table, root) = table::build(&node);
+        let has_rules = node.has_rules();
+        Ok(Schema { table, root, node, has_rules })
     }
 
-    /// Drops unknown fields and reports them.
+    /// Drops unknown fields and reports them, sorted.
     pub fn prune(&self, value: &mut Value) -> Vec<FieldProblem> {
-        let _ = value;
-        todo!()
+        let mut unknown = Vec::new();
+        prune(value, Some(&self.node), "", &mut unknown);
+        unknown.sort();
+        unknown.into_iter().map(FieldProblem::Unknown).collect()
     }
 
+    /// Brings `metadata` into its own type's normal form, as upstream does with every custom resource.
+    pub fn coerce_metadata(&self, value: &mut Value) -> Result<Vec<FieldProblem>, json::DecodeError> {
+        let builtin = Table::builtin();
+        let id = builtin.id("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        let (Some(id), Some(meta)) = (id, value.get_mut(&["metadata"])) else { return Ok(Vec::new()) };
+        let decoded = json::typed(builtin, id, std::mem::take(meta))?;
+        *meta = decoded.value;
+        let place = |path: String| format!("metadata.{path}");
+        Ok(decoded
+            .problems
+            .into_iter()
+            .map(|p| match p {
+                FieldProblem::Unknown(path) => FieldProblem::Unknown(place(path)),
+                FieldProblem::Duplicate(path) => FieldProblem::Duplicate(place(path)),
+            })
+            .collect())
+    }
+
+    /// Sets declared defaults, after nulls without a default or `nullable` were dropped.
     pub fn default(&self, value: &mut Value) {
-        let _ = value;
-        todo!()
+        drop_nulls(value, Some(&self.node));
+        default(value, Some(&self.node));
     }
 
+    /// Everything wrong with an object by OpenAPI and the `x-kubernetes-list-type`s.
     pub fn validate(&self, value: &Value) -> Vec<FieldError> {
-        let _ = value;
-        todo!()
+        let mut errors = values::validate(&self.node, value);
+        values::unique_lists(&self.node, value, "", &mut errors);
+        errors
     }
+
+    /// As [`Schema::validate`], and every CEL rule on the values it stands at.
+    pub fn validate_with(&self, value: &Value, old: Option<&Value>, evaluate: &mut Evaluate<'_>) -> Vec<FieldError> {
+        let mut errors = self.validate(value);
+        if self.has_rules && errors.is_empty() {
+            self.node.rules(value, old, "", evaluate, &mut errors);
+        }
+        errors
+    }
+
+    /// Every CEL rule of the schema, for checking that they compile: its place and itself.
+    pub fn rules(&self) -> Vec<(String, &CelRule)> {
+        let mut rules = Vec::new();
+        self.node.each_rule("", &mut |path, rule| rules.push((path.to_owned(), rule)));
+        rules
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+fn prune(value: &mut Value, node: Option<&Node>, path: &str, unknown: &mut Vec<String>) {
+    match (value, node) {
+        (value, Some(node)) if node.preserve => prune_known(value, node, path, unknown),
+        (Value::Object(object), None) => {
+            unknown.extend(object.keys().map(|key| join(path, key)));
+            object.clear();
+        }
+        (Value::Object(object), Some(node)) => object.retain(|key, member| {
+            let is_meta = META_FIELDS.contains(&key.as_str());
+            if node.embedded && is_meta {
+                return true;
+            }
+            match node.member(key) {
+                Some(inner) => prune(member, inner, &join(path, key), unknown),
+                None => {
+                    if !is_meta || !path.is_empty() {
+                        unknown.push(join(path, key));
+                    }
+                    return false;
+                }
+            }
+            true
+        }),
+        (Value::List(list), node) => {
+            let items = node.and_then(|n| n.items.as_deref());
+            for (i, item) in list.iter_mut().enumerate() {
+                prune(item, items, &format!("{path}[{i}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Where unknown fields are preserved, those that are specified are still pruned inside.
+fn prune_known(value: &mut Value, node: &Node, path: &str, unknown: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, member) in object {
+                if node.embedded && META_FIELDS.contains(&key.as_str()) {
+                    continue;
+                }
+                if let Some(inner) = node.member(key) {
+                    prune(member, inner, &join(path, key), unknown);
+                }
+            }
+        }
+        Value::List(list) => {
+            if let Some(items) = &node.items {
+                for (i, item) in list.iter_mut().enumerate() {
+                    prune_known(item, items, &format!("{path}[{i}]"), unknown);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn drop_nulls(value: &mut Value, node: Option<&Node>) {
+    match value {
+        Value::Object(object) => object.retain(|key, member| {
+            let inner = node.and_then(|n| n.member(key)).flatten();
+            if member.is_null() && inner.is_some_and(|n| !n.nullable && n.default.is_none()) {
+                return false;
+            }
+            drop_nulls(member, inner);
+            true
+        }),
+        Value::List(list) => {
+            let items = node.and_then(|n| n.items.as_deref());
+            list.iter_mut().for_each(|item| drop_nulls(item, items));
+        }
+        _ => {}
+    }
+}
+
+fn default(value: &mut Value, node: Option<&Node>) {
+    let Some(node) = node else { return };
+    let unwanted_null = |value: &Value, node: Option<&Node>| value.is_null() && node.is_some_and(|n| !n.nullable);
+    match value {
+        Value::Object(object) => {
+            for (key, inner) in &node.properties {
+                if let Some(declared) = &inner.default
+                    && object.get(key).is_none_or(|v| unwanted_null(v, Some(inner)))
+                {
+                    object.insert(key.clone(), declared.clone());
+                }
+            }
+            for (key, member) in object {
+                let inner = node.member(key).flatten();
+                if !node.properties.contains_key(key) && unwanted_null(member, inner) {
+                    *member = inner.and_then(|n| n.default.clone()).unwrap_or_default();
+                }
+                default(member, inner);
+            }
+        }
+        Value::List(list) => {
+            let items = node.items.as_deref();
+            for item in list {
+                if unwanted_null(item, items) {
+                    *item = items.and_then(|n| n.default.clone()).unwrap_or_default();
+                }
+                default(item, items);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Members of an object value, for readers of schemas.
+fn members<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {
+    value.member(key).and_then(Value::as_object).into_iter().flat_map(Object::iter)
 }

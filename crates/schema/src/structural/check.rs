@@ -1,0 +1,287 @@
+//! Whether a schema is structural, in upstream's words.
+
+use super::members;
+use crate::Value;
+use crate::validate::FieldError;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    Root,
+    Item,
+    Field,
+}
+
+pub fn structural(schema: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    generic(schema, Level::Root, path, &mut errors);
+    complete(schema, path, &mut errors);
+    if path.is_empty() {
+        for error in &mut errors {
+            error.field = error.field.trim_start_matches('.').to_owned();
+        }
+    }
+    errors.sort_by_key(ToString::to_string);
+    errors
+}
+
+fn is_int_or_string_pattern(any_of: &[Value]) -> bool {
+    let is = |at: usize, kind: &str| {
+        any_of[at].as_object().is_some_and(|o| o.len() == 1) && any_of[at].str_at(&["type"]) == kind
+    };
+    any_of.len() == 2 && is(0, "integer") && is(1, "string")
+}
+
+fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError>) {
+    let at = |name: &str| format!("{path}.{name}");
+    let kind = schema.str_at(&["type"]);
+    let flag = |name: &str| schema.bool_at(&[name]);
+    let (int_or_string, preserve, embedded) = (
+        flag("x-kubernetes-int-or-string"),
+        flag("x-kubernetes-preserve-unknown-fields"),
+        flag("x-kubernetes-embedded-resource"),
+    );
+    match schema.member("items") {
+        Some(items @ Value::Object(_)) => generic(items, Level::Item, &at("items"), errors),
+        Some(Value::List(_)) => {
+            errors.push(FieldError::forbidden(at("items"), "items must be a schema object and not an array"));
+        }
+        _ if kind == "array" => errors.push(FieldError::required(at("items"), "must be specified")),
+        _ => {}
+    }
+    for (name, inner) in members(schema, "properties") {
+        generic(inner, Level::Field, &format!("{path}.properties[{name}]"), errors);
+    }
+    if let Some(additional) = schema.member("additionalProperties").filter(|a| !a.is_null()) {
+        if level == Level::Root {
+            errors.push(FieldError::forbidden(at("additionalProperties"), "must not be used at the root"));
+        }
+        if members(schema, "properties").next().is_some() && !additional.is_null() {
+            let detail = "additionalProperties and properties are mutual exclusive";
+            errors.push(FieldError::forbidden(at("additionalProperties"), detail));
+        }
+        if matches!(additional, Value::Object(_)) {
+            generic(additional, Level::Field, &at("additionalProperties"), errors);
+        }
+        if embedded {
+            let detail = "must not be used if x-kubernetes-embedded-resource is set";
+            errors.push(FieldError::forbidden(at("additionalProperties"), detail));
+        }
+    }
+    let off = "must be false if x-kubernetes-int-or-string is true";
+    for (set, name) in [(preserve, "x-kubernetes-preserve-unknown-fields"), (embedded, "x-kubernetes-embedded-resource")] {
+        if int_or_string && set {
+            errors.push(FieldError::invalid(at(name), true, off));
+        }
+    }
+    values(schema, level, path, errors);
+
+    let must_be_object = "must be object if x-kubernetes-embedded-resource is true";
+    match kind {
+        "" if embedded => errors.push(FieldError::required(at("type"), must_be_object)),
+        "object" => {}
+        other if embedded => errors.push(FieldError::invalid(at("type"), other, must_be_object)),
+        "" if !int_or_string && !preserve => {
+            let detail = match level {
+                Level::Root => "must not be empty at the root",
+                Level::Item => "must not be empty for specified array items",
+                Level::Field => "must not be empty for specified object fields",
+            };
+            errors.push(FieldError::required(at("type"), detail));
+        }
+        other if level == Level::Root && !other.is_empty() => {
+            errors.push(FieldError::invalid(at("type"), other, "must be object at the root"));
+        }
+        "array" | "string" | "integer" | "number" | "boolean" | "" => {}
+        other => errors.push(FieldError::not_supported(
+            at("type"),
+            other,
+            &["array", "boolean", "integer", "number", "object", "string"],
+        )),
+    }
+    let check_metadata = level == Level::Root || embedded;
+    if check_metadata {
+        for name in ["kind", "apiVersion"] {
+            if let Some(inner) = schema.get(&["properties", name])
+                && inner.str_at(&["type"]) != "string"
+            {
+                let detail = "must be string";
+                errors.push(FieldError::invalid(format!("{path}.properties[{name}].type"), inner.str_at(&["type"]), detail));
+            }
+        }
+        if let Some(meta) = schema.get(&["properties", "metadata"]) {
+            metadata(meta, level, &format!("{path}.properties[metadata]"), errors);
+        }
+    }
+    if embedded && !preserve && members(schema, "properties").next().is_none() {
+        let detail =
+            "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
+        errors.push(FieldError::required(at("properties"), detail));
+    }
+    let list_type = schema.str_at(&["x-kubernetes-list-type"]);
+    if !list_type.is_empty() && kind != "array" {
+        errors.push(if kind.is_empty() {
+            FieldError::required(at("type"), "must be array if x-kubernetes-list-type is specified")
+        } else {
+            FieldError::invalid(at("type"), kind, "must be array if x-kubernetes-list-type is specified")
+        });
+    }
+    let keys = schema.list_at(&["x-kubernetes-list-map-keys"]);
+    match (list_type, keys.is_empty()) {
+        ("map", true) => {
+            let detail = "must not be empty if x-kubernetes-list-type is map";
+            errors.push(FieldError::required(at("x-kubernetes-list-map-keys"), detail));
+        }
+        ("map", false) | (_, true) => {}
+        (other, false) => {
+            let detail = "must be map if x-kubernetes-list-map-keys is non-empty";
+            errors.push(FieldError::invalid(at("x-kubernetes-list-type"), other, detail));
+        }
+    }
+    if !matches!(list_type, "" | "atomic" | "set" | "map") {
+        errors.push(FieldError::not_supported(at("x-kubernetes-list-type"), list_type, &["atomic", "map", "set"]));
+    }
+    let map_type = schema.str_at(&["x-kubernetes-map-type"]);
+    if !matches!(map_type, "" | "atomic" | "granular") {
+        errors.push(FieldError::not_supported(at("x-kubernetes-map-type"), map_type, &["atomic", "granular"]));
+    }
+    if flag("uniqueItems") {
+        errors.push(FieldError::forbidden(
+            at("uniqueItems"),
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        ));
+    }
+}
+
+/// At the root, metadata is implied; its schema may only restrict the names.
+fn metadata(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError>) {
+    if schema.str_at(&["type"]) != "object" {
+        errors.push(FieldError::invalid(format!("{path}.type"), schema.str_at(&["type"]), "must be object"));
+    }
+    let allowed = |key: &str| matches!(key, "type" | "default" | "description" | "title");
+    let others = schema.as_object().into_iter().flatten().any(|(key, value)| {
+        let names_only = || value.as_object().is_some_and(|p| p.keys().all(|k| matches!(k.as_str(), "name" | "generateName")));
+        !(allowed(key) || key == "properties" && names_only() || value.is_empty())
+    });
+    if level == Level::Root && others {
+        let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+        errors.push(FieldError::forbidden(path, detail));
+    }
+}
+
+fn pattern(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let pattern = schema.str_at(&["pattern"]);
+    if !pattern.is_empty()
+        && let Err(error) = regex::Regex::new(pattern)
+    {
+        let detail = format!("must be a valid regular expression, but isn't: {error}");
+        errors.push(FieldError::invalid(format!("{path}.pattern"), pattern, detail));
+    }
+}
+
+/// The logical combinations, which may hold value validation only.
+fn values(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError>) {
+    let int_or_string = schema.bool_at(&["x-kubernetes-int-or-string"]);
+    for name in ["anyOf", "allOf", "oneOf"] {
+        let list = schema.list_at(&[name]);
+        if name == "anyOf" && int_or_string && is_int_or_string_pattern(list) {
+            continue;
+        }
+        for (i, inner) in list.iter().enumerate() {
+            let spared = name == "allOf" && i == 0 && int_or_string && is_int_or_string_pattern(inner.list_at(&["anyOf"]));
+            nested(inner, level, spared, &format!("{path}.{name}[{i}]"), errors);
+        }
+    }
+    if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
+        nested(inner, level, false, &format!("{path}.not"), errors);
+    }
+    pattern(schema, path, errors);
+}
+
+fn nested(schema: &Value, level: Level, spare_any_of: bool, path: &str, errors: &mut Vec<FieldError>) {
+    for name in ["anyOf", "allOf", "oneOf"] {
+        if name == "anyOf" && spare_any_of {
+            continue;
+        }
+        for (i, inner) in schema.list_at(&[name]).iter().enumerate() {
+            nested(inner, level, false, &format!("{path}.{name}[{i}]"), errors);
+        }
+    }
+    if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
+        nested(inner, level, false, &format!("{path}.not"), errors);
+    }
+    pattern(schema, path, errors);
+    if let Some(items @ Value::Object(_)) = schema.member("items") {
+        nested(items, level, false, &format!("{path}.items"), errors);
+    }
+    for (name, inner) in members(schema, "properties") {
+        nested(inner, Level::Field, false, &format!("{path}.properties[{name}]"), errors);
+    }
+    for (name, detail) in [
+        ("type", "must be empty to be structural"),
+        ("additionalProperties", "must be undefined to be structural"),
+        ("default", "must be undefined to be structural"),
+        ("title", "must be empty to be structural"),
+        ("description", "must be empty to be structural"),
+        ("nullable", "must be false to be structural"),
+        ("x-kubernetes-preserve-unknown-fields", "must be false to be structural"),
+        ("x-kubernetes-embedded-resource", "must be false to be structural"),
+        ("x-kubernetes-int-or-string", "must be false to be structural"),
+        ("x-kubernetes-list-map-keys", "must be empty to be structural"),
+        ("x-kubernetes-list-type", "must be undefined to be structural"),
+        ("x-kubernetes-map-type", "must be undefined to be structural"),
+    ] {
+        if schema.member(name).is_some_and(|v| !v.is_empty()) {
+            errors.push(FieldError::forbidden(format!("{path}.{name}"), detail));
+        }
+    }
+    if schema.get(&["properties", "metadata"]).is_some() {
+        let detail = "must not be specified in a nested context";
+        errors.push(FieldError::forbidden(format!("{path}.properties[metadata]"), detail));
+    }
+}
+
+/// What a combination at the root speaks of must be specified outside of it too.
+fn complete(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for name in ["anyOf", "allOf", "oneOf"] {
+        for (i, inner) in schema.list_at(&[name]).iter().enumerate() {
+            covered(schema, inner, &format!("{path}.{name}[{i}]"), path, errors);
+        }
+    }
+    if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
+        covered(schema, inner, &format!("{path}.not"), path, errors);
+    }
+}
+
+fn covered(outer: &Value, inner: &Value, path: &str, outer_path: &str, errors: &mut Vec<FieldError>) {
+    for (name, value) in members(inner, "properties") {
+        match outer.get(&["properties", name]) {
+            Some(known) => {
+                let at = format!("{outer_path}.properties[{name}]");
+                covered(known, value, &format!("{path}.properties[{name}]"), &at, errors);
+            }
+            None => {
+                let detail = format!("because it is defined in {path}.properties[{name}]");
+                errors.push(FieldError::required(format!("{outer_path}.properties[{name}]"), detail));
+            }
+        }
+    }
+    if let Some(items @ Value::Object(_)) = inner.member("items") {
+        match outer.member("items") {
+            Some(known @ Value::Object(_)) => {
+                covered(known, items, &format!("{path}.items"), &format!("{outer_path}.items"), errors);
+            }
+            _ => {
+                let detail = format!("because it is defined in {path}.items");
+                errors.push(FieldError::required(format!("{outer_path}.items"), detail));
+            }
+        }
+    }
+    for name in ["anyOf", "allOf", "oneOf"] {
+        for (i, nested) in inner.list_at(&[name]).iter().enumerate() {
+            covered(outer, nested, &format!("{path}.{name}[{i}]"), outer_path, errors);
+        }
+    }
+    if let Some(nested) = inner.member("not").filter(|n| !n.is_null()) {
+        covered(outer, nested, &format!("{path}.not"), outer_path, errors);
+    }
+}

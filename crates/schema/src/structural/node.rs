@@ -1,0 +1,252 @@
+//! A schema in the form in which it is walked.
+
+use std::collections::BTreeMap;
+
+use super::{Evaluate, join, members};
+use crate::Value;
+use crate::validate::FieldError;
+
+/// What OpenAPI calls `type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+impl Kind {
+    pub fn parse(text: &str) -> Option<Kind> {
+        Some(match text {
+            "object" => Kind::Object,
+            "array" => Kind::Array,
+            "string" => Kind::String,
+            "integer" => Kind::Integer,
+            "number" => Kind::Number,
+            "boolean" => Kind::Boolean,
+            _ => return None,
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Object => "object",
+            Kind::Array => "array",
+            Kind::String => "string",
+            Kind::Integer => "integer",
+            Kind::Number => "number",
+            Kind::Boolean => "boolean",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map(Vec<String>),
+}
+
+#[derive(Debug)]
+pub enum Additional {
+    No,
+    /// `true`: whatever it is, it is kept.
+    Any,
+    Of(Box<Node>),
+}
+
+/// One of `x-kubernetes-validations`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CelRule {
+    pub rule: String,
+    pub message: String,
+    pub message_expression: String,
+    pub reason: String,
+    /// `.foo.bar`, relative to the rule's place.
+    pub field_path: String,
+    pub optional_old_self: bool,
+}
+
+/// A schema, structural or (below `anyOf` and its kin) of values only.
+#[derive(Debug)]
+pub struct Node {
+    pub kind: Option<Kind>,
+    pub nullable: bool,
+    pub int_or_string: bool,
+    pub preserve: bool,
+    pub embedded: bool,
+    pub properties: BTreeMap<String, Node>,
+    pub additional: Additional,
+    pub items: Option<Box<Node>>,
+    pub default: Option<Value>,
+    pub list_type: ListType,
+    pub atomic_map: bool,
+    pub cel: Vec<CelRule>,
+
+    pub format: String,
+    pub enumeration: Vec<Value>,
+    pub maximum: Option<f64>,
+    pub exclusive_maximum: bool,
+    pub minimum: Option<f64>,
+    pub exclusive_minimum: bool,
+    pub multiple_of: Option<f64>,
+    pub max_length: Option<u64>,
+    pub min_length: Option<u64>,
+    pub pattern: Option<(String, regex::Regex)>,
+    pub max_items: Option<u64>,
+    pub min_items: Option<u64>,
+    pub unique_items: bool,
+    pub max_properties: Option<u64>,
+    pub min_properties: Option<u64>,
+    pub required: Vec<String>,
+    pub all_of: Vec<Node>,
+    pub any_of: Vec<Node>,
+    pub one_of: Vec<Node>,
+    pub not: Option<Box<Node>>,
+}
+
+impl Node {
+    /// Reads a schema that was checked before.
+    pub fn new(schema: &Value) -> Node {
+        let flag = |name: &str| schema.bool_at(&[name]);
+        let count = |name: &str| schema.i64_at(&[name]).and_then(|n| u64::try_from(n).ok());
+        let number = |name: &str| schema.member(name).and_then(Value::as_f64);
+        let list = |name: &str| schema.list_at(&[name]).iter().map(Node::new).collect::<Vec<_>>();
+        let strings = |name: &str| {
+            let list = schema.list_at(&[name]).iter();
+            list.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let text = |value: &Value, name: &str| value.str_at(&[name]).to_owned();
+        Node {
+            kind: Kind::parse(schema.str_at(&["type"])),
+            nullable: flag("nullable"),
+            int_or_string: flag("x-kubernetes-int-or-string"),
+            preserve: flag("x-kubernetes-preserve-unknown-fields"),
+            embedded: flag("x-kubernetes-embedded-resource"),
+            properties: members(schema, "properties").map(|(k, v)| (k.clone(), Node::new(v))).collect(),
+            additional: match schema.member("additionalProperties") {
+                Some(Value::Bool(true)) => Additional::Any,
+                Some(inner @ Value::Object(_)) => Additional::Of(Box::new(Node::new(inner))),
+                _ => Additional::No,
+            },
+            items: schema.member("items").filter(|i| matches!(i, Value::Object(_))).map(|i| Box::new(Node::new(i))),
+            default: schema.member("default").filter(|d| !d.is_null()).cloned(),
+            list_type: match schema.str_at(&["x-kubernetes-list-type"]) {
+                "set" => ListType::Set,
+                "map" => ListType::Map(strings("x-kubernetes-list-map-keys")),
+                _ => ListType::Atomic,
+            },
+            atomic_map: schema.str_at(&["x-kubernetes-map-type"]) == "atomic",
+            cel: schema
+                .list_at(&["x-kubernetes-validations"])
+                .iter()
+                .map(|rule| CelRule {
+                    rule: text(rule, "rule"),
+                    message: text(rule, "message"),
+                    message_expression: text(rule, "messageExpression"),
+                    reason: text(rule, "reason"),
+                    field_path: text(rule, "fieldPath"),
+                    optional_old_self: rule.bool_at(&["optionalOldSelf"]),
+                })
+                .collect(),
+            format: text(schema, "format"),
+            enumeration: schema.list_at(&["enum"]).to_vec(),
+            maximum: number("maximum"),
+            exclusive_maximum: flag("exclusiveMaximum"),
+            minimum: number("minimum"),
+            exclusive_minimum: flag("exclusiveMinimum"),
+            multiple_of: number("multipleOf"),
+            max_length: count("maxLength"),
+            min_length: count("minLength"),
+            pattern: match schema.str_at(&["pattern"]) {
+                "" => None,
+                pattern => regex::Regex::new(pattern).ok().map(|compiled| (pattern.to_owned(), compiled)),
+            },
+            max_items: count("maxItems"),
+            min_items: count("minItems"),
+            unique_items: flag("uniqueItems"),
+            max_properties: count("maxProperties"),
+            min_properties: count("minProperties"),
+            required: strings("required"),
+            all_of: list("allOf"),
+            any_of: list("anyOf"),
+            one_of: list("oneOf"),
+            not: schema.member("not").filter(|n| matches!(n, Value::Object(_))).map(|n| Box::new(Node::new(n))),
+        }
+    }
+
+    /// The schema of a member: nothing if there is no such member, `Some(None)` if it may be anything.
+    pub fn member(&self, key: &str) -> Option<Option<&Node>> {
+        match (self.properties.get(key), &self.additional) {
+            (Some(node), _) => Some(Some(node)),
+            (None, Additional::Of(node)) => Some(Some(node)),
+            (None, Additional::Any) => Some(None),
+            (None, Additional::No) => None,
+        }
+    }
+
+    pub fn has_rules(&self) -> bool {
+        let mut found = false;
+        self.each_rule("", &mut |_, _| found = true);
+        found
+    }
+
+    pub fn each_rule<'n>(&'n self, path: &str, visit: &mut dyn FnMut(&str, &'n CelRule)) {
+        for rule in &self.cel {
+            visit(path, rule);
+        }
+        for (key, node) in &self.properties {
+            node.each_rule(&join(path, key), visit);
+        }
+        if let Additional::Of(node) = &self.additional {
+            node.each_rule(&format!("{path}[*]"), visit);
+        }
+        if let Some(items) = &self.items {
+            items.each_rule(&format!("{path}[*]"), visit);
+        }
+    }
+
+    /// Evaluates the rules here and below. Old values are correlated by field, map key and list-map key only.
+    pub fn rules(
+        &self,
+        value: &Value,
+        old: Option<&Value>,
+        path: &str,
+        evaluate: &mut Evaluate<'_>,
+        errors: &mut Vec<FieldError>,
+    ) {
+        if value.is_null() {
+            return;
+        }
+        for rule in &self.cel {
+            errors.extend(evaluate(rule, value, old, path));
+        }
+        match value {
+            Value::Object(object) => {
+                for (key, member) in object {
+                    if let Some(Some(node)) = self.member(key) {
+                        let declared = self.properties.contains_key(key);
+                        let at = if declared { join(path, key) } else { format!("{path}[{key}]") };
+                        node.rules(member, old.and_then(|o| o.member(key)), &at, evaluate, errors);
+                    }
+                }
+            }
+            Value::List(list) => {
+                let Some(items) = &self.items else { return };
+                for (i, item) in list.iter().enumerate() {
+                    let was = match &self.list_type {
+                        ListType::Map(keys) => old.and_then(Value::as_list).and_then(|old| {
+                            old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))
+                        }),
+                        _ => None,
+                    };
+                    items.rules(item, was, &format!("{path}[{i}]"), evaluate, errors);
+                }
+            }
+            _ => {}
+        }
+    }
+}

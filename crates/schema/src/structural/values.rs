@@ -1,0 +1,332 @@
+//! Values against a schema, with the errors that upstream's OpenAPI validation gives.
+
+use super::node::{Additional, Kind, ListType, Node};
+use super::join;
+use crate::validate::{ErrorKind, FieldError, names};
+use crate::{Object, Value, time};
+
+pub fn validate(node: &Node, value: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    Check { errors: &mut errors, matches: 0 }.value(node, value, "");
+    errors
+}
+
+struct Check<'e> {
+    errors: &'e mut Vec<FieldError>,
+    /// How many checks passed: of several alternatives, the one with the most tells best what is wrong.
+    matches: u32,
+}
+
+/// The name of a value's type in JSON Schema.
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Int(_) => "integer",
+        Value::Float(_) => "number",
+        Value::String(_) => "string",
+        Value::List(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn is_of(kind: Kind, value: &Value) -> bool {
+    match (kind, value) {
+        (Kind::Integer, Value::Float(f)) => f.fract() == 0.0,
+        (Kind::Number, Value::Int(_)) => true,
+        _ => kind.name() == type_name(value),
+    }
+}
+
+impl Check<'_> {
+    fn invalid(&mut self, path: &str, value: Value, detail: &str) {
+        self.errors.push(FieldError::invalid(path, value, format!("{path} in body {detail}")));
+    }
+
+    fn passes(&mut self, node: &Node, value: &Value, path: &str) -> (Vec<FieldError>, u32) {
+        let mut errors = Vec::new();
+        let mut check = Check { errors: &mut errors, matches: 0 };
+        check.value(node, value, path);
+        let matches = check.matches;
+        (errors, matches)
+    }
+
+    fn value(&mut self, node: &Node, value: &Value, path: &str) {
+        let before = self.errors.len();
+        self.kind(node, value, path);
+        self.combinations(node, value, path);
+        match value {
+            Value::String(text) => self.string(node, text, path),
+            Value::Int(_) | Value::Float(_) => self.number(node, value, path),
+            Value::List(list) => self.list(node, list, path),
+            Value::Object(object) => self.object(node, object, path),
+            Value::Null | Value::Bool(_) => {}
+        }
+        let allowed = node.enumeration.is_empty() || value.is_null() && node.nullable;
+        if !allowed && !node.enumeration.contains(value) {
+            let shown: Vec<String> = node
+                .enumeration
+                .iter()
+                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+                .collect();
+            self.errors.push(FieldError::not_supported(path, value.clone(), &shown));
+        }
+        if self.errors.len() == before {
+            self.matches += 1;
+        }
+    }
+
+    fn kind(&mut self, node: &Node, value: &Value, path: &str) {
+        let fits = |value: &Value| match node.kind {
+            _ if node.int_or_string => matches!(value, Value::Int(_) | Value::String(_)),
+            None => true,
+            Some(kind) => is_of(kind, value),
+        };
+        let typed = node.int_or_string || node.kind.is_some();
+        let wanted = || match node.kind {
+            _ if node.int_or_string => "integer,string".to_owned(),
+            Some(kind) => kind.name().to_owned(),
+            None => String::new(),
+        };
+        let wrong = match value {
+            Value::Null if typed && !node.nullable => (wanted(), "null"),
+            Value::Null => return,
+            // A string with a format is checked by that.
+            Value::String(_) | Value::List(_)
+                if known_format(&node.format) && !matches!(node.kind, Some(Kind::Integer | Kind::Number)) =>
+            {
+                return;
+            }
+            value if fits(value) => return,
+            Value::Int(_) if known_format(&node.format) => (node.format.clone(), "int64"),
+            Value::Float(_) if known_format(&node.format) => (node.format.clone(), "double"),
+            value => (wanted(), type_name(value)),
+        };
+        let detail = format!("{path} in body must be of type {}: {:?}", wrong.0, wrong.1);
+        self.errors.push(FieldError::new(ErrorKind::TypeInvalid, path, wrong.1, detail));
+    }
+
+    /// `anyOf`, `oneOf`, `allOf` and `not`; their own errors carry no field.
+    fn combinations(&mut self, node: &Node, value: &Value, path: &str) {
+        let about = |check: &mut Self, detail: String| {
+            check.errors.push(FieldError::invalid("<nil>", "", format!("{path:?} {detail}")));
+        };
+        if !node.any_of.is_empty() {
+            let results: Vec<_> = node.any_of.iter().map(|n| self.passes(n, value, path)).collect();
+            if results.iter().all(|(errors, _)| !errors.is_empty()) {
+                about(self, "must validate at least one schema (anyOf)".to_owned());
+                self.errors.extend(best(results));
+            }
+        }
+        if !node.one_of.is_empty() {
+            let results: Vec<_> = node.one_of.iter().map(|n| self.passes(n, value, path)).collect();
+            match results.iter().filter(|(errors, _)| errors.is_empty()).count() {
+                1 => {}
+                0 => {
+                    about(self, "must validate one and only one schema (oneOf). Found none valid".to_owned());
+                    self.errors.extend(best(results));
+                }
+                n => about(self, format!("must validate one and only one schema (oneOf). Found {n} valid alternatives")),
+            }
+        }
+        if !node.all_of.is_empty() {
+            let mut valid = 0;
+            for inner in &node.all_of {
+                let (errors, _) = self.passes(inner, value, path);
+                valid += usize::from(errors.is_empty());
+                self.errors.extend(errors);
+            }
+            if valid < node.all_of.len() {
+                let none = if valid == 0 { ". None validated" } else { "" };
+                about(self, format!("must validate all the schemas (allOf){none}"));
+            }
+        }
+        if let Some(not) = &node.not
+            && self.passes(not, value, path).0.is_empty()
+        {
+            about(self, "must not validate the schema (not)".to_owned());
+        }
+    }
+
+    fn string(&mut self, node: &Node, text: &str, path: &str) {
+        if node.kind.is_some_and(|k| k != Kind::String) && !node.int_or_string {
+            return;
+        }
+        let length = text.chars().count() as u64;
+        // The first of these is all that upstream says.
+        if let Some(max) = node.max_length.filter(|max| length > *max) {
+            self.errors.push(FieldError::too_long(path, max as usize));
+        } else if let Some(min) = node.min_length.filter(|min| length < *min) {
+            self.invalid(path, text.into(), &format!("should be at least {min} chars long"));
+        } else if let Some((pattern, _)) = node.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
+            self.invalid(path, text.into(), &format!("should match '{pattern}'"));
+        }
+        if known_format(&node.format) && !matches!(node.kind, Some(Kind::Integer | Kind::Number)) && !has_format(&node.format, text) {
+            let detail = format!("{path} in body must be of type {}: {text:?}", node.format);
+            self.errors.push(FieldError::new(ErrorKind::TypeInvalid, path, text, detail));
+        }
+    }
+
+    fn number(&mut self, node: &Node, value: &Value, path: &str) {
+        let n = value.as_f64().unwrap_or(0.0);
+        let shown = |limit: f64| Value::Float(limit).to_string();
+        if let Some(of) = node.multiple_of.filter(|of| *of > 0.0 && (n / of).fract() != 0.0) {
+            self.invalid(path, value.clone(), &format!("should be a multiple of {}", shown(of)));
+        }
+        if let Some(max) = node.maximum.filter(|max| if node.exclusive_maximum { n >= *max } else { n > *max }) {
+            let word = if node.exclusive_maximum { "less than" } else { "less than or equal to" };
+            self.invalid(path, value.clone(), &format!("should be {word} {}", shown(max)));
+        }
+        if let Some(min) = node.minimum.filter(|min| if node.exclusive_minimum { n <= *min } else { n < *min }) {
+            let word = if node.exclusive_minimum { "greater than" } else { "greater than or equal to" };
+            self.invalid(path, value.clone(), &format!("should be {word} {}", shown(min)));
+        }
+    }
+
+    fn list(&mut self, node: &Node, list: &[Value], path: &str) {
+        if let Some(items) = &node.items {
+            for (i, item) in list.iter().enumerate() {
+                self.value(items, item, &format!("{path}[{i}]"));
+            }
+        }
+        let length = list.len() as u64;
+        if let Some(min) = node.min_items.filter(|min| length < *min) {
+            self.invalid(path, Value::Int(length as i64), &format!("should have at least {min} items"));
+        }
+        if let Some(max) = node.max_items.filter(|max| length > *max) {
+            self.errors.push(FieldError::too_many(path, list.len(), max as usize));
+        }
+        if node.unique_items && list.iter().enumerate().any(|(i, item)| list[..i].contains(item)) {
+            self.invalid(path, "".into(), "shouldn't contain duplicates");
+        }
+    }
+
+    fn object(&mut self, node: &Node, object: &Object, path: &str) {
+        let length = object.len() as u64;
+        if let Some(min) = node.min_properties.filter(|min| length < *min) {
+            self.invalid(path, Value::Int(length as i64), &format!("should have at least {min} properties"));
+        }
+        if let Some(max) = node.max_properties.filter(|max| length > *max) {
+            self.errors.push(FieldError::too_many(path, object.len(), max as usize));
+        }
+        for (key, member) in object {
+            match (node.properties.get(key), &node.additional) {
+                (Some(inner), _) => self.value(inner, member, &join(path, key)),
+                (None, Additional::Of(inner)) => self.value(inner, member, &join(path, key)),
+                _ => {}
+            }
+        }
+        for key in node.required.iter().filter(|key| !object.contains_key(*key)) {
+            self.errors.push(FieldError::required(join(path, key), ""));
+        }
+    }
+}
+
+fn best(results: Vec<(Vec<FieldError>, u32)>) -> Vec<FieldError> {
+    let mut best: Option<(Vec<FieldError>, u32)> = None;
+    for result in results {
+        if best.as_ref().is_none_or(|b| result.1 > b.1) {
+            best = Some(result);
+        }
+    }
+    best.map(|b| b.0).unwrap_or_default()
+}
+
+fn known_format(format: &str) -> bool {
+    matches!(
+        format,
+        "uri" | "email" | "hostname" | "ipv4" | "ipv6" | "cidr" | "mac" | "uuid" | "uuid3" | "uuid4" | "uuid5" | "byte"
+            | "password" | "date" | "duration" | "datetime" | "date-time" | "k8s-short-name" | "k8s-long-name"
+            | "hexcolor" | "ssn" | "bsonobjectid"
+    )
+}
+
+fn has_format(format: &str, text: &str) -> bool {
+    let hex = |s: &str| s.bytes().all(|b| b.is_ascii_hexdigit());
+    match format {
+        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
+        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
+        "cidr" => names::cidr(text).is_empty(),
+        "mac" => {
+            let parts: Vec<&str> = if text.contains('-') { text.split('-') .collect() } else { text.split(':').collect() };
+            matches!(parts.len(), 6 | 8 | 20) && parts.iter().all(|p| p.len() == 2 && hex(p))
+        }
+        "uuid" | "uuid3" | "uuid4" | "uuid5" => {
+            let plain: String = text.chars().filter(|c| *c != '-').collect();
+            let version = format.strip_prefix("uuid").unwrap_or_default();
+            let fits = version.is_empty() || plain.get(12..13) == Some(version);
+            plain.len() == 32 && hex(&plain) && fits && (text.len() == 32 || names::uuid(&text.to_lowercase()).is_empty())
+        }
+        "byte" => {
+            use base64::Engine;
+            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+        }
+        "date" => text.len() == 10 && time::parse(&format!("{text}T00:00:00Z")).is_some(),
+        "datetime" | "date-time" => time::parse(&text.to_uppercase()).is_some(),
+        "duration" => time::parse_duration(text).is_some(),
+        "hostname" => !text.is_empty() && text.len() <= 255 && text.split('.').all(|l| names::dns1123_label(&l.to_lowercase()).is_empty()),
+        "email" => text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains(['@', ' '])),
+        "uri" => text.starts_with('/') || text.split_once(':').is_some_and(|(scheme, rest)| {
+            !rest.is_empty() && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+        }),
+        "k8s-short-name" => names::dns1123_label(text).is_empty(),
+        "k8s-long-name" => names::dns1123_subdomain(text).is_empty(),
+        "hexcolor" => {
+            let digits = text.strip_prefix('#').unwrap_or(text);
+            matches!(digits.len(), 3 | 6) && hex(digits)
+        }
+        "ssn" => {
+            let digits: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
+            digits.len() == 9 && digits.bytes().all(|b| b.is_ascii_digit())
+        }
+        "bsonobjectid" => text.len() == 24 && hex(text),
+        _ => true,
+    }
+}
+
+/// `x-kubernetes-list-type`: sets and maps hold nothing twice.
+pub fn unique_lists(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    match value {
+        Value::Object(object) => {
+            for (key, member) in object {
+                if let Some(Some(inner)) = node.member(key) {
+                    let declared = node.properties.contains_key(key);
+                    let at = if declared { join(path, key) } else { format!("{path}[{key}]") };
+                    unique_lists(inner, member, &at, errors);
+                }
+            }
+        }
+        Value::List(list) => {
+            match &node.list_type {
+                ListType::Atomic => {}
+                ListType::Set => {
+                    let twice = |(i, item): &(usize, &Value)| list[..*i].iter().filter(|v| v == item).count() == 1;
+                    for (i, item) in list.iter().enumerate().filter(twice) {
+                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), item.clone()));
+                    }
+                }
+                ListType::Map(keys) => {
+                    if let Some((i, item)) = list.iter().enumerate().find(|(_, v)| !matches!(v, Value::Object(_) | Value::Null)) {
+                        let detail = "must be an object for an array of list-type map";
+                        errors.push(FieldError::invalid(format!("{path}[{i}]"), item.clone(), detail));
+                        return;
+                    }
+                    let id = |item: &Value| -> Object {
+                        keys.iter().filter_map(|k| Some((k.clone(), item.member(k)?.clone()))).collect()
+                    };
+                    let ids: Vec<Object> = list.iter().map(id).collect();
+                    for (i, id) in ids.iter().enumerate().filter(|(i, id)| ids[..*i].iter().filter(|o| o == id).count() == 1) {
+                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), Value::Object(id.clone())));
+                    }
+                }
+            }
+            if let Some(items) = &node.items {
+                for (i, item) in list.iter().enumerate() {
+                    unique_lists(items, item, &format!("{path}[{i}]"), errors);
+                }
+            }
+        }
+        _ => {}
+    }
+}
