@@ -150,7 +150,8 @@ func main() {
 		}
 		defaulted, problems, cells, err := ask(line)
 		if err != nil {
-			log.Fatalf("%s: %v", line, err)
+			log.Printf("left out: %s: %v", line, err)
+			continue
 		}
 		fmt.Fprintf(&out, "%s\t%s\t%s\t%s\n", line, defaulted, list(problems), cells)
 	}

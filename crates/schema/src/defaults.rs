@@ -1,5 +1,6 @@
 //! Defaults of built-in kinds: those that the API's markers declare, and the overlay's presets.
 
+use crate::quantity::Quantity;
 use crate::{Form, Message, MessageId, Object, Table, Type, Value};
 
 /// Sets every declared default which is absent (or zero, where Go cannot tell), in everything that is present.
@@ -18,11 +19,23 @@ fn walk(table: &Table, ty: &Type, value: &mut Value) {
             }
         }
         (Type::Map { value: ty, .. }, Value::Object(object)) => {
+            let amounts = matches!(&**ty, Type::Message(id) if table.message(*id).form == Form::Quantity);
             for item in object.values_mut() {
+                if amounts {
+                    round_up(item);
+                }
                 walk(table, ty, item);
             }
         }
         _ => {}
+    }
+}
+
+/// A ResourceList has nothing finer than a thousandth.
+fn round_up(amount: &mut Value) {
+    let Some(Ok(quantity)) = amount.as_str().map(Quantity::parse) else { return };
+    if quantity.nanos % 1_000_000 != 0 {
+        *amount = Value::String(Quantity::from_milli(quantity.milli_value(), quantity.format).to_string());
     }
 }
 

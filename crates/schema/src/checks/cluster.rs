@@ -158,15 +158,24 @@ pub fn taints(c: &mut Check<'_>) {
         if !problems.is_empty() {
             c.invalid(&at("value"), text, problems.join(";"));
         }
-        match effect {
-            "" => c.required(&at("effect"), ""),
-            "NoSchedule" | "PreferNoSchedule" | "NoExecute" => {}
-            _ => c.not_supported(&at("effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+        if effect.is_empty() {
+            c.required(&at("effect"), "");
         }
         let id = |t: &Value| (t["key"].clone(), t["effect"].clone());
         if taints[..i].iter().any(|t| id(t) == id(taint)) {
             let detail = "taints must be unique by key and effect pair";
             c.push(ErrorKind::Duplicate, &format!("taints[{i}]"), taint.clone(), detail);
+        }
+    }
+}
+
+/// A finalizer is `kubernetes` or has a domain.
+pub fn namespace(c: &mut Check<'_>) {
+    let value = c.value;
+    for name in value.list_at(&["finalizers"]).iter().filter_map(Value::as_str) {
+        c.problems("finalizers", name, names::label_key(name));
+        if !name.contains('/') && name != "kubernetes" {
+            c.invalid("finalizers", name, "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
 }
@@ -234,7 +243,6 @@ fn port_number_or_name(c: &mut Check<'_>, path: &str, port: &Value) {
 }
 
 pub fn network_policy_port(c: &mut Check<'_>) {
-    c.one_of("protocol", &["TCP", "UDP", "SCTP"]);
     let value = c.value;
     let port = value.member("port").filter(|p| !p.is_null());
     if let Some(port) = port {
@@ -411,9 +419,16 @@ pub fn role(c: &mut Check<'_>) {
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 pub fn role_binding(c: &mut Check<'_>) {
+    binding(c, true);
+}
+
+pub fn cluster_role_binding(c: &mut Check<'_>) {
+    binding(c, false);
+}
+
+fn binding(c: &mut Check<'_>, namespaced: bool) {
     let value = c.value;
     let reference = &value["roleRef"];
-    let namespaced = !value.str_at(&["metadata", "namespace"]).is_empty();
     let (group, kind, name) = (reference.str_at(&["apiGroup"]), reference.str_at(&["kind"]), reference.str_at(&["name"]));
     if group != RBAC {
         c.not_supported("roleRef.apiGroup", group, &[RBAC]);
@@ -422,11 +437,7 @@ pub fn role_binding(c: &mut Check<'_>) {
     if !kinds.contains(&kind) {
         c.not_supported("roleRef.kind", kind, kinds);
     }
-    if name.is_empty() {
-        c.required("roleRef.name", "");
-    } else {
-        c.problems("roleRef.name", name, names::path_segment(name));
-    }
+    c.problems("roleRef.name", name, names::path_segment(name));
     if c.changed("roleRef") {
         c.invalid("roleRef", reference.clone(), "cannot change roleRef");
     }
@@ -438,14 +449,11 @@ pub fn role_binding(c: &mut Check<'_>) {
 }
 
 pub fn subject(c: &mut Check<'_>) {
-    let (kind, name, group) = (c.text("kind").to_owned(), c.text("name").to_owned(), c.text("apiGroup").to_owned());
-    if name.is_empty() {
-        c.required("name", "");
-    }
-    match kind.as_str() {
+    let (kind, name, group) = (c.text("kind"), c.text("name"), c.text("apiGroup"));
+    match kind {
         "ServiceAccount" => {
             if !name.is_empty() {
-                c.problems("name", name.as_str(), names::dns1123_subdomain(&name));
+                c.problems("name", name, names::dns1123_subdomain(name));
             }
             if !group.is_empty() {
                 c.not_supported("apiGroup", group, &[""]);
@@ -491,6 +499,13 @@ pub fn lease(c: &mut Check<'_>) {
     }
 }
 
+const USAGES: [&str; 23] = [
+    "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment",
+    "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel",
+    "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime",
+    "server auth", "signing", "timestamping",
+];
+
 pub fn certificate_signing_request(c: &mut Check<'_>) {
     let signer = c.text("signerName").to_owned();
     let formed = signer.split_once('/').is_some_and(|(domain, path)| {
@@ -504,8 +519,18 @@ pub fn certificate_signing_request(c: &mut Check<'_>) {
     if let Some(seconds) = c.value.i64_at(&["expirationSeconds"]).filter(|s| *s < 600) {
         c.invalid("expirationSeconds", seconds, "may not specify a duration less than 600 seconds (10 minutes)");
     }
-    if c.value.list_at(&["usages"]).is_empty() {
+    let value = c.value;
+    let usages = value.list_at(&["usages"]);
+    if usages.is_empty() {
         c.required("usages", "");
+    }
+    for (i, usage) in usages.iter().filter_map(Value::as_str).enumerate() {
+        if usages[..i].iter().any(|u| u.as_str() == Some(usage)) {
+            c.push(ErrorKind::Duplicate, &format!("usages[{i}]"), usage, "");
+        }
+        if !USAGES.contains(&usage) {
+            c.not_supported(&format!("usages[{i}]"), usage, &USAGES);
+        }
     }
     for field in ["request", "signerName", "usages", "expirationSeconds"] {
         c.immutable(field);

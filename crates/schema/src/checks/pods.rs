@@ -146,7 +146,6 @@ pub fn security_context(c: &mut Check<'_>) {
 pub fn pod_spec(c: &mut Check<'_>) {
     let value = c.value;
     c.unique("volumes", "name");
-    let volumes = value.list_at(&["volumes"]);
     let mut seen: Vec<&str> = Vec::new();
     for group in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in value.list_at(&[group]).iter().enumerate() {
@@ -155,21 +154,6 @@ pub fn pod_spec(c: &mut Check<'_>) {
                 c.push(ErrorKind::Duplicate, &format!("{group}[{i}].name"), name, "");
             }
             seen.push(name);
-            for (list, what) in [("volumeMounts", false), ("volumeDevices", true)] {
-                for (j, mount) in container.list_at(&[list]).iter().enumerate() {
-                    let wanted = mount.str_at(&["name"]);
-                    let found = volumes.iter().find(|v| v.str_at(&["name"]) == wanted);
-                    let path = format!("{group}[{i}].{list}[{j}].name");
-                    match found {
-                        None => c.push(ErrorKind::NotFound, &path, wanted, ""),
-                        Some(volume) if what && volume["persistentVolumeClaim"].is_null() && volume["ephemeral"].is_null() => {
-                            let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
-                            c.invalid(&path, wanted, detail);
-                        }
-                        Some(_) => {}
-                    }
-                }
-            }
         }
     }
     for (i, container) in value.list_at(&["initContainers"]).iter().enumerate() {
@@ -201,11 +185,46 @@ pub fn pod_spec(c: &mut Check<'_>) {
     }
 }
 
+pub fn pod_mounts(c: &mut Check<'_>) {
+    let value = c.value;
+    mounts(c, "spec", &value["spec"], &[]);
+}
+
+/// Of anything with a pod template. A StatefulSet's claims are volumes of its pods.
+pub fn template_mounts(c: &mut Check<'_>) {
+    let value = c.value;
+    mounts(c, "template.spec", &value["template"]["spec"], value.list_at(&["volumeClaimTemplates"]));
+}
+
+/// What containers mount is there.
+fn mounts(c: &mut Check<'_>, path: &str, spec: &Value, claims: &[Value]) {
+    let volumes = spec.list_at(&["volumes"]);
+    for group in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, container) in spec.list_at(&[group]).iter().enumerate() {
+            for (list, block) in [("volumeMounts", false), ("volumeDevices", true)] {
+                for (j, mount) in container.list_at(&[list]).iter().enumerate() {
+                    let wanted = mount.str_at(&["name"]);
+                    let path = format!("{path}.{group}[{i}].{list}[{j}].name");
+                    if claims.iter().any(|claim| claim.str_at(&["metadata", "name"]) == wanted) {
+                        continue;
+                    }
+                    let claimed = |v: &Value| !v["persistentVolumeClaim"].is_null() || !v["ephemeral"].is_null();
+                    match volumes.iter().find(|v| v.str_at(&["name"]) == wanted) {
+                        None => c.push(ErrorKind::NotFound, &path, wanted, ""),
+                        Some(volume) if block && !claimed(volume) => {
+                            let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                            c.invalid(&path, wanted, detail);
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
 pub fn toleration(c: &mut Check<'_>) {
     let (key, operator, effect) = (c.text("key").to_owned(), c.text("operator").to_owned(), c.text("effect").to_owned());
-    if !key.is_empty() {
-        c.problems("key", key.as_str(), names::label_key(&key));
-    }
     if key.is_empty() && operator != "Exists" {
         let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         c.invalid("operator", operator.as_str(), detail);
@@ -225,7 +244,6 @@ pub fn toleration(c: &mut Check<'_>) {
         "Exists" | "Lt" | "Gt" => {}
         _ => c.not_supported("operator", operator, &["Equal", "Exists"]),
     }
-    c.one_of("effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
 }
 
 pub fn node_selector_requirement(c: &mut Check<'_>) {
@@ -242,6 +260,21 @@ pub fn node_selector_requirement(c: &mut Check<'_>) {
     }
     let key = c.text("key").to_owned();
     c.problems("key", key.as_str(), names::label_key(&key));
+}
+
+pub fn sysctl(c: &mut Check<'_>) {
+    let name = c.text("name");
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let segment = |s: &str| {
+        let bytes = s.as_bytes();
+        bytes.first().is_some_and(|b| lower(*b))
+            && bytes.last().is_some_and(|b| lower(*b))
+            && bytes.iter().all(|b| lower(*b) || matches!(b, b'-' | b'_'))
+    };
+    if !name.is_empty() && (name.len() > 253 || !name.split(['.', '/']).all(segment)) {
+        let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+        c.invalid("name", name, detail);
+    }
 }
 
 pub fn topology_spread(c: &mut Check<'_>) {

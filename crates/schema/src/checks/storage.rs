@@ -201,6 +201,17 @@ pub fn storage_class(c: &mut Check<'_>) {
     c.one_of("reclaimPolicy", &["Delete", "Retain"]);
 }
 
+pub fn csi_driver(c: &mut Check<'_>) {
+    c.one_of("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"]);
+    let value = c.value;
+    const MODES: [&str; 2] = ["Ephemeral", "Persistent"];
+    for mode in value.list_at(&["volumeLifecycleModes"]).iter().filter_map(Value::as_str).filter(|m| !MODES.contains(m)) {
+        c.not_supported("volumeLifecycleModes", mode, &MODES);
+    }
+    c.immutable("attachRequired");
+    c.immutable("volumeLifecycleModes");
+}
+
 pub fn csi_node_driver(c: &mut Check<'_>) {
     if c.text("nodeID").is_empty() {
         c.required("nodeID", "");

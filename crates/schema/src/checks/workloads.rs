@@ -154,12 +154,11 @@ pub fn pod_autoscaler(c: &mut Check<'_>) {
     }
     for field in ["kind", "name"] {
         let text = c.value.str_at(&["scaleTargetRef", field]).to_owned();
-        let path = format!("scaleTargetRef.{field}");
-        if text.is_empty() {
-            c.required(&path, "");
-        } else {
-            c.problems(&path, text.as_str(), names::path_segment(&text));
-        }
+        c.problems(&format!("scaleTargetRef.{field}"), text.as_str(), names::path_segment(&text));
+    }
+    let api_version = c.value.str_at(&["scaleTargetRef", "apiVersion"]).to_owned();
+    if !api_version.contains('/') {
+        c.invalid("scaleTargetRef.apiVersion", api_version, "apiVersion must specify API group");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What upstream's server makes of objects as users write them: their defaults, and its problems with them.
 //!
-//! `golden/want.txt.gz` was written by `xtask/server-gen` from `golden/given.txt`.
+//! `golden/want.txt.gz` was written by `xtask/server-gen` from `golden/given.txt`. `UPSTREAM_WANT` names another file of
+//! that form to compare instead; `SHOW_MISSED` lists the problems that only upstream finds.
 
 use std::io::Read;
 
@@ -14,8 +15,12 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
+    let zip = match std::env::var_os("UPSTREAM_WANT") {
+        Some(path) => std::fs::read(path).expect("UPSTREAM_WANT"),
+        None => include_bytes!("../golden/want.txt.gz").to_vec(),
+    };
     let mut text = String::new();
-    flate2::read::GzDecoder::new(&include_bytes!("../golden/want.txt.gz")[..]).read_to_string(&mut text).expect("a zipped text");
+    flate2::read::GzDecoder::new(&zip[..]).read_to_string(&mut text).expect("a zipped text");
     let row = |line: &str| {
         let mut columns = line.split('\t').map(str::to_owned);
         let mut next = || columns.next().expect("four columns");
@@ -71,9 +76,15 @@ fn rules_find_only_what_upstream_finds() {
             validate::object(Table::builtin(), RuleBook::builtin(), id, &value, None).iter().map(|e| sorted(&e.to_string())).collect();
         // Upstream may say it of the struct around the field, or in other words; it may not be silent.
         let near = |ours: &str, theirs: &str| {
+            // Upstream reports a node's taints below `metadata`.
+            let theirs = theirs.replace("metadata.taints", "spec.taints");
             let (a, b) = (ours.split(": ").next().unwrap_or(""), theirs.split(": ").next().unwrap_or(""));
             a.starts_with(b) || b.starts_with(a)
         };
+        let twice = |i: usize, o: &String| ours[..i].contains(o) && row.problems.iter().filter(|p| *p == o).count() < 2;
+        for (_, again) in ours.iter().enumerate().filter(|(i, o)| twice(*i, o)) {
+            wrong.push(format!("given {}\ntwice {again}", row.given));
+        }
         let extra: Vec<_> = ours.iter().filter(|o| !row.problems.iter().any(|p| near(o, p))).collect();
         if !extra.is_empty() {
             wrong.push(format!("given {}\nours  {extra:#?}\nwant  {:#?}", row.given, row.problems));
@@ -84,5 +95,7 @@ fn rules_find_only_what_upstream_finds() {
     if std::env::var_os("SHOW_MISSED").is_some() {
         println!("{}\n{found} found, {} missed", missed.join("\n"), missed.len());
     }
+    // Those are the API server's own: selectors that must match templates, allocated addresses, time zones.
+    assert!(missed.len() <= 21 || std::env::var_os("UPSTREAM_WANT").is_some(), "{}", missed.join("\n"));
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
