@@ -22,7 +22,8 @@ use super::reference::{Reference, Version};
 use super::tar::{Kind, Reader, TarError};
 use super::{Event, EventSink, Hold, Images, Inner, blocking, lock};
 
-const MAX_ENTRIES: usize = 100_000;
+const MAX_ENTRIES: usize = 20_000;
+const MAX_NAME: usize = 1024;
 
 #[derive(Debug)]
 pub struct ImportReport {
@@ -142,6 +143,9 @@ impl Scan {
             entries += 1;
             if entries > MAX_ENTRIES {
                 return Err(Error::Limit { what: what.into(), limit: MAX_ENTRIES as u64, unit: "entries" });
+            }
+            if entry.path.len().max(entry.link.len()) > MAX_NAME {
+                return Err(Error::Limit { what: format!("{what}: a name"), limit: MAX_NAME as u64, unit: "bytes" });
             }
             let Ok(path) = std::str::from_utf8(&entry.path) else { continue };
             let path = clean(path);

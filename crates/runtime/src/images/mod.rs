@@ -35,7 +35,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
@@ -204,14 +204,14 @@ impl Images {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).map_err(Error::io("protect", &root))?;
         let lock_path = root.join("lock");
         let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| Error::Locked(root.clone()))?;
+        take_lock(&lock).ok_or_else(|| Error::Locked(root.clone()))?;
         let blobs = Blobs::open(&root)?;
         let layers = Layers::open(&root)?;
         let records = Records::load(&root.join("images.json"))?;
         empty_tmp(&root)?;
         let empty = root.join("layers/empty/fs");
         fs::create_dir_all(&empty).map_err(Error::io("create", &empty))?;
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).map_err(Error::io("open up", &empty))?;
         let last = fs::read(root.join("state")).ok().and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
         let clean = last.as_ref().is_some_and(|last| last.boot.is_empty() || last.boot == boot);
         let epoch = last.map_or(0, |last| last.epoch) + u64::from(!clean);
@@ -438,8 +438,12 @@ impl Inner {
         for session in &sessions {
             match session.document(&record.id).await {
                 Ok(bytes) => {
-                    self.blobs.put_document(&record.id, &bytes)?;
-                    return Ok(bytes);
+                    let (inner, id, guard) = (self.clone(), record.id.clone(), self.locks.lock(format!("blob {}", record.id)).await);
+                    let put = move || {
+                        let _guard = guard;
+                        inner.blobs.put_document(&id, &bytes).map(|()| bytes)
+                    };
+                    return blocking(put).await;
                 }
                 Err(error) => failures.push(error),
             }
@@ -565,6 +569,17 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A second's patience: a child that was just forked has the lock's descriptor until it calls exec.
+fn take_lock(lock: &File) -> Option<()> {
+    for _ in 0..50 {
+        if rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Some(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
 }
 
 /// What an earlier run left half done goes, without anybody waiting for it.

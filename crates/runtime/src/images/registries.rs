@@ -140,9 +140,9 @@ impl Registries {
         }
         let mirrored = mirror.is_some_and(|m| m.as_ref().is_some_and(|m| !m.endpoint.is_empty()));
         if !(disable_default && mirrored) {
-            let tls = self.tls(default_authority).or_else(|| self.tls(&reference.domain));
+            let tls = self.own_config(default_authority).is_some_and(|config| config.tls.is_some());
             let default = Endpoint {
-                https: tls.is_some() || !is_local(default_authority),
+                https: tls || !is_local(default_authority),
                 authority: default_authority.into(),
                 prefix: "/v2".into(),
                 repository: reference.path.clone(),
@@ -157,10 +157,15 @@ impl Registries {
         endpoints
     }
 
-    fn config(&self, authority: &str) -> Option<&RegistryConfig> {
+    /// What is said of that registry itself.
+    fn own_config(&self, authority: &str) -> Option<&RegistryConfig> {
         let docker_hub = (authority == "registry-1.docker.io").then_some("docker.io");
         let names = [Some(authority), docker_hub, Some(host_of(authority))];
         names.into_iter().flatten().find_map(|name| self.configs.get(name)?.as_ref())
+    }
+
+    fn config(&self, authority: &str) -> Option<&RegistryConfig> {
+        self.own_config(authority).or_else(|| self.configs.get("*")?.as_ref())
     }
 
     pub fn tls(&self, authority: &str) -> Option<&TlsFiles> {

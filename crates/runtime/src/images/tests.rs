@@ -146,7 +146,7 @@ fn endpoints_come_from_registries_yaml() {
             "quiet.example": null,
             "*": {"endpoint": ["https://all.example"]},
         },
-        "configs": {"secure.local:5001": {"tls": {"insecure_skip_verify": true}}, "127.0.0.1:6000": {"tls": {"ca_file": "/ca"}}},
+        "configs": {"*": {"tls": {"insecure_skip_verify": true}, "auth": {"username": "all", "password": "p"}}, "secure.local:5001": {"tls": {"insecure_skip_verify": true}}, "127.0.0.1:6000": {"tls": {"ca_file": "/ca"}}},
     }))
     .unwrap();
     let show = |name: &str, disable: bool| {
@@ -172,6 +172,8 @@ fn endpoints_come_from_registries_yaml() {
     for (name, disable, want) in cases {
         assert_eq!(show(name, disable), want, "{name}");
     }
+    assert!(registries.tls("any.example").unwrap().insecure_skip_verify && !registries.tls("127.0.0.1:6000").unwrap().insecure_skip_verify);
+    assert!(registries.credentials("any.example").is_some() && registries.credentials("127.0.0.1:6000").is_none());
 }
 
 #[test]

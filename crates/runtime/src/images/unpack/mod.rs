@@ -53,6 +53,8 @@ impl Default for Limits {
 
 const MAX_PATH: usize = 4096;
 const MAX_NAME: usize = 255;
+/// Memory for what has to be remembered until a layer is settled: a hundred times what large images need.
+const MAX_REMEMBERED: u64 = 128 << 20;
 const CHUNK: usize = 128 << 10;
 /// How often free space is looked at: after so many bytes or entries.
 const CHECK_BYTES: u64 = 32 << 20;
@@ -89,6 +91,7 @@ pub fn unpack(blob: &Path, diff_id: &Digest, into: &Path, limits: &Limits, cance
             unchecked: (0, 0),
             links: Vec::new(),
             dir_times: Vec::new(),
+            remembered: 0,
             opaque_root: false,
         };
         unpacker.check_space(0)?;
@@ -119,6 +122,7 @@ struct Unpacker<'a, R> {
     unchecked: (u64, u64),
     links: Vec<(Vec<u8>, Vec<u8>)>,
     dir_times: Vec<(RealPath, Mtime)>,
+    remembered: u64,
     opaque_root: bool,
 }
 
@@ -160,6 +164,9 @@ impl<R: std::io::Read> Unpacker<'_, R> {
         }
         if self.bytes > self.limits.bytes {
             return Err(limit(self.limits.bytes, "bytes"));
+        }
+        if self.remembered + self.tree.implicit_bytes > MAX_REMEMBERED {
+            return Err(limit(MAX_REMEMBERED, "bytes of directory and link names"));
         }
         self.unchecked.0 += 1;
         if self.unchecked.0 >= CHECK_ENTRIES || entry.size >= CHECK_BYTES {
@@ -293,6 +300,7 @@ impl<R: std::io::Read> Unpacker<'_, R> {
             real.push(name.into());
         }
         self.tree.implicit.remove(&real);
+        self.remembered += tree::path_bytes(&real);
         self.dir_times.push((real, entry.mtime));
         let set = || {
             rustix::fs::chownat(&*at.fd, name, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -377,6 +385,7 @@ impl<R: std::io::Read> Unpacker<'_, R> {
             }
             (_, Some(Err(e))) if e != Errno::NOENT => Err(self.os("find the target of", &entry.path)(e)),
             _ => {
+                self.remembered += (entry.path.len() + entry.link.len()) as u64 + 64;
                 self.links.push((entry.path.clone(), entry.link.clone()));
                 Ok(())
             }

@@ -49,8 +49,11 @@ pub fn settle(layer: &Digest, dir: &Path, unpacked: Unpacked, lower: &[PathBuf],
                 rustix::fs::chmodat(&*at.fd, name, Mode::from(stat.st_mode & 0o7777), AtFlags::empty())?;
                 rustix::fs::utimensat(&*at.fd, name, &stat_times(&stat), AtFlags::SYMLINK_NOFOLLOW)
             }
-            // Nothing says when it is from: not now, so that the same image unpacks to the same tree everywhere.
-            None => rustix::fs::utimensat(&*at.fd, name, &times((0, 0)), AtFlags::SYMLINK_NOFOLLOW),
+            // Nothing says what it is: the same on every node, whatever its clock and umask.
+            None => {
+                rustix::fs::chmodat(&*at.fd, name, Mode::from(0o755), AtFlags::empty())?;
+                rustix::fs::utimensat(&*at.fd, name, &times((0, 0)), AtFlags::SYMLINK_NOFOLLOW)
+            }
         };
         set().map_err(io("set the owner, mode and time of directories in"))?;
     }

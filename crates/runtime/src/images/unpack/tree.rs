@@ -32,12 +32,14 @@ pub struct Tree {
     stack: Vec<(Box<[u8]>, Place)>,
     /// Directories (real paths) made because something in them was wanted, that no entry has described.
     pub implicit: BTreeSet<RealPath>,
+    /// About how much memory `implicit` takes.
+    pub implicit_bytes: u64,
 }
 
 impl Tree {
     pub fn open(path: &Path) -> Result<Tree> {
         let root = Rc::new(rustix::fs::openat(CWD, path, OPEN_DIR, Mode::empty())?);
-        Ok(Tree { root, stack: Vec::new(), implicit: BTreeSet::from([Vec::new()]) })
+        Ok(Tree { root, stack: Vec::new(), implicit: BTreeSet::from([Vec::new()]), implicit_bytes: 0 })
     }
 
     pub fn root(&self) -> Place {
@@ -76,6 +78,7 @@ impl Tree {
             },
             Err(e) => return Err(e),
         }
+        self.implicit_bytes += path_bytes(&real);
         self.implicit.insert(real.clone());
         let fd = rustix::fs::openat(&*at.fd, name, OPEN_DIR, Mode::empty())?;
         Ok(Place { fd: Rc::new(fd), real })
@@ -127,6 +130,11 @@ fn remove_tree(at: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         }
     }
     rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)
+}
+
+/// About how much memory a path takes.
+pub fn path_bytes(real: &RealPath) -> u64 {
+    real.iter().map(|name| name.len() as u64 + 32).sum::<u64>() + 64
 }
 
 pub fn stat(at: &OwnedFd, name: &[u8]) -> Result<Stat> {
