@@ -3,6 +3,7 @@
 pub mod host;
 pub mod kubelet;
 pub mod local;
+pub mod network;
 pub mod node_proxy;
 pub mod remote;
 pub mod runtime;
