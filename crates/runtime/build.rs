@@ -3,6 +3,8 @@
 //! It is a package of its own in OUT_DIR (a copy of its manifest's facts, its sources by path, the workspace's lock), so
 //! that a build in a build neither waits for the outer one's lock nor resolves the workspace again; it works offline.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a build that cannot go on ends
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -65,7 +67,8 @@ fn main() {
 
 fn manifest(keeper: &Path, lock: &str) -> String {
     let main = keeper.join("src/main.rs").canonicalize().unwrap();
-    let libc = lock.split("name = \"libc\"\nversion = \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("0.2");
+    let libc =
+        lock.split("name = \"libc\"\nversion = \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("0.2");
     format!(
         r#"[package]
 name = "keeper"

@@ -24,7 +24,8 @@ pub struct Log {
 
 impl Log {
     pub fn open(path: &[u8], max_size: u64, max_files: u32) -> std::io::Result<Log> {
-        let mut log = Log { path: path.to_vec(), file: None, size: 0, max_size, max_files: max_files.max(1), batch: Vec::new() };
+        let mut log =
+            Log { path: path.to_vec(), file: None, size: 0, max_size, max_files: max_files.max(1), batch: Vec::new() };
         log.reopen().map(|()| log)
     }
 
@@ -85,10 +86,10 @@ impl Log {
 
     /// A full disk loses log lines, never the container.
     fn flush(&mut self) {
-        if let (Some(file), false) = (&self.file, self.batch.is_empty()) {
-            if sys::write_all(file.as_raw_fd(), &self.batch).is_ok() {
-                self.size += self.batch.len() as u64;
-            }
+        if let (Some(file), false) = (&self.file, self.batch.is_empty())
+            && sys::write_all(file.as_raw_fd(), &self.batch).is_ok()
+        {
+            self.size += self.batch.len() as u64;
         }
         self.batch.clear();
     }
@@ -97,12 +98,14 @@ impl Log {
         // 2024-01-31T10:00:00.1… becomes .20240131-100000
         let digits: Vec<u8> = stamp[..19].iter().filter(|b| b.is_ascii_digit()).copied().collect();
         let base = [&self.path[..], b".", &digits[..8], b"-", &digits[8..]].concat();
-        let name = (0..100u32).map(|n| if n == 0 { base.clone() } else { [&base[..], format!(".{n:02}").as_bytes()].concat() });
+        let name = (0..100u32)
+            .map(|n| if n == 0 { base.clone() } else { [&base[..], format!(".{n:02}").as_bytes()].concat() });
         for name in name {
             let (Ok(from), Ok(to)) = (sys::c(&self.path), sys::c(&name)) else { return };
             // Never over an earlier one of the same second.
             let (here, no_replace) = (libc::AT_FDCWD, 1u32);
-            let renamed = unsafe { libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), no_replace) };
+            let renamed =
+                unsafe { libc::syscall(libc::SYS_renameat2, here, from.as_ptr(), here, to.as_ptr(), no_replace) };
             match sys::check(renamed) {
                 Err(e) if sys::errno(&e) == libc::EEXIST => continue,
                 _ => break,
@@ -118,8 +121,10 @@ impl Log {
         let at = self.path.iter().rposition(|b| *b == b'/').unwrap_or(0);
         let (dir, name) = (std::path::Path::new(std::ffi::OsStr::from_bytes(&self.path[..at])), &self.path[at + 1..]);
         let Ok(entries) = std::fs::read_dir(dir) else { return };
-        let is_rotated = |file: &Vec<u8>| file.strip_prefix(name).is_some_and(|rest| rest.starts_with(b".") && rest.len() > 1);
-        let mut rotated: Vec<Vec<u8>> = entries.flatten().map(|e| e.file_name().into_vec()).filter(is_rotated).collect();
+        let is_rotated =
+            |file: &Vec<u8>| file.strip_prefix(name).is_some_and(|rest| rest.starts_with(b".") && rest.len() > 1);
+        let mut rotated: Vec<Vec<u8>> =
+            entries.flatten().map(|e| e.file_name().into_vec()).filter(is_rotated).collect();
         rotated.sort();
         let surplus = rotated.len().saturating_sub(self.max_files as usize - 1);
         for name in &rotated[..surplus] {

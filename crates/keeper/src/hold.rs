@@ -35,7 +35,9 @@ pub fn main(args: &[OsString]) -> i32 {
             return 2;
         }
     };
-    let made = housekeeping::detach().and_then(|()| housekeeping::make_namespaces(&options)).and_then(|()| Keeper::new(options));
+    let made = housekeeping::detach()
+        .and_then(|()| housekeeping::make_namespaces(&options))
+        .and_then(|()| Keeper::new(options));
     match made {
         Ok(mut keeper) => {
             housekeeping::tell(&Ok(()));
@@ -140,8 +142,16 @@ impl Keeper {
         .tried(|| "signalfd".into())?;
         let listener = listen(&options.dir).tried(|| "listen".into())?;
         let keeper = Keeper {
-            options, epoll, signals, listener, pause,
-            connections: Vec::new(), serial: 0, children: Vec::new(), strays: Vec::new(), quit: None,
+            options,
+            epoll,
+            signals,
+            listener,
+            pause,
+            connections: Vec::new(),
+            serial: 0,
+            children: Vec::new(),
+            strays: Vec::new(),
+            quit: None,
         };
         keeper.watch(keeper.listener.as_raw_fd(), kind::LISTEN, 0, libc::EPOLLIN);
         keeper.watch(keeper.signals.as_raw_fd(), kind::SIGNAL, 0, libc::EPOLLIN);
@@ -165,7 +175,8 @@ impl Keeper {
                 kind::DRAINED => self.resume(index / 2, index % 2),
                 _ => {}
             }
-            if let (Some(asker), false) = (self.quit, self.children.iter().flatten().any(|c| c.state != State::Exited)) {
+            if let (Some(asker), false) = (self.quit, self.children.iter().flatten().any(|c| c.state != State::Exited))
+            {
                 housekeeping::release(&self.options);
                 if let Ok(path) = sys::c([&self.options.dir[..], b"/", housekeeping::SOCKET.as_bytes()].concat()) {
                     unsafe { libc::unlink(path.as_ptr()) };
@@ -261,10 +272,10 @@ impl Keeper {
 
     /// A receiver that does not read is cut off; it asks for a list when it comes back.
     fn send(&mut self, slot: usize, message: &[u8], fds: &[RawFd]) {
-        if let Some(connection) = &self.connections[slot] {
-            if sys::send_packet(connection.fd.as_raw_fd(), message, fds).is_err() {
-                self.disconnect(slot);
-            }
+        if let Some(connection) = &self.connections[slot]
+            && sys::send_packet(connection.fd.as_raw_fd(), message, fds).is_err()
+        {
+            self.disconnect(slot);
         }
     }
 
@@ -289,12 +300,15 @@ impl Keeper {
                 ok(vec![])
             }
             b"resize" => {
-                let (Some(rows), Some(columns)) = (wire::number(field(2)), wire::number(field(3))) else { return Err("no size".into()) };
+                let (Some(rows), Some(columns)) = (wire::number(field(2)), wire::number(field(3))) else {
+                    return Err("no size".into());
+                };
                 let index = self.find(field(1))?;
                 let child = self.running(index)?;
                 let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
                 let fd = child.outputs[0].fd.as_ref().filter(|_| child.terminal).ok_or("it has no terminal")?;
-                sys::check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) } as _).tried(|| "resize".into())?;
+                sys::check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) } as _)
+                    .tried(|| "resize".into())?;
                 ok(vec![])
             }
             b"attach" => self.attach(asker, fields, fds).map(|()| None),
@@ -322,7 +336,8 @@ impl Keeper {
                     };
                     let (code, signal) = c.ending();
                     let id = String::from_utf8_lossy(&c.id);
-                    format!("{id} {} {state} {} {} {code} {signal} {}", c.pid, c.started_ns, c.finished_ns, c.oom as u8).into_bytes()
+                    format!("{id} {} {state} {} {} {code} {signal} {}", c.pid, c.started_ns, c.finished_ns, c.oom as u8)
+                        .into_bytes()
                 };
                 ok(self.children.iter().flatten().filter(|c| !c.exec).map(line).collect())
             }
@@ -379,14 +394,31 @@ impl Keeper {
             return Err("the pod is ending".into());
         }
         let mut fds = fds.into_iter();
-        let (Some(program), Some(spec)) = (fds.next(), fds.next()) else { return Err("program or spec is missing".into()) };
+        let (Some(program), Some(spec)) = (fds.next(), fds.next()) else {
+            return Err("program or spec is missing".into());
+        };
         let terminal = flag("tty");
         let mut child = Child {
-            id, exec, asker, terminal,
-            state: State::Starting, result: None, failure: None, pid: 0, status: None,
-            outputs: Default::default(), stdin: None, stdin_once: flag("stdin-once"), log: None, attached: Vec::new(),
-            started_ns: 0, finished_ns: 0, oom: false,
-            exit_path: path("exit"), oom_path: path("oom"), sweep_path: path("sweep"),
+            id,
+            exec,
+            asker,
+            terminal,
+            state: State::Starting,
+            result: None,
+            failure: None,
+            pid: 0,
+            status: None,
+            outputs: Default::default(),
+            stdin: None,
+            stdin_once: flag("stdin-once"),
+            log: None,
+            attached: Vec::new(),
+            started_ns: 0,
+            finished_ns: 0,
+            oom: false,
+            exit_path: path("exit"),
+            oom_path: path("oom"),
+            sweep_path: path("sweep"),
         };
         let mut stdio: [Option<OwnedFd>; 3] = [None, None, None];
         if exec {
@@ -427,7 +459,9 @@ impl Keeper {
         let inherited = [list[0], list[1], list[2], spec.as_raw_fd(), theirs.as_raw_fd(), extra.unwrap_or(-1)];
         match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()).tried(|| "fork".into()),
-            0 => unsafe { libc::_exit(run_helper(program.as_raw_fd(), inherited, if exec { c"exec" } else { c"create" })) },
+            0 => unsafe {
+                libc::_exit(run_helper(program.as_raw_fd(), inherited, if exec { c"exec" } else { c"create" }))
+            },
             _ => {}
         }
         if slot == self.children.len() {
@@ -490,10 +524,12 @@ impl Keeper {
             child.failure = Some("the creator ended without a word".into());
         }
         // Killed before the exec: the cgroup's memory limit is too small even for that.
-        if let (None, Some(status), false) = (&child.failure, child.status, child.exec) {
-            if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL && killed_by_oom(&child.oom_path) {
-                child.failure = Some("container init was OOM-killed (memory limit too low?)".into());
-            }
+        if let (None, Some(status), false) = (&child.failure, child.status, child.exec)
+            && libc::WIFSIGNALED(status)
+            && libc::WTERMSIG(status) == libc::SIGKILL
+            && killed_by_oom(&child.oom_path)
+        {
+            child.failure = Some("container init was OOM-killed (memory limit too low?)".into());
         }
         if let Some(failure) = child.failure.take() {
             self.children[index] = None;
@@ -535,7 +571,8 @@ impl Keeper {
         let mut buffer = [0u8; CHUNK];
         let read = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), limit) };
         if read <= 0 {
-            let again = read < 0 && matches!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+            let again = read < 0
+                && matches!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             if !again {
                 self.close_output(index, n);
             }
@@ -547,10 +584,10 @@ impl Keeper {
             log.put(STREAMS[n], &mut child.outputs[n].part, data, now);
         }
         for attached in &mut child.attached {
-            if let Some(out) = &attached.outputs[n] {
-                if sys::write_all(out.as_raw_fd(), data).is_err() {
-                    attached.outputs[n] = None;
-                }
+            if let Some(out) = &attached.outputs[n]
+                && sys::write_all(out.as_raw_fd(), data).is_err()
+            {
+                attached.outputs[n] = None;
             }
         }
         true
@@ -649,10 +686,12 @@ impl Keeper {
         child.attached = Vec::new();
         child.log = None;
         let (code, signal) = child.ending();
-        let numbers = [code.to_string(), signal.to_string(), (child.oom as u8).to_string(), child.finished_ns.to_string()];
+        let numbers =
+            [code.to_string(), signal.to_string(), (child.oom as u8).to_string(), child.finished_ns.to_string()];
         let (id, exit_path) = (child.id.clone(), child.exit_path.clone());
         let [code, signal, oom, at] = numbers.each_ref().map(|n| n.as_bytes());
-        let record = if exit_path.is_empty() { None } else { record_exit(&exit_path, numbers.join(" ").as_bytes()).ok() };
+        let record =
+            if exit_path.is_empty() { None } else { record_exit(&exit_path, numbers.join(" ").as_bytes()).ok() };
         if child.exec {
             self.children[index] = None;
         }
@@ -700,7 +739,8 @@ fn run_helper(program: RawFd, inherited: [RawFd; 6], operation: &std::ffi::CStr)
 }
 
 fn listen(dir: &[u8]) -> io::Result<OwnedFd> {
-    let make = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    let make =
+        unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
     // SAFETY: just made.
     let socket = sys::check(make as _).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })?;
     let dir = sys::c(dir)?;
@@ -740,7 +780,8 @@ fn sweep(procs: &[u8]) {
     for _ in 0..SWEEPS {
         let Ok(file) = sys::open(procs, libc::O_RDONLY, 0) else { return };
         let list = sys::read_to_end(file.as_raw_fd(), 1 << 20).unwrap_or_default();
-        let pids: Vec<libc::pid_t> = list.split(|b| *b == b'\n').filter_map(wire::number).filter(|pid| *pid > 0).collect();
+        let pids: Vec<libc::pid_t> =
+            list.split(|b| *b == b'\n').filter_map(wire::number).filter(|pid| *pid > 0).collect();
         if pids.is_empty() {
             return;
         }

@@ -102,7 +102,8 @@ pub fn make_namespaces(o: &Options) -> Done<()> {
     sys::unshare(flag(o.net, libc::CLONE_NEWNET) | flag(o.ipc, libc::CLONE_NEWIPC) | flag(o.uts, libc::CLONE_NEWUTS))
         .tried(|| "make the pod's namespaces".into())?;
     if o.uts && !o.hostname.is_empty() {
-        sys::check(unsafe { libc::sethostname(o.hostname.as_ptr().cast(), o.hostname.len()) } as _).tried(|| "set the hostname".into())?;
+        sys::check(unsafe { libc::sethostname(o.hostname.as_ptr().cast(), o.hostname.len()) } as _)
+            .tried(|| "set the hostname".into())?;
     }
     if o.net {
         loopback_up().tried(|| "bring up the loopback device".into())?;
@@ -113,20 +114,26 @@ pub fn make_namespaces(o: &Options) -> Done<()> {
     if o.shm > 0 {
         let shm = o.path(SHM);
         let made = sys::mkdirat(libc::AT_FDCWD, &shm, 0o1777);
-        made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) }).tried(|| "make shm".into())?;
+        made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
+            .tried(|| "make shm".into())?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        sys::mount(b"shm", &shm, b"tmpfs", flags, format!("mode=1777,size={}", o.shm).as_bytes()).tried(|| "mount shm".into())?;
+        sys::mount(b"shm", &shm, b"tmpfs", flags, format!("mode=1777,size={}", o.shm).as_bytes())
+            .tried(|| "mount shm".into())?;
     }
     for sysctl in &o.sysctls {
         let at = sysctl.iter().position(|b| *b == b'=').ok_or("sysctl is not name=value")?;
         let (name, value) = (&sysctl[..at], &sysctl[at + 1..]);
         // `net.ipv4.x`, or `net/ipv4/x` where a name has dots of its own.
-        let slashes = name.iter().position(|b| *b == b'/').is_some_and(|s| name.iter().position(|b| *b == b'.').is_none_or(|d| s < d));
+        let slashes = name
+            .iter()
+            .position(|b| *b == b'/')
+            .is_some_and(|s| name.iter().position(|b| *b == b'.').is_none_or(|d| s < d));
         let path: Vec<u8> = name.iter().map(|b| if *b == b'.' && !slashes { b'/' } else { *b }).collect();
         if path.split(|b| *b == b'/').any(|part| part == b".." || part.is_empty()) {
             return Err(format!("bad sysctl {}", String::from_utf8_lossy(name)));
         }
-        sys::write_file([b"/proc/sys/", &path[..]].concat(), value).tried(|| format!("set sysctl {}", String::from_utf8_lossy(sysctl)))?;
+        sys::write_file([b"/proc/sys/", &path[..]].concat(), value)
+            .tried(|| format!("set sysctl {}", String::from_utf8_lossy(sysctl)))?;
     }
     Ok(())
 }
@@ -167,7 +174,8 @@ pub fn start_pause(o: &Options) -> Done<(libc::pid_t, OwnedFd)> {
         let _ = pause(&empty);
         unsafe { libc::_exit(1) };
     }
-    let namespace = sys::open(format!("/proc/{pid}/ns/pid"), libc::O_RDONLY, 0).tried(|| "open the PID namespace".into())?;
+    let namespace =
+        sys::open(format!("/proc/{pid}/ns/pid"), libc::O_RDONLY, 0).tried(|| "open the PID namespace".into())?;
     Ok((pid, namespace))
 }
 

@@ -112,8 +112,14 @@ pub struct OpenCgroup {
 
 impl OpenCgroup {
     pub fn open(cgroup: &Cgroup) -> Done<Self> {
-        let open = |path: &Vec<u8>, flags| sys::open(path, flags, 0).tried(|| format!("open {}", String::from_utf8_lossy(path)));
-        let born_in = if cgroup.unified.is_empty() { None } else { Some(open(&cgroup.unified, libc::O_PATH | libc::O_DIRECTORY)?) };
+        let open = |path: &Vec<u8>, flags| {
+            sys::open(path, flags, 0).tried(|| format!("open {}", String::from_utf8_lossy(path)))
+        };
+        let born_in = if cgroup.unified.is_empty() {
+            None
+        } else {
+            Some(open(&cgroup.unified, libc::O_PATH | libc::O_DIRECTORY)?)
+        };
         let procs = cgroup.procs.iter().map(|path| open(path, libc::O_WRONLY)).collect::<Done<_>>()?;
         Ok(OpenCgroup { born_in, procs })
     }
@@ -137,7 +143,8 @@ pub fn spawn(flags: i32, cgroup: OpenCgroup, run: impl FnOnce(&dyn Fn() -> Done<
         pid => {
             drop(wait);
             let _ = sys::send_packet(RESULT_FD, format!("P{pid}").as_bytes(), &[]);
-            let joined = cgroup.procs.iter().try_for_each(|fd| sys::write_all(fd.as_raw_fd(), pid.to_string().as_bytes()));
+            let joined =
+                cgroup.procs.iter().try_for_each(|fd| sys::write_all(fd.as_raw_fd(), pid.to_string().as_bytes()));
             if joined.is_err() {
                 let _ = sys::kill(pid, libc::SIGKILL);
             }
@@ -149,11 +156,14 @@ pub fn spawn(flags: i32, cgroup: OpenCgroup, run: impl FnOnce(&dyn Fn() -> Done<
 
 /// Gives this session a terminal of the container's own devpts and hands its other end to the keeper.
 pub fn open_terminal(root: RawFd, console: bool) -> Done<()> {
-    let master = sys::open_in_root(root, "/dev/pts/ptmx", libc::O_RDWR | libc::O_NOCTTY).tried(|| "open /dev/pts/ptmx".into())?;
+    let master = sys::open_in_root(root, "/dev/pts/ptmx", libc::O_RDWR | libc::O_NOCTTY)
+        .tried(|| "open /dev/pts/ptmx".into())?;
     let mut locked: libc::c_int = 0;
-    sys::check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &mut locked) } as _).tried(|| "unlock the terminal".into())?;
+    sys::check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &mut locked) } as _)
+        .tried(|| "unlock the terminal".into())?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let fd = sys::check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } as _).tried(|| "open the terminal".into())?;
+    let fd = sys::check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } as _)
+        .tried(|| "open the terminal".into())?;
     // SAFETY: the ioctl has just given us this descriptor.
     let slave = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     sys::send_packet(RESULT_FD, b"T", &[master.as_raw_fd()]).tried(|| "hand over the terminal".into())?;
@@ -167,7 +177,6 @@ pub fn open_terminal(root: RawFd, console: bool) -> Done<()> {
     (0..3).try_for_each(|n| sys::dup_to(slave.as_raw_fd(), n)).tried(|| "use the terminal".into())?;
     sys::check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } as _).map(drop).tried(|| "control the terminal".into())
 }
-
 
 /// Makes `root` this process' `/` and lets go of the host's.
 fn pivot(root: RawFd) -> Done<()> {
@@ -211,19 +220,20 @@ pub fn become_program(process: &Process, identity: Identity) -> Done<()> {
         // Without no_new_privs a filter takes CAP_SYS_ADMIN, so it must come before the capabilities go.
         seccomp(process)?;
     }
+    let mut known = 0u64;
     for capability in 0..64 {
-        if process.capabilities >> capability & 1 == 0 {
-            match sys::prctl(libc::PR_CAPBSET_DROP, capability) {
-                Err(e) if sys::errno(&e) == libc::EINVAL => break, // past the kernel's last
-                dropped => dropped.tried(|| format!("drop capability {capability}"))?,
-            }
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability as libc::c_ulong) } {
+            -1 => break, // past the kernel's last
+            held if process.capabilities >> capability & 1 == 1 => known |= (held as u64) << capability,
+            _ => sys::prctl(libc::PR_CAPBSET_DROP, capability).tried(|| format!("drop capability {capability}"))?,
         }
     }
-    sys::check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) } as _).tried(|| "set the groups".into())?;
+    sys::check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) } as _)
+        .tried(|| "set the groups".into())?;
     sys::check(unsafe { libc::setresgid(gid, gid, gid) } as _).tried(|| format!("become group {gid}"))?;
     sys::check(unsafe { libc::setresuid(uid, uid, uid) } as _).tried(|| format!("become user {uid}"))?;
     if uid == 0 {
-        set_capabilities(process.capabilities)?;
+        set_capabilities(known)?;
     }
     if !changed {
         chdir().tried(|| format!("change directory to {}", String::from_utf8_lossy(cwd)))?;
@@ -243,35 +253,39 @@ pub fn become_program(process: &Process, identity: Identity) -> Done<()> {
     Err(commands.exec())
 }
 
-/// Signals as a fresh program expects them: the keeper blocks SIGCHLD, Rust ignores SIGPIPE.
+/// Signals as a fresh program expects them: the keeper blocks SIGCHLD and ignores others, Rust ignores SIGPIPE.
 pub fn reset_signals() {
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-        for signal in 1..=64 {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTERM] {
             libc::signal(signal, libc::SIG_DFL);
         }
     }
 }
 
+/// `set` must be within what the bounding set has: more is refused.
 fn set_capabilities(set: u64) -> Done<()> {
     let header = [0x2008_0522u32, 0]; // _LINUX_CAPABILITY_VERSION_3, this process
-    // A kernel ignores no capability that it does not know: ask for what it has.
-    let known: u64 = (0..64).filter(|n| unsafe { libc::prctl(libc::PR_CAPBSET_READ, *n as libc::c_ulong) } == 1).fold(0, |a, n| a | 1 << n);
-    let (low, high) = ((set & known) as u32, ((set & known) >> 32) as u32);
+    let (low, high) = (set as u32, (set >> 32) as u32);
     let data = [low, low, 0, high, high, 0]; // effective, permitted, inheritable: low words, then high words
-    sys::check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop).tried(|| "set the capabilities".into())
+    sys::check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) })
+        .map(drop)
+        .tried(|| "set the capabilities".into())
 }
 
 fn seccomp(process: &Process) -> Done<()> {
     if process.seccomp.is_empty() {
         return Ok(());
     }
-    let program: Vec<u64> = process.seccomp.chunks_exact(8).filter_map(|c| c.try_into().ok()).map(u64::from_ne_bytes).collect();
+    let program: Vec<u64> =
+        process.seccomp.chunks_exact(8).filter_map(|c| c.try_into().ok()).map(u64::from_ne_bytes).collect();
     let filter = libc::sock_fprog { len: program.len() as _, filter: program.as_ptr() as *mut _ };
     // SECCOMP_SET_MODE_FILTER
-    sys::check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, 0u32, &filter) }).map(drop).tried(|| "install the seccomp filter".into())
+    sys::check(unsafe { libc::syscall(libc::SYS_seccomp, 1u32, 0u32, &filter) })
+        .map(drop)
+        .tried(|| "install the seccomp filter".into())
 }
 
 /// The program with its arguments and environment, ready before the filter, which might refuse to allocate.
@@ -285,7 +299,9 @@ struct Commands {
 
 impl Commands {
     fn new(process: &Process, env: &[Vec<u8>]) -> Done<Self> {
-        let strings = |list: &[Vec<u8>]| list.iter().map(sys::c).collect::<io::Result<Vec<_>>>().tried(|| "zero byte in an argument".into());
+        let strings = |list: &[Vec<u8>]| {
+            list.iter().map(sys::c).collect::<io::Result<Vec<_>>>().tried(|| "zero byte in an argument".into())
+        };
         let (args, env) = (strings(&process.args)?, strings(env)?);
         let name = args.first().filter(|a| !a.is_empty()).ok_or("no command specified")?.clone();
         let searched = !name.as_bytes().contains(&b'/');
@@ -294,7 +310,9 @@ impl Commands {
             false => vec![name],
             true => path
                 .split(|b| *b == b':')
-                .filter_map(|dir| sys::c([if dir.is_empty() { b"." } else { dir }, b"/", name.as_bytes()].concat()).ok())
+                .filter_map(|dir| {
+                    sys::c([if dir.is_empty() { b"." } else { dir }, b"/", name.as_bytes()].concat()).ok()
+                })
                 .collect(),
         };
         let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();

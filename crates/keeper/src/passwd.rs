@@ -33,7 +33,8 @@ fn identify(user: &User, passwd: &[u8], group: &[u8]) -> Result<Identity, String
         None => (&user.name[..], &b""[..]),
     };
     let wanted_uid = user.uid.or_else(|| number(name)).or(if name.is_empty() { Some(0) } else { None });
-    let entry = records(passwd).find(|f| f.len() >= 4 && wanted_uid.map_or(f[0] == name, |uid| number(f[2]) == Some(uid)));
+    let entry =
+        records(passwd).find(|f| f.len() >= 4 && wanted_uid.map_or(f[0] == name, |uid| number(f[2]) == Some(uid)));
     let uid = match (wanted_uid, &entry) {
         (Some(uid), _) => uid,
         (None, Some(f)) => number(f[2]).ok_or_else(|| format!("user {}: bad entry in /etc/passwd", show(name)))?,
@@ -53,8 +54,14 @@ fn identify(user: &User, passwd: &[u8], group: &[u8]) -> Result<Identity, String
     }
     groups.extend(&user.supplemental);
     let mut seen = Vec::with_capacity(groups.len());
-    groups.retain(|g| !seen.contains(g) && { seen.push(*g); true });
-    let home = entry.as_ref().and_then(|f| f.get(5)).filter(|h| h.starts_with(b"/")).map_or(b"/".to_vec(), |h| h.to_vec());
+    groups.retain(|g| {
+        !seen.contains(g) && {
+            seen.push(*g);
+            true
+        }
+    });
+    let home =
+        entry.as_ref().and_then(|f| f.get(5)).filter(|h| h.starts_with(b"/")).map_or(b"/".to_vec(), |h| h.to_vec());
     Ok(Identity { uid, gid, groups, home })
 }
 

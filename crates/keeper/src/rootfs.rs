@@ -25,12 +25,23 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
     let mut trees: Vec<Option<OwnedFd>> = Vec::with_capacity(spec.mounts.len());
     for m in &spec.mounts {
         let shared = m.fstype.is_empty() && m.propagation == PROPAGATION_SHARED;
-        trees.push(if shared { Some(sys::open_tree(libc::AT_FDCWD, &m.source, true).tried(|| format!("open {}", show(&m.source)))?) } else { None });
+        trees.push(if shared {
+            Some(sys::open_tree(libc::AT_FDCWD, &m.source, true).tried(|| format!("open {}", show(&m.source)))?)
+        } else {
+            None
+        });
     }
-    sys::mount(b"", b"/", b"", libc::MS_REC | libc::MS_SLAVE, b"").tried(|| "leave the host's mount propagation".into())?;
+    sys::mount(b"", b"/", b"", libc::MS_REC | libc::MS_SLAVE, b"")
+        .tried(|| "leave the host's mount propagation".into())?;
     let root = overlay(&spec.root)?;
     for (m, tree) in spec.mounts.iter().zip(trees) {
-        place(root.as_raw_fd(), m, tree).map_err(|e| format!("mount {} on {}: {e}", show(if m.fstype.is_empty() { &m.source } else { &m.fstype }), show(&m.target)))?;
+        place(root.as_raw_fd(), m, tree).map_err(|e| {
+            format!(
+                "mount {} on {}: {e}",
+                show(if m.fstype.is_empty() { &m.source } else { &m.fstype }),
+                show(&m.target)
+            )
+        })?;
     }
     let root_fd = root.as_raw_fd();
     if spec.mounts.iter().any(|m| m.target == b"/dev" && !m.fstype.is_empty()) {
@@ -54,7 +65,12 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
     }
     for path in &spec.masked_paths {
         over(root_fd, path, |place| match sys::is_dir(place)? {
-            true => sys::new_fs(b"tmpfs", b"tmpfs", &[b"nr_blocks=1".to_vec(), b"nr_inodes=2".to_vec()], sys::MOUNT_ATTR_RDONLY),
+            true => sys::new_fs(
+                b"tmpfs",
+                b"tmpfs",
+                &[b"nr_blocks=1".to_vec(), b"nr_inodes=2".to_vec()],
+                sys::MOUNT_ATTR_RDONLY,
+            ),
             false => sys::open_tree(libc::AT_FDCWD, "/dev/null", false),
         })?;
     }
@@ -66,7 +82,8 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
 
 /// Mounts the layers; the work directory is scratch, lost with the machine, so nobody waits for it to reach a disk.
 fn overlay(root: &Root) -> Done<OwnedFd> {
-    let open = |path: &Vec<u8>| sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).tried(|| format!("open {}", show(path)));
+    let open =
+        |path: &Vec<u8>| sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).tried(|| format!("open {}", show(path)));
     // Short names: the option string of a deep image must fit into one page.
     let lower = root.lower.iter().map(open).collect::<Done<Vec<_>>>()?;
     let (upper, work) = (open(&root.upper)?, open(&root.work)?);
@@ -96,7 +113,7 @@ fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>) -> Done<()> {
             PROPAGATION_SHARED | PROPAGATION_SLAVE => 0,
             _ => libc::MS_PRIVATE,
         };
-        sys::mount_setattr(tree.as_raw_fd(), 0, propagation as u64, true).tried(|| "set its propagation".into())?;
+        sys::mount_setattr(tree.as_raw_fd(), 0, propagation, true).tried(|| "set its propagation".into())?;
         if m.attributes != 0 {
             sys::mount_setattr(tree.as_raw_fd(), m.attributes, 0, m.recursive).tried(|| "set its attributes".into())?;
         }
@@ -105,7 +122,8 @@ fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>) -> Done<()> {
     let target = if matches!(&m.fstype[..], b"proc" | b"sysfs") {
         // An image must not choose another place for these.
         make_dir(root, &m.target, 0)?;
-        sys::open_in_root(root, &m.target, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW).tried(|| "open the target".into())?
+        sys::open_in_root(root, &m.target, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .tried(|| "open the target".into())?
     } else {
         let target = make_target(root, &m.target, is_dir)?;
         let mut fs: libc::statfs = unsafe { std::mem::zeroed() };
@@ -139,7 +157,9 @@ fn make_device(root: RawFd, device: &Device) -> Done<()> {
     }
     let name = sys::c(name).tried(|| "name".into())?;
     let flags = libc::AT_SYMLINK_NOFOLLOW;
-    sys::check(unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), device.uid, device.gid, flags) } as _).map(drop).tried(|| "chown".into())
+    sys::check(unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), device.uid, device.gid, flags) } as _)
+        .map(drop)
+        .tried(|| "chown".into())
 }
 
 /// The directory that `path` is to stand in, made if missing, and its last name.
@@ -178,8 +198,10 @@ pub fn make_dir(root: RawFd, path: &[u8], links: u32) -> Done<OwnedFd> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             let mut link = [0u8; 4096];
             let cname = sys::c(name).tried(|| "name".into())?;
-            let n = sys::check(unsafe { libc::readlinkat(dir.as_raw_fd(), cname.as_ptr(), link.as_mut_ptr().cast(), link.len()) } as _)
-                .tried(|| format!("follow {}", show(path)))? as usize;
+            let n = sys::check(unsafe {
+                libc::readlinkat(dir.as_raw_fd(), cname.as_ptr(), link.as_mut_ptr().cast(), link.len())
+            } as _)
+            .tried(|| format!("follow {}", show(path)))? as usize;
             let target = if link[0] == b'/' { link[..n].to_vec() } else { [&path[..at], b"/", &link[..n]].concat() };
             make_dir(root, &target, links + 1)
         }

@@ -7,6 +7,7 @@ pub type Bytes = Vec<u8>;
 
 /// A value with a binary form. Reading never panics and never allocates more than its input is long.
 pub trait Field: Sized {
+    #[allow(dead_code)] // the runtime's half
     fn put(&self, out: &mut Vec<u8>);
     fn get(input: &mut &[u8]) -> Option<Self>;
 }

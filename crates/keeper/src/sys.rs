@@ -154,8 +154,11 @@ pub fn kill(pid: libc::pid_t, signal: i32) -> io::Result<()> {
 }
 
 pub fn prctl(option: i32, a: u64) -> io::Result<()> {
-    check(unsafe { libc::prctl(option, a as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) } as _)
-        .map(drop)
+    check(
+        unsafe { libc::prctl(option, a as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) }
+            as _,
+    )
+    .map(drop)
 }
 
 /// `mount(2)`.

@@ -50,16 +50,23 @@ fn rotates_and_removes() {
     for second in 0..40u64 {
         log.put("stderr", &mut part, &[&[b'x'; 100][..], b"\n"].concat(), NOW + second * 1_000_000_000);
     }
-    let mut names: Vec<String> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["0.log", "0.log.20240131-100028", "0.log.20240131-100035"].map(String::from), "7 lines a file, the newest stay");
+    assert_eq!(
+        names,
+        ["0.log", "0.log.20240131-100028", "0.log.20240131-100035"].map(String::from),
+        "7 lines a file, the newest stay"
+    );
     assert!(names.iter().all(|n| std::fs::metadata(dir.join(n)).unwrap().len() <= 1000));
     std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
 fn formats_times() {
-    for (seconds, text) in [(0, "1970-01-01T00:00:00"), (951_782_400, "2000-02-29T00:00:00"), (4_102_444_799, "2099-12-31T23:59:59")] {
+    for (seconds, text) in
+        [(0, "1970-01-01T00:00:00"), (951_782_400, "2000-02-29T00:00:00"), (4_102_444_799, "2099-12-31T23:59:59")]
+    {
         assert_eq!(format_time(seconds * 1_000_000_000 + 7), format!("{text}.000000007Z").into_bytes());
     }
 }

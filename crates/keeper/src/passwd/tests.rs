@@ -1,6 +1,7 @@
 use super::*;
 
-const PASSWD: &[u8] = b"# comment\nroot:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\nbroken\nbare:x:50:51\n";
+const PASSWD: &[u8] =
+    b"# comment\nroot:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\nbroken\nbare:x:50:51\n";
 const GROUP: &[u8] = b"root:x:0:\nwww:x:34:\nssl:x:60:other,web\nlog:x:61:web\n";
 
 fn check(user: User, expect: Result<(u32, u32, &[u32], &str), &str>) {

@@ -56,6 +56,11 @@ impl Cgroups {
         Self::from_mountinfo(&info)
     }
 
+    /// As a v2 host whose hierarchy is mounted here.
+    pub fn unified_at(mount_point: impl Into<PathBuf>) -> Cgroups {
+        Cgroups { v1: Vec::new(), v2: Some(mount_point.into()), named: None }
+    }
+
     fn from_mountinfo(info: &str) -> Result<Cgroups> {
         let mut found = Cgroups { v1: Vec::new(), v2: None, named: None };
         for line in info.lines() {
@@ -68,7 +73,9 @@ impl Cgroups {
                 }
                 "cgroup" => {
                     for option in options.split(',') {
-                        if (V1_CONTROLLERS.contains(&option) || option == "hugetlb") && !found.v1.iter().any(|(c, _)| c == option) {
+                        if (V1_CONTROLLERS.contains(&option) || option == "hugetlb")
+                            && !found.v1.iter().any(|(c, _)| c == option)
+                        {
                             found.v1.push((option.to_string(), point.into()));
                         } else if option == "name=systemd" {
                             found.named = Some(point.into());
@@ -105,12 +112,20 @@ impl Cgroups {
     }
 
     fn roots(&self) -> Vec<&Path> {
-        if self.unified() { self.v2.iter().map(PathBuf::as_path).collect() } else { self.v1.iter().map(|(_, p)| p.as_path()).collect() }
+        if self.unified() {
+            self.v2.iter().map(PathBuf::as_path).collect()
+        } else {
+            self.v1.iter().map(|(_, p)| p.as_path()).collect()
+        }
     }
 
     /// The directory that holds a controller's files.
     fn dir(&self, controller: &str, path: &str) -> Option<PathBuf> {
-        let root = if self.unified() { self.v2.as_ref() } else { self.v1.iter().find(|(c, _)| c == controller).map(|(_, p)| p) };
+        let root = if self.unified() {
+            self.v2.as_ref()
+        } else {
+            self.v1.iter().find(|(c, _)| c == controller).map(|(_, p)| p)
+        };
         root.map(|root| join(root, path))
     }
 
@@ -282,7 +297,11 @@ impl Cgroups {
     pub(crate) fn entry(&self, path: &str) -> spec::Cgroup {
         let bytes = |p: PathBuf| p.into_os_string().into_encoded_bytes();
         match self.unified() {
-            true => spec::Cgroup { unified: self.dirs(path).pop().map(bytes).unwrap_or_default(), procs: vec![], namespace: true },
+            true => spec::Cgroup {
+                unified: self.dirs(path).pop().map(bytes).unwrap_or_default(),
+                procs: vec![],
+                namespace: true,
+            },
             false => spec::Cgroup {
                 unified: vec![],
                 procs: self.dirs(path).into_iter().map(|d| bytes(d.join("cgroup.procs"))).collect(),
@@ -319,7 +338,9 @@ impl Cgroups {
 
     /// What has been used; zero where the kernel does not tell.
     pub fn stats(&self, path: &str) -> CgroupStats {
-        let read = |controller: &str, file: &str| self.dir(controller, path).and_then(|d| fs::read_to_string(d.join(file)).ok()).unwrap_or_default();
+        let read = |controller: &str, file: &str| {
+            self.dir(controller, path).and_then(|d| fs::read_to_string(d.join(file)).ok()).unwrap_or_default()
+        };
         let number = |text: String| text.trim().parse::<u64>().unwrap_or(0);
         let memory_stat = read("memory", "memory.stat");
         let field = |text: &str, name: &str| {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroups::Cgroups;
+
 /// Where the runtime keeps things.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,6 +22,8 @@ pub struct Options {
     pub log_max_bytes: u64,
     /// Log files of a container, the current one included (`containerLogMaxFiles`).
     pub log_max_files: u32,
+    /// Instead of what this host has mounted.
+    pub cgroups: Option<Cgroups>,
     /// Directory of `seccompProfile.localhostProfile` (`/var/lib/kubelet/seccomp`).
     pub seccomp_dir: PathBuf,
 }
@@ -34,6 +38,7 @@ impl Options {
             keeper_cgroup: "/sampan-keepers".into(),
             log_max_bytes: 10 << 20,
             log_max_files: 5,
+            cgroups: None,
             seccomp_dir: "/var/lib/kubelet/seccomp".into(),
         }
     }
@@ -80,6 +85,23 @@ pub struct Image {
     pub user: String,
     pub working_dir: String,
     pub stop_signal: String,
+}
+
+impl From<&crate::images::Rootfs> for Image {
+    fn from(rootfs: &crate::images::Rootfs) -> Image {
+        let config = &rootfs.config;
+        Image {
+            lower: rootfs.lower.clone(),
+            reference: rootfs.repo_tags.first().cloned().unwrap_or_default(),
+            digest: rootfs.id.to_string(),
+            env: config.env.clone(),
+            entrypoint: config.entrypoint.clone(),
+            cmd: config.cmd.clone(),
+            user: config.user.clone(),
+            working_dir: config.working_dir.clone(),
+            stop_signal: config.stop_signal.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -242,9 +264,22 @@ pub struct SandboxStatus {
 /// Something has happened. Whoever misses some asks for the list.
 #[derive(Clone, Debug)]
 pub enum Event {
-    ContainerStarted { sandbox_id: String, container_id: String },
-    ContainerExited { sandbox_id: String, container_id: String, exit: Exit },
-    ContainerRemoved { sandbox_id: String, container_id: String },
+    ContainerStarted {
+        sandbox_id: String,
+        container_id: String,
+    },
+    ContainerExited {
+        sandbox_id: String,
+        container_id: String,
+        exit: Exit,
+    },
+    ContainerRemoved {
+        sandbox_id: String,
+        container_id: String,
+    },
     /// Its keeper has ended; unasked for if `unexpected`.
-    SandboxStopped { sandbox_id: String, unexpected: bool },
+    SandboxStopped {
+        sandbox_id: String,
+        unexpected: bool,
+    },
 }

@@ -47,12 +47,20 @@ pub fn program(rules: &[DeviceRule]) -> Vec<u64> {
         let mask: i32 = letters.iter().filter(|(c, _)| rule.access.contains(*c)).map(|(_, bit)| bit).sum();
         let mut tests: Vec<Vec<u64>> = Vec::new();
         let skip = i16::MAX; // filled in below
-        if let Some(kind) = match rule.kind { 'b' => Some(1), 'c' => Some(2), _ => None } {
+        if let Some(kind) = match rule.kind {
+            'b' => Some(1),
+            'c' => Some(2),
+            _ => None,
+        } {
             tests.push(vec![instruction(JUMP_NE, 2, 0, skip, kind)]);
         }
         if rule.kind != 'a' && mask != 7 {
             // access & mask == access
-            tests.push(vec![instruction(MOVE, 1, 3, 0, 0), instruction(AND, 1, 0, 0, mask), instruction(JUMP_NE_REGISTER, 1, 3, skip, 0)]);
+            tests.push(vec![
+                instruction(MOVE, 1, 3, 0, 0),
+                instruction(AND, 1, 0, 0, mask),
+                instruction(JUMP_NE_REGISTER, 1, 3, skip, 0),
+            ]);
         }
         for (register, number) in [(4, rule.major), (5, rule.minor)] {
             if let (Some(number), true) = (number, rule.kind != 'a') {
@@ -99,6 +107,7 @@ pub fn attach(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     // target, program, type, flags (BPF_F_ALLOW_MULTI: an ancestor's program is asked as well)
     let attach = [cgroup.as_raw_fd() as u32, program.as_raw_fd() as u32, ATTACH_CGROUP_DEVICE, 2];
     // SAFETY: the attributes are plain numbers.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attach.as_ptr(), std::mem::size_of_val(&attach)) };
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, attach.as_ptr(), std::mem::size_of_val(&attach)) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

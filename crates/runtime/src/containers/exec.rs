@@ -92,7 +92,7 @@ impl Runtime {
             let config = owner.config();
             let exec = spec::Exec {
                 cgroup: inner.cgroups.entry(&owner.cgroup()),
-                oom_score_adj: config.resources.oom_score_adj,
+                oom_score_adj: Some(resolve::oom_score_adj(&config)),
                 process: resolve::process(&inner.options, &owner.pod.config, &config, &command, tty)?,
             };
             let mut encoded = Vec::new();
@@ -126,7 +126,8 @@ impl Runtime {
         let (sender, receiver) = oneshot::channel();
         lock(&self.0.execs).insert(exec_id.clone(), sender);
         let fields: Vec<&[u8]> = fields.iter().map(|f| f.as_bytes()).collect();
-        let fds: Vec<_> = [self.0.program.fd(), spec.as_raw_fd()].into_iter().chain(theirs.iter().map(|fd| fd.as_raw_fd())).collect();
+        let fds: Vec<_> =
+            [self.0.program.fd(), spec.as_raw_fd()].into_iter().chain(theirs.iter().map(|fd| fd.as_raw_fd())).collect();
         let reply = holder.ask("exec", &fields, &fds).await;
         drop(theirs);
         let mut reply = reply.inspect_err(|_| drop(lock(&self.0.execs).remove(&exec_id)))?;
@@ -218,14 +219,22 @@ impl Runtime {
     pub async fn resize_container(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
         let container = self.0.container(id)?;
         let (rows, columns) = (rows.to_string(), columns.to_string());
-        container.pod.holder()?.ask("resize", &[id.as_bytes(), rows.as_bytes(), columns.as_bytes()], &[]).await.map(drop)
+        container
+            .pod
+            .holder()?
+            .ask("resize", &[id.as_bytes(), rows.as_bytes(), columns.as_bytes()], &[])
+            .await
+            .map(drop)
     }
 
     /// Connects to a port on the pod's loopback.
     pub async fn port_forward(&self, sandbox: &str, port: u16) -> Result<TcpStream> {
         let holder = self.0.pod(sandbox)?.holder()?;
         let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let loopbacks = [("4", SocketAddr::from((Ipv4Addr::LOCALHOST, port))), ("6", SocketAddr::from((Ipv6Addr::LOCALHOST, port)))];
+        let loopbacks = [
+            ("4", SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            ("6", SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
+        ];
         for (family, address) in loopbacks {
             // A socket of the pod's network namespace: the keeper makes it, we connect it.
             let Some(fd) = holder.ask("socket", &[family.as_bytes()], &[]).await?.fds.pop() else { continue };

@@ -58,7 +58,8 @@ fn set_executable(path: &Path) -> io::Result<()> {
 }
 
 fn open_read_only(dir: &Path, name: &str) -> io::Result<OwnedFd> {
-    let cstring = |bytes: &[u8]| std::ffi::CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let cstring =
+        |bytes: &[u8]| std::ffi::CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let (dir, name) = (cstring(dir.as_os_str().as_encoded_bytes())?, cstring(name.as_bytes())?);
     let fd = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) };
     // SAFETY: the strings outlive the calls; each successful call gives a new descriptor.
@@ -67,7 +68,14 @@ fn open_read_only(dir: &Path, name: &str) -> io::Result<OwnedFd> {
         let tree = OwnedFd::from_raw_fd(fd(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, dir.as_ptr(), flags))?);
         let read_only = [1u64, 0, 0, 0]; // MOUNT_ATTR_RDONLY
         let (empty, size) = (c"".as_ptr(), std::mem::size_of_val(&read_only));
-        fd(libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), empty, libc::AT_EMPTY_PATH, read_only.as_ptr(), size))?;
+        fd(libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            empty,
+            libc::AT_EMPTY_PATH,
+            read_only.as_ptr(),
+            size,
+        ))?;
         let opened = libc::openat(tree.as_raw_fd(), name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         Ok(OwnedFd::from_raw_fd(fd(opened as _)?))
     }
@@ -126,7 +134,12 @@ impl Holder {
         let pid = peer_pid(socket.as_raw_fd());
         // SAFETY: the descriptor is owned by the AsyncFd, which never gives it away.
         let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
-        Ok(Arc::new(Holder { socket, next: AtomicU32::new(1), waiting: Mutex::new(Some(HashMap::new())), pid: AtomicU32::new(pid) }))
+        Ok(Arc::new(Holder {
+            socket,
+            next: AtomicU32::new(1),
+            waiting: Mutex::new(Some(HashMap::new())),
+            pid: AtomicU32::new(pid),
+        }))
     }
 
     /// Reads until the keeper is gone, handing exits to `ended`.

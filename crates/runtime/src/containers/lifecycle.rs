@@ -25,6 +25,10 @@ impl Runtime {
             let name = format!("{}_{}_{}", config.namespace, config.name, config.uid);
             config.log_directory = inner.options.log_dir.join(name);
         }
+        if config.hostname.is_empty() {
+            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            config.hostname = if config.host_network { host.trim().to_string() } else { config.name.clone() };
+        }
         if config.cgroup_parent.is_empty() {
             config.cgroup_parent = "/kubepods/besteffort".into();
         }
@@ -38,7 +42,8 @@ impl Runtime {
         let (started, owner) = (inner.clone(), pod.clone());
         let result = blocking(move || start_keeper(&started, &owner)).await;
         let run_dir = inner.pod_run_dir(&id);
-        let connected = result.and_then(|()| holder::Holder::connect(&run_dir).at("connect to the keeper in", &run_dir));
+        let connected =
+            result.and_then(|()| holder::Holder::connect(&run_dir).at("connect to the keeper in", &run_dir));
         match connected {
             Ok(holder) => {
                 lock(&inner.pods).insert(id.clone(), pod.clone());
@@ -156,7 +161,10 @@ impl Runtime {
                 });
                 let (inner, made) = (self.0.clone(), container.clone());
                 blocking(move || save(&inner, &made)).await?;
-                self.0.emit(Event::ContainerStarted { sandbox_id: container.pod.id.clone(), container_id: id.to_string() });
+                self.0.emit(Event::ContainerStarted {
+                    sandbox_id: container.pod.id.clone(),
+                    container_id: id.to_string(),
+                });
                 Ok(())
             }
             Err(e) => {
@@ -164,7 +172,8 @@ impl Runtime {
                     Error::Refused { message, .. } => message,
                     other => other.to_string(),
                 };
-                let exit = Exit { reason: "StartError".into(), message: message.clone(), ..exit_of(128, 0, false, now_ns()) };
+                let exit =
+                    Exit { reason: "StartError".into(), message: message.clone(), ..exit_of(128, 0, false, now_ns()) };
                 container.live.send_modify(|live| {
                     live.state = ContainerState::Exited;
                     live.exit = Some(exit.clone());
@@ -291,7 +300,11 @@ pub(super) fn expect_state(container: &Container, wanted: ContainerState) -> Res
         ContainerState::Exited => "exited",
     };
     let state = container.live.borrow().state;
-    if state == wanted { Ok(()) } else { Err(Error::WrongState { id: container.id.clone(), state: name(state), wanted: name(wanted) }) }
+    if state == wanted {
+        Ok(())
+    } else {
+        Err(Error::WrongState { id: container.id.clone(), state: name(state), wanted: name(wanted) })
+    }
 }
 
 fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
@@ -312,7 +325,12 @@ fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
     }
     inner.cgroups.create(&config.cgroup_parent)?;
     // The record first: a keeper without one would be ended at the next start.
-    let record = PodRecord { id: pod.id.clone(), boot_id: inner.boot_id.clone(), created_at: pod.created_at, config: (**config).clone() };
+    let record = PodRecord {
+        id: pod.id.clone(),
+        boot_id: inner.boot_id.clone(),
+        created_at: pod.created_at,
+        config: (**config).clone(),
+    };
     write_record(&dir, "sandbox.json", &record)?;
     let mut options = vec![format!("dir={}", run_dir.display()), format!("hostname={}", config.hostname)];
     let mut flag = |on: bool, name: &str| on.then(|| options.push(format!("{name}=1")));
@@ -325,7 +343,9 @@ fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
     }
     if !config.host_network {
         // As containerd: no port is privileged and ping needs no capability in a namespace of one's own.
-        for (name, value) in [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")] {
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
             if !config.sysctls.contains_key(name) {
                 options.push(format!("sysctl={name}={value}"));
             }
@@ -367,10 +387,9 @@ fn prepare_start(inner: &Inner, container: &Container) -> Result<(std::os::fd::O
     if let Some(file) = inner.cgroups.oom_file(&path) {
         field("oom", &bytes(&file));
     }
-    if pod.host_pid || pod.share_process_namespace {
-        if let Some(dir) = inner.cgroups.dirs(&path).first() {
-            field("sweep", &bytes(&dir.join("cgroup.procs")));
-        }
+    let no_own_pids = pod.host_pid || pod.share_process_namespace;
+    if let (true, Some(dir)) = (no_own_pids, inner.cgroups.dirs(&path).first()) {
+        field("sweep", &bytes(&dir.join("cgroup.procs")));
     }
     let log = container.log_path();
     if !log.as_os_str().is_empty() {
@@ -404,7 +423,19 @@ fn save(inner: &Inner, container: &Container) -> Result<()> {
 }
 
 fn merge(old: &mut Resources, new: Resources) {
-    let Resources { cpu_shares, cpu_quota, cpu_period, cpuset_cpus, cpuset_mems, memory_limit, memory_swap, hugepages, pids_limit, oom_score_adj, unified } = new;
+    let Resources {
+        cpu_shares,
+        cpu_quota,
+        cpu_period,
+        cpuset_cpus,
+        cpuset_mems,
+        memory_limit,
+        memory_swap,
+        hugepages,
+        pids_limit,
+        oom_score_adj,
+        unified,
+    } = new;
     old.cpu_shares = cpu_shares.or(old.cpu_shares);
     old.cpu_quota = cpu_quota.or(old.cpu_quota);
     old.cpu_period = cpu_period.or(old.cpu_period);
@@ -443,8 +474,9 @@ fn stop_signal(config: &ContainerConfig) -> i32 {
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.
 pub fn signal_number(name: &str) -> Option<i32> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT",
-        "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
     ];
     if let Ok(number) = name.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);

@@ -35,8 +35,8 @@ use tokio::sync::{broadcast, oneshot, watch};
 pub use cgroups::{CgroupStats, Cgroups, DeviceRule};
 pub use config::*;
 pub use error::{Error, Result};
-pub use lifecycle::signal_number;
 pub use exec::{ExecOutput, ExecRequest, Process};
+pub use lifecycle::signal_number;
 pub use resolve::{MASKED_PATHS, READONLY_PATHS};
 pub use streams::{Input, Output, Terminal};
 
@@ -217,6 +217,15 @@ impl Runtime {
 
     pub fn container(&self, id: &str) -> Result<ContainerStatus> {
         self.0.container(id).map(|c| self.status_of(&c))
+    }
+
+    /// Layers that containers stand on: what the image store's garbage collection must leave.
+    pub fn layers_in_use(&self) -> Vec<PathBuf> {
+        let mut layers: Vec<PathBuf> =
+            lock(&self.0.containers).values().flat_map(|c| c.config().image.lower.clone()).collect();
+        layers.sort();
+        layers.dedup();
+        layers
     }
 
     /// Waits until the container has ended; one that has not started yet too.

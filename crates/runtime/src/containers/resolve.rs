@@ -19,8 +19,17 @@ const STRICTATIME: u64 = 0x20;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 pub const MASKED_PATHS: [&str; 12] = [
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
 pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
@@ -46,7 +55,13 @@ pub struct Resolved {
     pub devices: Vec<DeviceRule>,
 }
 
-pub fn container(options: &Options, cgroups: &Cgroups, pod: &SandboxConfig, c: &ContainerConfig, places: &Places<'_>) -> Result<Resolved> {
+pub fn container(
+    options: &Options,
+    cgroups: &Cgroups,
+    pod: &SandboxConfig,
+    c: &ContainerConfig,
+    places: &Places<'_>,
+) -> Result<Resolved> {
     let refuse = |what: String| Error::Config { container: c.name.clone(), what };
     if c.image.lower.is_empty() {
         return Err(refuse("its image has no layers".into()));
@@ -64,7 +79,7 @@ pub fn container(options: &Options, cgroups: &Cgroups, pod: &SandboxConfig, c: &
     };
     let spec = spec::Create {
         cgroup: cgroups.entry(places.cgroup),
-        oom_score_adj: c.resources.oom_score_adj,
+        oom_score_adj: Some(oom_score_adj(c)),
         new_pid: !pod.host_pid && !pod.share_process_namespace,
         root: spec::Root {
             lower: c.image.lower.iter().map(path).collect(),
@@ -82,6 +97,11 @@ pub fn container(options: &Options, cgroups: &Cgroups, pod: &SandboxConfig, c: &
     Ok(Resolved { spec, devices: rules })
 }
 
+/// Never the keeper's own, which is protected.
+pub fn oom_score_adj(c: &ContainerConfig) -> i32 {
+    c.resources.oom_score_adj.unwrap_or(0)
+}
+
 /// The image's and the container's words together.
 fn exec_args(c: &ContainerConfig) -> Vec<String> {
     let image = &c.image;
@@ -91,7 +111,13 @@ fn exec_args(c: &ContainerConfig) -> Vec<String> {
 }
 
 /// A process of the container: its own, or an exec's with other `args`.
-pub fn process(options: &Options, pod: &SandboxConfig, c: &ContainerConfig, args: &[String], terminal: bool) -> Result<spec::Process> {
+pub fn process(
+    options: &Options,
+    pod: &SandboxConfig,
+    c: &ContainerConfig,
+    args: &[String],
+    terminal: bool,
+) -> Result<spec::Process> {
     let refuse = |what: String| Error::Config { container: c.name.clone(), what };
     let security = &c.security;
     let capabilities = caps::resolve(security.privileged, &security.add_capabilities, &security.drop_capabilities)
@@ -147,7 +173,12 @@ pub fn process(options: &Options, pod: &SandboxConfig, c: &ContainerConfig, args
     })
 }
 
-fn mounts(cgroups: &Cgroups, pod: &SandboxConfig, c: &ContainerConfig, places: &Places<'_>) -> Result<Vec<spec::Mount>, String> {
+fn mounts(
+    cgroups: &Cgroups,
+    pod: &SandboxConfig,
+    c: &ContainerConfig,
+    places: &Places<'_>,
+) -> Result<Vec<spec::Mount>, String> {
     let fs = |fstype: &str, target: &str, options: &[&str], attributes| spec::Mount {
         fstype: bytes(fstype),
         source: bytes(fstype),
@@ -156,7 +187,12 @@ fn mounts(cgroups: &Cgroups, pod: &SandboxConfig, c: &ContainerConfig, places: &
         attributes,
         ..spec::Mount::default()
     };
-    let bind = |source: &Path, target: &str, attributes| spec::Mount { source: path(source), target: bytes(target), attributes, ..spec::Mount::default() };
+    let bind = |source: &Path, target: &str, attributes| spec::Mount {
+        source: path(source),
+        target: bytes(target),
+        attributes,
+        ..spec::Mount::default()
+    };
     let writable_sys = if c.security.privileged { 0 } else { RDONLY };
     let base = NOSUID | NOEXEC | NODEV;
     let mut all = vec![
@@ -205,7 +241,9 @@ fn mounts(cgroups: &Cgroups, pod: &SandboxConfig, c: &ContainerConfig, places: &
     all.retain(|d| !own.iter().any(|m| m.target == d.target));
     own.sort_by_key(|m| depth(&m.target));
     // A volume on /dev or /sys comes before the defaults that stand in it.
-    let at = |own: &spec::Mount| all.iter().position(|d| d.target.starts_with(&own.target) && depth(&d.target) > depth(&own.target));
+    let at = |own: &spec::Mount| {
+        all.iter().position(|d| d.target.starts_with(&own.target) && depth(&d.target) > depth(&own.target))
+    };
     let mut before: Vec<(usize, spec::Mount)> = Vec::new();
     let mut after = Vec::new();
     for m in own {
@@ -224,7 +262,12 @@ fn mounts(cgroups: &Cgroups, pod: &SandboxConfig, c: &ContainerConfig, places: &
 fn devices(c: &ContainerConfig) -> Result<(Vec<spec::Device>, Vec<DeviceRule>)> {
     let rule = |kind, major, minor, access: &str| DeviceRule { kind, major, minor, access: access.into() };
     let node = |name: &str, major, minor| spec::Device {
-        path: bytes(format!("/dev/{name}")), mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0,
+        path: bytes(format!("/dev/{name}")),
+        mode: libc::S_IFCHR | 0o666,
+        major,
+        minor,
+        uid: 0,
+        gid: 0,
     };
     if c.security.privileged {
         return Ok((host_devices(Path::new("/dev"), 0), vec![rule('a', None, None, "rwm")]));
@@ -232,16 +275,27 @@ fn devices(c: &ContainerConfig) -> Result<(Vec<spec::Device>, Vec<DeviceRule>)> 
     let mut nodes: Vec<spec::Device> = DEVICES.iter().map(|(name, major, minor)| node(name, *major, *minor)).collect();
     let mut rules = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
     rules.extend(DEVICES.iter().map(|(_, major, minor)| rule('c', Some(*major), Some(*minor), "rwm")));
-    rules.extend([rule('c', Some(5), Some(1), "rwm"), rule('c', Some(5), Some(2), "rwm"), rule('c', Some(136), None, "rwm")]);
+    rules.extend([
+        rule('c', Some(5), Some(1), "rwm"),
+        rule('c', Some(5), Some(2), "rwm"),
+        rule('c', Some(136), None, "rwm"),
+    ]);
     for device in &c.devices {
-        let target = if device.container_path.is_empty() { device.host_path.clone() } else { PathBuf::from(&device.container_path) };
+        let target = if device.container_path.is_empty() {
+            device.host_path.clone()
+        } else {
+            PathBuf::from(&device.container_path)
+        };
         // A directory stands for the devices in it.
         let found = match device_node(&device.host_path, &target).at("look at device", &device.host_path)? {
             Some(found) => vec![found],
             None => host_devices(&device.host_path, 0),
         };
         if found.is_empty() {
-            return Err(Error::Config { container: c.name.clone(), what: format!("{} is not a device", device.host_path.display()) });
+            return Err(Error::Config {
+                container: c.name.clone(),
+                what: format!("{} is not a device", device.host_path.display()),
+            });
         }
         let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
         for node in found {

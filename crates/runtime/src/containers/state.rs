@@ -39,7 +39,10 @@ pub(super) struct ContainerRecord {
 impl Runtime {
     /// Opens the runtime and takes up what an earlier one has left running.
     pub async fn open(options: Options) -> Result<Runtime> {
-        let inner = tokio::task::spawn_blocking(move || prepare(options)).await.map_err(|e| io::Error::other(e)).at("open", "runtime")??;
+        let inner = tokio::task::spawn_blocking(move || prepare(options))
+            .await
+            .map_err(io::Error::other)
+            .at("open", "runtime")??;
         let runtime = Runtime(Arc::new(inner));
         runtime.adopt().await?;
         Ok(runtime)
@@ -62,6 +65,8 @@ impl Runtime {
             let list = match &found {
                 Some(holder) => {
                     self.listen(&pod, holder);
+                    let greeting = holder.ask("hello", &[], &[]).await;
+                    tracing::debug!(pod = %pod.id, version = greeting.map_or(0, |g| g.number(0)), "found a keeper");
                     holder.ask("list", &[], &[]).await.ok()
                 }
                 None => None,
@@ -145,7 +150,8 @@ fn keeper_gone(inner: &Inner, pod: &Pod) {
     for container in inner.containers_of(&pod.id) {
         if container.live.borrow().state == ContainerState::Running {
             inner.cgroups.kill(&container.cgroup());
-            let exit = read_exit(&inner.container_dir(&container.id)).unwrap_or_else(|| unknown_exit("its keeper has ended"));
+            let exit =
+                read_exit(&inner.container_dir(&container.id)).unwrap_or_else(|| unknown_exit("its keeper has ended"));
             container.live.send_modify(|live| {
                 live.state = ContainerState::Exited;
                 live.exit = Some(exit.clone());
@@ -162,16 +168,22 @@ fn keeper_gone(inner: &Inner, pod: &Pod) {
 fn prepare(options: Options) -> Result<Inner> {
     let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("make", path);
     let keepers = options.state_dir.join("keeper");
-    for dir in [options.state_dir.join("pods"), options.state_dir.join("containers"), keepers.clone(), options.run_dir.join("pods")] {
+    for dir in [
+        options.state_dir.join("pods"),
+        options.state_dir.join("containers"),
+        keepers.clone(),
+        options.run_dir.join("pods"),
+    ] {
         private(&dir)?;
     }
     // What was to be removed when the last Sampan ended.
     let trash = options.state_dir.join("trash");
     let _ = fs::remove_dir_all(&trash);
     private(&trash)?;
-    let cgroups = Cgroups::detect()?;
+    let cgroups = options.cgroups.clone().map_or_else(Cgroups::detect, Ok)?;
     let keeper_cgroups = cgroups.outside_procs(&options.keeper_cgroup);
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").at("read", "/proc/sys/kernel/random/boot_id")?;
+    let boot_id =
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").at("read", "/proc/sys/kernel/random/boot_id")?;
     Ok(Inner {
         program: Arc::new(holder::Program::install(&keepers)?),
         keeper_cgroups,
@@ -192,11 +204,16 @@ fn live_of(inner: &Inner, record: &ContainerRecord, list: Option<&holder::Reply>
     let fields: Vec<&[u8]> = line.map(|l| l.split(|b| *b == b' ').collect()).unwrap_or_default();
     let number = |n: usize| fields.get(n).and_then(|f| wire::number::<u64>(f)).unwrap_or(0);
     match fields.get(2).copied() {
-        Some(b"exited") => Live { started_at: number(3), ..exited(exit_of(number(5) as i32, number(6) as i32, number(7) == 1, number(4))) },
+        Some(b"exited") => Live {
+            started_at: number(3),
+            ..exited(exit_of(number(5) as i32, number(6) as i32, number(7) == 1, number(4)))
+        },
         Some(_) => Live { state: ContainerState::Running, pid: number(1) as u32, started_at: number(3), exit: None },
         None => match record.exit.clone().or_else(|| read_exit(&inner.container_dir(&record.id))) {
             Some(exit) => exited(exit),
-            None if record.started_at == 0 => Live { state: ContainerState::Created, pid: 0, started_at: 0, exit: None },
+            None if record.started_at == 0 => {
+                Live { state: ContainerState::Created, pid: 0, started_at: 0, exit: None }
+            }
             None if record.boot_id != inner.boot_id => exited(unknown_exit("the machine was restarted")),
             None => exited(unknown_exit("its keeper has ended")),
         },

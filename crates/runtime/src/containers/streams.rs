@@ -51,14 +51,15 @@ impl AsyncRead for Terminal {
             let mut ready = ready!(self.0.poll_read_ready(cx))?;
             let room = buffer.initialize_unfilled();
             // SAFETY: the kernel writes at most the room's length.
-            let read = ready.try_io(|fd| match unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) } {
-                n if n >= 0 => Ok(n as usize),
-                _ => match io::Error::last_os_error() {
-                    // All who had it open have ended.
-                    e if e.raw_os_error() == Some(libc::EIO) => Ok(0),
-                    e => Err(e),
-                },
-            });
+            let read =
+                ready.try_io(|fd| match unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) } {
+                    n if n >= 0 => Ok(n as usize),
+                    _ => match io::Error::last_os_error() {
+                        // All who had it open have ended.
+                        e if e.raw_os_error() == Some(libc::EIO) => Ok(0),
+                        e => Err(e),
+                    },
+                });
             match read {
                 Ok(done) => return Poll::Ready(done.map(|n| buffer.advance(n))),
                 Err(_would_block) => continue,
@@ -72,10 +73,11 @@ impl AsyncWrite for Terminal {
         loop {
             let mut ready = ready!(self.0.poll_write_ready(cx))?;
             // SAFETY: the kernel reads the slice.
-            let written = ready.try_io(|fd| match unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) } {
-                n if n >= 0 => Ok(n as usize),
-                _ => Err(io::Error::last_os_error()),
-            });
+            let written =
+                ready.try_io(|fd| match unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) } {
+                    n if n >= 0 => Ok(n as usize),
+                    _ => Err(io::Error::last_os_error()),
+                });
             match written {
                 Ok(done) => return Poll::Ready(done),
                 Err(_would_block) => continue,

@@ -43,12 +43,17 @@ async fn what_cannot_start_says_why() {
         assert_eq!((status.state, exit.code, exit.reason.as_str()), (ContainerState::Exited, 128, "StartError"));
         b.runtime.remove_container(&id).await.unwrap();
     };
-    let command = |words: &[&str]| ContainerConfig { command: words.iter().map(|w| w.to_string()).collect(), ..b.script("") };
+    let command =
+        |words: &[&str]| ContainerConfig { command: words.iter().map(|w| w.to_string()).collect(), ..b.script("") };
     check(command(&["nope"]), r#"exec: "nope": executable file not found in $PATH"#).await;
     check(command(&["/nope"]), r#"exec: "/nope": no such file or directory"#).await;
     check(command(&["/etc/passwd"]), r#"exec: "/etc/passwd": permission denied"#).await;
     let user = Security { run_as_username: "ghost".into(), ..Security::default() };
-    check(ContainerConfig { security: user, ..b.script("true") }, "unable to find user ghost: no matching entries in passwd file").await;
+    check(
+        ContainerConfig { security: user, ..b.script("true") },
+        "unable to find user ghost: no matching entries in passwd file",
+    )
+    .await;
     let none = ContainerConfig { command: vec![], image: Image { cmd: vec![], ..b.image() }, ..b.script("") };
     assert!(b.runtime.create_container(&pod.id, none).await.unwrap_err().to_string().contains("no command specified"));
     b.finish().await;
@@ -72,10 +77,23 @@ async fn logs_rotate_and_split() {
     assert_eq!(files.len(), 3, "{files:?}");
     assert!(files.iter().all(|f| std::fs::metadata(f).unwrap().len() <= 50_000));
     assert!(std::fs::read_to_string(&path).unwrap().contains(" stdout F 20000\n"));
-    let id = b.start(&pod.id, ContainerConfig { log_path: "long/0.log".into(), ..b.script("head -c 40000 /dev/zero | tr '\\0' x; printf end >&2") }).await;
+    let id = b
+        .start(
+            &pod.id,
+            ContainerConfig {
+                log_path: "long/0.log".into(),
+                ..b.script("head -c 40000 /dev/zero | tr '\\0' x; printf end >&2")
+            },
+        )
+        .await;
     b.wait(&id).await;
     let text = std::fs::read_to_string(b.runtime.container(&id).unwrap().log_path).unwrap();
-    let tags: Vec<(&str, usize)> = text.lines().map(|l| l.splitn(4, ' ').collect::<Vec<_>>()).filter(|f| f[1] == "stdout").map(|f| (f[2], f[3].len())).collect();
+    let tags: Vec<(&str, usize)> = text
+        .lines()
+        .map(|l| l.splitn(4, ' ').collect::<Vec<_>>())
+        .filter(|f| f[1] == "stdout")
+        .map(|f| (f[2], f[3].len()))
+        .collect();
     assert_eq!(tags, [("P", 16384), ("P", 16384), ("F", 7232)]);
     assert!(text.contains(" stderr F end\n"));
     b.finish().await;
@@ -88,9 +106,24 @@ async fn stops_in_time_or_by_force() {
     }
     let b = Bench::new().await;
     let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
-    let polite = b.start(&pod.id, b.script("trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done")).await;
-    let custom = b.start(&pod.id, ContainerConfig { stop_signal: "SIGUSR1".into(), log_path: "u/0.log".into(), ..b.script("trap 'exit 8' USR1; echo up; while :; do sleep 0.05; done") }).await;
-    let deaf = b.start(&pod.id, ContainerConfig { log_path: "d/0.log".into(), ..b.script("trap '' TERM; echo up; sleep 1000; sleep 1000") }).await;
+    let polite =
+        b.start(&pod.id, b.script("trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done")).await;
+    let custom = b
+        .start(
+            &pod.id,
+            ContainerConfig {
+                stop_signal: "SIGUSR1".into(),
+                log_path: "u/0.log".into(),
+                ..b.script("trap 'exit 8' USR1; echo up; while :; do sleep 0.05; done")
+            },
+        )
+        .await;
+    let deaf = b
+        .start(
+            &pod.id,
+            ContainerConfig { log_path: "d/0.log".into(), ..b.script("trap '' TERM; echo up; sleep 1000; sleep 1000") },
+        )
+        .await;
     for id in [&polite, &custom, &deaf] {
         until("it is up", || b.log(id).contains("up")).await;
     }
@@ -156,7 +189,10 @@ async fn twenty_pods_at_once() {
     let all = began.elapsed();
     assert_eq!(b.runtime.containers().iter().filter(|c| c.state == ContainerState::Running).count(), 20);
     let worst = each.iter().map(|e| e.1).max().unwrap();
-    println!("20 pods: {all:?} in all, slowest {worst:?}, slowest sandbox {:?}", each.iter().map(|e| e.0).max().unwrap());
+    println!(
+        "20 pods: {all:?} in all, slowest {worst:?}, slowest sandbox {:?}",
+        each.iter().map(|e| e.0).max().unwrap()
+    );
     let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", each[0].2)).unwrap();
     for line in rollup.lines().filter(|l| l.starts_with("Rss") || l.starts_with("Pss:") || l.starts_with("Private")) {
         println!("keeper {line}");

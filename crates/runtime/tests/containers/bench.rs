@@ -46,7 +46,12 @@ impl Bench {
     }
 
     pub fn image(&self) -> Image {
-        Image { lower: vec![self.dir.join("root")], env: vec!["PATH=/bin".into()], cmd: vec!["sh".into()], ..Image::default() }
+        Image {
+            lower: vec![self.dir.join("root")],
+            env: vec!["PATH=/bin".into()],
+            cmd: vec!["sh".into()],
+            ..Image::default()
+        }
     }
 
     pub fn pod(&self, name: &str) -> SandboxConfig {
@@ -94,7 +99,10 @@ impl Bench {
     }
 
     pub async fn wait(&self, id: &str) -> Exit {
-        tokio::time::timeout(Duration::from_secs(60), self.runtime.wait(id)).await.expect("the container did not end").unwrap()
+        tokio::time::timeout(Duration::from_secs(60), self.runtime.wait(id))
+            .await
+            .expect("the container did not end")
+            .unwrap()
     }
 
     /// The log's content, without times and tags.

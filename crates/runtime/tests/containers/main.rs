@@ -1,7 +1,9 @@
 //! Containers on the real kernel: each test is a pod or several, made by the runtime as Sampan makes them.
 
-mod bench;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
+
 mod basics;
+mod bench;
 mod isolation;
 mod restart;
 mod streams;

@@ -64,16 +64,20 @@ async fn containers_survive_a_killed_server() {
         return;
     }
     let mut b = Bench::new().await;
-    let named = |name: &str, script: &str| ContainerConfig { name: name.into(), log_path: format!("{name}/0.log"), stdin: true, ..b.script(script) };
+    let named = |name: &str, script: &str| ContainerConfig {
+        name: name.into(),
+        log_path: format!("{name}/0.log"),
+        stdin: true,
+        ..b.script(script)
+    };
+    let go = Mount { host_path: b.dir.join("go"), container_path: "/go".into(), ..Mount::default() };
+    let ends = "while ! test -e /go/now; do sleep 0.05; done; echo last words; exit 21";
     let containers = [
         named("lives", "n=0; while :; do echo tick $n; n=$((n+1)); sleep 0.05; done"),
-        named("ends", "read word; echo last words; exit 21"),
+        ContainerConfig { mounts: vec![go], ..named("ends", ends) },
         named("ended", "exit 22"),
     ];
-    let waiting = b.dir.join("fifo-go");
-    let ends = ContainerConfig { mounts: vec![Mount { host_path: b.dir.join("go"), container_path: "/go".into(), ..Mount::default() }], ..named("ends", "while ! test -e /go/now; do sleep 0.05; done; echo last words; exit 21") };
-    let _ = waiting;
-    let server = start_server(&b, &[containers[0].clone(), ends, containers[2].clone()]).await;
+    let server = start_server(&b, &containers).await;
     kill_server(server).await;
     // Nobody is there: one container ends, one logs on.
     fs::write(b.dir.join("go/now"), "").unwrap();
@@ -85,14 +89,16 @@ async fn containers_survive_a_killed_server() {
     b.runtime = Runtime::open(b.options.clone()).await.unwrap();
     let pod = b.runtime.sandboxes().pop().unwrap();
     assert!(pod.ready);
-    let (lives, ends, ended) = (by_name(&b.runtime, "lives"), by_name(&b.runtime, "ends"), by_name(&b.runtime, "ended"));
+    let (lives, ends, ended) =
+        (by_name(&b.runtime, "lives"), by_name(&b.runtime, "ends"), by_name(&b.runtime, "ended"));
     assert_eq!((ends.exit.unwrap().code, ended.exit.unwrap().code), (21, 22));
     assert!(ends.started_at > 0 && b.log(&ends.id).contains("last words"));
     assert_eq!(lives.state, ContainerState::Running);
     assert_eq!(parent(lives.pid.unwrap()), pod.keeper_pid.unwrap(), "the container is the keeper's child");
     let lines = b.log(&lives.id).lines().count();
     until("it logs on", || b.log(&lives.id).lines().count() > lines + 2).await;
-    let done = b.runtime.exec_sync(&lives.id, &["echo".into(), "in".into()], Some(Duration::from_secs(30))).await.unwrap();
+    let done =
+        b.runtime.exec_sync(&lives.id, &["echo".into(), "in".into()], Some(Duration::from_secs(30))).await.unwrap();
     assert_eq!(done.stdout, b"in\n");
     let mut events = b.runtime.events();
     b.runtime.signal_container(&lives.id, 9).await.unwrap();
@@ -115,13 +121,19 @@ async fn a_killed_keeper_is_noticed() {
     assert!(Command::new("kill").args(["-9", &pod.keeper_pid.unwrap().to_string()]).status().unwrap().success());
     assert_eq!(b.wait(&id).await.reason, "Unknown");
     loop {
-        if let Event::SandboxStopped { unexpected, .. } = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap() {
+        if let Event::SandboxStopped { unexpected, .. } =
+            tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap()
+        {
             assert!(unexpected);
             break;
         }
     }
     assert!(!b.runtime.sandbox(&pod.id).unwrap().ready);
-    until("the container ends with it", || !Path::new(&format!("/proc/{pid}")).exists() || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z "))).await;
+    until("the container ends with it", || {
+        !Path::new(&format!("/proc/{pid}")).exists()
+            || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z "))
+    })
+    .await;
     b.finish().await;
 }
 

@@ -18,22 +18,50 @@ async fn exec() {
     }
     let b = Bench::new().await;
     let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
-    let security = Security { run_as_user: Some(33), seccomp: Seccomp::RuntimeDefault, no_new_privileges: true, ..Security::default() };
-    let id = b.start(&pod.id, ContainerConfig { security, env: vec![("WORD".into(), "said".into())], ..b.script("exec sleep 1000") }).await;
-    let sync = async |script: &str| b.runtime.exec_sync(&id, &words(&["sh", "-c", script]), Some(Duration::from_secs(30))).await;
-    let done = sync("id -u; echo $WORD; echo bad >&2; hostname; grep -c . /proc/1/cmdline; grep Seccomp: /proc/self/status; exit 9").await.unwrap();
+    let security = Security {
+        run_as_user: Some(33),
+        seccomp: Seccomp::RuntimeDefault,
+        no_new_privileges: true,
+        ..Security::default()
+    };
+    let id = b
+        .start(
+            &pod.id,
+            ContainerConfig { security, env: vec![("WORD".into(), "said".into())], ..b.script("exec sleep 1000") },
+        )
+        .await;
+    let sync = async |script: &str| {
+        b.runtime.exec_sync(&id, &words(&["sh", "-c", script]), Some(Duration::from_secs(30))).await
+    };
+    let done = sync(
+        "id -u; echo $WORD; echo bad >&2; hostname; grep -c . /proc/1/cmdline; grep Seccomp: /proc/self/status; exit 9",
+    )
+    .await
+    .unwrap();
     assert_eq!((done.code, String::from_utf8_lossy(&done.stderr).as_ref()), (9, "bad\n"));
     assert_eq!(String::from_utf8_lossy(&done.stdout), "33\nsaid\np\n1\nSeccomp:\t2\n");
     assert_eq!(sync("kill -TERM $$").await.unwrap().code, 143);
     // A child that keeps the output open does not hold up the answer.
     assert_eq!(sync("sleep 1000 & echo done").await.unwrap().stdout, b"done\n");
-    assert!(sync("cat /proc/self/cgroup").await.unwrap().stdout.windows(id.len()).any(|w| w == id.as_bytes()), "accounted to the container");
+    assert!(
+        sync("cat /proc/self/cgroup").await.unwrap().stdout.windows(id.len()).any(|w| w == id.as_bytes()),
+        "accounted to the container"
+    );
     let error = b.runtime.exec_sync(&id, &words(&["nope"]), None).await.unwrap_err().to_string();
     assert!(error.contains(r#"exec: "nope": executable file not found in $PATH"#), "{error}");
-    let error = b.runtime.exec_sync(&id, &words(&["sleep", "1000"]), Some(Duration::from_millis(200))).await.unwrap_err().to_string();
+    let error = b
+        .runtime
+        .exec_sync(&id, &words(&["sleep", "1000"]), Some(Duration::from_millis(200)))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("timed out"), "{error}");
     // stdin to the end.
-    let mut process = b.runtime.exec(&id, ExecRequest { command: words(&["wc", "-c"]), stdin: true, stdout: true, ..Default::default() }).await.unwrap();
+    let mut process = b
+        .runtime
+        .exec(&id, ExecRequest { command: words(&["wc", "-c"]), stdin: true, stdout: true, ..Default::default() })
+        .await
+        .unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(&vec![b'x'; 300_000]).await.unwrap();
     drop(stdin);
@@ -53,7 +81,13 @@ async fn exec_with_a_terminal() {
     let b = Bench::new().await;
     let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
     let id = b.start(&pod.id, b.script("exec sleep 1000")).await;
-    let request = ExecRequest { command: words(&["sh", "-c", "tty; read line; stty size; echo got $line; exit 4"]), tty: true, stdin: true, stdout: true, stderr: true };
+    let request = ExecRequest {
+        command: words(&["sh", "-c", "tty; read line; stty size; echo got $line; exit 4"]),
+        tty: true,
+        stdin: true,
+        stdout: true,
+        stderr: true,
+    };
     let mut process = b.runtime.exec(&id, request).await.unwrap();
     assert!(process.stderr.is_none());
     process.terminal.as_ref().unwrap().resize(33, 99).unwrap();
@@ -72,7 +106,10 @@ async fn attach() {
     }
     let b = Bench::new().await;
     let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
-    let echo = ContainerConfig { stdin: true, ..b.script("while read l; do echo out $l; echo err $l >&2; done; echo end; exit 6") };
+    let echo = ContainerConfig {
+        stdin: true,
+        ..b.script("while read l; do echo out $l; echo err $l >&2; done; echo end; exit 6")
+    };
     let id = b.start(&pod.id, echo).await;
     let mut process = b.runtime.attach(&id, true, true, true).await.unwrap();
     process.stdin.as_mut().unwrap().write_all(b"one\n").await.unwrap();
@@ -87,7 +124,12 @@ async fn attach() {
     assert_eq!((rest.as_str(), process.wait().await.unwrap()), ("end\n", 6));
     assert_eq!(b.log(&id), "out one\nerr one\nend\n");
     // A terminal of the container's own.
-    let shell = ContainerConfig { stdin: true, tty: true, log_path: "t/0.log".into(), ..b.script("tty; stty size; read l; stty size; echo got $l") };
+    let shell = ContainerConfig {
+        stdin: true,
+        tty: true,
+        log_path: "t/0.log".into(),
+        ..b.script("tty; stty size; read l; stty size; echo got $l")
+    };
     let id = b.start(&pod.id, shell).await;
     until("the terminal is up", || b.log(&id).lines().count() >= 2).await;
     let mut process = b.runtime.attach(&id, true, true, true).await.unwrap();
@@ -107,7 +149,9 @@ async fn a_slow_listener_loses_nothing() {
     }
     let b = Bench::new().await;
     let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
-    let id = b.start(&pod.id, ContainerConfig { stdin: true, ..b.script("read go; seq 1 50000; echo done >&2; read end") }).await;
+    let id = b
+        .start(&pod.id, ContainerConfig { stdin: true, ..b.script("read go; seq 1 50000; echo done >&2; read end") })
+        .await;
     let mut process = b.runtime.attach(&id, true, true, false).await.unwrap();
     process.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
     // More than a pipe holds: the container waits for us, and its other stream does not.
@@ -132,14 +176,17 @@ async fn port_forward() {
     }
     let b = Bench::new().await;
     let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
-    let id = b.start(&pod.id, b.script("echo up; nc -l -p 8080 -s 127.0.0.1 -e sh -c 'read a; echo you said $a'")).await;
+    let id = b.start(&pod.id, b.script("echo up; nc -l -p 8080 -e sh -c 'read a; echo you said $a'")).await;
     until("it is up", || b.log(&id).contains("up")).await;
-    let mut stream = loop {
-        match b.runtime.port_forward(&pod.id, 8080).await {
-            Ok(stream) => break stream,
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+    let mut stream = None;
+    for _ in 0..200 {
+        stream = b.runtime.port_forward(&pod.id, 8080).await.ok();
+        if stream.is_some() {
+            break;
         }
-    };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut stream = stream.expect("nobody listens");
     stream.write_all(b"hi\n").await.unwrap();
     let mut out = String::new();
     stream.read_to_string(&mut out).await.unwrap();

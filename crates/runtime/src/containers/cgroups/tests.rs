@@ -2,7 +2,9 @@ use super::*;
 
 #[test]
 fn shares_become_weights() {
-    for (shares, expect) in [(2, 1), (3, 2), (102, 17), (1024, 100), (10240, 503), (262_144, 10_000), (u64::MAX, 10_000)] {
+    for (shares, expect) in
+        [(2, 1), (3, 2), (102, 17), (1024, 100), (10240, 503), (262_144, 10_000), (u64::MAX, 10_000)]
+    {
         assert_eq!(weight(shares), expect, "{shares}");
     }
 }
@@ -22,7 +24,11 @@ fn finds_the_hierarchies() {
         34 1 0:31 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
         35 1 0:32 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
     let both = "/sys/fs/cgroup/cpu,cpuacct";
-    check(hybrid, &[("cpu", both), ("cpuacct", both), ("memory", "/sys/fs/cgroup/memory")], Some("/sys/fs/cgroup/unified"));
+    check(
+        hybrid,
+        &[("cpu", both), ("cpuacct", both), ("memory", "/sys/fs/cgroup/memory")],
+        Some("/sys/fs/cgroup/unified"),
+    );
     // systemd's own hierarchy alone is not v1.
     check(&format!("{unified}34 1 0:31 / /x rw - cgroup cgroup rw,name=systemd\n"), &[], Some("/sys/fs/cgroup"));
     assert!(Cgroups::from_mountinfo("1 2 0:3 / / rw - ext4 /dev/vda rw\n").is_err());

@@ -3,16 +3,37 @@ use crate::containers::config::{Image, Mount, Security};
 
 fn places() -> Places<'static> {
     let p = |s: &str| PathBuf::from(s);
-    Places { upper: p("/c/fs"), work: p("/c/work"), root: p("/c/root"), cgroup: "/pods/x", shm: p("/p/shm"), hostname: p("/p/hostname"), resolv_conf: p("/p/resolv.conf") }
+    Places {
+        upper: p("/c/fs"),
+        work: p("/c/work"),
+        root: p("/c/root"),
+        cgroup: "/pods/x",
+        shm: p("/p/shm"),
+        hostname: p("/p/hostname"),
+        resolv_conf: p("/p/resolv.conf"),
+    }
 }
 
 fn image() -> Image {
-    Image { lower: vec!["/l/1".into()], entrypoint: vec!["/entry".into()], cmd: vec!["cmd".into()], env: vec!["PATH=/bin".into(), "A=1".into()], user: "web".into(), ..Image::default() }
+    Image {
+        lower: vec!["/l/1".into()],
+        entrypoint: vec!["/entry".into()],
+        cmd: vec!["cmd".into()],
+        env: vec!["PATH=/bin".into(), "A=1".into()],
+        user: "web".into(),
+        ..Image::default()
+    }
 }
 
 fn resolve(c: ContainerConfig) -> Result<Resolved> {
     let cgroups = Cgroups::detect().unwrap();
-    container(&Options::new("/s", "/r"), &cgroups, &SandboxConfig { hostname: "pod".into(), ..Default::default() }, &c, &places())
+    container(
+        &Options::new("/s", "/r"),
+        &cgroups,
+        &SandboxConfig { hostname: "pod".into(), ..Default::default() },
+        &c,
+        &places(),
+    )
 }
 
 fn words(list: &[Bytes]) -> Vec<String> {
@@ -23,7 +44,8 @@ fn words(list: &[Bytes]) -> Vec<String> {
 fn commands_combine_as_the_cri_says() {
     let check = |command: &[&str], args: &[&str], expect: &[&str]| {
         let strings = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
-        let c = ContainerConfig { image: image(), command: strings(command), args: strings(args), ..Default::default() };
+        let c =
+            ContainerConfig { image: image(), command: strings(command), args: strings(args), ..Default::default() };
         assert_eq!(words(&resolve(c).unwrap().spec.process.args), expect);
     };
     check(&[], &[], &["/entry", "cmd"]);
@@ -34,7 +56,11 @@ fn commands_combine_as_the_cri_says() {
 
 #[test]
 fn environment_later_wins() {
-    let c = ContainerConfig { image: image(), env: vec![("A".into(), "2".into()), ("AB".into(), "3".into())], ..Default::default() };
+    let c = ContainerConfig {
+        image: image(),
+        env: vec![("A".into(), "2".into()), ("AB".into(), "3".into())],
+        ..Default::default()
+    };
     assert_eq!(words(&resolve(c).unwrap().spec.process.env), ["PATH=/bin", "HOSTNAME=pod", "A=2", "AB=3"]);
 }
 
@@ -43,9 +69,12 @@ fn mounts_in_order_and_refusals() {
     let mount = |target: &str| Mount { host_path: "/h".into(), container_path: target.into(), ..Mount::default() };
     let targets = |mounts: Vec<Mount>| {
         let c = ContainerConfig { image: image(), mounts, ..Default::default() };
-        resolve(c).map(|r| r.spec.mounts.iter().map(|m| String::from_utf8(m.target.clone()).unwrap()).collect::<Vec<_>>())
+        resolve(c)
+            .map(|r| r.spec.mounts.iter().map(|m| String::from_utf8(m.target.clone()).unwrap()).collect::<Vec<_>>())
     };
-    let list = targets(vec![mount("/data/deep"), mount("/data"), mount("/dev/shm/"), mount("/etc/hostname"), mount("/dev")]).unwrap();
+    let list =
+        targets(vec![mount("/data/deep"), mount("/data"), mount("/dev/shm/"), mount("/etc/hostname"), mount("/dev")])
+            .unwrap();
     let at = |t: &str| list.iter().position(|x| x == t).unwrap_or_else(|| panic!("{t} in {list:?}"));
     assert!(at("/data") < at("/data/deep"));
     assert!(at("/dev") < at("/dev/pts"), "{list:?}");
@@ -58,7 +87,8 @@ fn mounts_in_order_and_refusals() {
 
 #[test]
 fn privileges() {
-    let with = |security: Security| resolve(ContainerConfig { image: image(), security, ..Default::default() }).unwrap().spec;
+    let with =
+        |security: Security| resolve(ContainerConfig { image: image(), security, ..Default::default() }).unwrap().spec;
     let plain = with(Security { seccomp: Seccomp::RuntimeDefault, ..Default::default() });
     assert_eq!(plain.process.capabilities.count_ones(), 14);
     assert!(!plain.process.seccomp.is_empty() && plain.masked_paths.len() == 12 && plain.readonly_paths.len() == 5);

@@ -175,7 +175,12 @@ pub fn localhost(json: &[u8]) -> Result<Profile, Error> {
             if argument.index > 5 {
                 return Err(Error::Argument(argument.index));
             }
-            conditions.push(Condition { index: argument.index, compare, value: argument.value, second: argument.value_two });
+            conditions.push(Condition {
+                index: argument.index,
+                compare,
+                value: argument.value,
+                second: argument.value_two,
+            });
         }
         rules.extend(rule.names.into_iter().map(|name| Rule { name, conditions: conditions.clone(), action }));
     }
@@ -304,10 +309,13 @@ impl Code {
     }
 }
 
+/// Answers that depend on arguments, in order.
+type Conditional = Vec<(Vec<Condition>, u32)>;
+
 /// The rules of one architecture: for each number its conditional answers and its last one.
 struct Block {
     default_action: u32,
-    calls: BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, u32)>,
+    calls: BTreeMap<u32, (Conditional, u32)>,
     x86_64: bool,
 }
 
@@ -315,14 +323,14 @@ struct Block {
 #[derive(Clone, PartialEq)]
 struct Range {
     from: u32,
-    conditional: Vec<(Vec<Condition>, u32)>,
+    conditional: Conditional,
     last: u32,
 }
 
 impl Block {
     fn new(profile: &Profile, arch: Arch) -> Block {
         let numbers = numbers(arch);
-        let mut calls: BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, u32)> = BTreeMap::new();
+        let mut calls: BTreeMap<u32, (Conditional, u32)> = BTreeMap::new();
         for rule in &profile.rules {
             let Some(number) = numbers.get(rule.name.as_str()) else { continue };
             let call = calls.entry(*number).or_insert_with(|| (Vec::new(), profile.default_action));

@@ -6,7 +6,7 @@ fn run(filter: &[u8], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         .chunks_exact(8)
         .map(|c| (u16::from_ne_bytes([c[0], c[1]]), c[2], c[3], u32::from_ne_bytes([c[4], c[5], c[6], c[7]])))
         .collect();
-    let mut data = vec![0u8; 64];
+    let mut data = [0u8; 64];
     data[..4].copy_from_slice(&number.to_ne_bytes());
     data[4..8].copy_from_slice(&arch.to_ne_bytes());
     for (n, arg) in args.iter().enumerate() {
@@ -84,7 +84,8 @@ fn the_default_profile_answers() {
 #[test]
 fn comparisons() {
     let big = 5u64 << 32 | 7;
-    let cases: &[(&str, u64, &[(u64, bool)])] = &[
+    type Case<'a> = (&'a str, u64, &'a [(u64, bool)]);
+    let cases: &[Case] = &[
         ("EQ", big, &[(big, true), (7, false), (5 << 32, false)]),
         ("NE", big, &[(big, false), (7, true), (5 << 32, true)]),
         ("LT", big, &[(big, false), (big - 1, true), (big + 1, false), (6 << 32, false), (4 << 32 | 9, true)]),
@@ -99,7 +100,11 @@ fn comparisons() {
         );
         let profile = localhost(json.as_bytes()).unwrap();
         for (argument, hit) in *tries {
-            assert_eq!(call(&profile, X86_64, "read", &[5, *argument]), if *hit { ERRNO | 9 } else { ALLOW }, "{argument} {op} {value}");
+            assert_eq!(
+                call(&profile, X86_64, "read", &[5, *argument]),
+                if *hit { ERRNO | 9 } else { ALLOW },
+                "{argument} {op} {value}"
+            );
             assert_eq!(call(&profile, X86_64, "read", &[6, *argument]), ALLOW, "the second condition does not hold");
         }
     }
@@ -108,7 +113,9 @@ fn comparisons() {
 #[test]
 fn bad_profiles_are_refused() {
     for json in [
-        "{}", "[]", r#"{"defaultAction":"SCMP_ACT_SMILE"}"#,
+        "{}",
+        "[]",
+        r#"{"defaultAction":"SCMP_ACT_SMILE"}"#,
         r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
         r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":0,"op":"=="}]}]}"#,
     ] {
