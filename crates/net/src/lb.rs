@@ -112,7 +112,8 @@ fn is_ours(service: &Service, options: &Options) -> bool {
 
 /// It was a load balancer once.
 fn has_leftovers(service: &Service) -> bool {
-    !service.status.load_balancer.ingress.is_empty() || service.status.conditions.iter().any(|c| c.r#type == PORTS_ERROR)
+    !service.status.load_balancer.ingress.is_empty()
+        || service.status.conditions.iter().any(|c| c.r#type == PORTS_ERROR)
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -123,7 +124,8 @@ fn is_ready(node: &Node) -> bool {
 fn nodes_of<'a>(service: &Service, objects: Objects<'a>) -> Vec<&'a Arc<Node>> {
     let chosen = objects.nodes.iter().any(|node| node.metadata.labels.contains_key(ENABLE));
     let pool = service.metadata.labels.get(POOL);
-    let local = (service.spec.external_traffic_policy == "Local").then(|| nodes_with_endpoints(service, objects.slices));
+    let local =
+        (service.spec.external_traffic_policy == "Local").then(|| nodes_with_endpoints(service, objects.slices));
     let serves = |node: &&Arc<Node>| {
         let labels = &node.metadata.labels;
         let enabled = labels.get(ENABLE).map(String::as_str) == Some("true");

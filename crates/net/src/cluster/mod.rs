@@ -36,7 +36,12 @@ pub struct Objects {
     pub namespaces: Vec<Arc<Namespace>>,
     pub policies: Vec<Arc<NetworkPolicy>>,
     pub nodes: Vec<Arc<Node>>,
+    /// What [`crate::io::Net::attached`] says, so that rules hold for a pod before its status is written.
+    pub attached: Attached,
 }
+
+/// Addresses by pod uid.
+pub type Attached = BTreeMap<String, Vec<IpAddr>>;
 
 /// A Service with its slices, and what was made of them.
 struct Joined {
@@ -104,7 +109,13 @@ impl Cluster {
         let mut pods = Vec::new();
         let mut namespaces = BTreeMap::new();
         if !objects.policies.is_empty() {
-            pods.extend(objects.pods.iter().filter_map(|pod| pods::facts(pod, &self.node.name)).map(Arc::new));
+            pods.extend(
+                objects
+                    .pods
+                    .iter()
+                    .filter_map(|pod| pods::facts(pod, &self.node.name, &objects.attached))
+                    .map(Arc::new),
+            );
             pods.extend(self.dns_pod().map(Arc::new));
             namespaces = objects
                 .namespaces
@@ -114,7 +125,7 @@ impl Cluster {
         }
         let policies: Vec<Arc<Policy>> = objects.policies.iter().map(|policy| Arc::new(pods::policy(policy))).collect();
         let mut host_ports: Vec<HostPort> =
-            objects.pods.iter().flat_map(|pod| pods::host_ports(pod, &self.node.name)).collect();
+            objects.pods.iter().flat_map(|pod| pods::host_ports(pod, &self.node.name, &objects.attached)).collect();
         host_ports.sort_unstable();
         Inputs {
             node: self.node.clone(),

@@ -9,18 +9,24 @@ use schema::api::{
     networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
 };
 
+use super::Attached;
 use crate::ruleset::{
-    Cidr, HostPort, Operator, Peer, PodFacts, Policy, PolicyPort, PolicyRule, PortMatch, Protocol, Requirement, Selector,
+    Cidr, HostPort, Operator, Peer, PodFacts, Policy, PolicyPort, PolicyRule, PortMatch, Protocol, Requirement,
+    Selector,
 };
 
-/// The addresses of a pod that has its own network and has not ended.
-fn ips(pod: &Pod) -> Vec<IpAddr> {
+/// The addresses of a pod that has its own network and has not ended; `attached` has those that its status
+/// does not tell yet.
+fn ips(pod: &Pod, attached: &Attached) -> Vec<IpAddr> {
     let ended = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
     if pod.spec.host_network || ended {
         return Vec::new();
     }
     match pod.status.pod_ips.as_slice() {
-        [] => pod.status.pod_ip.parse().into_iter().collect(),
+        [] => match pod.status.pod_ip.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) => attached.get(&pod.metadata.uid).cloned().unwrap_or_default(),
+        },
         all => all.iter().filter_map(|ip| ip.ip.parse().ok()).collect(),
     }
 }
@@ -36,8 +42,8 @@ fn number(port: i32) -> Option<u16> {
 }
 
 /// `None`: the pod has no address that a rule could name.
-pub fn facts(pod: &Pod, node: &str) -> Option<PodFacts> {
-    let ips = ips(pod);
+pub fn facts(pod: &Pod, node: &str, attached: &Attached) -> Option<PodFacts> {
+    let ips = ips(pod, attached);
     if ips.is_empty() {
         return None;
     }
@@ -49,18 +55,20 @@ pub fn facts(pod: &Pod, node: &str) -> Option<PodFacts> {
         ips,
         local: pod.spec.node_name == node,
         named_ports: named
-            .filter_map(|port| Some((port.name.clone(), Protocol::parse(&port.protocol)?, number(port.container_port)?)))
+            .filter_map(|port| {
+                Some((port.name.clone(), Protocol::parse(&port.protocol)?, number(port.container_port)?))
+            })
             .collect(),
     })
 }
 
 /// The hostPorts of a pod on this node.
-pub fn host_ports(pod: &Pod, node: &str) -> Vec<HostPort> {
+pub fn host_ports(pod: &Pod, node: &str, attached: &Attached) -> Vec<HostPort> {
     let wanted = containers(pod).flat_map(|c| &c.ports).filter(|port| port.host_port > 0);
     if pod.spec.node_name != node {
         return Vec::new();
     }
-    let ips = ips(pod);
+    let ips = ips(pod, attached);
     let mut all = Vec::new();
     for port in wanted {
         let host_ip: Option<IpAddr> = port.host_ip.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
@@ -89,7 +97,8 @@ pub fn selector(selector: &LabelSelector) -> Selector {
             _ => Operator::In,
         };
         // An operator that we don't know matches nothing: `In` without values.
-        let values = if expression.operator == "In" || operator == Operator::NotIn { expression.values.clone() } else { vec![] };
+        let values =
+            if expression.operator == "In" || operator == Operator::NotIn { expression.values.clone() } else { vec![] };
         Requirement { key: expression.key.clone(), operator, values }
     });
     Selector(labels.chain(expressions).collect())
@@ -111,7 +120,8 @@ pub fn policy(policy: &NetworkPolicy) -> Policy {
 }
 
 fn rule(peers: &[NetworkPolicyPeer], ports: &[NetworkPolicyPort]) -> PolicyRule {
-    let mut rule = PolicyRule { peers: peers.iter().map(peer).collect(), ports: ports.iter().filter_map(port).collect() };
+    let mut rule =
+        PolicyRule { peers: peers.iter().map(peer).collect(), ports: ports.iter().filter_map(port).collect() };
     if rule.ports.is_empty() && !ports.is_empty() {
         // None that we understand: no port, never every one.
         rule.peers = vec![nobody()];

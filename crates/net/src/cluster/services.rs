@@ -128,7 +128,7 @@ pub fn zone(service: &Service, slices: &[Arc<EndpointSlice>]) -> ZoneService {
     };
     let mut endpoints: Vec<ZoneEndpoint> =
         slices.iter().filter(|slice| has_addresses(slice)).flat_map(|slice| zone_endpoints(slice)).collect();
-    endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+    endpoints.sort_by_key(|endpoint| endpoint.address);
     endpoints.dedup();
     ZoneService {
         cluster_ips: cluster_ips(service),

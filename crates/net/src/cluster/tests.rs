@@ -9,7 +9,7 @@ use schema::api::{
 };
 
 use super::*;
-use crate::ruleset::{Packet, ruleset, trace};
+use crate::ruleset::{Packet, trace};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -22,7 +22,13 @@ fn objects() -> Objects {
     service.spec.r#type = "LoadBalancer".into();
     service.spec.session_affinity = "ClientIP".into();
     service.spec.health_check_node_port = 31000;
-    let port = ServicePort { name: "http".into(), protocol: "TCP".into(), port: 80, node_port: 30080, ..ServicePort::default() };
+    let port = ServicePort {
+        name: "http".into(),
+        protocol: "TCP".into(),
+        port: 80,
+        node_port: 30080,
+        ..ServicePort::default()
+    };
     service.spec.ports.push(port);
     let mut slice = EndpointSlice { address_type: "IPv4".into(), ..EndpointSlice::default() };
     slice.metadata.namespace = "d".into();
@@ -49,7 +55,8 @@ fn objects() -> Objects {
     pod.metadata.labels.insert("app".into(), "web".into());
     pod.spec.node_name = "n1".into();
     pod.status.pod_ips = vec![PodIP { ip: "10.42.0.2".into(), ..PodIP::default() }];
-    let container_port = ContainerPort { host_port: 9000, container_port: 8080, protocol: "TCP".into(), ..ContainerPort::default() };
+    let container_port =
+        ContainerPort { host_port: 9000, container_port: 8080, protocol: "TCP".into(), ..ContainerPort::default() };
     pod.spec.containers.push(Container { ports: vec![container_port], ..Container::default() });
     let mut namespace = Namespace::default();
     namespace.metadata.name = "d".into();
@@ -59,6 +66,7 @@ fn objects() -> Objects {
         pods: vec![pod.into()],
         namespaces: vec![namespace.into()],
         policies: vec![],
+        attached: Attached::new(),
         nodes: vec![node("n1", "192.0.2.1", "10.42.0.0/24"), node("n2", "192.0.2.2", "10.42.1.0/24")],
     }
 }

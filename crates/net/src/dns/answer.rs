@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     HOST_TTL, TTL,
     wire::{
-        self, A, AAAA, ANY, CNAME, Data, FORMAT_ERROR, IN, NAME_ERROR, NO_ERROR, NOT_IMPLEMENTED, NS, Query, Record, Refusal,
-        SERVER_FAILURE, SOA, SRV, Sections,
+        self, A, AAAA, ANY, CNAME, Data, FORMAT_ERROR, IN, NAME_ERROR, NO_ERROR, NOT_IMPLEMENTED, NS, Query, Record,
+        Refusal, SERVER_FAILURE, SOA, SRV, Sections,
     },
     zone::{Zone, ZonePort, ZoneService},
 };
@@ -25,7 +25,10 @@ pub enum Answer {
     /// Not ours: another resolver's business.
     Forward(Query),
     /// An ExternalName: `target`'s records of the query's type are to be added ([`finish_chase`]).
-    Chase { query: Query, target: String },
+    Chase {
+        query: Query,
+        target: String,
+    },
     /// Nothing is sent back.
     Ignore,
 }
@@ -279,9 +282,11 @@ fn in_service(zone: &Zone, service: &ZoneService, full: &str, name: &str, rest: 
         }
         [port, protocol] => {
             let wanted = |p: &ZonePort| {
-                port.strip_prefix('_').is_some_and(|n| p.name.eq_ignore_ascii_case(n)) && protocol_label(p.protocol) == *protocol
+                port.strip_prefix('_').is_some_and(|n| p.name.eq_ignore_ascii_case(n))
+                    && protocol_label(p.protocol) == *protocol
             };
-            let exists = service.ports.iter().any(wanted) || service.endpoints.iter().any(|e| e.ports.iter().any(wanted));
+            let exists =
+                service.ports.iter().any(wanted) || service.endpoints.iter().any(|e| e.ports.iter().any(wanted));
             match (exists, kind) {
                 (false, _) => denial(zone, NAME_ERROR),
                 (true, SRV | ANY) => srv(zone, service, full, &wanted),

@@ -33,7 +33,8 @@ fn zone() -> Zone {
         hostname: hostname.map(Into::into),
         ports: vec![port("peer", Protocol::Tcp, 2380), port("", Protocol::Udp, 9)],
     };
-    let endpoints = vec![endpoint("10.42.0.5", Some("Web-0")), endpoint("10.42.0.6", None), endpoint("fd00:42::6", None)];
+    let endpoints =
+        vec![endpoint("10.42.0.5", Some("Web-0")), endpoint("10.42.0.6", None), endpoint("fd00:42::6", None)];
     let ports = vec![port("peer", Protocol::Tcp, 2380)];
     add("d", "headless", ZoneService { endpoints, ports, ..ZoneService::default() });
     add("d", "empty", ZoneService::default());
@@ -79,7 +80,11 @@ fn ask(name: &str, kind: TYPE) -> String {
         Answer::Reply(bytes) => {
             let packet = Packet::parse(&bytes).unwrap();
             assert_eq!((packet.id(), packet.questions.len()), (77, 1));
-            assert_eq!(packet.questions[0].qname.to_string(), name.trim_end_matches('.'), "the question comes back as it was");
+            assert_eq!(
+                packet.questions[0].qname.to_string(),
+                name.trim_end_matches('.'),
+                "the question comes back as it was"
+            );
             let records = |list: &[simple_dns::ResourceRecord<'_>]| -> Vec<String> {
                 list.iter().map(|r| show(&r.rdata)).collect()
             };
@@ -154,7 +159,11 @@ fn answers() {
         ("5.0.42.10.in-addr.arpa", TYPE::PTR, "ptr web-0.headless.d.svc.cluster.local"),
         ("1.2.0.192.in-addr.arpa", TYPE::PTR, "ptr node-1"),
         ("8.8.8.8.in-addr.arpa", TYPE::PTR, "forward"),
-        ("2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.0.0.0.0.d.f.ip6.arpa", TYPE::PTR, "ptr dual.d.svc.cluster.local"),
+        (
+            "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.0.0.0.0.d.f.ip6.arpa",
+            TYPE::PTR,
+            "ptr dual.d.svc.cluster.local",
+        ),
         ("node-1", TYPE::A, "192.0.2.1"),
         ("node-1", TYPE::AAAA, "nodata"),
         ("example.com", TYPE::A, "forward"),
@@ -178,7 +187,8 @@ fn sizes() {
         (Some(65535), Transport::Udp, 1232),
         (None, Transport::Tcp, 65535),
     ] {
-        let Answer::Reply(bytes) = answer(&zone(), &query("many.d.svc.cluster.local", TYPE::A, edns), transport, 3) else {
+        let Answer::Reply(bytes) = answer(&zone(), &query("many.d.svc.cluster.local", TYPE::A, edns), transport, 3)
+        else {
             panic!("no reply");
         };
         let packet = Packet::parse(&bytes).unwrap();
@@ -195,9 +205,16 @@ fn a_chase_is_finished_with_what_another_resolver_says() {
     let asked = query("out.d.svc.cluster.local", TYPE::A, None);
     let Answer::Chase { query, target } = answer(&zone(), &asked, Transport::Udp, 0) else { panic!("no chase") };
     let mut response = Packet::new_reply(1);
-    response.questions.push(Question::new(Name::new("example.com").unwrap(), QTYPE::TYPE(TYPE::A), QCLASS::CLASS(CLASS::IN), false));
+    response.questions.push(Question::new(
+        Name::new("example.com").unwrap(),
+        QTYPE::TYPE(TYPE::A),
+        QCLASS::CLASS(CLASS::IN),
+        false,
+    ));
     let record = |name, rdata| simple_dns::ResourceRecord::new(Name::new(name).unwrap(), CLASS::IN, 900, rdata);
-    response.answers.push(record("example.com", RData::CNAME(simple_dns::rdata::CNAME(Name::new("www.example.com").unwrap()))));
+    response
+        .answers
+        .push(record("example.com", RData::CNAME(simple_dns::rdata::CNAME(Name::new("www.example.com").unwrap()))));
     response.answers.push(record("www.example.com", RData::A(simple_dns::rdata::A { address: 0x0102_0304 })));
     let response = response.build_bytes_vec_compressed().unwrap();
     let reply = finish_chase(&asked, &query, Transport::Udp, &target, &response);

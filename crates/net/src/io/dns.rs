@@ -383,7 +383,10 @@ impl Resolvers {
     }
 
     fn foreign(&self, server: &SocketAddr) -> bool {
-        !self.own.iter().any(|own| own.port() == server.port() && (own.ip() == server.ip() || own.ip().is_unspecified() && server.ip().is_loopback()))
+        !self.own.iter().any(|own| {
+            own.port() == server.port()
+                && (own.ip() == server.ip() || own.ip().is_unspecified() && server.ip().is_loopback())
+        })
     }
 }
 

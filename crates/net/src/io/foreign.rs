@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{Result, nft::Nft};
+use super::{
+    Result,
+    nft::{BaseChain, Nft},
+};
 use crate::ruleset::{HookPoint, TABLE};
 
 /// A base chain of another table that drops by default where pods' packets pass.
@@ -24,7 +27,7 @@ impl fmt::Display for ForeignDrop {
 
 /// Base chains at `forward` and `input` with a drop policy that are not ours (iptables over nftables included).
 pub fn foreign_drops(nft: &mut Nft) -> Result<Vec<ForeignDrop>> {
-    let found = nft.base_chains()?.into_iter().filter_map(|(family, table, chain, hook, drops)| {
+    let found = nft.base_chains()?.into_iter().filter_map(|BaseChain { family, table, chain, hook, drops }| {
         let family = match family {
             1 => "inet",
             2 => "ip",

@@ -208,9 +208,8 @@ impl Socket {
         let flags = libc::MSG_TRUNC | if wait { 0 } else { libc::MSG_DONTWAIT };
         loop {
             // SAFETY: the buffer is live and its length is given.
-            let n = unsafe {
-                libc::recv(self.fd.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), flags)
-            };
+            let n =
+                unsafe { libc::recv(self.fd.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), flags) };
             if n >= 0 {
                 // MSG_TRUNC returns the real length; what was cut can't be had again.
                 return if n as usize > self.buffer.len() {

@@ -19,8 +19,11 @@ pub struct Netns {
 impl Netns {
     /// Opens the namespace pinned at `path` (or `/proc/PID/ns/net`).
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path)
-            .map_err(|source| Error::File { action: "open network namespace", path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| Error::File {
+            action: "open network namespace",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Netns { file: file.into(), path: path.to_owned() })
     }
 

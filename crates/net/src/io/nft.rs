@@ -7,8 +7,8 @@ use super::{
     netlink::{Attributes, Message, Socket},
 };
 use crate::ruleset::{
-    Action, Batch, Change, ChainState, Content, Data, Family, Field, Hook, HookPoint, Key, Match, Name, Remember, Rule, SetKind,
-    SetState, Shape, Side, State, TABLE, Verdict,
+    Action, Batch, ChainState, Change, Content, Data, Family, Field, Hook, HookPoint, Key, Match, Name, Remember, Rule,
+    SetKind, SetState, Shape, Side, State, TABLE, Verdict,
 };
 
 const SUBSYSTEM: u8 = 10;
@@ -45,6 +45,16 @@ fn message(kind: u16, flags: u16) -> Message {
 const KEY: u32 = 8;
 fn data_register(family: Family) -> u32 {
     KEY + 16 - (family.bytes() as u32 / 4 + 1)
+}
+
+/// Somebody's chain at a hook.
+pub(super) struct BaseChain {
+    pub family: u8,
+    pub table: String,
+    pub chain: String,
+    pub hook: Hook,
+    /// By default.
+    pub drops: bool,
 }
 
 /// A handle on the tables of one network namespace.
@@ -93,23 +103,26 @@ impl Nft {
         if let Some(set) = set {
             request.text(2, set);
         }
-        self.dump_raw(request, each).map_err(|source| Error::Kernel { action: format!("read table inet {TABLE}"), source })
+        self.dump_raw(request, each)
+            .map_err(|source| Error::Kernel { action: format!("read table inet {TABLE}"), source })
     }
 
     fn dump_raw(&mut self, request: Message, mut each: impl FnMut(Attributes<'_>)) -> io::Result<()> {
         self.socket.dump(request, |_, payload| each(Attributes(payload.get(4..).unwrap_or_default())))
     }
 
-    /// Every base chain of every table: (family, table, chain, hook, drops by default).
-    pub(super) fn base_chains(&mut self) -> Result<Vec<(u8, String, String, Hook, bool)>> {
+    /// Every base chain of every table.
+    pub(super) fn base_chains(&mut self) -> Result<Vec<BaseChain>> {
         let mut found = Vec::new();
         let request = Message::new(u16::from(SUBSYSTEM) << 8 | msg::GET_CHAIN, 0, &[0, 0, 0, 0]);
         self.socket
             .dump(request, |_, payload| {
                 let attributes = Attributes(payload.get(4..).unwrap_or_default());
                 let family = payload.first().copied().unwrap_or_default();
-                if let (Some(table), Some(chain), Some(hook)) = (attributes.text(1), attributes.text(3), hook_of(attributes)) {
-                    found.push((family, table.to_owned(), chain.to_owned(), hook, attributes.be32(5) == Some(0)));
+                let names = attributes.text(1).zip(attributes.text(3));
+                if let (Some((table, chain)), Some(hook)) = (names, hook_of(attributes)) {
+                    let drops = attributes.be32(5) == Some(0);
+                    found.push(BaseChain { family, table: table.to_owned(), chain: chain.to_owned(), hook, drops });
                 }
             })
             .map_err(|source| Error::Kernel { action: "list nftables chains".into(), source })?;
@@ -157,7 +170,8 @@ impl Nft {
                 state.sets.insert(name.into(), SetState { shape, dynamic, elements: BTreeMap::new() });
             }
         })?;
-        let names: Vec<Name> = state.sets.iter().filter(|(_, set)| !set.dynamic).map(|(name, _)| name.clone()).collect();
+        let names: Vec<Name> =
+            state.sets.iter().filter(|(_, set)| !set.dynamic).map(|(name, _)| name.clone()).collect();
         for name in names {
             let elements = self.elements(&name)?;
             if let Some(set) = state.sets.get_mut(&name) {

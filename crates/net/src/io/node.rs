@@ -4,6 +4,7 @@
 //! pods and the table have locks of their own. Nothing here needs a clean end: [`Net::open`] finds what the last life left.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -21,7 +22,8 @@ use super::{
     pod, sysctl,
 };
 use crate::ruleset::{
-    Batch, Change, Cidr, Family, Ruleset, State, choices_map, diff, stale_choices, stale_flows, takes_endpoints, touches_udp,
+    Batch, Change, Cidr, Family, Ruleset, State, choices_map, diff, stale_choices, stale_flows, takes_endpoints,
+    touches_udp,
 };
 
 #[derive(Clone, Debug)]
@@ -110,7 +112,9 @@ impl Net {
         let primary = options.node_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
         let mtu = match options.mtu {
             Some(mtu) => mtu,
-            None => uplink_mtu(&mut links, primary)?.saturating_sub(overlay::overhead(options.backend, primary)).max(1280),
+            None => {
+                uplink_mtu(&mut links, primary)?.saturating_sub(overlay::overhead(options.backend, primary)).max(1280)
+            }
         };
         let device = overlay::ensure_device(&mut links, options.backend, primary, &options.pod_cidrs, mtu)?;
         own_addresses(&mut links, &options)?;
@@ -120,7 +124,15 @@ impl Net {
         service_routes(&mut links, &options.service_cidrs, &sources, device, &local)?;
         let ipam = Ipam::open(&options.address_directory, options.pod_cidrs.clone())?;
         let table = Table { nft: Nft::open()?, conntrack: Conntrack::open()?, state: None, first: true };
-        Ok(Net { options, mtu, device, sources, pods: Mutex::new(Pods { links, ipam }), table: Mutex::new(table), changed })
+        Ok(Net {
+            options,
+            mtu,
+            device,
+            sources,
+            pods: Mutex::new(Pods { links, ipam }),
+            table: Mutex::new(table),
+            changed,
+        })
     }
 
     /// Kernel settings that [`Net::open`] changed.
@@ -156,6 +168,15 @@ impl Net {
         let pods = lock(&self.pods);
         let ips: Vec<IpAddr> = pods.ipam.of(uid).collect();
         (!ips.is_empty()).then(|| PodAddress::new(&ips))
+    }
+
+    /// The addresses of every attached pod, by uid.
+    pub fn attached(&self) -> BTreeMap<String, Vec<IpAddr>> {
+        let mut all: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for (ip, owner) in lock(&self.pods).ipam.owners() {
+            all.entry(owner.clone()).or_default().push(*ip);
+        }
+        all
     }
 
     /// At start: takes away links and addresses of pods that are not among `living` uids; returns how many.
@@ -196,7 +217,8 @@ impl Net {
             for family in Family::ALL {
                 let map = choices_map(family);
                 let stale = stale_choices(family, table.nft.remembered(&map)?, wanted);
-                let Some(shape) = table.state.as_ref().and_then(|state| state.sets.get(&map)).map(|set| set.shape) else {
+                let Some(shape) = table.state.as_ref().and_then(|state| state.sets.get(&map)).map(|set| set.shape)
+                else {
                     continue;
                 };
                 for key in stale {

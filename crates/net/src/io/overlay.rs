@@ -13,7 +13,10 @@ pub const DEVICE: &str = "sampan-vx";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// flannel's numbers on Linux are VNI 1 and port 8472.
-    Vxlan { vni: u32, port: u16 },
+    Vxlan {
+        vni: u32,
+        port: u16,
+    },
     HostGw,
     /// Somebody else routes between nodes.
     None,
@@ -68,7 +71,13 @@ pub fn plan(backend: Backend, own: IpAddr, device: Option<u32>, peers: &[Peer]) 
                 for cidr in &peer.pod_cidrs {
                     let via = cidr.address();
                     plan.neighbours.insert((via, mac));
-                    plan.routes.insert(Route { to: *cidr, via: Some(via), link: Some(link), on_link: true, source: None });
+                    plan.routes.insert(Route {
+                        to: *cidr,
+                        via: Some(via),
+                        link: Some(link),
+                        on_link: true,
+                        source: None,
+                    });
                 }
             }
             (Backend::HostGw, _) => {
@@ -84,7 +93,13 @@ pub fn plan(backend: Backend, own: IpAddr, device: Option<u32>, peers: &[Peer]) 
 }
 
 /// Makes or keeps the VXLAN device, with this node's overlay addresses; returns its link. Removes it for other backends.
-pub fn ensure_device(links: &mut Links, backend: Backend, own: IpAddr, pod_cidrs: &[Cidr], mtu: u32) -> Result<Option<u32>> {
+pub fn ensure_device(
+    links: &mut Links,
+    backend: Backend,
+    own: IpAddr,
+    pod_cidrs: &[Cidr],
+    mtu: u32,
+) -> Result<Option<u32>> {
     let there = links.named(DEVICE)?;
     let Backend::Vxlan { vni, port } = backend else {
         if there.is_some() {

@@ -49,14 +49,7 @@ fn everything(ip: &IpAddr) -> Cidr {
 /// Links the pod in `netns` to the host with these addresses. Whatever an earlier try left is used or replaced.
 ///
 /// `sources` are the node's own addresses, from which it speaks to the pod.
-pub fn attach(
-    host: &mut Links,
-    netns: &Netns,
-    uid: &str,
-    ips: &[IpAddr],
-    mtu: u32,
-    sources: &[IpAddr],
-) -> Result<()> {
+pub fn attach(host: &mut Links, netns: &Netns, uid: &str, ips: &[IpAddr], mtu: u32, sources: &[IpAddr]) -> Result<()> {
     let name = link_name(uid);
     let mac = pod_mac(ips);
     let ends = (End { name: &name, mac: HOST_MAC }, End { name: POD_LINK, mac });

@@ -11,7 +11,8 @@ fn node(text: &str) -> Arc<Node> {
     let mut node = Node::default();
     node.metadata.name = words.next().unwrap().into();
     let mut status = "True";
-    let address = |kind: &str, ip: &str| NodeAddress { r#type: kind.into(), address: ip.into(), ..NodeAddress::default() };
+    let address =
+        |kind: &str, ip: &str| NodeAddress { r#type: kind.into(), address: ip.into(), ..NodeAddress::default() };
     node.status.addresses.push(address("InternalIP", words.next().unwrap()));
     for word in words {
         match word.split_once('=') {
@@ -76,7 +77,8 @@ fn check(nodes: &[&str], services: &[&str], wanted: &[&str]) {
     let mut pod = Pod::default();
     (pod.metadata.namespace, pod.metadata.name) = ("d".into(), "p".into());
     pod.spec.node_name = "n1".into();
-    let ports = vec![ContainerPort { host_port: 9000, container_port: 1, protocol: "TCP".into(), ..ContainerPort::default() }];
+    let ports =
+        vec![ContainerPort { host_port: 9000, container_port: 1, protocol: "TCP".into(), ..ContainerPort::default() }];
     pod.spec.containers.push(Container { ports, ..Container::default() });
     let (slices, pods) = ([slice.into()], [pod.into()]);
     let objects = Objects { services: &services, nodes: &nodes, slices: &slices, pods: &pods };
@@ -107,7 +109,11 @@ fn addresses_of_load_balancers() {
     check(&["n1 192.0.2.1 exclude", "n2 192.0.2.2"], &["a 80"], &["a: 192.0.2.2"]);
     check(&["n1 192.0.2.1 enable=true", "n2 192.0.2.2"], &["a 80"], &["a: 192.0.2.1"]);
     check(&["n1 192.0.2.1 enable=false", "n2 192.0.2.2"], &["a 80"], &[]);
-    check(&["n1 192.0.2.1 pool=x", "n2 192.0.2.2"], &["a 80 pool=x", "b 81"], &["a: 192.0.2.1", "b: 192.0.2.1 192.0.2.2"]);
+    check(
+        &["n1 192.0.2.1 pool=x", "n2 192.0.2.2"],
+        &["a 80 pool=x", "b 81"],
+        &["a: 192.0.2.1", "b: 192.0.2.1 192.0.2.2"],
+    );
     check(two, &["a 80 local"], &["a: 192.0.2.2"]);
     check(two, &["b 80 local"], &[]);
     check(two, &["a 80 class=other", "b 80 class=ours"], &["b: 192.0.2.1 192.0.2.2"]);
@@ -120,14 +126,13 @@ fn the_older_service_has_the_port() {
     check(
         two,
         &["b 80", "a 80"],
-        &["b: 192.0.2.1 192.0.2.2", "a:  (True TCP port 80 of 192.0.2.1 is in use by d/b; TCP port 80 of 192.0.2.2 is in use by d/b)"],
+        &[
+            "b: 192.0.2.1 192.0.2.2",
+            "a:  (True TCP port 80 of 192.0.2.1 is in use by d/b; TCP port 80 of 192.0.2.2 is in use by d/b)",
+        ],
     );
     check(two, &["a 9000"], &["a: 192.0.2.2 (True TCP port 9000 of 192.0.2.1 is in use by pod d/p)"]);
-    check(
-        &["n1 192.0.2.1"],
-        &["a 6443"],
-        &["a:  (True TCP port 6443 of 192.0.2.1 is in use by the node itself)"],
-    );
+    check(&["n1 192.0.2.1"], &["a 6443"], &["a:  (True TCP port 6443 of 192.0.2.1 is in use by the node itself)"]);
 }
 
 #[test]

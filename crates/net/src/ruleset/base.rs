@@ -1,7 +1,8 @@
 //! The base chains, and how services and policies hang in them.
 
 use super::{
-    Action, Chain, ESTABLISHED, Family, Field, Hook, HookPoint, Inputs, Match, NEW, RELATED, Rule, Ruleset, Side, Verdict,
+    Action, Chain, ESTABLISHED, Family, Field, Hook, HookPoint, Inputs, Match, NEW, RELATED, Rule, Ruleset, Side,
+    Verdict,
     build::{Builder, Names},
     policies, services,
 };
@@ -59,12 +60,16 @@ fn base(builder: &mut Builder, inputs: &Inputs) {
     let each = |make: &dyn Fn(Family, Names) -> Vec<Rule>| -> Vec<Rule> {
         Family::ALL.into_iter().flat_map(|family| make(family, Names::of(family))).collect()
     };
-    let jumps = |chain: fn(&Names) -> &str| each(&|f, names| vec![Rule::new([Match::Family(f)], [jump(chain(&names))])]);
+    let jumps =
+        |chain: fn(&Names) -> &str| each(&|f, names| vec![Rule::new([Match::Family(f)], [jump(chain(&names))])]);
     let loopback = super::Cidr::new(std::net::Ipv4Addr::LOCALHOST.into(), 8);
 
     // Before translation (and before upstream's -110): what must not reach it.
     let firewalls = each(&|family, names| {
-        vec![Rule::new([Match::Family(family), Match::State(NEW)], [Action::Map(frontend(family), names.firewalled.clone())])]
+        vec![Rule::new(
+            [Match::Family(family), Match::State(NEW)],
+            [Action::Map(frontend(family), names.firewalled.clone())],
+        )]
     });
     // With route_localnet a neighbour could send to 127.0.0.1; nothing from a wire may.
     let martian = Rule::new(
@@ -129,10 +134,7 @@ fn translate(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
     vec![
         Rule::new(from_outside(family, inputs), [Action::Map(frontend(family), names.external.clone())]),
         Rule::new([], [Action::Map(frontend(family), names.services.clone())]),
-        Rule::new(
-            [Match::Local(Side::Destination, true)],
-            [Action::Verdict(Verdict::Goto(names.node_ports.clone()))],
-        ),
+        Rule::new([Match::Local(Side::Destination, true)], [Action::Verdict(Verdict::Goto(names.node_ports.clone()))]),
     ]
 }
 
@@ -181,13 +183,15 @@ fn translate_port(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
 
 fn masquerade(inputs: &Inputs) -> Vec<Rule> {
     let masquerade = [Action::Masquerade];
-    let mut rules =
-        vec![Rule::new([Match::Marked(MASQUERADE)], [Action::Unmark(MASQUERADE), Action::Masquerade])];
+    let mut rules = vec![Rule::new([Match::Marked(MASQUERADE)], [Action::Unmark(MASQUERADE), Action::Masquerade])];
     let loopback = super::Cidr::new(std::net::Ipv4Addr::LOCALHOST.into(), 8);
     for family in Family::ALL {
         let names = Names::of(family);
         // A pod that reaches itself through a service must not see its own address as the client's.
-        rules.push(Rule::new([Match::Family(family), Match::Translated, Match::In(pair(family), names.hairpin)], masquerade.clone()));
+        rules.push(Rule::new(
+            [Match::Family(family), Match::Translated, Match::In(pair(family), names.hairpin)],
+            masquerade.clone(),
+        ));
     }
     let local = [Match::Family(Family::V4), Match::Translated, Match::Within(Side::Source, loopback, true)];
     rules.push(Rule::new(local, masquerade.clone()));

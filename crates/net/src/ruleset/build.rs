@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Action, Chain, Cidr, Content, Data, Family, Field, Key, KeyField, MASQUERADE, Match, Name, Remember, Rule, Ruleset, Set, SetKind,
-    Side, Verdict,
+    Action, Chain, Cidr, Content, Data, Family, Field, Key, KeyField, MASQUERADE, Match, Name, Remember, Rule, Ruleset,
+    Set, SetKind, Side, Verdict,
 };
 
 /// The names of one family's sets and chains.
@@ -101,16 +101,12 @@ impl Pick {
             Field::Address(self.family, Side::Destination)
         };
         let remember = self.sticky_seconds.map(|timeout_seconds| Remember {
-            key: vec![
-                Field::Address(self.family, Side::Source),
-                destination,
-                Field::Protocol,
-                Field::Port,
-            ],
+            key: vec![Field::Address(self.family, Side::Source), destination, Field::Protocol, Field::Port],
             map: names.sticky.clone(),
             timeout_seconds,
         });
-        let dnat = |key, map: &Name| Action::Dnat { family: self.family, key, map: map.clone(), remember: remember.clone() };
+        let dnat =
+            |key, map: &Name| Action::Dnat { family: self.family, key, map: map.clone(), remember: remember.clone() };
         if let Some(remember) = &remember {
             rules.push(Rule::new([], [dnat(remember.key.clone(), &remember.map)]));
         }
@@ -124,7 +120,7 @@ impl Pick {
 /// A ruleset in the making.
 pub struct Builder {
     pub rules: Ruleset,
-    pub names: BTreeMap<Family, Names>,
+    names: [Arc<Names>; 2],
     picks: BTreeMap<Pick, Name>,
     /// Keys that two objects claim; the first one has them.
     pub conflicts: Vec<String>,
@@ -132,11 +128,10 @@ pub struct Builder {
 
 impl Builder {
     pub fn new() -> Self {
-        let names: BTreeMap<_, _> = Family::ALL.into_iter().map(|family| (family, Names::of(family))).collect();
-        let mut builder =
-            Builder { rules: Ruleset::default(), names, picks: BTreeMap::new(), conflicts: Vec::new() };
+        let names = Family::ALL.map(|family| Arc::new(Names::of(family)));
+        let mut builder = Builder { rules: Ruleset::default(), names, picks: BTreeMap::new(), conflicts: Vec::new() };
         for family in Family::ALL {
-            let names = Names::of(family);
+            let names = builder.names(family);
             let address = KeyField::Address(family);
             let frontend = vec![address, KeyField::Protocol, KeyField::Port];
             let with = |more: KeyField| [frontend.clone(), vec![more]].concat();
@@ -159,8 +154,9 @@ impl Builder {
         builder
     }
 
-    pub fn names(&self, family: Family) -> Names {
-        self.names.get(&family).cloned().unwrap_or_else(|| Names::of(family))
+    pub fn names(&self, family: Family) -> Arc<Names> {
+        let [v4, v6] = &self.names;
+        if family == Family::V4 { v4.clone() } else { v6.clone() }
     }
 
     pub fn set(&mut self, name: &Name, kind: SetKind) -> &mut BTreeMap<Key, Data> {

@@ -257,8 +257,7 @@ impl State {
                     self.chains.remove(&name);
                 }
                 Change::AddSet(name, kind) => {
-                    let state =
-                        SetState { shape: kind.shape(), dynamic: kind.dynamic, elements: BTreeMap::new() };
+                    let state = SetState { shape: kind.shape(), dynamic: kind.dynamic, elements: BTreeMap::new() };
                     self.sets.insert(name, state);
                 }
                 Change::DeleteSet(name) => {

@@ -24,8 +24,10 @@ pub fn choose<'a>(endpoints: &'a [Endpoint], family: Family, node: &str, zone: &
 
     let has = |hints: &[String], name: &str| hints.iter().any(|hint| hint == name);
     let all_ready: Vec<&Endpoint> = ours.iter().filter(ready).copied().collect();
-    let by_node = all_ready.iter().all(|e| !e.for_nodes.is_empty()) && all_ready.iter().any(|e| has(&e.for_nodes, node));
-    let by_zone = all_ready.iter().all(|e| !e.for_zones.is_empty()) && all_ready.iter().any(|e| has(&e.for_zones, zone));
+    let by_node =
+        all_ready.iter().all(|e| !e.for_nodes.is_empty()) && all_ready.iter().any(|e| has(&e.for_nodes, node));
+    let by_zone =
+        all_ready.iter().all(|e| !e.for_zones.is_empty()) && all_ready.iter().any(|e| has(&e.for_zones, zone));
     let mut cluster: Vec<&Endpoint> = all_ready
         .iter()
         .filter(|e| if by_node { has(&e.for_nodes, node) } else { !by_zone || has(&e.for_zones, zone) })

@@ -26,9 +26,9 @@ pub fn stale_flows<'a>(flows: &'a [Flow], rules: &Ruleset) -> Vec<&'a Flow> {
         let exact = tail(KeyBytes::default().address(address));
         let by_port = tail(KeyBytes::default().any(family));
         let Some(services) = rules.sets.get(&names.services) else { return false };
-        let key = if services.elements.contains_key(&exact.clone().key()) {
+        let key = if services.elements.contains_key(&exact.key()) {
             exact
-        } else if flow.answers != flow.destination && services.elements.contains_key(&by_port.clone().key()) {
+        } else if flow.answers != flow.destination && services.elements.contains_key(&by_port.key()) {
             by_port
         } else {
             return false;
@@ -43,7 +43,7 @@ pub fn stale_flows<'a>(flows: &'a [Flow], rules: &Ruleset) -> Vec<&'a Flow> {
 fn serves(rules: &Ruleset, names: &Names, key: &KeyBytes, endpoint: &Data) -> bool {
     [&names.endpoints, &names.local_endpoints].into_iter().any(|map| {
         let elements = rules.sets.get(map).map(|set| &set.elements);
-        (0..).map_while(|index| elements?.get(&key.clone().index(index).key())).any(|found| found == endpoint)
+        (0..).map_while(|index| elements?.get(&key.index(index).key())).any(|found| found == endpoint)
     })
 }
 

@@ -29,8 +29,8 @@ pub use cidr::{Cidr, CidrError, spans};
 pub use diff::{Batch, ChainState, Change, SetState, Shape, State, diff};
 pub use flows::{Flow, choices_map, stale_choices, stale_flows, takes_endpoints, touches_udp};
 pub use input::{
-    Direction, Endpoint, FrontendKind, HostPort, Inputs, Node, Operator, Peer, PodFacts, Policy, PolicyPort, PolicyRule, PortMatch,
-    Requirement, Selector, Service, ServicePort, TrafficPolicy,
+    Direction, Endpoint, FrontendKind, HostPort, Inputs, Node, Operator, Peer, PodFacts, Policy, PolicyPort,
+    PolicyRule, PortMatch, Requirement, Selector, Service, ServicePort, TrafficPolicy,
 };
 pub use trace::{Fate, Packet, Trace, trace};
 
@@ -156,7 +156,12 @@ pub enum Action {
     /// The verdict of a map; absent: the next rule.
     Map(Vec<Field>, Name),
     /// Translates the destination to a map's address and port; absent: the next rule.
-    Dnat { family: Family, key: Vec<Field>, map: Name, remember: Option<Remember> },
+    Dnat {
+        family: Family,
+        key: Vec<Field>,
+        map: Name,
+        remember: Option<Remember>,
+    },
     /// Sets these bits of the packet's mark.
     Mark(u32),
     /// Clears these bits of the packet's mark.
@@ -286,52 +291,66 @@ pub struct Ruleset {
 }
 
 /// Writes key bytes field by field.
-#[derive(Clone, Debug, Default)]
-pub struct KeyBytes(Vec<u8>);
+#[derive(Clone, Copy, Debug)]
+pub struct KeyBytes {
+    bytes: [u8; KeyBytes::LONGEST],
+    used: usize,
+}
+
+impl Default for KeyBytes {
+    fn default() -> Self {
+        KeyBytes { bytes: [0; KeyBytes::LONGEST], used: 0 }
+    }
+}
 
 impl From<&[u8]> for KeyBytes {
     fn from(bytes: &[u8]) -> Self {
-        KeyBytes(bytes.to_vec())
+        KeyBytes::default().push(bytes)
     }
 }
 
 impl KeyBytes {
-    pub fn address(mut self, address: IpAddr) -> Self {
+    /// Two IPv6 addresses, protocol and port; the kernel's registers hold 64 bytes.
+    const LONGEST: usize = 40;
+
+    /// What is longer than any key of ours is cut.
+    fn push(mut self, bytes: &[u8]) -> Self {
+        let end = (self.used + bytes.len()).min(Self::LONGEST);
+        self.bytes[self.used..end].copy_from_slice(&bytes[..end - self.used]);
+        self.used = end;
+        self
+    }
+
+    pub fn address(self, address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(a) => self.0.extend_from_slice(&a.octets()),
-            IpAddr::V6(a) => self.0.extend_from_slice(&a.octets()),
+            IpAddr::V4(a) => self.push(&a.octets()),
+            IpAddr::V6(a) => self.push(&a.octets()),
         }
-        self
     }
 
-    pub fn any(mut self, family: Family) -> Self {
-        self.0.resize(self.0.len() + family.bytes(), 0);
-        self
+    pub fn any(self, family: Family) -> Self {
+        self.zeros(family.bytes() as u8)
     }
 
-    pub fn zeros(mut self, n: u8) -> Self {
-        self.0.resize(self.0.len() + usize::from(n), 0);
-        self
+    pub fn zeros(self, n: u8) -> Self {
+        self.push(&[0; Self::LONGEST][..usize::from(n).min(Self::LONGEST)])
     }
 
-    pub fn protocol(mut self, protocol: Protocol) -> Self {
-        self.0.extend_from_slice(&[protocol as u8, 0, 0, 0]);
-        self
+    pub fn protocol(self, protocol: Protocol) -> Self {
+        self.push(&[protocol as u8, 0, 0, 0])
     }
 
-    pub fn port(mut self, port: u16) -> Self {
-        self.0.extend_from_slice(&port.to_be_bytes());
-        self.0.extend_from_slice(&[0, 0]);
-        self
+    pub fn port(self, port: u16) -> Self {
+        let [high, low] = port.to_be_bytes();
+        self.push(&[high, low, 0, 0])
     }
 
-    pub fn index(mut self, index: u32) -> Self {
-        self.0.extend_from_slice(&index.to_ne_bytes());
-        self
+    pub fn index(self, index: u32) -> Self {
+        self.push(&index.to_ne_bytes())
     }
 
     pub fn bytes(self) -> Box<[u8]> {
-        self.0.into()
+        self.bytes[..self.used].into()
     }
 
     pub fn key(self) -> Key {

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Action, Chain, Cidr, Content, Data, Direction, Family, Field, Inputs, Key, KeyBytes, KeyField, Match, Name, Peer, PodFacts, Policy,
-    PolicyPort, PolicyRule, PortMatch, Rule, SetKind, Side, Verdict,
+    Action, Chain, Cidr, Content, Data, Direction, Family, Field, Inputs, Key, KeyBytes, KeyField, Match, Name, Peer,
+    PodFacts, Policy, PolicyPort, PolicyRule, PortMatch, Rule, SetKind, Side, Verdict,
     build::{Builder, kind},
     digest, spans,
 };
@@ -109,11 +109,11 @@ fn write_rule(
         return vec![Rule::new([], pass)];
     }
     let id = digest(&(&policy.namespace, &policy.name, direction, number));
-    let matched = peers(inputs, policy, rule);
+    let context = Context { inputs, policy, direction, rule, matched: peers(inputs, policy, rule), id };
     let mut rules = Vec::new();
     for family in Family::ALL {
-        let who = write_peers(builder, direction, rule, &matched, family, id);
-        let ports = write_ports(builder, inputs, policy, direction, rule, &matched, family, id);
+        let who = context.write_peers(builder, family);
+        let ports = context.write_ports(builder, family);
         for peer in &who {
             for port in &ports {
                 let when = [vec![Match::Family(family)], peer.clone(), port.clone()].concat();
@@ -124,101 +124,98 @@ fn write_rule(
     rules
 }
 
-/// The ways in which a packet's other end can be one of the rule's peers.
-fn write_peers(
-    builder: &mut Builder,
+/// One rule of a policy, and the pods that it names.
+struct Context<'a> {
+    inputs: &'a Inputs,
+    policy: &'a Policy,
     direction: Direction,
-    rule: &PolicyRule,
-    matched: &[&PodFacts],
-    family: Family,
+    rule: &'a PolicyRule,
+    matched: Vec<&'a PodFacts>,
+    /// Of its sets.
     id: u64,
-) -> Vec<Vec<Match>> {
-    if rule.peers.is_empty() {
-        return vec![vec![]];
-    }
-    let side = if direction == Direction::Ingress { Side::Source } else { Side::Destination };
-    let key = vec![Field::Address(family, side)];
-    let mut ways = Vec::new();
-    if rule.peers.iter().any(|peer| matches!(peer, Peer::Pods { .. })) {
-        let name: Name = format!("pods{}-{id:016x}", family.digit()).into();
-        let set = builder.set(&name, kind(vec![KeyField::Address(family)], Content::Nothing));
-        set.extend(addresses(matched, family).map(|ip| (KeyBytes::default().address(ip).key(), Data::Nothing)));
-        ways.push(vec![Match::In(key.clone(), name)]);
-    }
-    let blocks: Vec<(Cidr, Vec<Cidr>)> = rule
-        .peers
-        .iter()
-        .filter_map(|peer| match peer {
-            Peer::Block { cidr, except } => Some((*cidr, except.clone())),
-            Peer::Pods { .. } => None,
-        })
-        .collect();
-    let spans = spans(family, &blocks);
-    if !spans.is_empty() {
-        // Named after its content: ranges are replaced as a whole.
-        let name: Name = format!("nets{}-{:016x}", family.digit(), digest(&spans)).into();
-        let ranges = SetKind { ranges: true, ..kind(vec![KeyField::Address(family)], Content::Nothing) };
-        let range = |(from, to): (IpAddr, IpAddr)| Key {
-            from: KeyBytes::default().address(from).bytes(),
-            to: Some(KeyBytes::default().address(to).bytes()),
-        };
-        builder.set(&name, ranges).extend(spans.into_iter().map(|span| (range(span), Data::Nothing)));
-        ways.push(vec![Match::In(key, name)]);
-    }
-    ways
 }
 
 fn addresses<'a>(pods: &'a [&PodFacts], family: Family) -> impl Iterator<Item = IpAddr> + 'a {
     pods.iter().flat_map(|pod| &pod.ips).copied().filter(move |ip| Family::of(ip) == family)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn write_ports(
-    builder: &mut Builder,
-    inputs: &Inputs,
-    policy: &Policy,
-    direction: Direction,
-    rule: &PolicyRule,
-    matched: &[&PodFacts],
-    family: Family,
-    id: u64,
-) -> Vec<Vec<Match>> {
-    if rule.ports.is_empty() {
-        return vec![vec![]];
-    }
-    let mut ways = Vec::new();
-    let mut named: Vec<(&str, super::Protocol)> = Vec::new();
-    for PolicyPort { protocol, port } in &rule.ports {
-        match port {
-            PortMatch::All => ways.push(vec![Match::Protocol(*protocol)]),
-            PortMatch::Range(from, to) => ways.push(vec![Match::Protocol(*protocol), Match::Ports(*from, *to)]),
-            PortMatch::Named(name) => named.push((name, *protocol)),
+impl Context<'_> {
+    /// The ways in which a packet's other end can be one of the rule's peers.
+    fn write_peers(&self, builder: &mut Builder, family: Family) -> Vec<Vec<Match>> {
+        if self.rule.peers.is_empty() {
+            return vec![vec![]];
         }
-    }
-    if named.is_empty() {
-        return ways;
-    }
-    // A name means what the pod at the receiving end calls so.
-    let receivers: Vec<&PodFacts> = match direction {
-        Direction::Ingress => {
-            inputs.pods.iter().map(AsRef::as_ref).filter(|pod| pod.local && selects(policy, pod)).collect()
+        let side = if self.direction == Direction::Ingress { Side::Source } else { Side::Destination };
+        let key = vec![Field::Address(family, side)];
+        let mut ways = Vec::new();
+        if self.rule.peers.iter().any(|peer| matches!(peer, Peer::Pods { .. })) {
+            let name: Name = format!("pods{}-{:016x}", family.digit(), self.id).into();
+            let set = builder.set(&name, kind(vec![KeyField::Address(family)], Content::Nothing));
+            set.extend(
+                addresses(&self.matched, family).map(|ip| (KeyBytes::default().address(ip).key(), Data::Nothing)),
+            );
+            ways.push(vec![Match::In(key.clone(), name)]);
         }
-        Direction::Egress if rule.peers.is_empty() => inputs.pods.iter().map(AsRef::as_ref).collect(),
-        Direction::Egress => matched.to_vec(),
-    };
-    let name: Name = format!("ports{}-{id:016x}", family.digit()).into();
-    let fields = vec![KeyField::Address(family), KeyField::Protocol, KeyField::Port];
-    let set = builder.set(&name, kind(fields, Content::Nothing));
-    for pod in receivers {
-        let numbers = pod.named_ports.iter().filter(|(name, protocol, _)| named.contains(&(name.as_str(), *protocol)));
-        for (_, protocol, port) in numbers {
-            for ip in addresses(&[pod], family) {
-                let key = KeyBytes::default().address(ip).protocol(*protocol).port(*port).key();
-                set.insert(key, Data::Nothing);
+        let block = |peer: &Peer| match peer {
+            Peer::Block { cidr, except } => Some((*cidr, except.clone())),
+            Peer::Pods { .. } => None,
+        };
+        let blocks: Vec<(Cidr, Vec<Cidr>)> = self.rule.peers.iter().filter_map(block).collect();
+        let spans = spans(family, &blocks);
+        if !spans.is_empty() {
+            // Named after its content: ranges are replaced as a whole.
+            let name: Name = format!("nets{}-{:016x}", family.digit(), digest(&spans)).into();
+            let ranges = SetKind { ranges: true, ..kind(vec![KeyField::Address(family)], Content::Nothing) };
+            let range = |(from, to): (IpAddr, IpAddr)| Key {
+                from: KeyBytes::default().address(from).bytes(),
+                to: Some(KeyBytes::default().address(to).bytes()),
+            };
+            builder.set(&name, ranges).extend(spans.into_iter().map(|span| (range(span), Data::Nothing)));
+            ways.push(vec![Match::In(key, name)]);
+        }
+        ways
+    }
+
+    /// The ways in which a packet's port can be one of the rule's.
+    fn write_ports(&self, builder: &mut Builder, family: Family) -> Vec<Vec<Match>> {
+        if self.rule.ports.is_empty() {
+            return vec![vec![]];
+        }
+        let mut ways = Vec::new();
+        let mut named: Vec<(&str, super::Protocol)> = Vec::new();
+        for PolicyPort { protocol, port } in &self.rule.ports {
+            match port {
+                PortMatch::All => ways.push(vec![Match::Protocol(*protocol)]),
+                PortMatch::Range(from, to) => ways.push(vec![Match::Protocol(*protocol), Match::Ports(*from, *to)]),
+                PortMatch::Named(name) => named.push((name, *protocol)),
             }
         }
+        if named.is_empty() {
+            return ways;
+        }
+        let name: Name = format!("ports{}-{:016x}", family.digit(), self.id).into();
+        let fields = vec![KeyField::Address(family), KeyField::Protocol, KeyField::Port];
+        let set = builder.set(&name, kind(fields, Content::Nothing));
+        for pod in self.receivers() {
+            let ours = |(name, protocol, _): &&(String, super::Protocol, u16)| named.contains(&(name, *protocol));
+            for (_, protocol, port) in pod.named_ports.iter().filter(ours) {
+                for ip in addresses(&[pod], family) {
+                    set.insert(KeyBytes::default().address(ip).protocol(*protocol).port(*port).key(), Data::Nothing);
+                }
+            }
+        }
+        let key = vec![Field::Address(family, Side::Destination), Field::Protocol, Field::Port];
+        ways.push(vec![Match::In(key, name)]);
+        ways
     }
-    let key = vec![Field::Address(family, Side::Destination), Field::Protocol, Field::Port];
-    ways.push(vec![Match::In(key, name)]);
-    ways
+
+    /// Whose port a name means: that of the pod at the receiving end.
+    fn receivers(&self) -> Vec<&PodFacts> {
+        let all = self.inputs.pods.iter().map(AsRef::as_ref);
+        match self.direction {
+            Direction::Ingress => all.filter(|pod| pod.local && selects(self.policy, pod)).collect(),
+            Direction::Egress if self.rule.peers.is_empty() => all.collect(),
+            Direction::Egress => self.matched.clone(),
+        }
+    }
 }

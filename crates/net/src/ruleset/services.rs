@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Data, Endpoint, Family, FrontendKind, Inputs, Key, KeyBytes, Protocol, Service, ServicePort, TrafficPolicy, Verdict,
+    Data, Endpoint, Family, FrontendKind, Inputs, Key, KeyBytes, Protocol, Service, ServicePort, TrafficPolicy,
+    Verdict,
     base::{FIREWALL, REJECT},
     build::{Builder, Pick},
     endpoint_bytes,
@@ -48,7 +49,7 @@ fn write_host_port(builder: &mut Builder, host_port: &super::HostPort) {
         count: 1,
         sticky_seconds: None,
     });
-    if !builder.element(&names.services, key.clone().key(), pick) {
+    if !builder.element(&names.services, key.key(), pick) {
         builder.conflicts.push(format!("hostPort {} of {} is taken", host_port.host_port, host_port.pod_ip));
         return;
     }
@@ -122,8 +123,10 @@ fn write_port(
             count: endpoints.len() as u32,
             sticky_seconds: service.affinity_seconds,
         };
-        let internal_local = *kind == FrontendKind::ClusterIp && service.internal_traffic_policy == TrafficPolicy::Local;
-        let external_local = *kind != FrontendKind::ClusterIp && service.external_traffic_policy == TrafficPolicy::Local;
+        let internal_local =
+            *kind == FrontendKind::ClusterIp && service.internal_traffic_policy == TrafficPolicy::Local;
+        let external_local =
+            *kind != FrontendKind::ClusterIp && service.external_traffic_policy == TrafficPolicy::Local;
 
         // Everyone's way; for an external address with the Local policy, the way of pods and of the node itself.
         let (list, from_local) = if internal_local { (&chosen.local, true) } else { (&chosen.cluster, false) };
@@ -133,7 +136,7 @@ fn write_port(
             (true, false) => drop.clone(),
             (true, true) => refuse_later.clone(),
         };
-        if !builder.element(&names.services, key.clone().key(), verdict) {
+        if !builder.element(&names.services, key.key(), verdict) {
             let at = address.map_or("every node address".to_owned(), |ip| ip.to_string());
             let protocol = port.protocol;
             builder.conflicts.push(format!("{}: {at} {protocol:?} {number} is taken", service.name));
@@ -146,7 +149,7 @@ fn write_port(
         let mut write = |map: &super::Name, endpoints: &[&Endpoint]| {
             for (index, endpoint) in (0..).zip(endpoints) {
                 let data = Data::Endpoint(endpoint_bytes(endpoint.address, endpoint.port));
-                builder.element(map, key.clone().index(index).key(), data);
+                builder.element(map, key.index(index).key(), data);
             }
         };
         if internal_local {
@@ -156,11 +159,8 @@ fn write_port(
         }
         if external_local {
             write(&names.local_endpoints, &chosen.local);
-            let verdict = if chosen.local.is_empty() {
-                drop.clone()
-            } else {
-                builder.pick(pick(true, false, &chosen.local))
-            };
+            let verdict =
+                if chosen.local.is_empty() { drop.clone() } else { builder.pick(pick(true, false, &chosen.local)) };
             builder.element(&names.external, key.key(), verdict);
         }
     }
@@ -170,10 +170,10 @@ fn write_firewall(builder: &mut Builder, service: &Service, family: Family, ip: 
     let names = builder.names(family);
     let key = KeyBytes::default().address(ip).protocol(port.protocol).port(port.port);
     let chain = Data::Verdict(Verdict::Goto(format!("{FIREWALL}{}", family.digit()).into()));
-    builder.element(&names.firewalled, key.clone().key(), chain);
+    builder.element(&names.firewalled, key.key(), chain);
     let blocks: Vec<_> = service.source_ranges.iter().map(|cidr| (*cidr, Vec::new())).collect();
     for (from, to) in super::spans(family, &blocks) {
-        let range = Key { from: key.clone().address(from).bytes(), to: Some(key.clone().address(to).bytes()) };
+        let range = Key { from: key.address(from).bytes(), to: Some(key.address(to).bytes()) };
         builder.element(&names.sources, range, Data::Nothing);
     }
 }

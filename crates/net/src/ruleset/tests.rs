@@ -236,7 +236,13 @@ fn firewall_hairpin_host_ports_and_conflicts() {
     let mut inputs = inputs(vec![ranged.clone(), Service { name: "d/b".into(), ..ranged }]);
     inputs.host_ports = vec![
         HostPort { host_ip: None, host_port: 30080, protocol: Protocol::Tcp, pod_ip: ip(POD), container_port: 1 },
-        HostPort { host_ip: Some(ip(NODE)), host_port: 443, protocol: Protocol::Tcp, pod_ip: ip(POD), container_port: 2 },
+        HostPort {
+            host_ip: Some(ip(NODE)),
+            host_port: 443,
+            protocol: Protocol::Tcp,
+            pod_ip: ip(POD),
+            container_port: 2,
+        },
     ];
     inputs.node.own_service_ips = vec![ip("10.43.0.10")];
     let built = ruleset(&inputs);
@@ -259,8 +265,7 @@ fn labels(text: &str) -> BTreeMap<String, String> {
 }
 
 fn select(text: &str) -> Selector {
-    let requirement =
-        |(key, value): (String, String)| Requirement { key, operator: Operator::In, values: vec![value] };
+    let requirement = |(key, value): (String, String)| Requirement { key, operator: Operator::In, values: vec![value] };
     Selector(labels(text).into_iter().map(requirement).collect())
 }
 
@@ -305,7 +310,11 @@ const FAR: &str = "10.42.1.3";
 
 #[test]
 fn policies_let_pass_what_they_name() {
-    check_policy(Some(vec![]), None, &[(DB, WEB, 80, false), (WEB, DB, 80, true), (NODE, WEB, 80, true), (DB, FAR, 1, true)]);
+    check_policy(
+        Some(vec![]),
+        None,
+        &[(DB, WEB, 80, false), (WEB, DB, 80, true), (NODE, WEB, 80, true), (DB, FAR, 1, true)],
+    );
     check_policy(None, Some(vec![]), &[(DB, WEB, 80, true), (WEB, DB, 80, false), (WEB, NODE, 22, false)]);
     check_policy(Some(vec![PolicyRule::default()]), None, &[(CLIENT, WEB, 80, true)]);
     let own = || pods(None, Some("app=db"));
@@ -342,7 +351,10 @@ fn spans_of_blocks() {
     for (blocks, wanted) in [
         (&[("10.0.0.0/8", &[][..])][..], "10.0.0.0-10.255.255.255"),
         (&[("10.0.0.0/8", &["10.0.0.0/9"][..])], "10.128.0.0-10.255.255.255"),
-        (&[("10.0.0.0/8", &["10.1.0.0/16", "10.3.0.0/16"])], "10.0.0.0-10.0.255.255 10.2.0.0-10.2.255.255 10.4.0.0-10.255.255.255"),
+        (
+            &[("10.0.0.0/8", &["10.1.0.0/16", "10.3.0.0/16"])],
+            "10.0.0.0-10.0.255.255 10.2.0.0-10.2.255.255 10.4.0.0-10.255.255.255",
+        ),
         (&[("10.0.0.0/9", &[]), ("10.128.0.0/9", &[])], "10.0.0.0-10.255.255.255"),
         (&[("10.0.0.0/8", &["10.0.0.0/8"])], ""),
         (&[("0.0.0.0/0", &["0.0.0.0/1"])], "128.0.0.0-255.255.255.255"),
@@ -363,7 +375,11 @@ fn a_difference_leads_to_what_is_wanted_and_touches_only_it() {
     let services = |n: usize, moved: usize| {
         let all = (0..n).map(|i| {
             let port = if i == moved { 2 } else { 1 };
-            let mut s = service(&format!("d/{i:04}"), &format!("10.43.{}.{}", i / 250, i % 250 + 1), &[&format!("10.42.0.2:{port}")]);
+            let mut s = service(
+                &format!("d/{i:04}"),
+                &format!("10.43.{}.{}", i / 250, i % 250 + 1),
+                &[&format!("10.42.0.2:{port}")],
+            );
             s.ports[0].node_port = None;
             s
         });
@@ -409,8 +425,13 @@ fn flows_to_forget() {
         let flow = Flow { source: (ip(POD), 9), destination: at(destination), answers: at(answers) };
         assert_eq!(!stale_flows(std::slice::from_ref(&flow), &rules).is_empty(), stale, "{flow:?}");
     }
-    let key = |address| KeyBytes::default().address(ip(POD)).address(ip(address)).protocol(Protocol::Udp).port(80).key();
+    let key =
+        |address| KeyBytes::default().address(ip(POD)).address(ip(address)).protocol(Protocol::Udp).port(80).key();
     let to = |address| Data::Endpoint(endpoint_bytes(ip(address), 53));
-    let remembered = vec![(key("10.43.0.1"), to("10.42.0.2")), (key("10.43.0.1"), to("10.42.0.9")), (key("10.43.0.7"), to("10.42.0.2"))];
+    let remembered = vec![
+        (key("10.43.0.1"), to("10.42.0.2")),
+        (key("10.43.0.1"), to("10.42.0.9")),
+        (key("10.43.0.7"), to("10.42.0.2")),
+    ];
     assert_eq!(stale_choices(Family::V4, remembered, &rules), [key("10.43.0.1"), key("10.43.0.7")]);
 }

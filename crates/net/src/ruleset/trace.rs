@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Action, Chain, Data, Field, HookPoint, Key, KeyBytes, Match, NEW, Name, Protocol, Ruleset, Set, Side, Verdict, endpoint_of,
+    Action, Chain, Data, Field, HookPoint, Key, KeyBytes, Match, NEW, Name, Protocol, Ruleset, Set, Side, Verdict,
+    endpoint_of,
 };
 
 /// The first packet of a connection.
@@ -57,15 +58,8 @@ struct Walk<'a> {
 
 /// Follows `packet`; `local` says which addresses are the node's own.
 pub fn trace(packet: &Packet, rules: &Ruleset, local: &dyn Fn(IpAddr) -> bool) -> Trace {
-    let mut walk = Walk {
-        rules,
-        packet: packet.clone(),
-        local,
-        mark: 0,
-        translated: false,
-        masqueraded: false,
-        depth: 0,
-    };
+    let mut walk =
+        Walk { rules, packet: packet.clone(), local, mark: 0, translated: false, masqueraded: false, depth: 0 };
     let fate = walk.route();
     Trace { fate, destination: (walk.packet.destination, walk.packet.port), masqueraded: walk.masqueraded }
 }

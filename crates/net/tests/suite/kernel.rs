@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use net::{
     io::{Backend, Net, Options},
     ruleset::{
-        Cidr, Endpoint, HostPort, Inputs, Node, Peer as PolicyPeer, PodFacts, Policy, PolicyPort, PolicyRule, PortMatch, Protocol,
-        Selector, Service, ServicePort, State, TrafficPolicy, ruleset,
+        Cidr, Endpoint, HostPort, Inputs, Node, Peer as PolicyPeer, PodFacts, Policy, PolicyPort, PolicyRule,
+        PortMatch, Protocol, Selector, Service, ServicePort, State, TrafficPolicy, ruleset,
     },
 };
 
@@ -142,6 +142,15 @@ fn pods_reach_each_other_and_cluster_ips() {
     assert_eq!(lab.pods[0].tcp((ip("10.43.0.1"), 80)), "pod1 10.42.0.2");
     assert_eq!(lab.pods[0].tcp((ip("fd00:43::1"), 80)), "pod1 fd00:42::2");
     assert_eq!(lab.pods[0].tcp((ip("10.43.0.1"), 81)), "refused");
+    // The node's own service address, as DNS has it.
+    for own in ["10.43.0.10", "fd00:43::a"] {
+        lab.node.serve_udp((ip(own), 53), "dns");
+    }
+    assert_eq!(ask(&lab.pods[0].udp_socket(), (ip("10.43.0.10"), 53)), "dns 10.42.0.2");
+    assert_eq!(ask(&lab.node.udp_socket(), (ip("10.43.0.10"), 53)), "dns 10.43.0.10");
+    let socket = lab.pods[0].run(|| std::net::UdpSocket::bind("[::]:0").unwrap());
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    assert_eq!(ask(&socket, (ip("fd00:43::a"), 53)), "dns fd00:42::2");
 }
 
 fn apply(lab: &Lab, inputs: &Inputs) -> usize {
@@ -160,7 +169,7 @@ fn every_kind_of_frontend() {
         lab.pods[n].serve_tcp((ip("0.0.0.0"), 8080), &format!("pod{n}"));
     }
     let mut inputs = inputs();
-    let both = vec![endpoint(lab.pod_ip(0), 8080), endpoint(lab.pod_ip(1), 8080)];
+    let both = [endpoint(lab.pod_ip(0), 8080), endpoint(lab.pod_ip(1), 8080)];
     let mut web = service("d/web", &["10.43.0.1"], Protocol::Tcp, both[1..].to_vec());
     web.ports[0].node_port = Some(30080);
     web.external_ips = vec![ip("203.0.113.1")];
@@ -246,7 +255,7 @@ fn affinity_balance_and_udp() {
         assert_eq!(lab.client.tcp((ip("10.43.0.2"), 80)), first);
     }
     // Its endpoint goes: another one is chosen, and kept.
-    let gone = format!("{}", &first[3..4]).parse::<usize>().unwrap();
+    let gone: usize = first[3..4].parse().unwrap();
     sticky.ports[0].endpoints.remove(gone);
     inputs.services[0] = sticky.into();
     apply(&lab, &inputs);
@@ -369,7 +378,9 @@ fn a_restart_finds_everything_and_repairs_what_others_did() {
     assert_eq!(net::ruleset::diff(&read, &rules).0, []);
     assert!(read.sets == State::from(&rules).sets && read.chains == State::from(&rules).chains);
 
-    lab.node.command("nft add table inet other; nft 'add chain inet other f { type filter hook forward priority 10; policy drop; }'");
+    lab.node.command(
+        "nft add table inet other; nft 'add chain inet other f { type filter hook forward priority 10; policy drop; }'",
+    );
     lab.reopen();
     assert_eq!(lab.net.reconcile(&["uid-0".into(), "uid-1".into()]).unwrap(), 0);
     assert_eq!(lab.attach(0).ipv4, Some(lab.pod_ip(0)));
@@ -441,12 +452,12 @@ fn two_nodes_over_vxlan_and_plain_routes() {
                 spaces[n].run(|| Net::open(options).unwrap())
             })
             .collect();
-        for n in 0..2 {
-            assert_eq!(nets[n].mtu(), mtu);
+        for (n, net) in nets.iter().enumerate() {
+            assert_eq!(net.mtu(), mtu);
             let peer = net::io::Peer { name: "x".into(), node_ips: node_ips(1 - n), pod_cidrs: cidrs(1 - n) };
-            nets[n].set_peers(std::slice::from_ref(&peer)).unwrap();
-            nets[n].set_peers(&[peer]).unwrap();
-            spaces[n].run(|| nets[n].attach_pod(&pods[n].path, "p").unwrap());
+            net.set_peers(std::slice::from_ref(&peer)).unwrap();
+            net.set_peers(&[peer]).unwrap();
+            spaces[n].run(|| net.attach_pod(&pods[n].path, "p").unwrap());
         }
         if backend != Backend::HostGw {
             pods[1].serve_tcp((ip("10.42.1.2"), 80), "there");
@@ -455,8 +466,8 @@ fn two_nodes_over_vxlan_and_plain_routes() {
         assert_eq!(pods[0].tcp((ip("10.42.1.2"), 80)), "there 10.42.0.2", "{backend:?}");
         assert_eq!(pods[0].tcp((ip("fd00:42:0:1::2"), 80)), "there fd00:42::2", "{backend:?}");
         assert!(spaces[0].tcp((ip("10.42.1.2"), 80)).starts_with("there "), "{backend:?}");
-        for n in 0..2 {
-            nets[n].set_peers(&[]).unwrap();
+        for net in &nets {
+            net.set_peers(&[]).unwrap();
         }
         assert_eq!(pods[0].tcp((ip("10.42.1.2"), 80)).split(' ').next(), Some("Network"), "{backend:?}");
     }

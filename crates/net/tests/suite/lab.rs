@@ -141,7 +141,6 @@ impl Space {
             socket
         })
     }
-
 }
 
 pub fn ask(socket: &UdpSocket, to: (IpAddr, u16)) -> String {
