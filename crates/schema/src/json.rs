@@ -4,9 +4,6 @@ mod reader;
 mod typed;
 mod write;
 
-#[cfg(test)]
-mod tests;
-
 use crate::{MessageId, Table, Type, Value};
 
 pub(crate) use reader::Reader;

@@ -1,8 +1,6 @@
 //! The three patches: RFC 6902, RFC 7386 and strategic merge.
 
 mod strategic;
-#[cfg(test)]
-mod tests;
 
 use crate::value::unescape;
 use crate::{Object, Value};

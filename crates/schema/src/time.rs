@@ -1,5 +1,8 @@
 //! RFC 3339 to and from seconds, and Go's durations; nothing here knows what time it is.
 
+#[cfg(test)]
+mod tests;
+
 /// Seconds from year 1 (Go's zero time) to 1970.
 pub const ZERO: i64 = -62_135_596_800;
 

@@ -9,9 +9,6 @@ use crate::proto::wire::{Cursor, FIXED32, FIXED64, LEN, Payload, VARINT};
 use crate::proto::{self, WireError};
 use crate::{Field, Form, Message, MessageId, Scalar, Table, Type, json, quantity, time};
 
-#[cfg(test)]
-mod tests;
-
 /// Appends the JSON of a message (no envelope): the same bytes as decoding and encoding it.
 /// `type_meta` (apiVersion, kind) is written first if given; the items of a list have none.
 pub fn proto_to_json(

@@ -2,7 +2,7 @@
 
 use super::set::{Node, Set, display, field};
 use crate::patch::go_print;
-use crate::{Form, ListKind, MapKind, Message, Object, Scalar, Table, Type, Value};
+use crate::{Form, ListKind, MapKind, Object, Scalar, Table, Type, Value};
 
 /// A type, and whether its field makes it one value.
 #[derive(Clone, Copy)]
@@ -16,8 +16,8 @@ pub struct Typed<'t> {
 enum Shape<'t> {
     /// Owned and replaced as a whole.
     Leaf,
-    Struct(&'t Message),
-    Map(&'t Type),
+    /// A struct, or a map whose members are owned one by one.
+    Members,
     Set(&'t Type),
     Keyed(&'t Type, &'t [Box<str>]),
 }
@@ -93,14 +93,14 @@ impl<'t> Typed<'t> {
             Type::Scalar(_) => Shape::Leaf,
             Type::Message(id) => match self.table.message(*id) {
                 message if message.atomic || message.form != Form::Struct => Shape::Leaf,
-                message => Shape::Struct(message),
+                _ => Shape::Members,
             },
             Type::List { kind: ListKind::Atomic, .. } | Type::Map { kind: MapKind::Atomic, .. } => Shape::Leaf,
             Type::List { element, kind: ListKind::Set } => Shape::Set(element),
             Type::List { element, kind: ListKind::Map { keys } } => Shape::Keyed(element, keys),
-            Type::Map { value, .. } => Shape::Map(value),
+            Type::Map { .. } => Shape::Members,
             Type::Any => match value {
-                Some(Value::Object(_)) => Shape::Map(&ANY),
+                Some(Value::Object(_)) => Shape::Members,
                 _ => Shape::Leaf,
             },
         }
@@ -237,7 +237,7 @@ impl<'t> Typed<'t> {
     fn collect(self, value: &Value, path: &mut Vec<Box<str>>, set: &mut Set) {
         match self.shape(Some(value)) {
             Shape::Leaf => set.insert(path),
-            Shape::Struct(_) | Shape::Map(_) => {
+            Shape::Members => {
                 for (key, member) in members(Some(value)) {
                     path.push(field(key));
                     self.member(key).collect(member, path, set);
@@ -303,7 +303,7 @@ impl<'t> Typed<'t> {
         match is {
             Shape::Leaf => return leaf(out),
             _ if both_empty => return leaf(out),
-            Shape::Struct(_) | Shape::Map(_) => {
+            Shape::Members => {
                 for (key, (old, new)) in zip(members(old), members(new)) {
                     path.push(field(key));
                     self.member(key).difference(old, new, path, out);
@@ -378,7 +378,7 @@ impl<'t> Typed<'t> {
         }
         match shape {
             Shape::Leaf => keep(),
-            Shape::Struct(_) | Shape::Map(_) => {
+            Shape::Members => {
                 let mut out = Object::new();
                 for (key, (live, config)) in zip(members(live), members(config)) {
                     if let Some(merged) = self.member(key).merge(live, config) {
@@ -455,7 +455,7 @@ impl<'t> Typed<'t> {
         match self.shape(Some(value)) {
             Shape::Leaf if matches!(self.ty, Type::Scalar(_) | Type::Any) => value.clone(),
             Shape::Leaf => Value::Null,
-            Shape::Struct(_) | Shape::Map(_) => {
+            Shape::Members => {
                 let mut out = Object::new();
                 for (key, member) in members(Some(value)) {
                     let kept = match set.get(&field(key)) {

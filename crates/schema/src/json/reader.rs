@@ -97,6 +97,10 @@ impl<'a> Reader<'a> {
     /// What Go says about the byte here: `invalid character 'x' looking for …`, or the end of input.
     fn unexpected<T>(&self, context: &str) -> Result<T, SyntaxError> {
         match self.bytes.get(self.at) {
+            // Go ends the input with a space, which says more within a word or a number.
+            None if ["in literal", "in numeric", "after decimal", "in exponent"].iter().any(|c| context.starts_with(c)) => {
+                self.fail(format!("invalid character ' ' {context}"))
+            }
             None => self.fail("unexpected end of JSON input".to_owned()),
             Some(&b) => {
                 let shown = match b {

@@ -272,8 +272,10 @@ fn parse_time(form: Form, text: &str) -> std::result::Result<Value, String> {
         };
     }
     let micro = form == Form::MicroTime;
-    // Go's layout of six digits wants them there (and takes more).
-    let parsed = time::parse(text).filter(|_| !micro || text.get(19..20).is_some_and(|c| c == "."));
+    // Go's layout of six digits wants just those.
+    let fraction = text.get(19..).and_then(|rest| rest.strip_prefix('.'));
+    let digits = fraction.map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let parsed = time::parse(text).filter(|_| !micro || digits == 6);
     match parsed {
         Some((time::ZERO, 0)) => Ok(Value::Null),
         Some((seconds, _)) if !micro && seconds == time::ZERO => Ok(Value::Null),
@@ -304,7 +306,11 @@ fn time_error(text: &str, layout: &str) -> String {
         }
         rest = &rest[*len..];
     }
-    if layout.contains(".000000") && !rest.starts_with('.') {
+    let digits = rest.strip_prefix('.').map_or(0, |rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    if layout.contains(".000000") && digits > 6 {
+        return format!("parsing time {text:?} as {layout:?}: cannot parse {:?} as \"Z07:00\"", &rest[7..]);
+    }
+    if layout.contains(".000000") && digits < 6 {
         return format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as \".000000\"");
     }
     let rest = rest.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());

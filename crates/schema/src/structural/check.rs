@@ -73,7 +73,7 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
             errors.push(FieldError::invalid(at(name), true, off));
         }
     }
-    values(schema, level, path, errors);
+    values(schema, path, errors);
 
     let must_be_object = "must be object if x-kubernetes-embedded-resource is true";
     match kind {
@@ -179,7 +179,7 @@ fn pattern(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// The logical combinations, which may hold value validation only.
-fn values(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError>) {
+fn values(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let int_or_string = schema.bool_at(&["x-kubernetes-int-or-string"]);
     for name in ["anyOf", "allOf", "oneOf"] {
         let list = schema.list_at(&[name]);
@@ -188,33 +188,33 @@ fn values(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError>
         }
         for (i, inner) in list.iter().enumerate() {
             let spared = name == "allOf" && i == 0 && int_or_string && is_int_or_string_pattern(inner.list_at(&["anyOf"]));
-            nested(inner, level, spared, &format!("{path}.{name}[{i}]"), errors);
+            nested(inner, spared, &format!("{path}.{name}[{i}]"), errors);
         }
     }
     if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
-        nested(inner, level, false, &format!("{path}.not"), errors);
+        nested(inner, false, &format!("{path}.not"), errors);
     }
     pattern(schema, path, errors);
 }
 
-fn nested(schema: &Value, level: Level, spare_any_of: bool, path: &str, errors: &mut Vec<FieldError>) {
+fn nested(schema: &Value, spare_any_of: bool, path: &str, errors: &mut Vec<FieldError>) {
     for name in ["anyOf", "allOf", "oneOf"] {
         if name == "anyOf" && spare_any_of {
             continue;
         }
         for (i, inner) in schema.list_at(&[name]).iter().enumerate() {
-            nested(inner, level, false, &format!("{path}.{name}[{i}]"), errors);
+            nested(inner, false, &format!("{path}.{name}[{i}]"), errors);
         }
     }
     if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
-        nested(inner, level, false, &format!("{path}.not"), errors);
+        nested(inner, false, &format!("{path}.not"), errors);
     }
     pattern(schema, path, errors);
     if let Some(items @ Value::Object(_)) = schema.member("items") {
-        nested(items, level, false, &format!("{path}.items"), errors);
+        nested(items, false, &format!("{path}.items"), errors);
     }
     for (name, inner) in members(schema, "properties") {
-        nested(inner, Level::Field, false, &format!("{path}.properties[{name}]"), errors);
+        nested(inner, false, &format!("{path}.properties[{name}]"), errors);
     }
     for (name, detail) in [
         ("type", "must be empty to be structural"),

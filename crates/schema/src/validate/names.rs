@@ -10,6 +10,11 @@ fn at_most(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
+/// The older checks say characters, and count bytes too.
+fn at_most_characters(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
 pub fn in_range(value: i64, min: i64, max: i64) -> Problems {
     if (min..=max).contains(&value) { Vec::new() } else { vec![format!("must be between {min} and {max}, inclusive")] }
 }
@@ -55,7 +60,7 @@ fn is_subdomain(text: &str) -> bool {
 pub fn dns1123_label(value: &str) -> Problems {
     let mut problems = Vec::new();
     if value.len() > 63 {
-        problems.push(at_most(63));
+        problems.push(at_most_characters(63));
     }
     if !is_label(value) {
         problems.push(if is_subdomain(value) {
@@ -75,7 +80,7 @@ pub fn dns1123_label(value: &str) -> Problems {
 pub fn dns1123_subdomain(value: &str) -> Problems {
     let mut problems = Vec::new();
     if value.len() > 253 {
-        problems.push(at_most(253));
+        problems.push(at_most_characters(253));
     }
     if !is_subdomain(value) {
         problems.push(regex_error(
@@ -91,7 +96,7 @@ pub fn dns1123_subdomain(value: &str) -> Problems {
 pub fn dns1035_label(value: &str) -> Problems {
     let mut problems = Vec::new();
     if value.len() > 63 {
-        problems.push(at_most(63));
+        problems.push(at_most_characters(63));
     }
     if !shaped(value, |b| b.is_ascii_lowercase(), |b| lower_alnum(b) || b == b'-', lower_alnum) {
         problems.push(regex_error(
@@ -107,7 +112,7 @@ pub fn dns1035_label(value: &str) -> Problems {
 pub fn wildcard_dns1123_subdomain(value: &str) -> Problems {
     let mut problems = Vec::new();
     if value.len() > 253 {
-        problems.push(at_most(253));
+        problems.push(at_most_characters(253));
     }
     if !value.strip_prefix("*.").is_some_and(is_subdomain) {
         problems.push(regex_error(
@@ -141,7 +146,8 @@ pub fn label_key(value: &str) -> Problems {
             if first.is_empty() {
                 problems.push("prefix part must be non-empty".to_owned());
             } else {
-                problems.extend(dns1123_subdomain(first).into_iter().map(|p| format!("prefix part {p}")));
+                let prefix = dns1123_subdomain(first).into_iter().map(|p| p.replace("253 characters", "253 bytes"));
+                problems.extend(prefix.map(|p| format!("prefix part {p}")));
             }
             name
         }
@@ -197,7 +203,7 @@ pub fn port_number(value: i64) -> Problems {
 pub fn port_name(value: &str) -> Problems {
     let mut problems = Vec::new();
     if value.len() > 15 {
-        problems.push(at_most(15));
+        problems.push(at_most_characters(15));
     }
     if value.is_empty() || !value.bytes().all(|b| lower_alnum(b) || b == b'-') {
         problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
@@ -244,7 +250,7 @@ pub fn env_name(value: &str) -> Problems {
 pub fn config_map_key(value: &str) -> Problems {
     let mut problems = Vec::new();
     if value.len() > 253 {
-        problems.push(at_most(253));
+        problems.push(at_most_characters(253));
     }
     if value.is_empty() || !value.bytes().all(key_inner) {
         problems.push(regex_error(
