@@ -8,7 +8,7 @@ use super::{
 };
 use crate::ruleset::{HookPoint, TABLE};
 
-/// A base chain of another table that drops by default where pods' packets pass.
+/// A base chain of another table that drops what it does not expect where pods' packets pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignDrop {
     /// `ip`, `ip6` or `inet`
@@ -16,18 +16,24 @@ pub struct ForeignDrop {
     pub table: String,
     pub chain: String,
     pub hook: &'static str,
+    /// By its policy; otherwise by a rule without a condition.
+    pub by_default: bool,
 }
 
 impl fmt::Display for ForeignDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ForeignDrop { family, table, chain, hook } = self;
-        write!(f, "chain {chain} of nftables table {family} {table} drops by default at hook {hook}")
+        let ForeignDrop { family, table, chain, hook, by_default } = self;
+        let how = if *by_default { "by default" } else { "by a rule for everything" };
+        write!(f, "chain {chain} of nftables table {family} {table} drops {how} at hook {hook}")
     }
 }
 
-/// Base chains at `forward` and `input` with a drop policy that are not ours (iptables over nftables included).
+/// Base chains at `forward` and `input` that are not ours and drop by policy (ufw, Docker; iptables over nftables
+/// included) or by a rule for everything (firewalld).
 pub fn foreign_drops(nft: &mut Nft) -> Result<Vec<ForeignDrop>> {
+    let closed = nft.closed_chains()?;
     let found = nft.base_chains()?.into_iter().filter_map(|BaseChain { family, table, chain, hook, drops }| {
+        let closes = closed.contains(&(family, table.clone(), chain.clone()));
         let family = match family {
             1 => "inet",
             2 => "ip",
@@ -39,7 +45,8 @@ pub fn foreign_drops(nft: &mut Nft) -> Result<Vec<ForeignDrop>> {
             HookPoint::Input => "input",
             _ => return None,
         };
-        (drops && !(family == "inet" && table == TABLE)).then_some(ForeignDrop { family, table, chain, hook })
+        let other = !(family == "inet" && table == TABLE);
+        ((drops || closes) && other).then_some(ForeignDrop { family, table, chain, hook, by_default: drops })
     });
     Ok(found.collect())
 }

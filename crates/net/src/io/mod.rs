@@ -3,6 +3,7 @@
 
 use std::{io, path::PathBuf};
 
+mod agent;
 pub mod conntrack;
 pub mod dns;
 pub mod foreign;
@@ -16,6 +17,7 @@ mod overlay;
 pub mod pod;
 pub mod sysctl;
 
+pub use agent::{Agent, Step};
 pub use node::{Applied, Net, Options, PodAddress};
 pub use overlay::{Backend, Peer};
 

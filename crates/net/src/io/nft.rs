@@ -1,6 +1,9 @@
 //! Our nftables table in the kernel: what it has, and transactions on it.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use super::{
     Error, Result,
@@ -129,6 +132,23 @@ impl Nft {
         Ok(found)
     }
 
+    /// Chains with a rule that drops or rejects whatever reaches it: (family, table, chain).
+    pub(super) fn closed_chains(&mut self) -> Result<BTreeSet<(u8, String, String)>> {
+        let mut found = BTreeSet::new();
+        let request = Message::new(u16::from(SUBSYSTEM) << 8 | msg::GET_RULE, 0, &[0, 0, 0, 0]);
+        self.socket
+            .dump(request, |_, payload| {
+                let attributes = Attributes(payload.get(4..).unwrap_or_default());
+                let family = payload.first().copied().unwrap_or_default();
+                let names = attributes.text(1).zip(attributes.text(2));
+                if let Some((table, chain)) = names.filter(|_| closes(attributes.nest(4))) {
+                    found.insert((family, table.to_owned(), chain.to_owned()));
+                }
+            })
+            .map_err(|source| Error::Kernel { action: "list nftables rules".into(), source })?;
+        Ok(found)
+    }
+
     /// What the kernel has of our table.
     pub fn read(&mut self) -> Result<State> {
         let mut state = State::default();
@@ -201,6 +221,21 @@ impl Nft {
         let elements = self.elements(map)?;
         Ok(elements.into_iter().map(|e| (Key { from: e.key, to: None }, e.data)).collect())
     }
+}
+
+/// The rule has no condition and ends in a drop or a rejection.
+fn closes(expressions: Attributes<'_>) -> bool {
+    let mut ends = false;
+    for (_, expression) in expressions {
+        let expression = Attributes(expression);
+        match expression.text(1) {
+            Some("counter" | "log") => {}
+            Some("reject") => ends = true,
+            Some("immediate") => ends |= data_of(expression.nest(2).nest(2)) == Data::Verdict(Verdict::Drop),
+            _ => return false,
+        }
+    }
+    ends
 }
 
 struct RawElement {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use super::{Cidr, Protocol};
 
 /// Everything that a node's rules follow from. Shared parts are `Arc`s, so that a change copies little.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
     pub node: Node,
     /// Sorted by name: of two that claim the same address and port the first one gets it.
@@ -18,7 +18,7 @@ pub struct Inputs {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
     /// `topology.kubernetes.io/zone`; empty if the node has none.

@@ -379,14 +379,22 @@ fn a_restart_finds_everything_and_repairs_what_others_did() {
     assert!(read.sets == State::from(&rules).sets && read.chains == State::from(&rules).chains);
 
     lab.node.command(
-        "nft add table inet other; nft 'add chain inet other f { type filter hook forward priority 10; policy drop; }'",
+        "nft add table inet other; nft 'add chain inet other f { type filter hook forward priority 10; policy drop; }'; nft 'add chain inet other i { type filter hook input priority 10; }'; \
+         nft add rule inet other i ct state established accept; nft add rule inet other i counter reject with icmpx admin-prohibited; \
+         nft 'add chain inet other ok { type filter hook input priority 20; }'; nft add rule inet other ok tcp dport 9 drop",
     );
     lab.reopen();
     assert_eq!(lab.net.reconcile(&["uid-0".into(), "uid-1".into()]).unwrap(), 0);
     assert_eq!(lab.attach(0).ipv4, Some(lab.pod_ip(0)));
     assert_eq!(apply(&lab, &inputs), 0, "nothing differs");
     let drops: Vec<String> = lab.net.foreign_drops().unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(drops, ["chain f of nftables table inet other drops by default at hook forward"]);
+    assert_eq!(
+        drops,
+        [
+            "chain f of nftables table inet other drops by default at hook forward",
+            "chain i of nftables table inet other drops by a rule for everything at hook input",
+        ]
+    );
     lab.node.command("nft delete table inet other");
 
     lab.node.command("nft flush chain inet sampan service-4; nft delete element inet sampan endpoints4 '{ 10.43.0.1 . tcp . 80 . 0x0 }'");
@@ -471,4 +479,49 @@ fn two_nodes_over_vxlan_and_plain_routes() {
         }
         assert_eq!(pods[0].tcp((ip("10.42.1.2"), 80)).split(' ').next(), Some("Network"), "{backend:?}");
     }
+}
+
+#[test]
+fn an_agent_follows_the_objects() {
+    if !root() {
+        return;
+    }
+    use schema::api::{
+        core::v1::{Namespace, ServicePort as ApiPort},
+        discovery::v1::{Endpoint as ApiEndpoint, EndpointPort, EndpointSlice},
+    };
+    let lab = Lab::new(2);
+    lab.pods[1].serve_tcp((ip("0.0.0.0"), 8080), "pod1");
+    let Lab { client, node: space, pods, net, directory } = lab;
+    let net = std::sync::Arc::new(net);
+    let node = Node { name: "n".into(), ..inputs().node };
+    let (mut agent, zone) = net::io::Agent::new(net.clone(), node, "cluster.local");
+    assert!(zone.borrow().is_none());
+    let mut objects = net::cluster::Objects { attached: net.attached(), ..net::cluster::Objects::default() };
+    let mut service = schema::api::core::v1::Service::default();
+    (service.metadata.namespace, service.metadata.name) = ("d".into(), "web".into());
+    service.spec.cluster_ips = vec!["10.43.0.7".into()];
+    service.spec.ports.push(ApiPort { protocol: "TCP".into(), port: 80, ..ApiPort::default() });
+    objects.services.push(service.into());
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = "d".into();
+    objects.namespaces.push(namespace.into());
+    assert!(agent.step(&objects).unwrap().applied.changes > 0);
+    assert_eq!(pods[0].tcp((ip("10.43.0.7"), 80)), "refused");
+    assert!(zone.borrow().as_ref().unwrap().names_of(ip("10.43.0.7")) == ["web.d.svc.cluster.local"]);
+
+    let mut slice = EndpointSlice { address_type: "IPv4".into(), ..EndpointSlice::default() };
+    slice.metadata.namespace = "d".into();
+    slice.metadata.labels.insert("kubernetes.io/service-name".into(), "web".into());
+    slice.ports.push(EndpointPort { port: Some(8080), ..EndpointPort::default() });
+    slice.endpoints.push(ApiEndpoint { addresses: vec!["10.42.0.3".into()], ..ApiEndpoint::default() });
+    objects.slices.push(slice.into());
+    assert!(agent.step(&objects).unwrap().applied.changes > 0);
+    assert_eq!(pods[0].tcp((ip("10.43.0.7"), 80)), "pod1 10.42.0.2");
+    assert_eq!(agent.step(&objects).unwrap().applied.changes, 0);
+    space.command("nft delete table inet sampan");
+    agent.distrust();
+    assert!(agent.step(&objects).unwrap().applied.changes > 0);
+    assert_eq!(pods[0].tcp((ip("10.43.0.7"), 80)), "pod1 10.42.0.2");
+    drop((client, space, pods, directory));
 }
