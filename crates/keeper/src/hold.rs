@@ -35,7 +35,7 @@ pub fn main(args: &[OsString]) -> i32 {
             return 2;
         }
     };
-    let made = housekeeping::detach()
+    let made = housekeeping::detach(&options)
         .and_then(|()| housekeeping::make_namespaces(&options))
         .and_then(|()| Keeper::new(options));
     match made {

@@ -29,8 +29,10 @@ pub struct Options {
     sysctls: Vec<Vec<u8>>,
     /// Bytes of `/dev/shm`; 0 for none of its own.
     shm: u64,
-    /// `cgroup.procs` files to enter.
+    /// v1: `cgroup.procs` files to enter.
     cgroups: Vec<Vec<u8>>,
+    /// v2: the directory to be born in.
+    cgroup2: Vec<u8>,
 }
 
 impl Options {
@@ -49,6 +51,7 @@ impl Options {
                 b"hostname" => o.hostname = value,
                 b"sysctl" => o.sysctls.push(value),
                 b"shm" => o.shm = crate::wire::number(&value).ok_or("shm is no number")?,
+                b"cgroup2" => o.cgroup2 = value,
                 b"cgroup" => o.cgroups.push(value),
                 _ => return Err(format!("unknown option {}", String::from_utf8_lossy(key))),
             }
@@ -62,14 +65,17 @@ impl Options {
 }
 
 /// Becomes nobody's child and everybody's reaper. Descriptor 1 stays: the parent waits for [`Status`] there.
-pub fn detach() -> Done<()> {
+pub fn detach(o: &Options) -> Done<()> {
+    let cgroup = sys::open(&o.cgroup2, libc::O_PATH | libc::O_DIRECTORY, 0).ok();
+    // Being born elsewhere costs nothing; moving there waits for all processors.
+    let born = cgroup.as_ref().map(|fd| sys::clone(0, Some(fd.as_raw_fd())));
     unsafe {
-        libc::setsid();
-        match libc::fork() {
+        match born.and_then(Result::ok).unwrap_or_else(|| libc::fork()) {
             -1 => return Err(io::Error::last_os_error()).tried(|| "fork".into()),
             0 => {}
             _ => libc::_exit(0),
         }
+        libc::setsid();
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32);
         libc::umask(0o022);
         // Shutdown ends keepers by SIGKILL, after the containers: they log until their end.
@@ -158,7 +164,7 @@ fn loopback_up() -> io::Result<()> {
     sys::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } as _).map(drop)
 }
 
-/// Enters the cgroups of keepers. Entering waits for all processors, so it comes after the parent has its answer.
+/// Enters the v1 cgroups of keepers. Entering waits for all processors, so it comes after the parent has its answer.
 pub fn enter_cgroups(o: &Options) {
     for procs in &o.cgroups {
         let _ = sys::write_file(procs, "0");

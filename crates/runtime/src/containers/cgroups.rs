@@ -310,24 +310,33 @@ impl Cgroups {
         }
     }
 
-    /// `cgroup.procs` files that take a process out of a service: of all hierarchies, systemd's and v2's too.
-    pub(crate) fn outside_procs(&self, path: &str) -> Vec<PathBuf> {
-        let mut roots: Vec<PathBuf> = self.v1.iter().map(|(_, p)| p.clone()).collect();
-        roots.extend(self.named.clone());
-        roots.extend(self.v2.clone());
+    /// How a keeper gets out of our own service: v1's `cgroup.procs` files to enter, and v2's directory to be born in.
+    /// Where we are in the root there is nothing to get out of: entering a v1 cgroup stalls everybody for ~10 ms.
+    pub(crate) fn outside(&self, path: &str) -> (Vec<PathBuf>, Option<PathBuf>) {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let inside = |controller: &str| {
+            own.lines().any(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                let names = fields.next().unwrap_or_default();
+                names.split(',').any(|name| name == controller) && fields.next() != Some("/")
+            })
+        };
+        let mut roots: Vec<&PathBuf> = self.v1.iter().filter(|(c, _)| inside(c)).map(|(_, root)| root).collect();
+        roots.extend(self.named.iter().filter(|_| inside("name=systemd")));
         roots.sort();
         roots.dedup();
-        let mut files = Vec::new();
-        for root in roots {
-            let dir = join(&root, path);
-            if fs::create_dir_all(&dir).is_ok() {
-                if root.ends_with("cpuset") {
-                    let _ = inherit_cpuset(&dir);
-                }
-                files.push(dir.join("cgroup.procs"));
+        let make = |root: &PathBuf| {
+            let dir = join(root, path);
+            fs::create_dir_all(&dir).is_ok().then_some(dir)
+        };
+        let enter = |root: &&PathBuf| {
+            let dir = make(root)?;
+            if root.ends_with("cpuset") {
+                let _ = inherit_cpuset(&dir);
             }
-        }
-        files
+            Some(dir.join("cgroup.procs"))
+        };
+        (roots.iter().filter_map(enter).collect(), self.v2.as_ref().filter(|_| inside("")).and_then(make))
     }
 
     /// The file whose `oom_kill` line counts kills for memory.

@@ -352,7 +352,9 @@ fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
         }
     }
     options.extend(config.sysctls.iter().map(|(name, value)| format!("sysctl={name}={value}")));
-    options.extend(inner.keeper_cgroups.iter().map(|file| format!("cgroup={}", file.display())));
+    let (enter, born_in) = &inner.keeper_cgroups;
+    options.extend(enter.iter().map(|file| format!("cgroup={}", file.display())));
+    options.extend(born_in.iter().map(|dir| format!("cgroup2={}", dir.display())));
     holder::launch(&inner.program, &pod.id, &options)
 }
 

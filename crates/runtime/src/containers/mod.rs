@@ -53,7 +53,8 @@ struct Inner {
     options: Options,
     cgroups: Cgroups,
     program: Arc<Program>,
-    keeper_cgroups: Vec<PathBuf>,
+    /// v1 files to enter, v2 directory to be born in.
+    keeper_cgroups: (Vec<PathBuf>, Option<PathBuf>),
     boot_id: String,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,

@@ -181,7 +181,7 @@ fn prepare(options: Options) -> Result<Inner> {
     let _ = fs::remove_dir_all(&trash);
     private(&trash)?;
     let cgroups = options.cgroups.clone().map_or_else(Cgroups::detect, Ok)?;
-    let keeper_cgroups = cgroups.outside_procs(&options.keeper_cgroup);
+    let keeper_cgroups = cgroups.outside(&options.keeper_cgroup);
     let boot_id =
         fs::read_to_string("/proc/sys/kernel/random/boot_id").at("read", "/proc/sys/kernel/random/boot_id")?;
     Ok(Inner {

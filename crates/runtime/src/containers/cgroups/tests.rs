@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn shares_become_weights() {
     for (shares, expect) in
-        [(2, 1), (3, 2), (102, 17), (1024, 100), (10240, 503), (262_144, 10_000), (u64::MAX, 10_000)]
+        [(2, 1), (3, 2), (102, 17), (1024, 100), (10240, 639), (262_144, 10_000), (u64::MAX, 10_000)]
     {
         assert_eq!(weight(shares), expect, "{shares}");
     }
