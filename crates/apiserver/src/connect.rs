@@ -13,7 +13,7 @@ use crate::{
     status::Result,
 };
 
-pub async fn serve(mut call: Call, parts: Parts, body: Body) -> Result<Reply> {
+pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     let subresource = call.info.subresource.clone();
     let kind = call.kind.clone();
     let allowed = kind.subresource(&subresource).is_some_and(|s| s.verbs.iter().any(|v| **v == call.info.verb));

@@ -233,8 +233,8 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
             options.grace_period_seconds = Some(wanted);
             graceful = true;
         }
-    } else if !meta::is_deleting(old) {
-        if let Some(grace) = (kind.strategy.grace)(old, options.grace_period_seconds) {
+    } else if !meta::is_deleting(old)
+        && let Some(grace) = (kind.strategy.grace)(old, options.grace_period_seconds) {
             options.grace_period_seconds = Some(grace);
             object.set(&["metadata", "deletionTimestamp"], time::format(now + grace));
             object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
@@ -243,7 +243,6 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
             }
             graceful = true;
         }
-    }
     let finalizers = finalizers(kind, old, options);
     let pending = !finalizers.is_empty();
     object.set(&["metadata", "finalizers"], finalizers);

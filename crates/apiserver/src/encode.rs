@@ -179,14 +179,13 @@ impl View {
     fn json(&self, entry: &Entry, type_meta: bool, out: &mut Vec<u8>) -> Result<()> {
         let kind = &*self.kind;
         if self.accepted.shape == Shape::Partial {
-            if kind.custom.is_none() {
-                if let Some(id) = message_of(META, PARTIAL) {
+            if kind.custom.is_none()
+                && let Some(id) = message_of(META, PARTIAL) {
                     let raw = self.partial_raw(entry)?;
                     // Items of a metadata list carry their kind too.
                     return transcode::proto_to_json(builtin(), id, Some((META, PARTIAL)), &raw, out)
                         .map_err(|e| broken(kind, &entry.key, e));
                 }
-            }
             let value = partial(decode(kind, &entry.body)?);
             json::encode_untyped(&value, out);
             return Ok(());
@@ -311,11 +310,10 @@ impl View {
         let message = if partial { message_of(META, PARTIAL) } else { Some(self.kind.message()) };
         let table = if partial { builtin() } else { self.kind.table() };
         let message = if self.kind.custom.is_some() && !partial { None } else { message };
-        if let Some(id) = message {
-            if let Ok(decoded) = json::typed(table, id, object.clone()) {
+        if let Some(id) = message
+            && let Ok(decoded) = json::typed(table, id, object.clone()) {
                 object = decoded.value;
             }
-        }
         self.event_of_value("BOOKMARK", &object, table, message)
     }
 

@@ -76,6 +76,26 @@ pub fn forbidden(user: &User, info: &Attributes, why: &str) -> Status {
     Status::forbidden(&gr, &info.name, &text)
 }
 
+/// Upstream's words for impersonated groups and the like of nobody: it prints its struct.
+fn nameless(uid: &str, groups: &[String], extra: &std::collections::BTreeMap<String, Vec<String>>) -> String {
+    let list = |items: &[String]| {
+        if items.is_empty() {
+            return "[]string(nil)".to_owned();
+        }
+        format!("[]string{{{}}}", items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(", "))
+    };
+    let extra = if extra.is_empty() {
+        "map[string][]string(nil)".to_owned()
+    } else {
+        let members = extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values)));
+        format!("map[string][]string{{{}}}", members.collect::<Vec<_>>().join(", "))
+    };
+    format!(
+        "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{}, Extra:{extra}}} without impersonating a user name",
+        list(groups)
+    )
+}
+
 impl Server {
     /// Answers a request. In-process callers put their [`User`] into its extensions; for all others the
     /// connection's [`Peer`] stands there, and they are authenticated.
@@ -160,14 +180,13 @@ impl Server {
             if groups.is_empty() && extra.is_empty() && uid.is_none() {
                 return Ok(user);
             }
-            let why = "requested impersonation without impersonating a user";
-            return Err(Status::internal(why));
+            return Err(Status::bad_request(nameless(uid.as_deref().unwrap_or(""), &groups, &extra)));
         };
         let check = |group: &str, resource: &str, namespace: &str, name: &str, subresource: &str| {
             let info = Attributes {
                 verb: "impersonate".into(),
                 api_group: group.into(),
-                api_version: if group.is_empty() { "v1" } else { "v1" }.into(),
+                api_version: "v1".into(),
                 resource: resource.into(),
                 subresource: subresource.into(),
                 namespace: namespace.into(),

@@ -165,7 +165,7 @@ impl Registry {
         let versions = &mut self.groups[at].1;
         if !versions.contains(&version) {
             versions.push(version.clone());
-            versions.sort_by(|a, b| version_priority(b).cmp(&version_priority(a)));
+            versions.sort_by_key(|v| std::cmp::Reverse(version_priority(v)));
         }
         self.kinds.insert(lookup_key(&group, &version, &r.plural), Arc::new(kind));
     }

@@ -88,15 +88,14 @@ impl Attributes {
             info.verb = parts[0].clone();
             parts = &parts[1..];
         }
-        if parts[0] == "namespaces" {
-            if parts.len() > 1 {
+        if parts[0] == "namespaces"
+            && parts.len() > 1 {
                 info.namespace = parts[1].clone();
                 // `/namespaces/NAME/RESOURCE` names a resource in it, but for the namespace's own subresources.
                 if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
                     parts = &parts[2..];
                 }
             }
-        }
         info.resource = parts[0].clone();
         info.name = parts.get(1).cloned().unwrap_or_default();
         info.subresource = parts.get(2).cloned().unwrap_or_default();
@@ -115,11 +114,10 @@ impl Attributes {
         if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
             info.field_selector = query.get("fieldSelector").unwrap_or_default().into();
             info.label_selector = query.get("labelSelector").unwrap_or_default().into();
-            if info.name.is_empty() {
-                if let Some(name) = single_name(&info.field_selector) {
+            if info.name.is_empty()
+                && let Some(name) = single_name(&info.field_selector) {
                     info.name = name.into();
                 }
-            }
         }
         info
     }

@@ -1,6 +1,6 @@
 //! Kinds that are only ever created, and answered at once: reviews.
 
-use schema::Value;
+use schema::{Value, validate::FieldError};
 
 use crate::{
     Attributes, Status, User,
@@ -54,6 +54,9 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     Ok(response)
 }
 
+/// What upstream says of a token that no authenticator accepts.
+const UNKNOWN_TOKEN: &str = "invalid bearer token";
+
 async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
     let token = review.str_at(&["spec", "token"]).to_owned();
     if token.is_empty() {
@@ -70,8 +73,8 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
                 status.set(&["audiences"], audiences);
             }
         }
-        Ok(None) => {}
-        Err(refused) => status.set(&["error"], refused.0),
+        Ok(None) => status.set(&["error"], UNKNOWN_TOKEN),
+        Err(refused) => status.set(&["error"], format!("[{UNKNOWN_TOKEN}, {refused}]")),
     }
     review.set(&["status"], status);
     Ok(())
@@ -92,27 +95,16 @@ fn access_review(call: &Call, review: &mut Value) -> Result<()> {
         }
     };
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    if resource.is_null() == path.is_null() {
-        return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", vec![crate::status::field_error(
-            schema::validate::ErrorKind::Invalid,
-            "spec.resourceAttributes",
-            resource.clone(),
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        )]));
+    if call.kind.resource.namespaced && review.str_at(&["metadata", "namespace"]).is_empty() {
+        review.set(&["metadata", "namespace"], call.info.namespace.as_str());
     }
-    if !own && user.name.is_empty() && user.groups.is_empty() {
-        return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", vec![crate::status::field_error(
-            schema::validate::ErrorKind::Invalid,
-            "spec.user",
-            "".into(),
-            "at least one of user or group must be specified",
-        )]));
+    let errors = access_review_errors(call, review, &user);
+    if !errors.is_empty() {
+        return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", errors));
     }
-    if call.kind.kind() == "LocalSubjectAccessReview" && resource.str_at(&["namespace"]) != call.info.namespace {
-        return Err(Status::bad_request(format!(
-            "spec.resourceAttributes.namespace must match metadata.namespace: {}",
-            call.info.namespace
-        )));
+    if call.kind.kind() == "LocalSubjectAccessReview" && review.str_at(&["metadata", "namespace"]) != call.info.namespace {
+        let namespace = &call.info.namespace;
+        return Err(Status::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
     }
     let text = |v: &Value, name: &str| v.str_at(&[name]).to_owned();
     let attributes = if path.is_null() {
@@ -124,6 +116,8 @@ fn access_review(call: &Call, review: &mut Value) -> Result<()> {
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
+            field_selector: selector(&resource["fieldSelector"]),
+            label_selector: selector(&resource["labelSelector"]),
             is_resource: true,
             ..Attributes::default()
         }
@@ -145,6 +139,49 @@ fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     }
     review.set(&["status"], status);
     Ok(())
+}
+
+/// Everything wrong with a review, as upstream's validation has it.
+fn access_review_errors(call: &Call, review: &Value, user: &User) -> Vec<FieldError> {
+    let kind = call.kind.kind();
+    let is_local = kind == "LocalSubjectAccessReview";
+    let (resource, path) = (&review["spec"]["resourceAttributes"], &review["spec"]["nonResourceAttributes"]);
+    let mut errors = Vec::new();
+    let mut wrong = |field: &str, value: Value, why: &str| errors.push(FieldError::invalid(field, value, why));
+    if resource.is_null() == path.is_null() {
+        wrong("spec", path.clone(), "exactly one of nonResourceAttributes or resourceAttributes must be specified");
+    }
+    if kind != "SelfSubjectAccessReview" && user.name.is_empty() && user.groups.is_empty() {
+        wrong("spec.user", "".into(), "at least one of user or group must be specified");
+    }
+    let metadata = review.object_at(&["metadata"]).into_iter().flatten();
+    let allowed = |key: &str| key == "managedFields" || key == "creationTimestamp" || is_local && key == "namespace";
+    if metadata.filter(|(key, value)| !value.is_empty() && !allowed(key)).count() > 0 {
+        let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
+        wrong("metadata", review["metadata"].clone(), why);
+    }
+    if is_local && !resource.is_null() && resource.str_at(&["namespace"]) != review.str_at(&["metadata", "namespace"]) {
+        wrong("spec.resourceAttributes.namespace", resource["namespace"].clone(), "must match metadata.namespace");
+    }
+    if is_local && !path.is_null() {
+        wrong("spec.nonResourceAttributes", path.clone(), "disallowed on this kind of request");
+    }
+    errors
+}
+
+/// A review's selector in the form in which requests send theirs; requirements other than equality do not narrow.
+fn selector(attributes: &Value) -> String {
+    let raw = attributes.str_at(&["rawSelector"]);
+    if !raw.is_empty() {
+        return raw.into();
+    }
+    let terms = attributes.list_at(&["requirements"]).iter().filter_map(|requirement| {
+        match (requirement.str_at(&["operator"]), requirement.list_at(&["values"])) {
+            ("In", [value]) => Some(format!("{}={}", requirement.str_at(&["key"]), value.as_str()?)),
+            _ => None,
+        }
+    });
+    terms.collect::<Vec<_>>().join(",")
 }
 
 fn rules_review(call: &Call, review: &mut Value) {

@@ -32,6 +32,9 @@ pub struct Peer {
 #[error("{0}")]
 pub struct Refused(pub String);
 
+/// Who a token belongs to, and the audiences it is good for.
+pub type Reviewed = (User, Vec<String>);
+
 /// Who is asking.
 pub trait Authenticate: Send + Sync {
     /// `None`: no credentials of a kind this authenticator reads (the caller becomes anonymous if that is allowed).
@@ -49,7 +52,7 @@ pub trait Authenticate: Send + Sync {
         server: &'a Server,
         token: &'a str,
         audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<(User, Vec<String>)>, Refused>>;
+    ) -> BoxFuture<'a, Result<Option<Reviewed>, Refused>>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +91,12 @@ pub trait IssueToken: Send + Sync {
         bound: Option<&Value>,
         request: &mut Value,
     ) -> Result<(), Status>;
+
+    /// A token without an end, for a Secret that holds it; `None` if such tokens are not made.
+    fn legacy(&self, service_account: &Value, namespace: &str, secret: &str) -> Option<String> {
+        let _ = (service_account, namespace, secret);
+        None
+    }
 
     /// The issuer's OpenID configuration, as JSON.
     fn configuration(&self) -> Option<String> {

@@ -288,7 +288,7 @@ impl Status {
             }
             out.insert("details".into(), Value::Object(d));
         }
-        if self.code >= 400 {
+        if self.code >= 400 || self.code == 201 {
             out.insert("code".into(), Value::Int(self.code.into()));
         }
         Value::Object(out)

@@ -590,7 +590,7 @@ fn bound_object(call: &Call, account: &Value, request: &Value) -> Result<Option<
     let found = object.str_at(&["metadata", "uid"]);
     if !uid.is_empty() && uid != found {
         let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
-        return Err(Status::conflict(&gr, name, &why));
+        return Err(Status::conflict(&GroupResource::new("", kind), name, &why));
     }
     if plural == "pods" {
         let own = object.str_at(&["spec", "serviceAccountName"]);

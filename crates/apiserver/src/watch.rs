@@ -168,7 +168,7 @@ impl Watch {
                     out
                 }
                 Err(behind) => {
-                    let out = self.from_store(behind.floor).await?;
+                    let out = self.history(behind.floor).await?;
                     if out.is_empty() {
                         continue;
                     }
@@ -203,7 +203,7 @@ impl Watch {
     }
 
     /// Changes that the ring has forgotten, from the store's log.
-    async fn from_store(&mut self, floor: Revision) -> Result<Vec<Bytes>> {
+    async fn history(&mut self, floor: Revision) -> Result<Vec<Bytes>> {
         const CHANGES_PER_READ: usize = 1000;
         let mut out = Vec::new();
         let mut bytes = 0;

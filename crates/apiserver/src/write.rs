@@ -107,6 +107,7 @@ impl Server {
 }
 
 impl Call {
+    #[allow(clippy::too_many_arguments)] // one field of the request each
     pub fn admission(
         &self,
         kind: &Kind,
@@ -141,7 +142,17 @@ impl Call {
 
     /// Creates an object that is decoded and defaulted.
     pub async fn create(&mut self, kind: Arc<Kind>, namespace: &str, object: Value, options: &WriteOptions) -> Result<Written> {
-        let mut object = object;
+        self.create_produced(kind, namespace, Produced::new(object), options).await
+    }
+
+    async fn create_produced(
+        &mut self,
+        kind: Arc<Kind>,
+        namespace: &str,
+        produced: Produced,
+        options: &WriteOptions,
+    ) -> Result<Written> {
+        let Produced { mut object, managed } = produced;
         if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
             return Err(Status::version_on_create());
         }
@@ -151,7 +162,9 @@ impl Call {
             self.warnings.push(DUPLICATE_OWNERS.into());
         }
         (kind.strategy.wipe_for_create)(&kind, &mut object);
-        self.record_managers(&kind, None, &mut object, "", options);
+        if !managed {
+            self.record_managers(&kind, None, &mut object, "", options);
+        }
         let name = object.str_at(&["metadata", "name"]).to_owned();
         let options_value = options.to_value("CreateOptions");
         let ns = if kind.resource.namespaced { namespace } else if &*kind.resource.plural == "namespaces" && kind.resource.group.is_empty() { &name } else { "" };
@@ -338,7 +351,7 @@ impl Call {
     }
 
     async fn create_by_update(&mut self, update: &Update<'_>, produce: &Produce<'_>) -> Result<Written> {
-        let Some(Produced { mut object, .. }) = produce(None)? else {
+        let Some(mut produced) = produce(None)? else {
             return Err(Status::not_found(&update.kind.group_resource(), &update.name));
         };
         let attributes = Attributes { verb: "create".into(), ..self.info.clone() };
@@ -347,20 +360,19 @@ impl Call {
         {
             return Err(crate::handle::forbidden(&self.user, &attributes, &why));
         }
+        let object = &mut produced.object;
         if !object.str_at(&["metadata", "uid"]).is_empty() {
             let uid = object.str_at(&["metadata", "uid"]);
             let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
             return Err(Status::conflict(&update.kind.group_resource(), &update.name, &why));
         }
-        let managed = object.get(&["metadata", "managedFields"]).cloned();
         if object.str_at(&["metadata", "resourceVersion"]) == "0" {
             object.remove(&["metadata", "resourceVersion"]);
         }
         if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
             return Err(Status::not_found(&update.kind.group_resource(), &update.name));
         }
-        drop(managed);
-        self.create(update.kind.clone(), &update.namespace, object, &update.options).await
+        self.create_produced(update.kind.clone(), &update.namespace, produced, &update.options).await
     }
 
     async fn update_once(

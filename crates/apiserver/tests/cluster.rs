@@ -206,6 +206,23 @@ async fn pods_wait_for_the_default_account() {
     pod.is(201).has(&[("/spec/serviceAccountName", "default")]);
 }
 
+/// A Secret for a token is filled as it is written, and its token dies with it.
+#[tokio::test]
+async fn token_secrets() {
+    let f = cluster().await;
+    f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: bot}}").await.is(201);
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let body = "{metadata: {name: s, annotations: {\"kubernetes.io/service-account.name\": bot}}, type: \"kubernetes.io/service-account-token\"}";
+    let secret = f.post(secrets, body).await.is(201).has(&[("/data/namespace", "ZGVmYXVsdA==")]);
+    let token = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, secret.at("/data/token")).unwrap();
+    let token = String::from_utf8(token).unwrap();
+    f.with_token(&token, "/api").await.is(200);
+    f.delete("/api/v1/namespaces/default/secrets/s").await.is(200);
+    f.with_token(&token, "/api").await.is(401);
+    f.get("/.well-known/openid-configuration").await.is(200).has(&[("/issuer", ISSUER)]);
+    f.get("/openid/v1/jwks").await.is(200).has(&[("/keys/0/crv", "P-256")]);
+}
+
 /// Many at once never book more than there is.
 #[tokio::test]
 async fn quotas_hold_under_concurrency() {

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -130,8 +130,6 @@ pub struct Fixture {
     pub server: Server,
     pub store: Arc<store::sqlite::Sqlite>,
     directory: PathBuf,
-    /// Named results of earlier rows.
-    pub names: Mutex<Vec<(String, String)>>,
 }
 
 impl Drop for Fixture {
@@ -172,7 +170,7 @@ impl Fixture {
         let options = store::sqlite::Options { ballast_bytes: 0, ..Default::default() };
         let store = Arc::new(store::sqlite::Sqlite::open(directory.join("state.db"), options).expect("a store"));
         let server = Server::start(config(store.clone())).await.expect("a server");
-        Fixture { server, store, directory, names: Mutex::default() }
+        Fixture { server, store, directory }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Reply {

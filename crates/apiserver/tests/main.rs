@@ -1,6 +1,9 @@
 //! Drives [`apiserver::Server::handle`] in-process, as table rows.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
 mod cluster;
+mod documents;
 mod harness;
 mod verbs;
 mod watches;

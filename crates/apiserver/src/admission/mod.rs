@@ -1,6 +1,7 @@
 //! Admission: plugins that change or refuse an object between decoding and validation. One file a plugin.
 
 mod certificates;
+mod chosen;
 mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
@@ -9,6 +10,7 @@ mod in_use_protection;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_resize;
 mod pod_security;
 mod pod_security_checks;
 mod pod_topology_labels;
@@ -20,6 +22,7 @@ mod rule;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
+mod token_secret;
 #[cfg(test)]
 mod tests;
 

@@ -152,7 +152,7 @@ fn app_armor(pod: &Pod<'_>) -> Finding {
     Some((reason, format!("{setters} must not set AppArmor profile type to {}", quoted(values))))
 }
 
-fn added<'a>(container: &'a Value) -> impl Iterator<Item = &'a str> {
+fn added(container: &Value) -> impl Iterator<Item = &str> {
     container.list_at(&["securityContext", "capabilities", "add"]).iter().filter_map(Value::as_str)
 }
 

@@ -73,7 +73,7 @@ pub fn counts(request: &AdmissionRequest, name: &str) -> bool {
 }
 
 /// A resource with a domain that is not Kubernetes' own.
-fn is_extended(name: &str) -> bool {
+pub fn is_extended(name: &str) -> bool {
     name.split_once('/').is_some_and(|(domain, _)| !(domain == "kubernetes.io" || domain.ends_with(".kubernetes.io")))
 }
 
@@ -86,8 +86,8 @@ pub fn of(request: &AdmissionRequest, object: &Value, now: i64) -> Resources {
         return usage;
     }
     match request.resource.as_str() {
-        "pods" => {
-            if !is_over(object, now) {
+        "pods"
+            if !is_over(object, now) => {
                 usage.0.insert("pods".into(), count(1));
                 let mut requests = pods::total(&object["spec"], "requests");
                 let mut limits = pods::total(&object["spec"], "limits");
@@ -101,7 +101,6 @@ pub fn of(request: &AdmissionRequest, object: &Value, now: i64) -> Resources {
                 }
                 usage.0.extend(of_compute(&requests, &limits));
             }
-        }
         "services" => {
             let ports = object.list_at(&["spec", "ports"]);
             let allocates = object.get(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool);

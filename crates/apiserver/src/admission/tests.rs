@@ -900,3 +900,35 @@ fn quotas() {
         Err("requested: services.loadbalancers=1, used: services.loadbalancers=0, limited: services.loadbalancers=0"),
     );
 }
+
+#[test]
+fn plugins_by_choice() {
+    use super::{chosen::*, pod_resize::PodResizeValidator, registry};
+    let view = cluster(&[(view::NODES, json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}}))]);
+    let pod = |spec: Json| create("/pods", json!({"metadata": {"name": "p"}, "spec": spec}));
+    let spec = json!({"containers": [{"name": "c", "imagePullPolicy": "Never", "resources": {"requests": {"x.com/gpu": "1", "cpu": "1"}}}]});
+    let mut request = pod(spec.clone());
+    run(&AlwaysPullImages, &view, &[], &mut request).unwrap();
+    assert_eq!(request.object["spec"]["containers"][0].str_at(&["imagePullPolicy"]), "Always");
+    becomes(&ExtendedResourceToleration, &view, pod(spec), &["spec", "tolerations"],
+        json!([{"key": "x.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]));
+    let service = |ips: Json| json!({"metadata": {"name": "s"}, "spec": {"externalIPs": ips}});
+    refused(&DenyServiceExternalIps, &view, update("/services", service(json!(["1.1.1.1", "2.2.2.2"])), service(json!(["1.1.1.1"]))),
+        "Use of external IPs is denied by admission control");
+    assert!(run(&DenyServiceExternalIps, &view, &[], &mut update("/services", service(json!(["1.1.1.1"])), service(json!(["1.1.1.1"])))).is_ok());
+    let sized = |cpu: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+    let resize = |cpu: &str| update("/pods/resize", sized(cpu), sized("1"));
+    assert!(run(&PodResizeValidator, &view, &[], &mut resize("2")).is_ok());
+    refused(&PodResizeValidator, &view, resize("3"), "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000");
+
+    let authorizer = || Arc::new(crate::authz::Authorizer::default());
+    let names = |enabled: &[&str], disabled: &[&str]| -> Vec<&'static str> {
+        let own = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        registry::select(authorizer(), &own(enabled), &own(disabled)).iter().map(|p| p.name()).collect()
+    };
+    assert!(!names(&[], &[]).contains(&"AlwaysPullImages"));
+    assert!(names(&["AlwaysPullImages"], &[]).contains(&"AlwaysPullImages"));
+    assert!(!names(&[], &["PodSecurity", "RBACEscalation"]).contains(&"PodSecurity"));
+    assert!(names(&[], &["RBACEscalation"]).contains(&"RBACEscalation"));
+    assert_eq!(registry::unknown(authorizer(), &["PodSecurity".into(), "Nonsense".into()]), ["Nonsense"]);
+}

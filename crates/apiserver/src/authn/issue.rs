@@ -2,7 +2,7 @@
 
 use pki::{
     SystemRandom,
-    jwt::{Claims, Kubernetes, Reference, Signer},
+    jwt::{Claims, Kubernetes, LEGACY_ISSUER, Reference, Signer, Verifier},
 };
 use schema::Value;
 
@@ -26,12 +26,25 @@ pub struct TokenIssuer {
     pub max_seconds: i64,
     /// `--service-account-extend-token-expiration`.
     pub extend: bool,
+    /// What `/openid/v1/jwks` publishes: the signing key and those whose tokens are still valid.
+    pub published: Verifier,
+    /// Where others find the keys: `--service-account-jwks-uri`.
+    pub jwks_uri: String,
     random: SystemRandom,
 }
 
 impl TokenIssuer {
     pub fn new(signer: Signer, issuer: &str, audiences: Vec<String>) -> Self {
-        Self { signer, issuer: issuer.into(), audiences, max_seconds: 0, extend: true, random: SystemRandom::new() }
+        Self {
+            published: Verifier::new([signer.public().clone()], vec![issuer.into()]),
+            jwks_uri: format!("{issuer}/openid/v1/jwks"),
+            signer,
+            issuer: issuer.into(),
+            audiences,
+            max_seconds: 0,
+            extend: true,
+            random: SystemRandom::new(),
+        }
     }
 
     pub(super) fn claims(
@@ -113,6 +126,28 @@ impl IssueToken for TokenIssuer {
         let status = [("expirationTimestamp", expiration.into()), ("token", token.into())];
         request.set(&["status"], Value::object(status));
         Ok(())
+    }
+
+    fn legacy(&self, service_account: &Value, namespace: &str, secret: &str) -> Option<String> {
+        let name = view::name(service_account);
+        let claims = Claims {
+            iss: LEGACY_ISSUER.into(),
+            sub: format!("system:serviceaccount:{namespace}:{name}"),
+            legacy_namespace: Some(namespace.into()),
+            legacy_secret: Some(secret.into()),
+            legacy_name: Some(name.into()),
+            legacy_uid: Some(view::uid(service_account).into()),
+            ..Claims::default()
+        };
+        self.signer.sign(&claims, &self.random).ok()
+    }
+
+    fn configuration(&self) -> Option<String> {
+        Some(self.published.discovery(&self.jwks_uri).to_string())
+    }
+
+    fn key_set(&self) -> Option<String> {
+        Some(self.published.jwks().to_string())
     }
 }
 

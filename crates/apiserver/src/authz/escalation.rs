@@ -71,7 +71,8 @@ pub fn check(
     let rules = authorizer
         .rbac
         .role(view, namespace, kind == "ClusterRole", name)
-        .ok_or_else(|| Status::not_found(&GroupResource::new(GROUP, roles), name))?;
+        // Upstream names the resource of the request, and the role.
+        .ok_or_else(|| Status::not_found(&GroupResource::new(GROUP, resource), name))?;
     confirm(&rules)
 }
 

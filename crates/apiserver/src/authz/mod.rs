@@ -37,15 +37,17 @@ impl Authorizer {
             return Decision::Allow(String::new());
         }
         let mut reasons = Vec::new();
-        match self.node.decide(view, user, attributes) {
-            Decision::NoOpinion(why) => reasons.push(why),
-            decided => return decided,
+        let authorizers: [(&str, &dyn Fn() -> Decision); 2] = [
+            ("node", &|| self.node.decide(view, user, attributes)),
+            ("rbac", &|| self.rbac.decide(view, user, attributes)),
+        ];
+        for (name, decide) in authorizers {
+            match decide() {
+                Decision::NoOpinion(why) if why.is_empty() => {}
+                Decision::NoOpinion(why) => reasons.push(format!("{name}: {why}")),
+                decided => return decided,
+            }
         }
-        match self.rbac.decide(view, user, attributes) {
-            Decision::NoOpinion(why) => reasons.push(why),
-            decided => return decided,
-        }
-        reasons.retain(|why| !why.is_empty());
         Decision::NoOpinion(reasons.join("\n"))
     }
 }

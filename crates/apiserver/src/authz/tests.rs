@@ -164,7 +164,7 @@ fn reasons_and_messages_are_upstreams() {
     let decide = |text| authorizer.decide(&view, &anna, &request(text));
     let reason = "RBAC: allowed by ClusterRoleBinding \"b\" of ClusterRole \"r\" to User \"anna\"";
     assert_eq!(decide("get pods p in n"), Decision::Allow(reason.into()));
-    let reason = "RBAC: role.rbac.authorization.k8s.io \"gone\" not found";
+    let reason = "rbac: RBAC: role.rbac.authorization.k8s.io \"gone\" not found";
     assert_eq!(decide("list pods in n"), Decision::NoOpinion(reason.into()));
     let message = |text, reason| forbidden(&anna, &request(text), reason).message;
     assert_eq!(

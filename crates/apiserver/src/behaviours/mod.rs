@@ -142,14 +142,6 @@ pub fn keep_for_status(_: &Kind, object: &mut Value, old: &Value) {
     }
 }
 
-/// For kinds whose status updates may not touch metadata either.
-pub fn keep_meta_for_status(kind: &Kind, object: &mut Value, old: &Value) {
-    keep_for_status(kind, object, old);
-    for name in ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp", "generation"] {
-        keep(object, old, &["metadata", name]);
-    }
-}
-
 pub fn prepare_create(cx: &Cx<'_>, object: &mut Value) -> Result<()> {
     if cx.kind.strategy.generation {
         meta::set_generation(object, 1);

@@ -214,8 +214,9 @@ fn kubernetes_service(view: &dyn View, facts: &Facts) -> Vec<Action> {
     let mut actions: Vec<Action> = ensure(view, SERVICES, service, &[&["spec", "ports"]]).into_iter().collect();
 
     // The primary family is the service's.
-    let mut addresses: Vec<IpAddr> =
-        facts.addresses.iter().copied().filter(|a| a.is_ipv4() == cluster_ip.is_ipv4()).collect();
+    // A loopback address leads no pod anywhere, and is not valid there.
+    let is_usable = |a: &IpAddr| a.is_ipv4() == cluster_ip.is_ipv4() && !a.is_loopback() && !a.is_unspecified();
+    let mut addresses: Vec<IpAddr> = facts.addresses.iter().copied().filter(is_usable).collect();
     addresses.sort();
     addresses.dedup();
     if addresses.is_empty() {

@@ -1,0 +1,163 @@
+//! OpenAPI v2 and v3: produced from the table when somebody asks, known by hashes that do not need the documents.
+
+mod paths;
+mod schemas;
+
+use http::{HeaderValue, header, request::Parts};
+use schema::{Value, json};
+use sha2::{Digest, Sha512};
+
+use crate::{
+    Server, Status,
+    discovery::hex_upper,
+    kind::Registry,
+    negotiate::{accepts_gzip, join_header},
+    nonresource::{VERSION, not_found, unchanged},
+    reply::{self, Reply},
+    request::Query,
+    status::Result,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> String {
+        match self {
+            Dialect::V2 => format!("#/definitions/{name}"),
+            Dialect::V3 => format!("#/components/schemas/{name}"),
+        }
+    }
+}
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// Changes whenever the document of a version would.
+fn hash(registry: &Registry, versions: &[(String, String)]) -> String {
+    let mut digest = Sha512::new();
+    digest.update(VERSION);
+    digest.update(env!("CARGO_PKG_VERSION"));
+    for (group, version) in versions {
+        digest.update(path_of(group, version));
+        for kind in registry.of_version(group, version) {
+            digest.update(&*kind.resource.kind);
+            if let Some(custom) = &kind.custom {
+                digest.update(custom.open_api.to_string());
+                digest.update([u8::from(custom.has_status), u8::from(custom.scale.is_some())]);
+            }
+        }
+    }
+    hex_upper(&digest.finalize())
+}
+
+fn info() -> Value {
+    Value::object([("title", "Kubernetes".into()), ("version", VERSION.into())])
+}
+
+fn document(parts: &Parts, value: &Value, content_type: &'static str, etag: &str) -> Result<Reply> {
+    let mut out = Vec::new();
+    json::encode_untyped(value, &mut out);
+    let hint = out.len() as u64;
+    let mut response = reply::chunks(content_type, hint, accepts_gzip(&parts.headers), [Ok(out.into())].into_iter())?;
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+/// The whole API in one document.
+pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
+    let accept = join_header(&parts.headers, header::ACCEPT);
+    let json_accepted = accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
+    if !json_accepted {
+        return Err(Status::not_acceptable(&["application/json"]));
+    }
+    let registry = server.registry();
+    let versions: Vec<(String, String)> =
+        registry.groups().iter().flat_map(|(g, vs)| vs.iter().map(|v| (g.clone(), v.clone()))).collect();
+    let etag = format!("\"{}\"", hash(&registry, &versions));
+    if unchanged(parts, &etag) {
+        return Ok(not_modified(&etag));
+    }
+    let mut schemas = schemas::Schemas::new(Dialect::V2);
+    let mut all_paths = schema::Object::new();
+    for (group, version) in &versions {
+        for kind in registry.of_version(group, version) {
+            schemas.add_kind(kind);
+            paths::add(Dialect::V2, kind, &mut all_paths);
+        }
+    }
+    let value = Value::object([
+        ("swagger", "2.0".into()),
+        ("info", info()),
+        ("paths", all_paths.into()),
+        ("definitions", schemas.finish().into()),
+    ]);
+    document(parts, &value, "application/json", &etag)
+}
+
+fn not_modified(etag: &str) -> Reply {
+    let mut response = reply::bytes(304, "application/json", "");
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response
+}
+
+/// The index, and one document a group's version.
+pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Result<Reply> {
+    let registry = server.registry();
+    let versions: Vec<(String, String)> =
+        registry.groups().iter().flat_map(|(g, vs)| vs.iter().map(|v| (g.clone(), v.clone()))).collect();
+    if rest.is_empty() {
+        let rows = versions.iter().map(|(group, version)| {
+            let path = path_of(group, version);
+            let hash = hash(&registry, &[(group.clone(), version.clone())]);
+            let url = format!("/openapi/v3/{path}?hash={hash}");
+            (path, Value::object([("serverRelativeURL", url.into())]))
+        });
+        let value = Value::object([("paths", Value::Object(rows.collect()))]);
+        return Ok(reply::bytes(200, "application/json", value.to_string()));
+    }
+    let asked = rest.join("/");
+    let Some((group, version)) = versions.iter().find(|(g, v)| path_of(g, v) == asked) else {
+        return Ok(not_found());
+    };
+    let accept = join_header(&parts.headers, header::ACCEPT);
+    let json_accepted = accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
+    if !json_accepted {
+        return Err(Status::not_acceptable(&["application/json"]));
+    }
+    let hash = hash(&registry, &[(group.clone(), version.clone())]);
+    if query.get("hash").is_some_and(|given| given != hash) {
+        // A stale hash is sent on to the current one, as upstream does.
+        let mut response = reply::bytes(301, "text/plain", "");
+        if let Ok(location) = HeaderValue::from_str(&format!("/openapi/v3/{asked}?hash={hash}")) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        return Ok(response);
+    }
+    let etag = format!("\"{hash}\"");
+    if unchanged(parts, &etag) {
+        return Ok(not_modified(&etag));
+    }
+    let mut schemas = schemas::Schemas::new(Dialect::V3);
+    let mut all_paths = schema::Object::new();
+    for kind in registry.of_version(group, version) {
+        schemas.add_kind(kind);
+        paths::add(Dialect::V3, kind, &mut all_paths);
+    }
+    let mut value = Value::object([("openapi", "3.0.0".into()), ("info", info()), ("paths", all_paths.into())]);
+    value.set(&["components", "schemas"], schemas.finish());
+    let mut response = document(parts, &value, "application/json", &etag)?;
+    if query.get("hash").is_some() {
+        // The document of a hash never changes.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    }
+    Ok(response)
+}

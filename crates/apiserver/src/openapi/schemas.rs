@@ -1,0 +1,307 @@
+//! Schemas of messages and of custom resources.
+
+use std::collections::BTreeSet;
+
+use schema::{Field, Form, ListKind, MapKind, MessageId, Object, Scalar, Type, Value};
+
+use super::Dialect;
+use crate::{
+    encode::message_of,
+    kind::{Kind, builtin},
+};
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+
+/// Schemas by name, with all that they refer to.
+pub struct Schemas {
+    dialect: Dialect,
+    done: BTreeSet<u32>,
+    waiting: Vec<MessageId>,
+    out: Object,
+}
+
+/// The name of a custom resource's schema: `com.example.v1.Foo`.
+pub fn custom_name(group: &str, version: &str, kind: &str) -> String {
+    let mut parts: Vec<&str> = group.split('.').collect();
+    parts.reverse();
+    format!("{}.{version}.{kind}", parts.join("."))
+}
+
+/// The name of a kind's schema.
+pub fn name_of(kind: &Kind) -> String {
+    let r = &kind.resource;
+    match &kind.custom {
+        Some(_) => custom_name(&r.group, &r.version, &r.kind),
+        None => builtin().messages.get(r.message.0 as usize).map_or(String::new(), |m| m.name.to_string()),
+    }
+}
+
+/// The name of the schema of any other type.
+pub fn name_of_type(api_version: &str, kind: &str) -> Option<String> {
+    let id = message_of(api_version, kind)?;
+    builtin().messages.get(id.0 as usize).map(|m| m.name.to_string())
+}
+
+fn gvk(group: &str, version: &str, kind: &str) -> Value {
+    Value::object([("group", group.into()), ("kind", kind.into()), ("version", version.into())])
+}
+
+impl Schemas {
+    pub fn new(dialect: Dialect) -> Self {
+        Schemas { dialect, done: BTreeSet::new(), waiting: Vec::new(), out: Object::new() }
+    }
+
+    pub fn finish(mut self) -> Object {
+        for name in ["Status", "DeleteOptions", "WatchEvent", "APIResourceList", "APIGroup", "APIVersions"] {
+            self.wait_for(message_of("v1", name));
+        }
+        // What a patch is depends on its media type.
+        let patch = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+        self.out.insert(patch.into(), Value::object([("type", "object".into())]));
+        while let Some(id) = self.waiting.pop() {
+            if self.done.insert(id.0) {
+                self.add_message(id);
+            }
+        }
+        self.out
+    }
+
+    fn wait_for(&mut self, id: Option<MessageId>) {
+        self.waiting.extend(id);
+    }
+
+    pub fn add_kind(&mut self, kind: &Kind) {
+        for sub in &kind.resource.subresources {
+            if kind.custom.is_none() || *sub.api_version != *kind.api_version {
+                self.wait_for(message_of(&sub.api_version, &sub.kind));
+            }
+        }
+        if let Some(custom) = &kind.custom {
+            self.add_custom(kind, &custom.open_api);
+            return;
+        }
+        self.wait_for(Some(kind.message()));
+        self.wait_for(message_of(&kind.api_version, &kind.list_kind()));
+    }
+
+    fn add_custom(&mut self, kind: &Kind, open_api: &Value) {
+        let r = &kind.resource;
+        let mut schema = if open_api.is_null() { Value::object([("type", "object".into())]) } else { open_api.clone() };
+        if self.dialect == Dialect::V2 {
+            to_v2(&mut schema);
+        }
+        let text = Value::object([("type", "string".into())]);
+        schema.set(&["properties", "apiVersion"], text.clone());
+        schema.set(&["properties", "kind"], text.clone());
+        schema.set(&["properties", "metadata"], self.reference_to(META));
+        schema.set(&["x-kubernetes-group-version-kind"], Value::List(vec![gvk(&r.group, &r.version, &r.kind)]));
+        let name = name_of(kind);
+        self.wait_for(builtin().id(META));
+        self.wait_for(builtin().id(LIST_META));
+        let list = Value::object([
+            ("type", "object".into()),
+            ("required", Value::list(["items"])),
+            (
+                "properties",
+                Value::object([
+                    ("apiVersion", text.clone()),
+                    ("kind", text),
+                    ("items", Value::object([("type", "array".into()), ("items", self.reference_to(&name))])),
+                    ("metadata", self.reference_to(LIST_META)),
+                ]),
+            ),
+            ("x-kubernetes-group-version-kind", Value::List(vec![gvk(&r.group, &r.version, &kind.list_kind())])),
+        ]);
+        self.out.insert(custom_name(&r.group, &r.version, &kind.list_kind()), list);
+        self.out.insert(name, schema);
+    }
+
+    fn reference_to(&self, name: &str) -> Value {
+        Value::object([("$ref", self.dialect.reference(name).into())])
+    }
+
+    fn add_message(&mut self, id: MessageId) {
+        let table = builtin();
+        let Some(message) = table.messages.get(id.0 as usize) else { return };
+        let object = || Value::object([("type", "object".into())]);
+        let v3 = self.dialect == Dialect::V3;
+        let one_of = |types: [&str; 2]| Value::List(types.iter().map(|t| Value::object([("type", (*t).into())])).collect());
+        let string = |format: &str| {
+            let mut s = Value::object([("type", "string".into())]);
+            if !format.is_empty() {
+                s.set(&["format"], format);
+            }
+            s
+        };
+        let schema = match message.form {
+            Form::Time | Form::MicroTime => string("date-time"),
+            Form::Duration => string(""),
+            Form::Quantity if v3 => Value::object([("oneOf", one_of(["string", "number"]))]),
+            Form::Quantity => string(""),
+            Form::IntOrString if v3 => {
+                Value::object([("format", "int-or-string".into()), ("oneOf", one_of(["integer", "string"]))])
+            }
+            Form::IntOrString => string("int-or-string"),
+            Form::RawExtension | Form::FieldsV1 => object(),
+            Form::Json | Form::JsonSchemaPropsOrBool | Form::JsonSchemaPropsOrArray | Form::JsonSchemaPropsOrStringArray => {
+                Value::object::<&str>([])
+            }
+            Form::Items => Value::object([("type", "array".into()), ("items", string(""))]),
+            Form::Struct => {
+                let mut schema = object();
+                let mut properties = Object::new();
+                let mut required = Vec::new();
+                let kinds: Vec<&schema::Kind> = table.kinds.iter().filter(|k| k.message == id).collect();
+                if !kinds.is_empty() {
+                    properties.insert("apiVersion".into(), string(""));
+                    properties.insert("kind".into(), string(""));
+                }
+                self.fields(&message.fields, &mut properties, &mut required);
+                if !properties.is_empty() {
+                    schema.set(&["properties"], properties);
+                }
+                if !required.is_empty() {
+                    schema.set(&["required"], required);
+                }
+                if message.atomic {
+                    schema.set(&["x-kubernetes-map-type"], "atomic");
+                }
+                if !kinds.is_empty() {
+                    let list = kinds.iter().map(|k| gvk(&k.group, &k.version, &k.kind)).collect();
+                    schema.set(&["x-kubernetes-group-version-kind"], Value::List(list));
+                }
+                schema
+            }
+        };
+        self.out.insert(message.name.to_string(), schema);
+    }
+
+    fn fields(&mut self, fields: &[Field], properties: &mut Object, required: &mut Vec<String>) {
+        for field in fields {
+            if let (true, Type::Message(id)) = (field.inline, &field.ty) {
+                if let Some(inner) = builtin().messages.get(id.0 as usize) {
+                    self.fields(&inner.fields, properties, required);
+                }
+                continue;
+            }
+            let mut schema = self.ty(&field.ty);
+            if let Some(default) = &field.default {
+                schema = self.extended(schema);
+                schema.set(&["default"], default.clone());
+            }
+            if !field.enumeration.is_empty() && schema["$ref"].is_null() {
+                schema.set(&["enum"], Value::list(field.enumeration.iter().map(|s| &**s)));
+            }
+            let patch = &field.patch;
+            let mut strategy = Vec::new();
+            for (on, name) in [(patch.merge, "merge"), (patch.replace, "replace"), (patch.retain_keys, "retainKeys")] {
+                if on {
+                    strategy.push(name);
+                }
+            }
+            if !strategy.is_empty() {
+                schema = self.extended(schema);
+                strategy.sort_unstable();
+                schema.set(&["x-kubernetes-patch-strategy"], strategy.join(","));
+            }
+            if let Some(key) = &patch.merge_key {
+                schema.set(&["x-kubernetes-patch-merge-key"], &**key);
+            }
+            if patch.atomic {
+                schema = self.extended(schema);
+                schema.set(&["x-kubernetes-map-type"], "atomic");
+            }
+            properties.insert(field.name.to_string(), schema);
+            if field.required {
+                required.push(field.name.to_string());
+            }
+        }
+    }
+
+    /// A reference has no other members: in v3 it moves into `allOf`.
+    fn extended(&self, schema: Value) -> Value {
+        if self.dialect == Dialect::V3 && !schema["$ref"].is_null() {
+            return Value::object([("allOf", Value::List(vec![schema]))]);
+        }
+        schema
+    }
+
+    fn ty(&mut self, ty: &Type) -> Value {
+        let plain = |name: &str, format: &str| {
+            let mut out = Value::object([("type", name.into())]);
+            if !format.is_empty() {
+                out.set(&["format"], format);
+            }
+            out
+        };
+        match ty {
+            Type::Scalar(scalar) => match scalar {
+                Scalar::Bool => plain("boolean", ""),
+                Scalar::Int32 => plain("integer", "int32"),
+                Scalar::Int64 | Scalar::Uint32 | Scalar::Uint64 => plain("integer", "int64"),
+                Scalar::Float => plain("number", "float"),
+                Scalar::Double => plain("number", "double"),
+                Scalar::String => plain("string", ""),
+                Scalar::Bytes => plain("string", "byte"),
+            },
+            Type::Message(id) => {
+                self.waiting.push(*id);
+                let name = builtin().messages.get(id.0 as usize).map_or("", |m| &*m.name);
+                self.reference_to(name)
+            }
+            Type::List { element, kind } => {
+                let mut out = Value::object([("type", "array".into()), ("items", self.ty(element))]);
+                match kind {
+                    ListKind::Atomic => out.set(&["x-kubernetes-list-type"], "atomic"),
+                    ListKind::Set => out.set(&["x-kubernetes-list-type"], "set"),
+                    ListKind::Map { keys } => {
+                        out.set(&["x-kubernetes-list-type"], "map");
+                        out.set(&["x-kubernetes-list-map-keys"], Value::list(keys.iter().map(|k| &**k)));
+                    }
+                }
+                out
+            }
+            Type::Map { value, kind } => {
+                let mut out = Value::object([("type", "object".into()), ("additionalProperties", self.ty(value))]);
+                if *kind == MapKind::Atomic {
+                    out.set(&["x-kubernetes-map-type"], "atomic");
+                }
+                out
+            }
+            Type::Any => Value::object::<&str>([]),
+        }
+    }
+}
+
+/// What Swagger 2 cannot say is left out.
+fn to_v2(schema: &mut Value) {
+    let preserve = schema.bool_at(&["x-kubernetes-preserve-unknown-fields"]);
+    let int_or_string = schema.bool_at(&["x-kubernetes-int-or-string"]);
+    let Some(members) = schema.as_object_mut() else { return };
+    for name in ["oneOf", "anyOf", "allOf", "not"] {
+        members.remove(name);
+    }
+    if members.remove("nullable").is_some_and(|n| n.as_bool() == Some(true)) || int_or_string {
+        // A type would refuse the null, or the other type.
+        for name in ["type", "items", "properties"] {
+            members.remove(name);
+        }
+    }
+    if preserve {
+        for name in ["items", "properties"] {
+            members.remove(name);
+        }
+        if members.get("type").and_then(Value::as_str) == Some("object") {
+            members.remove("required");
+        }
+    }
+    if let Some(properties) = members.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(to_v2);
+    }
+    for name in ["items", "additionalProperties"] {
+        if let Some(inner) = members.get_mut(name) {
+            to_v2(inner);
+        }
+    }
+}
