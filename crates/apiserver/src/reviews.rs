@@ -102,9 +102,13 @@ fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     if !errors.is_empty() {
         return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", errors));
     }
-    if call.kind.kind() == "LocalSubjectAccessReview" && review.str_at(&["metadata", "namespace"]) != call.info.namespace {
+    if call.kind.kind() == "LocalSubjectAccessReview"
+        && review.str_at(&["metadata", "namespace"]) != call.info.namespace
+    {
         let namespace = &call.info.namespace;
-        return Err(Status::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
+        return Err(Status::bad_request(format!(
+            "spec.resourceAttributes.namespace must match namespace: {namespace}"
+        )));
     }
     let text = |v: &Value, name: &str| v.str_at(&[name]).to_owned();
     let attributes = if path.is_null() {
@@ -189,7 +193,11 @@ fn rules_review(call: &Call, review: &mut Value) {
     let (rules, incomplete) = call.server.config().authorize.rules(&call.server, &call.user, &namespace);
     let list = |v: &[String]| Value::list(v.iter().map(String::as_str));
     let resource = |r: &Rule| {
-        let mut out = Value::object([("verbs", list(&r.verbs)), ("apiGroups", list(&r.api_groups)), ("resources", list(&r.resources))]);
+        let mut out = Value::object([
+            ("verbs", list(&r.verbs)),
+            ("apiGroups", list(&r.api_groups)),
+            ("resources", list(&r.resources)),
+        ]);
         if !r.resource_names.is_empty() {
             out.set(&["resourceNames"], list(&r.resource_names));
         }

@@ -97,11 +97,8 @@ impl Rule for ExtendedResourceToleration {
             names.extend(asked.map(|(name, _)| name.clone()).filter(|name| is_extended(name)));
         }
         for name in names {
-            let toleration = Value::object([
-                ("key", name.into()),
-                ("operator", "Exists".into()),
-                ("effect", "NoSchedule".into()),
-            ]);
+            let toleration =
+                Value::object([("key", name.into()), ("operator", "Exists".into()), ("effect", "NoSchedule".into())]);
             let tolerations = request.object.make_list(&["spec", "tolerations"]);
             if !tolerations.contains(&toleration) {
                 tolerations.push(toleration);

@@ -36,10 +36,13 @@ impl Rule for DefaultStorageClass {
         let claim = &mut request.object;
         let has_class = claim.get(&["spec", "storageClassName"]).is_some_and(|c| !c.is_null())
             || view::annotation(claim, "volume.beta.kubernetes.io/storage-class").is_some();
-        if request.operation == super::Operation::Create && request.subresource.is_empty() && !has_class
-            && let Some(class) = newest(cx.view, STORAGE_CLASSES, &MARKS) {
-                request.object.set(&["spec", "storageClassName"], class);
-            }
+        if request.operation == super::Operation::Create
+            && request.subresource.is_empty()
+            && !has_class
+            && let Some(class) = newest(cx.view, STORAGE_CLASSES, &MARKS)
+        {
+            request.object.set(&["spec", "storageClassName"], class);
+        }
         Ok(())
     }
 }
@@ -57,10 +60,12 @@ impl Rule for DefaultIngressClass {
         let ingress = &request.object;
         let has_class = ingress.get(&["spec", "ingressClassName"]).is_some_and(|c| !c.is_null())
             || view::annotation(ingress, "kubernetes.io/ingress.class").is_some();
-        if request.is_create() && !has_class
-            && let Some(class) = newest(cx.view, INGRESS_CLASSES, &["ingressclass.kubernetes.io/is-default-class"]) {
-                request.object.set(&["spec", "ingressClassName"], class);
-            }
+        if request.is_create()
+            && !has_class
+            && let Some(class) = newest(cx.view, INGRESS_CLASSES, &["ingressclass.kubernetes.io/is-default-class"])
+        {
+            request.object.set(&["spec", "ingressClassName"], class);
+        }
         Ok(())
     }
 }

@@ -22,9 +22,9 @@ mod rule;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
-mod token_secret;
 #[cfg(test)]
 mod tests;
+mod token_secret;
 
 use std::sync::Arc;
 

@@ -41,8 +41,7 @@ impl Rule for PodResizeValidator {
         requests.add(&Resources::of(&request.object["spec"], "overhead"));
         let mut lacking = Vec::new();
         for name in ["cpu", "memory"] {
-            let (asked, there) =
-                (requests.get(name).unwrap_or_default(), allocatable.get(name).unwrap_or_default());
+            let (asked, there) = (requests.get(name).unwrap_or_default(), allocatable.get(name).unwrap_or_default());
             if asked.compare(there).is_gt() {
                 let shown = |q: schema::quantity::Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
                 lacking.push(format!("{name}, requested: {}, allocatable: {}", shown(asked), shown(there)));

@@ -86,21 +86,20 @@ pub fn of(request: &AdmissionRequest, object: &Value, now: i64) -> Resources {
         return usage;
     }
     match request.resource.as_str() {
-        "pods"
-            if !is_over(object, now) => {
-                usage.0.insert("pods".into(), count(1));
-                let mut requests = pods::total(&object["spec"], "requests");
-                let mut limits = pods::total(&object["spec"], "limits");
-                let overhead = Resources::of(&object["spec"], "overhead");
-                requests.add(&overhead);
-                let limited: Vec<String> = limits.0.keys().cloned().collect();
-                for name in limited {
-                    if let (Some(limit), Some(more)) = (limits.get(&name), overhead.get(&name)) {
-                        limits.0.insert(name, limit.plus(more));
-                    }
+        "pods" if !is_over(object, now) => {
+            usage.0.insert("pods".into(), count(1));
+            let mut requests = pods::total(&object["spec"], "requests");
+            let mut limits = pods::total(&object["spec"], "limits");
+            let overhead = Resources::of(&object["spec"], "overhead");
+            requests.add(&overhead);
+            let limited: Vec<String> = limits.0.keys().cloned().collect();
+            for name in limited {
+                if let (Some(limit), Some(more)) = (limits.get(&name), overhead.get(&name)) {
+                    limits.0.insert(name, limit.plus(more));
                 }
-                usage.0.extend(of_compute(&requests, &limits));
             }
+            usage.0.extend(of_compute(&requests, &limits));
+        }
         "services" => {
             let ports = object.list_at(&["spec", "ports"]);
             let allocates = object.get(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool);

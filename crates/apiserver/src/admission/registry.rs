@@ -6,10 +6,10 @@ use super::{
     Plugin, certificates, chosen, claim_resize::PersistentVolumeClaimResize, default_class,
     default_toleration_seconds::DefaultTolerationSeconds, escalation::RbacEscalation,
     in_use_protection::StorageObjectInUseProtection, limit_ranger::LimitRanger,
-    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, pod_security::PodSecurity,
-    pod_resize::PodResizeValidator, pod_topology_labels::PodTopologyLabels, priority::Priority, resource_quota::ResourceQuota,
-    runtime_class::RuntimeClass, service_account::ServiceAccount, taint_nodes::TaintNodesByCondition,
-    token_secret::TokenSecret,
+    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, pod_resize::PodResizeValidator,
+    pod_security::PodSecurity, pod_topology_labels::PodTopologyLabels, priority::Priority,
+    resource_quota::ResourceQuota, runtime_class::RuntimeClass, service_account::ServiceAccount,
+    taint_nodes::TaintNodesByCondition, token_secret::TokenSecret,
 };
 use crate::authz::Authorizer;
 

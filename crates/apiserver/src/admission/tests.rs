@@ -904,22 +904,47 @@ fn quotas() {
 #[test]
 fn plugins_by_choice() {
     use super::{chosen::*, pod_resize::PodResizeValidator, registry};
-    let view = cluster(&[(view::NODES, json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}}))]);
+    let view = cluster(&[(
+        view::NODES,
+        json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}}),
+    )]);
     let pod = |spec: Json| create("/pods", json!({"metadata": {"name": "p"}, "spec": spec}));
     let spec = json!({"containers": [{"name": "c", "imagePullPolicy": "Never", "resources": {"requests": {"x.com/gpu": "1", "cpu": "1"}}}]});
     let mut request = pod(spec.clone());
     run(&AlwaysPullImages, &view, &[], &mut request).unwrap();
     assert_eq!(request.object["spec"]["containers"][0].str_at(&["imagePullPolicy"]), "Always");
-    becomes(&ExtendedResourceToleration, &view, pod(spec), &["spec", "tolerations"],
-        json!([{"key": "x.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]));
+    becomes(
+        &ExtendedResourceToleration,
+        &view,
+        pod(spec),
+        &["spec", "tolerations"],
+        json!([{"key": "x.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]),
+    );
     let service = |ips: Json| json!({"metadata": {"name": "s"}, "spec": {"externalIPs": ips}});
-    refused(&DenyServiceExternalIps, &view, update("/services", service(json!(["1.1.1.1", "2.2.2.2"])), service(json!(["1.1.1.1"]))),
-        "Use of external IPs is denied by admission control");
-    assert!(run(&DenyServiceExternalIps, &view, &[], &mut update("/services", service(json!(["1.1.1.1"])), service(json!(["1.1.1.1"])))).is_ok());
+    refused(
+        &DenyServiceExternalIps,
+        &view,
+        update("/services", service(json!(["1.1.1.1", "2.2.2.2"])), service(json!(["1.1.1.1"]))),
+        "Use of external IPs is denied by admission control",
+    );
+    assert!(
+        run(
+            &DenyServiceExternalIps,
+            &view,
+            &[],
+            &mut update("/services", service(json!(["1.1.1.1"])), service(json!(["1.1.1.1"])))
+        )
+        .is_ok()
+    );
     let sized = |cpu: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
     let resize = |cpu: &str| update("/pods/resize", sized(cpu), sized("1"));
     assert!(run(&PodResizeValidator, &view, &[], &mut resize("2")).is_ok());
-    refused(&PodResizeValidator, &view, resize("3"), "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000");
+    refused(
+        &PodResizeValidator,
+        &view,
+        resize("3"),
+        "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000",
+    );
 
     let authorizer = || Arc::new(crate::authz::Authorizer::default());
     let names = |enabled: &[&str], disabled: &[&str]| -> Vec<&'static str> {

@@ -240,9 +240,10 @@ impl Authenticate for Authenticator {
     ) -> BoxFuture<'a, Result<Option<(User, Vec<String>)>, Refused>> {
         let mut known = self.token(server, token, audiences, unix(server)).map_err(Refused);
         if let Ok(Some((user, _))) = &mut known
-            && !user.in_group("system:authenticated") {
-                user.groups.push("system:authenticated".into());
-            }
+            && !user.in_group("system:authenticated")
+        {
+            user.groups.push("system:authenticated".into());
+        }
         Box::pin(std::future::ready(known))
     }
 }
