@@ -1,9 +1,12 @@
 //! What the cluster does next: reconcilers as pure functions, each a [`reconcile::Row`] of [`rows`].
 
+pub mod cluster;
 pub mod support;
 pub mod workloads;
 
 /// Every reconciler.
-pub fn rows() -> Vec<reconcile::Row> {
-    workloads::rows()
+pub fn rows(config: &cluster::Config) -> Vec<reconcile::Row> {
+    let mut rows = workloads::rows();
+    rows.extend(cluster::rows(config));
+    rows
 }

@@ -13,7 +13,7 @@ mod runner;
 mod world;
 
 pub use plan::{Action, DeleteOptions, Patch, Plan, Propagation, Reference};
-pub use runner::{Row, Runner, Trigger, WallClock};
+pub use runner::{Reconcile, Row, Runner, Shared, Trigger, WallClock};
 pub use world::{Key, Objects, World};
 
 /// What a decision may use besides the world.

@@ -27,13 +27,16 @@ use crate::{
 /// The wall clock and a seed, injected: `(nanoseconds since the epoch, 64 random bits)`.
 pub type WallClock = fn() -> (i64, u64);
 
+/// The deciding part; a closure where it depends on the cluster's configuration.
+pub type Reconcile = Box<dyn Fn(&World, &Key, &mut Ctx) -> Plan + Send + Sync>;
+
 /// A reconciler: a row of a registry.
 pub struct Row {
     pub name: &'static str,
     /// Who it is to the API: `system:serviceaccount:kube-system:deployment-controller`.
     pub user: &'static str,
     pub triggers: Vec<Trigger>,
-    pub reconcile: fn(&World, &Key, &mut Ctx) -> Plan,
+    pub reconcile: Reconcile,
     /// How many keys are carried out at once.
     pub parallel: usize,
 }

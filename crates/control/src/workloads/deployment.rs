@@ -33,7 +33,7 @@ pub fn row() -> Row {
             // With Recreate, the end of an old pod is what the next step waits for.
             Trigger::on::<Pod>(recreated),
         ],
-        reconcile,
+        reconcile: Box::new(reconcile),
         parallel: 5,
     }
 }

@@ -20,7 +20,7 @@ pub fn row() -> Row {
         name: "replicaset",
         user: "system:serviceaccount:kube-system:replicaset-controller",
         triggers: vec![Trigger::itself::<ReplicaSet>(), Trigger::controller::<ReplicaSet, Pod>(), Trigger::on::<Pod>(adopters)],
-        reconcile,
+        reconcile: Box::new(reconcile),
         parallel: 5,
     }
 }

@@ -1,0 +1,42 @@
+//! Reconcilers of what belongs to the cluster rather than to a workload.
+
+pub mod endpoint_slices;
+mod node_ipam;
+mod root_ca;
+mod service_accounts;
+
+use reconcile::{Key, World};
+use schema::api::{Object, core::v1::Namespace};
+
+/// What differs between clusters.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// PEM of who signed the API server's certificate.
+    pub server_ca: String,
+    /// Ranges of pods, at most one per family: `10.42.0.0/16`.
+    pub cluster_cidrs: Vec<String>,
+}
+
+/// Rows of this folder.
+pub fn rows(config: &Config) -> Vec<reconcile::Row> {
+    vec![
+        service_accounts::row(),
+        root_ca::row(config.server_ca.clone()),
+        node_ipam::row(config.cluster_cidrs.clone()),
+        endpoint_slices::row(),
+    ]
+}
+
+/// A namespace that takes new objects.
+fn is_active(world: &World, key: &Key) -> bool {
+    world.get::<Namespace>(key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none() && namespace.status.phase != "Terminating")
+}
+
+/// The namespace in which an object of this name is gone.
+fn namespace_of_lost<K: Object>(old: Option<&K>, new: Option<&K>, name: &str) -> Vec<Key> {
+    let lost = old.filter(|object| new.is_none() && object.name() == name);
+    lost.map(|object| Key::new("", object.namespace())).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! Every node has a range of pod addresses of its own: /24 of the cluster's IPv4 range, /64 of its IPv6 range.
+
+use std::net::IpAddr;
+
+use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
+use schema::api::core::v1::Node;
+use serde_json::json;
+
+use crate::support::event;
+
+pub fn row(cluster_cidrs: Vec<String>) -> Row {
+    Row {
+        name: "node-ipam",
+        user: "system:serviceaccount:kube-system:node-controller",
+        triggers: vec![Trigger::itself::<Node>()],
+        reconcile: Box::new(move |world, key, ctx| reconcile(world, key, ctx, &cluster_cidrs)),
+        // One at a time: no two nodes get the same range.
+        parallel: 1,
+    }
+}
+
+fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, cluster_cidrs: &[String]) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(node) = world.get::<Node>(key) else { return plan };
+    if !node.spec.pod_cidr.is_empty() || node.metadata.deletion_timestamp.is_some() {
+        return plan;
+    }
+    let used: Vec<&str> = world
+        .of::<Node>()
+        .values()
+        .flat_map(|other| std::iter::once(&other.spec.pod_cidr).chain(&other.spec.pod_cidrs))
+        .map(String::as_str)
+        .collect();
+    let ranges: Option<Vec<String>> = cluster_cidrs.iter().map(|cidr| free_range(cidr, &used)).collect();
+    match ranges.as_deref() {
+        Some([first, ..]) => {
+            let ranges = ranges.as_deref().unwrap_or_default();
+            plan.push(Action::merge(&**node, None, json!({"spec": {"podCIDR": first, "podCIDRs": ranges}})));
+        }
+        _ => plan.push(event(ctx, &**node, "cidrAllocator", "Normal", "CIDRNotAvailable", format!("Node {} status is now: CIDRNotAvailable", key.name))),
+    }
+    plan
+}
+
+/// The first part of a range that nobody uses.
+fn free_range(cidr: &str, used: &[&str]) -> Option<String> {
+    let (base, prefix) = cidr.split_once('/')?;
+    let (base, prefix): (IpAddr, u32) = (base.parse().ok()?, prefix.parse().ok()?);
+    let width = if base.is_ipv4() { 24.max(prefix) } else { 64.max(prefix) };
+    let count = 1u128.checked_shl(width - prefix).unwrap_or(u128::MAX).min(1 << 16);
+    (0..count).find_map(|index| {
+        let range = match base {
+            IpAddr::V4(base) => format!("{}/{width}", std::net::Ipv4Addr::from(u32::from(base) + ((index as u32) << (32 - width)))),
+            IpAddr::V6(base) => format!("{}/{width}", std::net::Ipv6Addr::from(u128::from(base) + (index << (128 - width)))),
+        };
+        (!used.contains(&&*range)).then_some(range)
+    })
+}
