@@ -1,6 +1,7 @@
 //! What the cluster does next: reconcilers as pure functions, each a [`reconcile::Row`] of [`rows`].
 
 pub mod cluster;
+pub mod scheduler;
 pub mod support;
 pub mod workloads;
 
@@ -8,5 +9,6 @@ pub mod workloads;
 pub fn rows(config: &cluster::Config) -> Vec<reconcile::Row> {
     let mut rows = workloads::rows();
     rows.extend(cluster::rows(config));
+    rows.push(scheduler::row());
     rows
 }
