@@ -16,6 +16,10 @@ use apiserver::{
 };
 use http::{Request, Response};
 use pki::jwt::{Signer, Verifier};
+use reconcile::{
+    Runner,
+    io::{Client, Identity as Component},
+};
 use store::sqlite::{Options, Sqlite};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +28,11 @@ use crate::{
     facts, files,
     identity::{self, Identity, Wanted},
     listen::{self, Handler},
-    wiring::{host::{SystemClock, now_ns}, node_proxy::Proxy},
+    wiring::{
+        host::{SystemClock, now_ns},
+        local::Local,
+        node_proxy::Proxy,
+    },
 };
 
 /// The API that this release serves.
@@ -146,6 +154,13 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     let (_tls, tls) = tokio::sync::watch::channel(listen::tls(&identity.serving)?);
     let handler = Arc::new(Api { server: server.clone(), ca_pem: identity.server_ca.bundle_pem() });
     let accepting = tokio::spawn(listen::serve(listener, tls, handler));
+    let client = Client::new(Arc::new(Local(server.clone())), Component("system:apiserver".into()));
+    let control = control::cluster::Config {
+        server_ca: identity.server_ca.bundle_pem(),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
+    };
+    let clock = || (now_ns(), random_bits());
+    tokio::spawn(Runner::new(client.clone(), control::rows(&control), clock).run());
     tracing::info!(
         address = %settings.listen,
         kubeconfig = %args.write_kubeconfig.display(),
@@ -232,6 +247,12 @@ impl Random for SystemRandom {
             std::process::abort();
         }
     }
+}
+
+fn random_bits() -> u64 {
+    let mut bytes = [0; 8];
+    SystemRandom.fill(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 async fn stop_signal() {
