@@ -1,15 +1,16 @@
-//! `cargo xtask schema`: the facts and the golden objects, from the Kubernetes API modules.
+//! `cargo xtask schema`: the facts, the golden objects and upstream's answers, from the Kubernetes modules.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the generator could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    #[error("go run {task}: {source}")]
-    Start { task: &'static str, source: std::io::Error },
-    #[error("go run {task} failed: {stderr}")]
-    Failed { task: &'static str, stderr: String },
+    #[error("go run in xtask/{program}: {source}")]
+    Start { program: &'static str, source: std::io::Error },
+    #[error("go run in xtask/{program} failed: {stderr}")]
+    Failed { program: &'static str, stderr: String },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
 }
@@ -19,22 +20,26 @@ pub fn write(root: &Path) -> Result<(), SchemaError> {
     let path = root.join("schema-data/kubernetes-1.37.txt");
     std::fs::write(&path, facts(root)?).map_err(|source| SchemaError::File { path, source })?;
     let golden = root.join("crates/schema/tests/golden");
-    run(root, "golden", Some(&golden)).map(drop)
+    go(root, "schema-gen", &["golden".as_ref(), golden.as_os_str()])?;
+    let (given, want) = (golden.join("given.txt"), golden.join("want.txt.gz"));
+    go(root, "server-gen", &[given.as_os_str(), want.as_os_str()]).map(drop)
 }
 
 /// The facts as the modules have them now.
 pub fn facts(root: &Path) -> Result<Vec<u8>, SchemaError> {
-    run(root, "facts", None)
+    go(root, "schema-gen", &["facts".as_ref()])
 }
 
-fn run(root: &Path, task: &'static str, argument: Option<&Path>) -> Result<Vec<u8>, SchemaError> {
+/// Runs one of the Go programs beside this one; `server-gen` builds much of upstream's API server.
+fn go(root: &Path, program: &'static str, arguments: &[&OsStr]) -> Result<Vec<u8>, SchemaError> {
     let mut go = Command::new("go");
-    go.current_dir(root.join("xtask/schema-gen")).args(["run", ".", task]).args(argument);
-    let output = go.output().map_err(|source| SchemaError::Start { task, source })?;
+    go.current_dir(root.join("xtask").join(program)).env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false").env("CGO_ENABLED", "0");
+    let output = go.args(["run", "."]).args(arguments).output();
+    let output = output.map_err(|source| SchemaError::Start { program, source })?;
     if output.status.success() {
         Ok(output.stdout)
     } else {
-        Err(SchemaError::Failed { task, stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+        Err(SchemaError::Failed { program, stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
     }
 }
 

@@ -56,6 +56,9 @@ impl Overlay {
                 let fact = facts.kind(api_version, kind);
                 let fact = fact.ok_or_else(|| format!("overlay: {api_version} {plural}: facts have no kind {kind}"))?;
                 let scope = if row.str("namespaced") == "true" { "namespaced" } else { "cluster" };
+                for path in paths(row) {
+                    resolve(facts, &fact.message, path).map_err(|e| format!("overlay: {api_version} {plural}: {path}: {e}"))?;
+                }
                 if fact.scope != "-" && fact.scope != scope {
                     return Err(format!("overlay: {api_version} {plural} is {scope}, the facts say {}", fact.scope));
                 }
@@ -74,4 +77,29 @@ impl Overlay {
         }
         if orphans.is_empty() { Ok(()) } else { Err(format!("overlay: nothing says how these are served: {}", orphans.join(", "))) }
     }
+}
+
+/// Selectors that name no field: what upstream computes from others.
+const COMPUTED: &[&str] = &["source", "status.successful"];
+
+/// The JSON paths of a resource's row.
+fn paths(row: &Node) -> impl Iterator<Item = &str> {
+    let selectable = row.list("selectable").iter().map(Node::text).filter(|p| !COMPUTED.contains(p));
+    let sources = row.list("columns").iter().flat_map(|c| c.str("source").split(' '));
+    selectable.chain(sources.filter_map(|word| word.strip_prefix('.')))
+}
+
+fn resolve(facts: &Facts, message: &str, path: &str) -> Result<()> {
+    let mut owner = Some(message);
+    for step in path.split('.') {
+        let Some(name) = owner else { return Err(format!("{step} is below a scalar")) };
+        let field = match facts.field(name, step) {
+            Ok(field) => field,
+            // A map's key: `.spec.capacity.storage`.
+            Err(_) if facts.message(name).is_ok_and(|m| m.form != "struct") => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        owner = field.ty.message();
+    }
+    Ok(())
 }

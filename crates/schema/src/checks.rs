@@ -166,8 +166,8 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Equality in which empty and absent are one.
-fn same(a: &Value, b: &Value) -> bool {
+/// Equality in which empty and absent are one, as upstream's semantic comparison has it.
+pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             x.iter().all(|(k, v)| y.get(k).map_or(v.is_empty(), |w| same(v, w)))

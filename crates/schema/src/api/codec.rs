@@ -40,8 +40,9 @@ pub trait Message: Fields + Default + Clone + std::fmt::Debug + PartialEq + Send
     }
 }
 
-/// Fields of a newer version, as they came.
+/// Fields of a newer version, as they came. One word each, for every struct has it and almost none uses it.
 #[derive(Clone, Default, PartialEq)]
+#[allow(clippy::box_collection)]
 pub struct Unknown(Option<Box<Vec<u8>>>);
 
 impl Unknown {

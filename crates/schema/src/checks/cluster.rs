@@ -36,7 +36,7 @@ pub fn service(c: &mut Check<'_>) {
             c.forbidden(&at("nodePort"), "may not be used when `type` is 'ClusterIP'");
         }
     }
-    if ty == "LoadBalancer" && ip == "None" || ty == "NodePort" && ip == "None" {
+    if ip == "None" && matches!(ty, "LoadBalancer" | "NodePort") {
         let detail = format!("may not be set to 'None' for {ty} services");
         c.invalid("clusterIPs[0]", "None", detail);
     }

@@ -178,7 +178,7 @@ pub fn metric(c: &mut Check<'_>) {
         return c.not_supported("type", ty, &TYPES.map(|(name, _)| name));
     };
     if !c.has(source) {
-        c.required(source, &format!("must populate information for the given metric source type"));
+        c.required(source, "must populate information for the given metric source type");
     }
     for (_, other) in TYPES.iter().filter(|(_, s)| s != source && c.value.member(s).is_some_and(|v| !v.is_null())) {
         c.forbidden(other, "must populate the given metric source only");
