@@ -202,6 +202,20 @@ pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
     },
     prepare_status: stamp_conditions,
     prepare_other: stamp_conditions,
+    validate: |_, new, old| {
+        // What is stored was checked when it came.
+        if old.is_some() {
+            return Vec::new();
+        }
+        let text = new.str_at(&["spec", "request"]);
+        let pem = STANDARD.decode(text).unwrap_or_default();
+        let why = match pki::CertificateRequest::from_pem(&String::from_utf8_lossy(&pem)) {
+            Ok(_) => return Vec::new(),
+            Err(pki::Error::NoPem { .. }) => "PEM block type must be CERTIFICATE REQUEST".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        vec![field_error(ErrorKind::Invalid, "spec.request", text.into(), &why)]
+    },
     ..PLAIN
 };
 

@@ -59,7 +59,7 @@ pub fn plan(view: &dyn View, facts: &Facts, now: &str) -> Vec<Action> {
         actions.extend(rbac::reconcile(of, &expected, stored(view, of, &expected).as_ref()));
     }
     for (of, expected) in flow::objects() {
-        actions.extend(flow::reconcile(of, &expected, stored(view, of, &expected).as_ref()));
+        actions.extend(flow::reconcile(of, &expected, stored(view, of, &expected).as_ref(), now));
     }
     for (name, value, description) in PRIORITIES {
         let mut class = named("scheduling.k8s.io/v1", "PriorityClass", "", name);
