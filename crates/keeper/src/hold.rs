@@ -688,10 +688,13 @@ impl Keeper {
         let (code, signal) = child.ending();
         let numbers =
             [code.to_string(), signal.to_string(), (child.oom as u8).to_string(), child.finished_ns.to_string()];
-        let (id, exit_path) = (child.id.clone(), child.exit_path.clone());
+        let (id, exit_path, started) = (child.id.clone(), child.exit_path.clone(), child.started_ns);
         let [code, signal, oom, at] = numbers.each_ref().map(|n| n.as_bytes());
-        let record =
-            if exit_path.is_empty() { None } else { record_exit(&exit_path, numbers.join(" ").as_bytes()).ok() };
+        let record = if exit_path.is_empty() {
+            None
+        } else {
+            record_exit(&exit_path, format!("{} {started}", numbers.join(" ")).as_bytes()).ok()
+        };
         if child.exec {
             self.children[index] = None;
         }
@@ -791,7 +794,7 @@ fn sweep(procs: &[u8]) {
     }
 }
 
-/// Writes `code signal oom finished` where a later Sampan finds it; whole or not at all.
+/// Writes `code signal oom finished started` where a later Sampan finds it; whole or not at all.
 fn record_exit(path: &[u8], record: &[u8]) -> io::Result<OwnedFd> {
     let part = [path, b".part"].concat();
     let file = sys::open(&part, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, 0o600)?;

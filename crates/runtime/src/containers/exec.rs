@@ -93,7 +93,7 @@ impl Runtime {
             let exec = spec::Exec {
                 cgroup: inner.cgroups.entry(&owner.cgroup()),
                 oom_score_adj: Some(resolve::oom_score_adj(&config)),
-                process: resolve::process(&inner.options, &owner.pod.config, &config, &command, tty)?,
+                process: resolve::process(&inner.options, &inner.filters, &owner.pod.config, &config, &command, tty)?,
             };
             let mut encoded = Vec::new();
             exec.put(&mut encoded);

@@ -122,7 +122,7 @@ impl Runtime {
             // Wrong configs are told now, not at the start.
             resolve_container(&inner, &made)?;
             let dir = inner.container_dir(&made.id);
-            for part in ["fs", "work", "root"] {
+            for part in ["fs", "work"] {
                 make_dir(&dir.join(part), if part == "fs" { 0o755 } else { 0o700 })?;
             }
             for mount in &made.config().mounts {
@@ -159,8 +159,6 @@ impl Runtime {
                         live.state = ContainerState::Running; // else it was quicker than its reply
                     }
                 });
-                let (inner, made) = (self.0.clone(), container.clone());
-                blocking(move || save(&inner, &made)).await?;
                 self.0.emit(Event::ContainerStarted {
                     sandbox_id: container.pod.id.clone(),
                     container_id: id.to_string(),
@@ -313,9 +311,9 @@ fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
     for dir in [&dir, &run_dir] {
         make_dir(dir, 0o700)?;
     }
-    let hostname = dir.join("hostname");
+    let hostname = run_dir.join("hostname");
     fs::write(&hostname, format!("{}\n", config.hostname)).at("write", hostname)?;
-    let resolv_conf = dir.join("resolv.conf");
+    let resolv_conf = run_dir.join("resolv.conf");
     match &config.resolv_conf {
         Some(text) => fs::write(&resolv_conf, text).at("write", &resolv_conf)?,
         None => match fs::read("/etc/resolv.conf") {
@@ -359,17 +357,25 @@ fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
 }
 
 fn resolve_container(inner: &Inner, container: &Container) -> Result<resolve::Resolved> {
-    let (dir, pod_dir) = (inner.container_dir(&container.id), inner.pod_dir(&container.pod.id));
+    let (dir, run_dir) = (inner.container_dir(&container.id), inner.pod_run_dir(&container.pod.id));
     let places = Places {
         upper: dir.join("fs"),
         work: dir.join("work"),
-        root: dir.join("root"),
+        root: inner.options.state_dir.join("root"),
+        base: inner.options.state_dir.join("base"),
         cgroup: &container.cgroup(),
-        shm: inner.pod_run_dir(&container.pod.id).join("shm"),
-        hostname: pod_dir.join("hostname"),
-        resolv_conf: pod_dir.join("resolv.conf"),
+        shm: run_dir.join("shm"),
+        hostname: run_dir.join("hostname"),
+        resolv_conf: run_dir.join("resolv.conf"),
     };
-    resolve::container(&inner.options, &inner.cgroups, &container.pod.config, &container.config(), &places)
+    resolve::container(
+        &inner.options,
+        &inner.filters,
+        &inner.cgroups,
+        &container.pod.config,
+        &container.config(),
+        &places,
+    )
 }
 
 /// The cgroup, the spec in memory, and the words of the request.

@@ -59,6 +59,7 @@ struct Inner {
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     execs: Mutex<HashMap<String, oneshot::Sender<Ended>>>,
+    filters: resolve::Filters,
     events: broadcast::Sender<Event>,
 }
 

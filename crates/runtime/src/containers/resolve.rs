@@ -1,9 +1,11 @@
 //! From what was asked to what the keeper does: every default of a container, as containerd's CRI gives them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::cgroups::{Cgroups, DeviceRule};
 use super::config::{ContainerConfig, Options, Propagation, SandboxConfig, Seccomp};
@@ -37,11 +39,30 @@ pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/p
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
+/// Default seccomp filters by capabilities: a machine's containers share very few.
+#[derive(Default)]
+pub struct Filters(Mutex<HashMap<u64, Bytes>>);
+
+impl Filters {
+    fn runtime_default(&self, capabilities: u64) -> Result<Bytes, seccomp::Error> {
+        let mut filters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(filter) = filters.get(&capabilities) {
+            return Ok(filter.clone());
+        }
+        let filter = seccomp::compile(&seccomp::runtime_default(capabilities))?;
+        filters.insert(capabilities, filter.clone());
+        Ok(filter)
+    }
+}
+
 /// A container's directories and what it shares with its pod.
 pub struct Places<'a> {
     pub upper: PathBuf,
     pub work: PathBuf,
+    /// An empty directory, the same for all: each mounts on it in a namespace of its own.
     pub root: PathBuf,
+    /// The layer beneath the image's.
+    pub base: PathBuf,
     pub cgroup: &'a str,
     /// The pod's shm, `hostname` and `resolv.conf`.
     pub shm: PathBuf,
@@ -57,6 +78,7 @@ pub struct Resolved {
 
 pub fn container(
     options: &Options,
+    filters: &Filters,
     cgroups: &Cgroups,
     pod: &SandboxConfig,
     c: &ContainerConfig,
@@ -66,7 +88,7 @@ pub fn container(
     if c.image.lower.is_empty() {
         return Err(refuse("its image has no layers".into()));
     }
-    let process = process(options, pod, c, &exec_args(c), c.tty).map_err(|e| match e {
+    let process = process(options, filters, pod, c, &exec_args(c), c.tty).map_err(|e| match e {
         Error::Config { what, .. } => refuse(what),
         other => other,
     })?;
@@ -82,7 +104,7 @@ pub fn container(
         oom_score_adj: Some(oom_score_adj(c)),
         new_pid: !pod.host_pid && !pod.share_process_namespace,
         root: spec::Root {
-            lower: c.image.lower.iter().map(path).collect(),
+            lower: c.image.lower.iter().chain([&places.base]).map(path).collect(),
             upper: path(&places.upper),
             work: path(&places.work),
             target: path(&places.root),
@@ -113,6 +135,7 @@ fn exec_args(c: &ContainerConfig) -> Vec<String> {
 /// A process of the container: its own, or an exec's with other `args`.
 pub fn process(
     options: &Options,
+    filters: &Filters,
     pod: &SandboxConfig,
     c: &ContainerConfig,
     args: &[String],
@@ -129,7 +152,7 @@ pub fn process(
     let filter = match &security.seccomp {
         _ if security.privileged => vec![],
         Seccomp::Unconfined => vec![],
-        Seccomp::RuntimeDefault => seccomp::compile(&seccomp::runtime_default(capabilities)).map_err(seccomp_error)?,
+        Seccomp::RuntimeDefault => filters.runtime_default(capabilities).map_err(seccomp_error)?,
         Seccomp::Localhost(file) => {
             let file = options.seccomp_dir.join(file);
             let json = fs::read(&file).at("read the seccomp profile", &file)?;

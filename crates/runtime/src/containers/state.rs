@@ -29,7 +29,7 @@ pub(super) struct ContainerRecord {
     pub sandbox_id: String,
     pub boot_id: String,
     pub created_at: u64,
-    /// 0: not started.
+    /// 0: not started, or the keeper knows.
     pub started_at: u64,
     /// An end that no keeper has recorded.
     pub exit: Option<Exit>,
@@ -150,8 +150,8 @@ fn keeper_gone(inner: &Inner, pod: &Pod) {
     for container in inner.containers_of(&pod.id) {
         if container.live.borrow().state == ContainerState::Running {
             inner.cgroups.kill(&container.cgroup());
-            let exit =
-                read_exit(&inner.container_dir(&container.id)).unwrap_or_else(|| unknown_exit("its keeper has ended"));
+            let recorded = read_exit(&inner.container_dir(&container.id));
+            let exit = recorded.map_or_else(|| unknown_exit("its keeper has ended"), |(exit, _)| exit);
             container.live.send_modify(|live| {
                 live.state = ContainerState::Exited;
                 live.exit = Some(exit.clone());
@@ -180,6 +180,18 @@ fn prepare(options: Options) -> Result<Inner> {
     let trash = options.state_dir.join("trash");
     let _ = fs::remove_dir_all(&trash);
     private(&trash)?;
+    // Beneath every image: what each container has mounts on, so that none makes it in its own layer.
+    let base = options.state_dir.join("base");
+    for dir in ["proc", "sys", "dev", "etc"] {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(base.join(dir)).at("make", &base)?;
+    }
+    for file in ["hostname", "hosts", "resolv.conf"] {
+        let path = base.join("etc").join(file);
+        if !path.exists() {
+            fs::write(&path, "").at("make", path)?;
+        }
+    }
+    private(&options.state_dir.join("root"))?;
     let cgroups = options.cgroups.clone().map_or_else(Cgroups::detect, Ok)?;
     let keeper_cgroups = cgroups.outside(&options.keeper_cgroup);
     let boot_id =
@@ -192,6 +204,7 @@ fn prepare(options: Options) -> Result<Inner> {
         pods: Default::default(),
         containers: Default::default(),
         execs: Default::default(),
+        filters: Default::default(),
         events: broadcast::Sender::new(EVENT_BACKLOG),
         options,
     })
@@ -209,13 +222,12 @@ fn live_of(inner: &Inner, record: &ContainerRecord, list: Option<&holder::Reply>
             ..exited(exit_of(number(5) as i32, number(6) as i32, number(7) == 1, number(4)))
         },
         Some(_) => Live { state: ContainerState::Running, pid: number(1) as u32, started_at: number(3), exit: None },
-        None => match record.exit.clone().or_else(|| read_exit(&inner.container_dir(&record.id))) {
-            Some(exit) => exited(exit),
-            None if record.started_at == 0 => {
-                Live { state: ContainerState::Created, pid: 0, started_at: 0, exit: None }
-            }
-            None if record.boot_id != inner.boot_id => exited(unknown_exit("the machine was restarted")),
-            None => exited(unknown_exit("its keeper has ended")),
+        None => match (record.exit.clone(), read_exit(&inner.container_dir(&record.id)), list) {
+            (Some(exit), ..) => exited(exit),
+            (None, Some((exit, started_at)), _) => Live { started_at, ..exited(exit) },
+            (None, None, Some(_)) => Live { state: ContainerState::Created, pid: 0, started_at: 0, exit: None },
+            (None, None, None) if record.boot_id != inner.boot_id => exited(unknown_exit("the machine was restarted")),
+            (None, None, None) => exited(unknown_exit("its keeper has ended")),
         },
     }
 }
@@ -224,12 +236,14 @@ fn unknown_exit(message: &str) -> Exit {
     Exit { code: 255, signal: 0, oom_killed: false, finished_at: 0, reason: "Unknown".into(), message: message.into() }
 }
 
-/// The record that the keeper has written: `code signal oom finished`.
-pub(super) fn read_exit(dir: &Path) -> Option<Exit> {
+/// The record that the keeper has written, `code signal oom finished started`: the end and the start.
+pub(super) fn read_exit(dir: &Path) -> Option<(Exit, u64)> {
     let text = fs::read_to_string(dir.join("exit")).ok()?;
     let numbers: Vec<i64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
     match numbers[..] {
-        [code, signal, oom, at] => Some(exit_of(code as i32, signal as i32, oom == 1, at as u64)),
+        [code, signal, oom, at, started] => {
+            Some((exit_of(code as i32, signal as i32, oom == 1, at as u64), started as u64))
+        }
         _ => None,
     }
 }
@@ -244,14 +258,21 @@ pub(super) fn release(run_dir: &Path) {
     }
 }
 
-/// Writes a record so that a crash leaves the old one or the new one.
+/// Writes a record so that a crash leaves the old one or the new one; a first one, which has no old one, at once.
 pub(super) fn write_record(dir: &Path, name: &str, record: &impl Serialize) -> Result<()> {
     let (path, part) = (dir.join(name), dir.join(format!("{name}.part")));
     let bytes = serde_json::to_vec(record).map_err(io::Error::other).at("encode", &path)?;
-    let write = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        io::Write::write_all(&mut file, &bytes)?;
-        fs::rename(&part, &path)
+    let write_to = |to: &Path, fresh: bool| -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).create_new(fresh).truncate(!fresh).mode(0o600);
+        io::Write::write_all(&mut options.open(to)?, &bytes)
+    };
+    let write = || match write_to(&path, true) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            write_to(&part, false)?;
+            fs::rename(&part, &path)
+        }
+        done => done,
     };
     write().at("write", &path)
 }

@@ -36,7 +36,7 @@ impl Bench {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sampan-test-{}-{n}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
-        let mut options = Options::new(dir.join("state"), dir.join("run"));
+        let mut options = Options::new(dir.join("state"), run_dir(&name));
         options.log_dir = dir.join("logs");
         options.keeper_cgroup = format!("/{name}-keepers");
         options.seccomp_dir = dir.join("seccomp");
@@ -132,7 +132,13 @@ impl Bench {
         }
         drop(self.runtime);
         fs::remove_dir_all(&self.dir).unwrap();
+        fs::remove_dir_all(&self.options.run_dir).unwrap();
     }
+}
+
+/// In memory, as /run is.
+pub fn run_dir(name: &str) -> PathBuf {
+    Path::new("/dev/shm").join(name)
 }
 
 fn is_keeper(pid: u32) -> bool {

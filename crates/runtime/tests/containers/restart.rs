@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use runtime::containers::*;
 
-use crate::bench::{Bench, skip, until};
+use crate::bench::{Bench, run_dir, skip, until};
 
 /// The process to be killed: runs a pod of three containers and waits.
 pub fn serve() {
@@ -17,8 +17,9 @@ pub fn serve() {
     tokio.block_on(async {
         let config: SandboxConfig = serde_json::from_slice(&fs::read(dir.join("pod")).unwrap()).unwrap();
         let scripts: Vec<ContainerConfig> = serde_json::from_slice(&fs::read(dir.join("containers")).unwrap()).unwrap();
-        let mut options = Options::new(dir.join("state"), dir.join("run"));
-        options.keeper_cgroup = format!("/{}-keepers", dir.file_name().unwrap().to_string_lossy());
+        let name = dir.file_name().unwrap().to_string_lossy();
+        let mut options = Options::new(dir.join("state"), run_dir(&name));
+        options.keeper_cgroup = format!("/{name}-keepers");
         options.log_dir = dir.join("logs");
         let runtime = Runtime::open(options).await.unwrap();
         let pod = runtime.run_sandbox(config).await.unwrap();

@@ -7,6 +7,7 @@ fn places() -> Places<'static> {
         upper: p("/c/fs"),
         work: p("/c/work"),
         root: p("/c/root"),
+        base: p("/base"),
         cgroup: "/pods/x",
         shm: p("/p/shm"),
         hostname: p("/p/hostname"),
@@ -29,6 +30,7 @@ fn resolve(c: ContainerConfig) -> Result<Resolved> {
     let cgroups = Cgroups::detect().unwrap();
     container(
         &Options::new("/s", "/r"),
+        &Filters::default(),
         &cgroups,
         &SandboxConfig { hostname: "pod".into(), ..Default::default() },
         &c,
