@@ -12,6 +12,7 @@ pub mod defaults;
 pub mod json;
 mod lookup;
 pub mod patch;
+mod plan;
 mod presets;
 pub mod proto;
 pub mod quantity;

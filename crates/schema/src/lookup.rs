@@ -59,13 +59,11 @@ impl Table {
 
     /// Adds the zero values which Go would print for absent fields.
     pub(crate) fn fill(&self, message: &Message, object: &mut Object) {
-        self.each_field(message, &mut |field| {
-            if let Some(zero) = self.printed_zero(field)
-                && !object.contains_key(&*field.name)
-            {
-                object.insert(field.name.to_string(), zero);
+        for (name, zero) in &message.plan(self).zeros {
+            if !object.contains_key(&**name) {
+                object.insert(name.to_string(), zero.clone());
             }
-        });
+        }
     }
 
     /// What an absent field prints as, if it is printed at all.
@@ -123,17 +121,6 @@ impl Message {
     /// A field by its JSON name, inlined structs not searched.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.position(name).map(|at| &self.fields[at]).filter(|f| !f.inline)
-    }
-
-    /// The index of the field with this protobuf tag. `hint` is where to look first: encoders write fields in order.
-    pub(crate) fn index_of_tag(&self, tag: u32, hint: usize) -> Option<usize> {
-        let fields = &self.fields;
-        let hint = hint.min(fields.len());
-        fields[hint..]
-            .iter()
-            .position(|f| f.tag == tag)
-            .map(|at| hint + at)
-            .or_else(|| fields[..hint].iter().position(|f| f.tag == tag))
     }
 
     /// The field that holds every member without a field of its own: a custom resource's

@@ -90,7 +90,7 @@ impl<'a> Parts<'a> {
     /// Upstream keeps the text as it was given where it takes it for canonical (`1.500` and `+5` too).
     fn kept_as_is(&self) -> bool {
         let (len, places) = ((self.whole.len() + self.fraction.len()) as i32, self.fraction.len() as i32);
-        let shifted = || format!("{}{}", self.whole, self.fraction);
+        let digits = || self.whole.bytes().chain(self.fraction.bytes());
         match self.format {
             Format::BinarySI => {
                 places == 0
@@ -99,7 +99,7 @@ impl<'a> Parts<'a> {
             }
             _ => {
                 let scale = self.exponent - places;
-                len <= 18 && scale >= -9 && scale % 3 == 0 && !shifted().ends_with("000") && !shifted().starts_with('0')
+                len <= 18 && scale >= -9 && scale % 3 == 0 && !(len >= 3 && digits().rev().take(3).all(|d| d == b'0')) && digits().next() != Some(b'0')
             }
         }
     }

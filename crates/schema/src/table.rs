@@ -77,13 +77,15 @@ pub struct Message {
     pub conditional: Option<Conditional>,
     /// The fields' places, sorted by JSON name.
     sorted: Box<[u16]>,
+    /// What the codecs worked out: see [`Message::plan`].
+    pub(crate) plan: std::sync::OnceLock<Box<crate::plan::Plan>>,
 }
 
 impl Message {
     pub fn new(name: impl Into<Box<str>>, form: Form, fields: Vec<Field>) -> Message {
         let mut sorted: Box<[u16]> = (0..fields.len() as u16).collect();
         sorted.sort_by(|a, b| fields[usize::from(*a)].name.cmp(&fields[usize::from(*b)].name));
-        Message { name: name.into(), form, fields, atomic: false, presets: Vec::new(), conditional: None, sorted }
+        Message { name: name.into(), form, fields, atomic: false, presets: Vec::new(), conditional: None, sorted, plan: Default::default() }
     }
 
     pub fn with_atomic(self, atomic: bool) -> Message {

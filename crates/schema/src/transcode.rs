@@ -3,9 +3,10 @@
 //! Entry point: [`proto_to_json`]. One pass over a message notes where its fields stand; they are then written
 //! in the order of the Go struct. gogo writes fields by number, which is nearly always that order already.
 
-use crate::json::{MAX_DEPTH, Reader, encode_untyped, write_f32, write_f64, write_i64, write_string};
+use crate::json::{MAX_DEPTH, encode_untyped, write_f32, write_f64, write_i64, write_string};
 use crate::proto::read::{find, packed};
 use crate::proto::wire::{Cursor, FIXED32, FIXED64, LEN, Payload, VARINT};
+use crate::plan::Plan;
 use crate::proto::{self, WireError};
 use crate::{Field, Form, Message, MessageId, Scalar, Table, Type, json, quantity, time};
 
@@ -21,9 +22,9 @@ pub fn proto_to_json(
     let mut coder = Transcoder { table, seen: Vec::with_capacity(64), out };
     coder.out.push(b'{');
     if let Some((api_version, kind)) = type_meta {
-        coder.key("kind");
+        coder.key(b"\"kind\":");
         write_string(kind.as_bytes(), coder.out);
-        coder.key("apiVersion");
+        coder.key(b"\"apiVersion\":");
         write_string(api_version.as_bytes(), coder.out);
     }
     coder.members(table.message(id), raw, 0)?;
@@ -48,18 +49,11 @@ struct Transcoder<'t, 'a, 'o> {
 }
 
 impl<'t, 'a> Transcoder<'t, 'a, '_> {
+    /// `"name":`, and the comma before it.
     #[inline]
-    fn key(&mut self, name: &str) {
+    fn key(&mut self, key: &[u8]) {
         self.comma();
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if plain {
-            self.out.push(b'"');
-            self.out.extend_from_slice(name.as_bytes());
-            self.out.extend_from_slice(b"\":");
-        } else {
-            write_string(name.as_bytes(), self.out);
-            self.out.push(b':');
-        }
+        self.out.extend_from_slice(key);
     }
 
     /// No JSON value ends in an opening bracket, so one there means that nothing was written yet.
@@ -75,14 +69,15 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
         if depth > MAX_DEPTH {
             return Err(WireError::TooDeep(MAX_DEPTH));
         }
+        let plan = message.plan(self.table);
         let base = self.seen.len();
         let mut cursor = Cursor::new(bytes);
-        let (mut hint, mut sorted) = (0, true);
+        let (mut highest, mut sorted) = (0, true);
         while let Some((tag, wire)) = cursor.tag()? {
             let payload = cursor.payload(wire)?;
-            if let Some(at) = message.index_of_tag(tag, hint) {
-                sorted &= at >= hint;
-                hint = at;
+            if let Some(at) = message.index_of_tag(plan, tag) {
+                sorted &= at >= highest;
+                highest = at;
                 self.seen.push(Seen { field: at as u32, payload });
             }
         }
@@ -91,33 +86,50 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
         }
         let end = self.seen.len();
         let mut at = base;
-        for (index, field) in message.fields.iter().enumerate() {
+        let mut always = plan.always.iter().map(|i| usize::from(*i)).peekable();
+        loop {
+            let index = if at < end { self.seen[at].field as usize } else { usize::MAX };
+            // Fields that are absent, but not silent.
+            while let Some(absent) = always.next_if(|i| *i < index) {
+                self.absent(message, absent, depth)?;
+            }
+            if at == end {
+                break;
+            }
+            always.next_if_eq(&index);
             let from = at;
             while at < end && self.seen[at].field as usize == index {
                 at += 1;
             }
-            if from < at {
-                self.field(message, field, from..at, depth)?;
-            } else if let Type::Message(id) = &field.ty
-                && field.inline
-            {
-                self.members(self.table.message(*id), &[], depth + 1)?;
-            } else if let Some(zero) = self.table.printed_zero(field) {
-                self.key(&field.name);
-                json::encode(self.table, &field.ty, &zero, self.out);
-            }
+            self.field(message, plan, index, from..at, depth)?;
         }
         self.seen.truncate(base);
+        Ok(())
+    }
+
+    /// Prints the zero value of a field that is not there.
+    fn absent(&mut self, message: &'t Message, index: usize, depth: usize) -> Result<()> {
+        let field = &message.fields[index];
+        if let Type::Message(id) = &field.ty
+            && field.inline
+        {
+            self.members(self.table.message(*id), &[], depth + 1)?;
+        } else if let Some(zero) = self.table.printed_zero(field) {
+            self.key(message.plan(self.table).key(index));
+            json::encode(self.table, &field.ty, &zero, self.out);
+        }
         Ok(())
     }
 
     fn field(
         &mut self,
         owner: &'t Message,
-        field: &'t Field,
+        plan: &'t Plan,
+        index: usize,
         at: std::ops::Range<usize>,
         depth: usize,
     ) -> Result<()> {
+        let field = &owner.fields[index];
         let last = self.seen[at.end - 1].payload;
         match &field.ty {
             Type::Message(id) if field.inline => {
@@ -128,7 +140,7 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
                 Ok(())
             }
             Type::List { element, .. } => {
-                self.key(&field.name);
+                self.key(plan.key(index));
                 self.out.push(b'[');
                 for i in at {
                     self.element(owner, field, element, self.seen[i].payload, depth)?;
@@ -137,14 +149,14 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
                 Ok(())
             }
             Type::Map { value, .. } => {
-                self.key(&field.name);
+                self.key(plan.key(index));
                 self.map(owner, field, value, at, depth)
             }
             ty => {
                 if self.left_out(field, ty, last)? {
                     return Ok(());
                 }
-                self.key(&field.name);
+                self.key(plan.key(index));
                 if let Type::Message(id) = ty
                     && last.bytes.is_empty()
                     && self.table.message(*id).form == Form::Items
@@ -311,7 +323,11 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
     fn formed(&mut self, message: &'t Message, bytes: &'a [u8], depth: usize) -> Result<()> {
         match message.form {
             Form::Time if !bytes.is_empty() => {
-                let seconds = find(bytes, 1)?.map_or(0, |p| p.int as i64);
+                let mut cursor = Cursor::new(bytes);
+                let seconds = match cursor.tag()? {
+                    Some((1, VARINT)) => cursor.varint()? as i64,
+                    _ => find(bytes, 1)?.map_or(0, |p| p.int as i64),
+                };
                 if seconds == time::ZERO {
                     self.out.extend_from_slice(b"null");
                 } else {
@@ -348,11 +364,10 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
         Ok(())
     }
 
-    /// JSON within protobuf: copied if it is in our own spelling, else read and written again.
+    /// JSON within protobuf. What is stored was parsed when it was written, so it is copied; unless another
+    /// writer left spaces in it or characters which Go's encoder escapes: then it is read and written again.
     fn raw_json(&mut self, message: &Message, raw: &[u8]) -> Result<()> {
-        let spelled_alike =
-            !raw.iter().any(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | b'<' | b'>' | b'&' | 0x80..)) && sorted(raw);
-        if spelled_alike {
+        if is_compact(raw) {
             self.out.extend_from_slice(raw);
             return Ok(());
         }
@@ -362,38 +377,14 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
     }
 }
 
-/// Whether the keys of all objects of a JSON text are in order: a walk without allocation.
-fn sorted(raw: &[u8]) -> bool {
-    fn walk(reader: &mut Reader<'_>) -> std::result::Result<bool, json::SyntaxError> {
-        match reader.peek()? {
-            b'{' => {
-                reader.enter()?;
-                let mut first = true;
-                let mut previous: Option<std::borrow::Cow<'_, str>> = None;
-                while let Some(key) = reader.key(&mut first)? {
-                    if previous.as_ref().is_some_and(|p| **p >= *key) || !walk(reader)? {
-                        return Ok(false);
-                    }
-                    previous = Some(key);
-                }
-                Ok(true)
-            }
-            b'[' => {
-                reader.enter()?;
-                let mut first = true;
-                while reader.element(&mut first)? {
-                    if !walk(reader)? {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            // Numbers and escapes have several spellings.
-            b'-' | b'0'..=b'9' => reader.number().map(|n| n.len() < 16 && !n.contains(['.', 'e', 'E']) && n != "-0"),
-            b'"' => reader.string().map(|s| matches!(s, std::borrow::Cow::Borrowed(_))),
-            _ => reader.skip().map(|_| true),
-        }
+fn is_compact(raw: &[u8]) -> bool {
+    let mut special = 0u8;
+    for &b in raw {
+        special |= u8::from(b <= b' ')
+            | u8::from(b >= 0x80)
+            | u8::from(b == b'<')
+            | u8::from(b == b'>')
+            | u8::from(b == b'&');
     }
-    let mut reader = Reader::new(raw);
-    matches!(walk(&mut reader), Ok(true)) && reader.end().is_ok()
+    special == 0
 }

@@ -253,12 +253,19 @@ impl<'a> Reader<'a> {
         let mut buffer: Vec<u8> = Vec::new();
         let mut copied = start;
         loop {
+            while let Some(word) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<8>) {
+                let plain = super::write::quoted_bytes(*word);
+                self.at += plain;
+                if plain < 8 {
+                    break;
+                }
+            }
             match self.bytes.get(self.at) {
                 Some(b'"') => {
                     let tail = &self.bytes[copied..self.at];
                     self.at += 1;
                     if copied == start {
-                        return Ok(String::from_utf8_lossy(tail));
+                        return Ok(std::str::from_utf8(tail).map_or_else(|_| String::from_utf8_lossy(tail), Cow::Borrowed));
                     }
                     buffer.extend_from_slice(tail);
                     let text = String::from_utf8(buffer).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());

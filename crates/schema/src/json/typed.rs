@@ -138,8 +138,18 @@ impl<'a> Decoder<'a> {
         // Left out because zero, but seen: a second one is still a duplicate.
         let mut omitted: Vec<&str> = Vec::new();
         let mut first = true;
+        // Members mostly come in Go's order: the next one is likely to be close.
+        let mut next = 0;
         while let Some(key) = self.reader.key(&mut first)? {
-            let Some(field) = table.field(message, &key).filter(|f| !f.name.is_empty()) else {
+            let near = message.fields[next..].iter().take(4).position(|f| *f.name == *key && !f.inline);
+            let found = match near {
+                Some(at) => {
+                    next += at + 1;
+                    Some(&message.fields[next - 1])
+                }
+                None => table.field(message, &key),
+            };
+            let Some(field) = found.filter(|f| !f.name.is_empty()) else {
                 if path.is_root() && matches!(&*key, "kind" | "apiVersion") {
                     let value = self.scalar_member(message, &key, path)?;
                     object.insert(key.into_owned(), value);

@@ -199,86 +199,115 @@ fn write_float(text: String, out: &mut Vec<u8>) {
     }
 }
 
-/// Bytes which a string may hold unescaped, 32 at a time: everything ASCII but controls, quotes and `<>&`.
+/// Whether 32 bytes may all stand in a string as they are: ASCII but no controls, quotes, backslashes and `<>&`.
 fn all_plain(chunk: &[u8; 32]) -> bool {
     let mut special = 0u8;
     for &b in chunk {
         special |= u8::from(b < 0x20)
             | u8::from(b >= 0x80)
-            | u8::from(b == b'"')
+            | u8::from(b & 0xFB == b'"')
             | u8::from(b == b'\\')
-            | u8::from(b == b'<')
-            | u8::from(b == b'>')
-            | u8::from(b == b'&');
+            | u8::from(b & 0xFD == b'<');
     }
     special == 0
 }
 
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut b = 0x20;
-    while b < 0x80 {
-        plain[b] = !matches!(b as u8, b'"' | b'\\' | b'<' | b'>' | b'&');
-        b += 1;
-    }
-    plain
-};
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = ONES * 0x80;
+
+/// Marks the bytes of a word which are this one. The lowest mark is exact; borrows blur only what is above it.
+#[inline]
+fn is(word: u64, byte: u8) -> u64 {
+    let difference = word ^ (ONES * u64::from(byte));
+    difference.wrapping_sub(ONES) & !difference
+}
+
+/// How many of eight bytes of a string being read stand before its end, an escape or a control character.
+#[inline]
+pub(super) fn quoted_bytes(word: [u8; 8]) -> usize {
+    let word = u64::from_le_bytes(word);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (((control | is(word, b'"') | is(word, b'\\')) & HIGH).trailing_zeros() / 8) as usize
+}
+
+/// How many of eight bytes may stand as they are, before the first that may not.
+#[inline]
+fn plain_bytes(word: [u8; 8]) -> usize {
+    let word = u64::from_le_bytes(word);
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let quotes = is(word & (ONES * 0xFB), b'"');
+    let angles = is(word & (ONES * 0xFD), b'<');
+    let special = (word | control | quotes | angles | is(word, b'\\')) & HIGH;
+    (special.trailing_zeros() / 8) as usize
+}
 
 /// Writes a JSON string with Go's escapes (HTML's among them). Bad UTF-8 becomes `\ufffd`.
 pub fn write_string(text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len() + 2);
     out.push(b'"');
-    let (mut start, mut at) = (0, 0);
-    loop {
-        while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk::<32>)
+    let mut at = 0;
+    while at < text.len() {
+        while let Some(chunk) = text[at..].first_chunk::<32>()
             && all_plain(chunk)
         {
+            out.extend_from_slice(chunk);
             at += 32;
         }
-        while at < text.len() && PLAIN[usize::from(text[at])] {
-            at += 1;
-        }
-        let Some(&b) = text.get(at) else { break };
-        if b >= 0x80 {
-            let width = utf8_width(&text[at..]);
-            match width {
-                3 if text[at..].starts_with(&[0xE2, 0x80]) && matches!(text[at + 2], 0xA8 | 0xA9) => {
-                    out.extend_from_slice(&text[start..at]);
-                    out.extend_from_slice(if text[at + 2] == 0xA8 { b"\\u2028" } else { b"\\u2029" });
-                    start = at + 3;
-                }
-                0 => {
-                    out.extend_from_slice(&text[start..at]);
-                    out.extend_from_slice(b"\\ufffd");
-                    start = at + 1;
-                }
-                _ => {}
+        // Eight at a time, copied first and cut back where something is special: no calls, no second look.
+        while let Some(word) = text[at..].first_chunk::<8>() {
+            out.extend_from_slice(word);
+            let plain = plain_bytes(*word);
+            if plain == 8 {
+                at += 8;
+                continue;
             }
-            at += width.max(1);
-            continue;
+            out.truncate(out.len() - 8 + plain);
+            at += plain;
+            at += escaped(&text[at..], out);
         }
-        out.extend_from_slice(&text[start..at]);
-        let short = match b {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            8 => b'b',
-            12 => b'f',
-            _ => 0,
-        };
-        if short != 0 {
-            out.extend_from_slice(&[b'\\', short]);
-        } else {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.extend_from_slice(b"\\u00");
-            out.extend_from_slice(&[HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
+        let tail = &text[at..];
+        let mut word = [b' '; 8];
+        if let Some(front) = word.get_mut(..tail.len()) {
+            front.copy_from_slice(tail);
+            let plain = plain_bytes(word).min(tail.len());
+            out.extend_from_slice(&tail[..plain]);
+            at += plain;
         }
-        at += 1;
-        start = at;
+        if at < text.len() {
+            at += escaped(&text[at..], out);
+        }
     }
-    out.extend_from_slice(&text[start..]);
     out.push(b'"');
+}
+
+/// Writes the character at the front, escaped if need be; its width.
+#[inline]
+fn escaped(text: &[u8], out: &mut Vec<u8>) -> usize {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let b = text[0];
+    match b {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        8 => out.extend_from_slice(b"\\b"),
+        12 => out.extend_from_slice(b"\\f"),
+        0..0x20 | b'<' | b'>' | b'&' => {
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
+        }
+        0x20..0x80 => out.push(b),
+        _ => {
+            let width = utf8_width(text);
+            match (width, text) {
+                (0, _) => out.extend_from_slice(b"\\ufffd"),
+                (3, [0xE2, 0x80, 0xA8, ..]) => out.extend_from_slice(b"\\u2028"),
+                (3, [0xE2, 0x80, 0xA9, ..]) => out.extend_from_slice(b"\\u2029"),
+                _ => out.extend_from_slice(&text[..width]),
+            }
+            return width.max(1);
+        }
+    }
+    1
 }
 
 /// The length of the character at the front, 0 if it is not UTF-8.

@@ -22,14 +22,13 @@ pub fn message(table: &Table, message: &Message, bytes: &[u8], depth: usize) -> 
 }
 
 fn members(table: &Table, owner: &Message, bytes: &[u8], depth: usize, object: &mut Object) -> Result<()> {
+    let plan = owner.plan(table);
     let mut cursor = Cursor::new(bytes);
-    let mut hint = 0;
     let mut next = cursor.tag()?;
     while let Some((tag, wire)) = next {
         let payload = cursor.payload(wire)?;
         next = cursor.tag()?;
-        let Some(at) = owner.index_of_tag(tag, hint) else { continue };
-        hint = at;
+        let Some(at) = owner.index_of_tag(plan, tag) else { continue };
         let field = &owner.fields[at];
         match &field.ty {
             Type::Message(id) if field.inline => {
@@ -100,6 +99,14 @@ pub fn packed(scalar: Scalar) -> Option<u8> {
     }
 }
 
+/// Bad UTF-8 becomes U+FFFD, as in JSON.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
 fn entry(
     table: &Table,
     owner: &Message,
@@ -113,7 +120,7 @@ fn entry(
     while let Some((tag, wire)) = cursor.tag()? {
         let payload = cursor.payload(wire)?;
         match tag {
-            1 => key = String::from_utf8_lossy(payload.bytes).into_owned(),
+            1 => key = text(payload.bytes),
             2 => value = Some(single(table, owner, field, ty, payload, depth)?),
             _ => {}
         }
@@ -132,7 +139,7 @@ fn single(
     let Payload { wire, int, bytes } = payload;
     Ok(match (ty, wire) {
         (Type::Message(id), LEN) => message(table, table.message(*id), bytes, depth + 1)?,
-        (Type::Scalar(Scalar::String), LEN) => Value::String(String::from_utf8_lossy(bytes).into_owned()),
+        (Type::Scalar(Scalar::String), LEN) => Value::String(text(bytes)),
         (Type::Scalar(Scalar::Bytes), LEN) => {
             Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))
         }

@@ -39,7 +39,7 @@ pub fn message(table: &Table, message: &Message, value: &Value, out: &mut Vec<u8
         }
         Form::JsonSchemaPropsOrBool => {
             let schema = matches!(value, Value::Object(_));
-            for f in by_tag(message) {
+            for f in by_tag(table, message) {
                 match &f.ty {
                     Type::Scalar(_) => varint(f.tag, u64::from(schema || *value == Value::Bool(true)), out),
                     ty if schema => element(table, f.tag, ty, value, out),
@@ -48,7 +48,7 @@ pub fn message(table: &Table, message: &Message, value: &Value, out: &mut Vec<u8
             }
         }
         Form::JsonSchemaPropsOrArray | Form::JsonSchemaPropsOrStringArray => {
-            for f in by_tag(message) {
+            for f in by_tag(table, message) {
                 match (&f.ty, value) {
                     (Type::List { .. }, Value::List(_)) => field(table, f, Some(value), out),
                     (Type::Message(_), Value::Object(_)) => element(table, f.tag, &f.ty, value, out),
@@ -70,23 +70,13 @@ fn varint(tag: u32, value: u64, out: &mut Vec<u8>) {
 }
 
 /// The fields that protobuf has, in the order of their numbers.
-fn by_tag(message: &Message) -> Vec<&Field> {
-    let mut fields: Vec<&Field> = message.fields.iter().filter(|f| f.tag != 0).collect();
-    if !fields.is_sorted_by_key(|f| f.tag) {
-        fields.sort_by_key(|f| f.tag);
-    }
-    fields
+fn by_tag<'t>(table: &Table, message: &'t Message) -> impl Iterator<Item = &'t Field> {
+    message.plan(table).wire_order.iter().map(|at| &message.fields[usize::from(*at)])
 }
 
 fn structure(table: &Table, message: &Message, object: &Object, out: &mut Vec<u8>) {
-    if message.fields.is_sorted_by_key(|f| f.tag) {
-        for f in message.fields.iter().filter(|f| f.tag != 0) {
-            member(table, f, object, out);
-        }
-    } else {
-        for f in by_tag(message) {
-            member(table, f, object, out);
-        }
+    for f in by_tag(table, message) {
+        member(table, f, object, out);
     }
 }
 
