@@ -154,7 +154,7 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     let (_tls, tls) = tokio::sync::watch::channel(listen::tls(&identity.serving)?);
     let handler = Arc::new(Api { server: server.clone(), ca_pem: identity.server_ca.bundle_pem() });
     let accepting = tokio::spawn(listen::serve(listener, tls, handler));
-    let client = Client::new(Arc::new(Local(server.clone())), Component("system:apiserver".into()));
+    let client = Client::new(Arc::new(Local(server.clone())), Component("system:kube-controller-manager".into()));
     let control = control::cluster::Config {
         server_ca: identity.server_ca.bundle_pem(),
         cluster_cidrs: settings.cluster_cidrs.clone(),

@@ -24,6 +24,9 @@ fn user(identity: &Identity) -> User {
         let own = format!("system:serviceaccounts:{namespace}");
         return User::new(name, &["system:serviceaccounts", &own, "system:authenticated"]);
     }
+    if name == "system:apiserver" {
+        return User::new(name, &["system:masters", "system:authenticated"]);
+    }
     if name.starts_with("system:node:") {
         return User::new(name, &["system:nodes", "system:authenticated"]);
     }

@@ -7,3 +7,4 @@ pub mod network;
 pub mod node_proxy;
 pub mod remote;
 pub mod runtime;
+pub mod servicelb;

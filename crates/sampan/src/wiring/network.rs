@@ -10,9 +10,9 @@ use std::{
 };
 
 use net::{
-    cluster::{self, Cluster},
+    cluster,
     dns::Zone,
-    io::{Backend, Net, Options, PodAddress, dns},
+    io::{Agent, Backend, Net, Options, PodAddress, dns},
     ruleset::{self, Cidr},
 };
 use node::ports::{self, Error, PortMapping, Result, Sandbox};
@@ -57,6 +57,8 @@ pub struct Network {
     opened: watch::Sender<bool>,
     world: Mutex<World>,
     changed: Notify,
+    /// Counts applications of everything.
+    stepped: watch::Sender<u64>,
     all_pods: OnceLock<()>,
 }
 
@@ -84,6 +86,7 @@ impl Network {
             opened: watch::channel(false).0,
             world: Mutex::default(),
             changed: Notify::new(),
+            stepped: watch::channel(0).0,
             all_pods: OnceLock::new(),
         })
     }
@@ -104,16 +107,7 @@ impl Network {
         if self.settings.policies {
             tasks.spawn(reflector::run::<NetworkPolicy>(client.clone(), Scope::default(), Feed(self.clone())));
         }
-        let (zone_to, zone) = watch::channel(None);
-        let mut cluster = Cluster::new(ruleset::Node {
-            name: self.settings.node.clone(),
-            cluster_cidrs: cidrs(&self.settings.cluster_cidrs),
-            service_cidrs: cidrs(&self.settings.service_cidrs),
-            own_service_ips: self.settings.cluster_dns.into_iter().collect(),
-            ..ruleset::Node::default()
-        });
-        let mut dns_runs = false;
-        let mut peers = None;
+        let mut agent: Option<Arc<Mutex<Agent>>> = None;
         loop {
             self.changed.notified().await;
             tokio::time::sleep(GATHER).await;
@@ -123,25 +117,18 @@ impl Network {
                 own_pods.abort();
                 tasks.spawn(reflector::run::<Pod>(client.clone(), Scope::default(), Feed(self.clone())));
             }
-            cluster.update(&objects);
             let Some(net) = self.open(&objects).await else { continue };
-            if !dns_runs && let Some(address) = self.settings.cluster_dns {
-                dns_runs = true;
-                tasks.spawn(answer(address, zone.clone(), self.settings.resolv_conf.clone()));
-            }
-            zone_to.send_replace(Some(Arc::new(cluster.zone(&self.settings.domain, &objects))) as Option<Arc<Zone>>);
-            let inputs = cluster.inputs(&objects);
-            let wanted_peers = cluster.peers(&objects);
-            let new_peers = peers.as_ref() != Some(&wanted_peers);
-            let now_peers = wanted_peers.clone();
-            let applied = blocking(move || {
-                if new_peers {
-                    net.set_peers(&wanted_peers)?;
+            let agent = agent.get_or_insert_with(|| {
+                let (agent, zone) = Agent::new(net, self.rules_node(), &self.settings.domain);
+                if let Some(address) = self.settings.cluster_dns {
+                    tasks.spawn(answer(address, zone, self.settings.resolv_conf.clone()));
                 }
-                net.apply(&ruleset::ruleset(&inputs).ruleset).map(drop)
+                Arc::new(Mutex::new(agent))
             });
-            match applied.await {
-                Ok(()) => peers = Some(now_peers),
+            let agent = agent.clone();
+            let step = blocking(move || agent.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).step(&objects));
+            match step.await {
+                Ok(step) => step.conflicts.iter().for_each(|conflict| tracing::warn!(%conflict, "two objects claim the same")),
                 Err(error) => {
                     tracing::warn!(%error, "the network's rules could not be applied");
                     let again = self.clone();
@@ -151,6 +138,17 @@ impl Network {
                     });
                 }
             }
+            self.stepped.send_modify(|steps| *steps += 1);
+        }
+    }
+
+    fn rules_node(&self) -> ruleset::Node {
+        ruleset::Node {
+            name: self.settings.node.clone(),
+            cluster_cidrs: cidrs(&self.settings.cluster_cidrs),
+            service_cidrs: cidrs(&self.settings.service_cidrs),
+            own_service_ips: self.settings.cluster_dns.into_iter().collect(),
+            ..ruleset::Node::default()
         }
     }
 
@@ -280,8 +278,12 @@ impl ports::Network for Network {
             let net = self.when_open().await?;
             let uid = pod_uid.to_owned();
             let address: PodAddress = blocking(move || net.attach_pod(&netns, &uid)).await?;
-            if !ports.is_empty() {
+            // Policies and hostPorts hold before the first container runs.
+            if !ports.is_empty() || self.all_pods.get().is_some() {
+                let mut stepped = self.stepped.subscribe();
+                let before = *stepped.borrow_and_update();
                 self.changed.notify_one();
+                let _ = tokio::time::timeout(RETRY, stepped.wait_for(|steps| *steps > before)).await;
             }
             Ok(address.ips().collect())
         })
