@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -215,6 +216,8 @@ func ask(line string) (string, []string, string, error) {
 		for _, e := range strategy.Validate(ctx, internal) {
 			problems = append(problems, e.Error())
 		}
+		// Maps are walked in no order.
+		slices.Sort(problems)
 	}
 	return string(defaulted), problems, cells, nil
 }
