@@ -8,6 +8,7 @@ mod files;
 mod identity;
 mod join;
 mod listen;
+mod places;
 mod server;
 mod wiring;
 

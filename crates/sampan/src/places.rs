@@ -1,0 +1,82 @@
+//! Where things lie: every directory of a node, from `--data-dir` alone.
+//!
+//! The default data dir belongs to the machine, so its run directory and its pods' logs lie where tools look for them;
+//! any other one holds everything below itself, so that several nodes can share a machine.
+
+use std::path::{Path, PathBuf};
+
+use runtime::containers::Options;
+
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/sampan";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    pub data_dir: PathBuf,
+    /// Gone with the boot.
+    pub run_dir: PathBuf,
+    pub pod_logs: PathBuf,
+}
+
+impl Places {
+    pub fn new(data_dir: &Path) -> Self {
+        let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+        let (run_dir, pod_logs) = if data_dir == Path::new(DEFAULT_DATA_DIR) {
+            ("/run/sampan".into(), "/var/log/pods".into())
+        } else {
+            (data_dir.join("run"), data_dir.join("log/pods"))
+        };
+        Self { data_dir, run_dir, pod_logs }
+    }
+
+    pub fn server(&self) -> PathBuf {
+        self.data_dir.join("server")
+    }
+
+    pub fn agent(&self) -> PathBuf {
+        self.data_dir.join("agent")
+    }
+
+    /// Containers' states and writable layers.
+    pub fn containers(&self) -> PathBuf {
+        self.agent().join("containers")
+    }
+
+    /// The image store.
+    pub fn images(&self) -> PathBuf {
+        self.agent().join("images")
+    }
+
+    /// Where a running node takes orders about its images.
+    pub fn images_socket(&self) -> PathBuf {
+        self.agent().join("images.sock")
+    }
+
+    /// Archives in it are imported at start and when they appear.
+    pub fn dropped_images(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    /// Manifests in it are applied by the server.
+    pub fn manifests(&self) -> PathBuf {
+        self.data_dir.join("manifests")
+    }
+
+    /// Volumes and what else the kubelet keeps per pod.
+    pub fn kubelet(&self) -> PathBuf {
+        self.agent().join("kubelet")
+    }
+
+    /// Which pod has which address.
+    pub fn network(&self) -> PathBuf {
+        self.agent().join("network")
+    }
+
+    /// The runtime of this node, as the server, the agent and `killall` open it.
+    pub fn runtime(&self) -> Options {
+        Options {
+            log_dir: self.pod_logs.clone(),
+            seccomp_dir: self.kubelet().join("seccomp"),
+            ..Options::new(self.containers(), &self.run_dir)
+        }
+    }
+}
