@@ -44,8 +44,12 @@ fn broken(kind: &Kind, key: &str, error: impl std::fmt::Display) -> Status {
     Status::internal(format_args!("cannot read {} {key}: {error}", kind.resource.plural))
 }
 
+/// Counts [`decode`], for a test that lists need none.
+pub static DECODES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
 /// A stored body as a value in the kind's version, with its apiVersion and kind.
 pub fn decode(kind: &Kind, body: &[u8]) -> Result<Value> {
+    DECODES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if let Some(custom) = &kind.custom {
         let mut value = json::parse(body).map_err(|e| broken(kind, "", e))?;
         kind.stamp(&mut value);

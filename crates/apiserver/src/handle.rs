@@ -307,6 +307,9 @@ impl Server {
         if !allowed(&verb) {
             return Err(Status::method_not_allowed());
         }
+        if call.kind.storage.is_none() && matches!(verb.as_str(), "get" | "list") {
+            return crate::reviews::component_statuses(&call);
+        }
         match verb.as_str() {
             "get" => read::get(&call).await,
             "list" => read::list(&call).await,

@@ -20,6 +20,7 @@ mod crd;
 mod delete;
 mod discovery;
 mod encode;
+mod expire;
 mod frames;
 mod handle;
 pub mod kind;

@@ -138,9 +138,11 @@ impl ListOptions {
             let known = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
                 || kind.resource.selectable.iter().any(|s| **s == term.path);
             if !known {
-                return Err(Status::bad_request(format!(
-                    "field label not supported: {}", term.path
-                )));
+                return Err(Status::bad_request(if kind.resource.selectable.is_empty() {
+                    format!("{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", term.path)
+                } else {
+                    format!("field label not supported: {}", term.path)
+                }));
             }
         }
         // A watch or list of one named object.

@@ -188,6 +188,34 @@ fn selector(attributes: &Value) -> String {
     terms.collect::<Vec<_>>().join(",")
 }
 
+/// The deprecated ComponentStatus: what runs in this process is healthy if it answers.
+pub fn component_statuses(call: &Call) -> Result<Reply> {
+    let status = |name: &str| {
+        let condition = Value::object([("type", "Healthy".into()), ("status", "True".into()), ("message", "ok".into())]);
+        Value::object([
+            ("apiVersion", "v1".into()),
+            ("kind", "ComponentStatus".into()),
+            ("metadata", Value::object([("name", name.into())])),
+            ("conditions", Value::List(vec![condition])),
+        ])
+    };
+    const NAMES: [&str; 3] = ["scheduler", "controller-manager", "etcd-0"];
+    if !call.info.name.is_empty() {
+        let name = NAMES.iter().find(|n| **n == call.info.name);
+        let name = name.ok_or_else(|| Status::not_found(&call.kind.group_resource(), &call.info.name))?;
+        return Ok(reply::value(200, &status(name), call.accepted.encoding));
+    }
+    let list = Value::object([
+        ("apiVersion", "v1".into()),
+        ("kind", "ComponentStatusList".into()),
+        ("metadata", Value::object::<&str>([])),
+        ("items", Value::List(NAMES.iter().map(|n| status(n)).collect())),
+    ]);
+    let mut reply = reply::value(200, &list, call.accepted.encoding);
+    reply::add_warnings(&mut reply, &["v1 ComponentStatus is deprecated in v1.19+".into()]);
+    Ok(reply)
+}
+
 fn rules_review(call: &Call, review: &mut Value) {
     let namespace = review.str_at(&["spec", "namespace"]).to_owned();
     let (rules, incomplete) = call.server.config().authorize.rules(&call.server, &call.user, &namespace);

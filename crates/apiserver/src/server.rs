@@ -69,7 +69,7 @@ impl Server {
     pub async fn start(config: Config) -> Result<Server, StartError> {
         let mut registry = Registry::default();
         for resource in builtin().resources.iter().filter(|r| r.enabled) {
-            let stored = resource.verbs.iter().any(|v| &**v == "get");
+            let stored = !resource.prefix.is_empty();
             let storage = stored.then(|| match registry.storage(&resource.prefix) {
                 Some(storage) => storage.clone(),
                 None => Arc::new(storage_of(resource)),
@@ -103,6 +103,7 @@ impl Server {
         tokio::spawn(server.clone().follow());
         tokio::spawn(server.clone().send_bookmarks());
         tokio::spawn(crate::crd::follow(server.clone()));
+        tokio::spawn(crate::expire::expire_events(server.clone()));
         Ok(server)
     }
 
@@ -158,6 +159,11 @@ impl Server {
         let registry = self.registry();
         let kind = registry.preferred(group, resource).ok_or_else(Status::no_such_resource)?;
         encode::decode(kind, &entry.body)
+    }
+
+    /// How many stored objects were decoded into values since the process started: a protobuf list needs none.
+    pub fn decodes() -> u64 {
+        encode::DECODES.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Once a minute at most, and only if something was written: the idle server has no timer.

@@ -29,6 +29,9 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 const EVENTS_PER_PULL: usize = 100;
 const FRAME_BATCH_BYTES: usize = 64 << 10;
 
+/// Kinds of which the embedded store keeps objects in memory first.
+const VOLATILE: [&str; 2] = ["/registry/events", "/registry/leases"];
+
 struct Watch {
     server: Server,
     storage: Arc<Storage>,
@@ -216,6 +219,11 @@ impl Watch {
                 }
                 Err(error) => return Err(read::store_error(error)),
             };
+            // What was only in memory did not survive an unclean stop: such a watch must begin anew.
+            let since = self.server.inner.config.store.volatile_since();
+            if self.at < since && VOLATILE.contains(&&*self.storage.prefix) {
+                return Err(Status::expired(format!("too old resource version: {} ({since})", self.at)));
+            }
             if changes.is_empty() {
                 self.at = floor;
                 break;

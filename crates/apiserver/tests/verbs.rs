@@ -286,6 +286,7 @@ async fn encodings() {
         f.raw(request)
     };
     let proto = accept(pods, "application/vnd.kubernetes.protobuf").await.is(200);
+    assert!(accept(pods, "application/vnd.kubernetes.protobuf").await.code == 200);
     assert!(proto.bytes.starts_with(b"k8s\0"));
     let envelope = schema::proto::open(&proto.bytes).expect("an envelope");
     assert_eq!((envelope.api_version, envelope.kind), ("v1", "PodList"));
