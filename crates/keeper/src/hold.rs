@@ -9,13 +9,11 @@ use crate::housekeeping::{self, Options};
 use crate::init::{Done, Tried, reason};
 use crate::{sys, wire};
 
+mod ends;
+mod output;
+
 const MAX_CONNECTIONS: usize = 32;
 const MAX_CHILDREN: usize = 1024;
-/// One read of a container's output.
-const CHUNK: usize = 8 * 1024;
-/// What a writable pipe takes at once, for those who are attached.
-const PIPE_CHUNK: usize = 4096;
-const SWEEPS: usize = 16;
 
 /// What an epoll token means; the index follows.
 mod kind {
@@ -527,7 +525,7 @@ impl Keeper {
         if let (None, Some(status), false) = (&child.failure, child.status, child.exec)
             && libc::WIFSIGNALED(status)
             && libc::WTERMSIG(status) == libc::SIGKILL
-            && killed_by_oom(&child.oom_path)
+            && ends::killed_by_oom(&child.oom_path)
         {
             child.failure = Some("container init was OOM-killed (memory limit too low?)".into());
         }
@@ -536,6 +534,9 @@ impl Keeper {
             return self.reply(asker, &[b"err", failure.as_bytes()], &[]);
         }
         child.state = State::Running;
+        if self.quit.is_some() {
+            let _ = sys::kill(child.pid, libc::SIGKILL); // the pod has ended meanwhile
+        }
         child.started_ns = sys::now_ns();
         let (pid, at, exec) = (child.pid.to_string(), child.started_ns.to_string(), child.exec);
         let master = if exec { child.outputs[0].fd.take() } else { None };
@@ -545,167 +546,7 @@ impl Keeper {
             self.ended(index);
         }
     }
-
-    // Output
-
-    fn read_output(&mut self, index: usize, n: usize) {
-        while self.pump(index, n) {}
-    }
-
-    /// Moves one chunk of output; false if there is no more for now.
-    fn pump(&mut self, index: usize, n: usize) -> bool {
-        let Some(child) = &mut self.children[index] else { return false };
-        let Some(fd) = child.outputs[n].fd.as_ref().map(|fd| fd.as_raw_fd()) else { return false };
-        let mut limit = CHUNK;
-        for attached in &child.attached {
-            let Some(out) = &attached.outputs[n] else { continue };
-            limit = PIPE_CHUNK;
-            if !writable(out.as_raw_fd()) && child.status.is_none() {
-                // Its reader is behind: so is the container, until the pipe is drained.
-                let out = out.as_raw_fd();
-                self.unwatch(fd);
-                self.watch(out, kind::DRAINED, index * 2 + n, libc::EPOLLOUT | libc::EPOLLONESHOT);
-                return false;
-            }
-        }
-        let mut buffer = [0u8; CHUNK];
-        let read = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), limit) };
-        if read <= 0 {
-            let again = read < 0
-                && matches!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
-            if !again {
-                self.close_output(index, n);
-            }
-            return false;
-        }
-        let data = &buffer[..read as usize];
-        let now = sys::now_ns();
-        if let Some(log) = &mut child.log {
-            log.put(STREAMS[n], &mut child.outputs[n].part, data, now);
-        }
-        for attached in &mut child.attached {
-            if let Some(out) = &attached.outputs[n]
-                && sys::write_all(out.as_raw_fd(), data).is_err()
-            {
-                attached.outputs[n] = None;
-            }
-        }
-        true
-    }
-
-    fn resume(&mut self, index: usize, n: usize) {
-        if let Some(fd) = self.children.get(index).and_then(|c| c.as_ref()).and_then(|c| c.outputs[n].fd.as_ref()) {
-            self.watch(fd.as_raw_fd(), kind::OUTPUT, index * 2 + n, libc::EPOLLIN);
-        }
-    }
-
-    fn close_output(&mut self, index: usize, n: usize) {
-        let Some(child) = &mut self.children[index] else { return };
-        let output = &mut child.outputs[n];
-        if let Some(log) = &mut child.log {
-            log.finish(STREAMS[n], &mut output.part, sys::now_ns());
-        }
-        // A terminal stays open for those who only write or resize until its container has ended.
-        let fd = output.fd.take();
-        child.attached.iter_mut().for_each(|a| a.outputs[n] = None);
-        if let Some(fd) = fd {
-            self.unwatch(fd.as_raw_fd());
-        }
-    }
-
-    fn attach(&mut self, asker: Asker, fields: &[&[u8]], fds: Vec<OwnedFd>) -> Done<()> {
-        let index = self.find(fields.get(1).copied().unwrap_or_default())?;
-        self.running(index)?;
-        let flag = |name: &str| wire::value(fields, name) == Some(b"1");
-        let Some(child) = &mut self.children[index] else { return Ok(()) };
-        let mut fds = fds.into_iter();
-        let mut attached = Attached { serial: asker.serial, outputs: [None, None], stdin: flag("in") };
-        for (n, name) in ["out", "err"].iter().enumerate() {
-            let fd = if flag(name) { fds.next() } else { None };
-            if let (Some(fd), true) = (fd, child.outputs[n].fd.is_some()) {
-                sys::set_nonblocking(fd.as_raw_fd()).tried(|| "attach".into())?;
-                attached.outputs[n] = Some(fd);
-            }
-        }
-        let stdin = if child.terminal { &child.outputs[0].fd } else { &child.stdin };
-        let stdin = stdin.as_ref().filter(|_| flag("in")).map(|fd| fd.as_raw_fd());
-        child.attached.push(attached);
-        self.reply(asker, &[b"ok"], stdin.as_slice());
-        Ok(())
-    }
-
-    // Ends
-
-    fn reap(&mut self) {
-        let mut info = [0u8; std::mem::size_of::<libc::signalfd_siginfo>()];
-        while unsafe { libc::read(self.signals.as_raw_fd(), info.as_mut_ptr().cast(), info.len()) } > 0 {}
-        for index in 0..self.children.len() {
-            self.read_result(index);
-        }
-        loop {
-            let mut status = 0;
-            let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
-            if pid <= 0 {
-                break;
-            }
-            if self.pause.as_ref().is_some_and(|(pause, _)| *pause == pid) {
-                self.pause = None; // and with it every container of the pod
-            }
-            match self.children.iter().position(|c| c.as_ref().is_some_and(|c| c.pid == pid)) {
-                Some(index) => {
-                    if let Some(child) = &mut self.children[index] {
-                        child.status = Some(status);
-                        if child.state == State::Running {
-                            self.ended(index);
-                        }
-                    }
-                }
-                None => self.strays.push((pid, status)),
-            }
-        }
-        if !self.children.iter().flatten().any(|c| c.state == State::Starting) {
-            self.strays = Vec::new();
-        }
-    }
-
-    fn ended(&mut self, index: usize) {
-        let Some(child) = &mut self.children[index] else { return };
-        child.finished_ns = sys::now_ns();
-        let own_namespace = child.sweep_path.is_empty();
-        if !own_namespace {
-            sweep(&child.sweep_path);
-        }
-        child.oom = killed_by_oom(&child.oom_path);
-        for n in 0..2 {
-            self.read_output(index, n);
-            self.close_output(index, n);
-        }
-        let Some(child) = &mut self.children[index] else { return };
-        child.state = State::Exited;
-        child.stdin = None;
-        child.attached = Vec::new();
-        child.log = None;
-        let (code, signal) = child.ending();
-        let numbers =
-            [code.to_string(), signal.to_string(), (child.oom as u8).to_string(), child.finished_ns.to_string()];
-        let (id, exit_path, started) = (child.id.clone(), child.exit_path.clone(), child.started_ns);
-        let [code, signal, oom, at] = numbers.each_ref().map(|n| n.as_bytes());
-        let record = if exit_path.is_empty() {
-            None
-        } else {
-            record_exit(&exit_path, format!("{} {started}", numbers.join(" ")).as_bytes()).ok()
-        };
-        if child.exec {
-            self.children[index] = None;
-        }
-        self.tell_all(&[b"exit", &id, code, signal, oom, at]);
-        if let Some(file) = record {
-            unsafe { libc::fdatasync(file.as_raw_fd()) };
-        }
-    }
 }
-
-const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
 impl Child {
     /// Exit code as a shell gives it, and the signal or 0.
@@ -763,43 +604,4 @@ fn listen(dir: &[u8]) -> io::Result<OwnedFd> {
         sys::check(libc::chdir(c"/".as_ptr()) as _)?;
     }
     Ok(socket)
-}
-
-fn writable(fd: RawFd) -> bool {
-    let mut poll = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
-    unsafe { libc::poll(&mut poll, 1, 0) > 0 }
-}
-
-/// Whether the kernel has killed for memory in this cgroup: `memory.oom_control` of v1 and `memory.events` of v2 agree.
-fn killed_by_oom(path: &[u8]) -> bool {
-    let Ok(file) = sys::open(path, libc::O_RDONLY, 0) else { return false };
-    let content = sys::read_to_end(file.as_raw_fd(), 4096).unwrap_or_default();
-    let count = content.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"oom_kill "));
-    count.and_then(wire::number::<u64>).unwrap_or(0) > 0
-}
-
-/// Kills what a container without a PID namespace of its own has left behind.
-fn sweep(procs: &[u8]) {
-    for _ in 0..SWEEPS {
-        let Ok(file) = sys::open(procs, libc::O_RDONLY, 0) else { return };
-        let list = sys::read_to_end(file.as_raw_fd(), 1 << 20).unwrap_or_default();
-        let pids: Vec<libc::pid_t> =
-            list.split(|b| *b == b'\n').filter_map(wire::number).filter(|pid| *pid > 0).collect();
-        if pids.is_empty() {
-            return;
-        }
-        for pid in pids {
-            let _ = sys::kill(pid, libc::SIGKILL);
-        }
-    }
-}
-
-/// Writes `code signal oom finished started` where a later Sampan finds it; whole or not at all.
-fn record_exit(path: &[u8], record: &[u8]) -> io::Result<OwnedFd> {
-    let part = [path, b".part"].concat();
-    let file = sys::open(&part, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, 0o600)?;
-    sys::write_all(file.as_raw_fd(), &[record, b"\n"].concat())?;
-    let (from, to) = (sys::c(&part)?, sys::c(path)?);
-    sys::check(unsafe { libc::rename(from.as_ptr(), to.as_ptr()) } as _)?;
-    Ok(file)
 }

@@ -270,12 +270,18 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Processes directly in the cgroup.
+    /// Processes in the cgroup and beneath it.
     pub fn pids(&self, path: &str) -> Vec<i32> {
         // v1: any hierarchy tells; memory is there always.
-        let file = self.dir("memory", path).map(|d| d.join("cgroup.procs"));
-        let text = file.and_then(|f| fs::read_to_string(f).ok()).unwrap_or_default();
-        text.lines().filter_map(|l| l.parse().ok()).collect()
+        let mut pids = Vec::new();
+        let mut todo: Vec<PathBuf> = self.dir("memory", path).into_iter().collect();
+        while let Some(dir) = todo.pop() {
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+            let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+            todo.extend(below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        }
+        pids
     }
 
     /// Sends SIGKILL to everything in the cgroup, forks that race with it included. Returns whether it is empty by then.

@@ -316,3 +316,97 @@ async fn on_a_unified_hierarchy() {
     assert!(String::from_utf8_lossy(&done.stdout).contains("0::/\n"), "{done:?}");
     b.finish().await;
 }
+
+/// A directory that is a shared mount of its own, as a node's volumes are.
+struct Shared(std::path::PathBuf);
+
+fn host(command: &[&str]) {
+    assert!(std::process::Command::new(command[0]).args(&command[1..]).status().unwrap().success(), "{command:?}");
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").args(["-R", "-l", self.0.to_str().unwrap()]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_propagate_as_asked() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let shared = Shared(b.dir.join("shared"));
+    let dir = shared.0.to_str().unwrap();
+    std::fs::create_dir_all(dir).unwrap();
+    host(&["mount", "-t", "tmpfs", "tmpfs", dir]);
+    host(&["mount", "--make-shared", dir]);
+    for name in ["by-host", "by-container", "ro/inner"] {
+        std::fs::create_dir_all(shared.0.join(name)).unwrap();
+    }
+    host(&["mount", "-t", "tmpfs", "tmpfs", &format!("{dir}/ro/inner")]);
+    let mount = |path: &str, target: &str, propagation| Mount {
+        host_path: shared.0.join(path),
+        container_path: target.into(),
+        propagation,
+        ..Mount::default()
+    };
+    let readonly = |target: &str, recursive_readonly| Mount {
+        readonly: true,
+        recursive_readonly,
+        ..mount("ro", target, Propagation::Private)
+    };
+    let mounts = vec![
+        mount("", "/private", Propagation::Private),
+        mount("", "/slave", Propagation::HostToContainer),
+        mount("", "/both", Propagation::Bidirectional),
+        readonly("/ro", false),
+        readonly("/rro", true),
+    ];
+    let security = Security { privileged: true, ..Security::default() };
+    let script = "mount -t tmpfs tmpfs /slave/ro; touch /slave/ro/hidden; mount -t tmpfs tmpfs /both/by-container; touch /both/by-container/shown; \
+        touch /ro/x; touch /ro/inner/x && echo inner; touch /rro/inner/x; echo ready; \
+        while ! test -e /both/go; do sleep 0.05; done; ls /private/by-host /slave/by-host /both/by-host";
+    let config = ContainerConfig { mounts, security, tty: true, ..b.script(script) };
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let id = b.start(&pod.id, config).await;
+    until("it is ready", || b.log(&id).contains("ready")).await;
+    assert!(shared.0.join("by-container/shown").exists(), "bidirectional shows on the host");
+    assert!(!shared.0.join("ro/hidden").exists(), "a slave's mounts do not");
+    let log = b.log(&id);
+    assert!(log.contains("inner\n") && log.matches("Read-only file system").count() == 2, "{log}");
+    host(&["mount", "-t", "tmpfs", "tmpfs", &format!("{dir}/by-host")]);
+    std::fs::write(shared.0.join("by-host/file"), "").unwrap();
+    std::fs::write(shared.0.join("go"), "").unwrap();
+    b.wait(&id).await;
+    let log = b.log(&id);
+    let seen: Vec<&str> = log.lines().skip_while(|l| *l != "/private/by-host:" && !l.starts_with("/both")).collect();
+    assert_eq!(log.matches("file\n").count(), 2, "{seen:?}");
+    drop(shared);
+    b.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_handed_through() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let device = |permissions: &str| Device {
+        host_path: "/dev/loop7".into(),
+        container_path: "/dev/handed".into(),
+        permissions: permissions.into(),
+    };
+    if !std::path::Path::new("/dev/loop7").exists() {
+        return eprintln!("SKIPPED: no /dev/loop7");
+    }
+    let script = "test -b /dev/handed && echo there; { true < /dev/handed; } 2>/dev/null && echo read";
+    let with = |d: Device| ContainerConfig {
+        devices: vec![d],
+        security: Security { add_capabilities: vec!["SYS_RAWIO".into()], ..Security::default() },
+        ..b.script(script)
+    };
+    check(&b, "readable", with(device("r")), "there\nread").await;
+    check(&b, "only writable", with(device("w")), "there").await;
+    b.finish().await;
+}
