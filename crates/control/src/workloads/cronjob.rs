@@ -1,0 +1,1 @@
+//! The CronJob controller: a Job at each time of a schedule.

@@ -1,0 +1,1 @@
+//! ControllerRevisions: the remembered templates of StatefulSets and DaemonSets.
