@@ -45,6 +45,19 @@ impl Bench {
         Bench { name, dir, options, runtime }
     }
 
+    /// On a cgroup2 tree, whatever else the host has; `None` and a loud word if there is none.
+    pub async fn on_v2() -> Option<Bench> {
+        let points = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let Some(point) = points.into_iter().find(|p| Path::new(p).join("cgroup.controllers").exists()) else {
+            eprintln!("SKIPPED: no cgroup2 is mounted");
+            return None;
+        };
+        let mut b = Bench::new().await;
+        b.options.cgroups = Some(Cgroups::unified_at(point));
+        b.runtime = Runtime::open(b.options.clone()).await.unwrap();
+        Some(b)
+    }
+
     pub fn image(&self) -> Image {
         Image {
             lower: vec![self.dir.join("root")],

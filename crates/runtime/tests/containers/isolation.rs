@@ -295,15 +295,7 @@ async fn sysctls_belong_to_the_pod() {
 /// cgroup, its namespace, its read-only mount, and the device filter.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_unified_hierarchy() {
-    let mount = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|p| std::path::Path::new(p).join("cgroup.controllers").exists());
-    let (false, Some(mount)) = (skip(), mount) else {
-        return eprintln!("SKIPPED: no cgroup2 is mounted");
-    };
-    let mut b = Bench::new().await;
-    b.options.cgroups = Some(Cgroups::unified_at(mount));
-    b.runtime = Runtime::open(b.options.clone()).await.unwrap();
+    let (false, Some(b)) = (skip(), Bench::on_v2().await) else { return };
     let security = Security { add_capabilities: vec!["MKNOD".into()], ..Security::default() };
     let script = "grep ^0: /proc/self/cgroup; grep ' /sys/fs/cgroup ' /proc/mounts | cut -d' ' -f3,4 | cut -c1-10; ls /sys/fs/cgroup/cgroup.procs; \
         mknod /tmp/mem c 1 1; { cat /tmp/mem; } 2>&1 | head -c 40; echo; head -c 1 /dev/zero | wc -c; tty; { mkdir /sys/fs/cgroup/x; } 2>&1";
