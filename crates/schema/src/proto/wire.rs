@@ -18,11 +18,12 @@ impl<'a> Cursor<'a> {
         Cursor { bytes, at: 0 }
     }
 
+    #[cold]
     fn cut<T>(&self, what: &'static str) -> Result<T, WireError> {
         Err(WireError::Truncated { what, offset: self.at as u64 })
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, WireError> {
         if let Some(&b) = self.bytes.get(self.at)
             && b < 0x80
@@ -30,6 +31,11 @@ impl<'a> Cursor<'a> {
             self.at += 1;
             return Ok(b.into());
         }
+        self.long_varint()
+    }
+
+    #[inline(never)]
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let Some(&b) = self.bytes.get(self.at) else { return self.cut("a varint") };
@@ -43,7 +49,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next field number and wire type; `None` at the end.
-    #[inline]
+    #[inline(always)]
     pub fn tag(&mut self) -> Result<Option<(u32, u8)>, WireError> {
         if self.at >= self.bytes.len() {
             return Ok(None);
@@ -56,7 +62,7 @@ impl<'a> Cursor<'a> {
         Ok(Some((tag, (key & 7) as u8)))
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&mut self) -> Result<&'a [u8], WireError> {
         let len = self.varint()?;
         let end = usize::try_from(len).ok().and_then(|len| self.at.checked_add(len));
@@ -82,7 +88,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a field's payload, whatever its wire type.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&mut self, wire: u8) -> Result<Payload<'a>, WireError> {
         Ok(match wire {
             LEN => Payload { wire, int: 0, bytes: self.bytes()? },
