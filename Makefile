@@ -20,15 +20,14 @@ unit:                       ## Each room's own tests (as root: containers and ne
 walk: build                 ## The program from outside, by kubectl
 	tests/walk.sh
 
-lint:
-	cargo fmt --all --check
+lint:                       ## Warnings are errors; the rules of the house
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo xtask tidy
 
 bench: build                ## Beside upstream's components, in one run
 	bench/run.sh
 
-tools:                      ## What building and testing need, from Debian's packages
+tools:                      ## What building and testing need: Debian's packages, kubectl
 	tests/tools.sh
 
 clean:

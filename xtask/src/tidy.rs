@@ -37,7 +37,7 @@ const IMPURE: &[(&str, &str)] = &[
 ];
 
 /// Where `unsafe` may stand.
-const UNSAFE: &[&str] = &["crates/runtime/", "crates/keeper/", "crates/net/src/io/", "crates/store/tests/"];
+const UNSAFE: &[&str] = &["crates/runtime/", "crates/keeper/", "crates/net/src/io/"];
 
 const MAX_FILE_LINES: usize = 800;
 const MAX_PRODUCT_LINES: usize = 60_000;
@@ -55,21 +55,26 @@ pub fn run() -> Result<(), String> {
         if name.ends_with("Cargo.toml") {
             directions(&name, &text, &mut problems);
         } else if name.ends_with(".rs") {
-            let test = name.contains("/tests/") || name.ends_with("/tests.rs") || name.contains("/examples/");
-            if !test {
-                lines += text.lines().count();
+            let test = ["/tests/", "/examples/"].iter().any(|part| name.contains(part)) || name.ends_with("tests.rs");
+            if !test && name.starts_with("crates/") {
+                lines += lines_of_code(&text);
             }
             source(&name, &text, test, &mut problems);
         }
     }
     for path in files(&root.join("schema-data/overlay")) {
-        lines += fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+        lines += fs::read_to_string(&path).map_or(0, |text| lines_of_code(&text));
     }
     if lines > MAX_PRODUCT_LINES {
-        problems.push(format!("the product has {lines} lines; {MAX_PRODUCT_LINES} is its budget: delete, or make twins one"));
+        problems.push(format!("the product has {lines} lines of code; {MAX_PRODUCT_LINES} is its budget: delete, or make twins one"));
     }
-    println!("tidy: {lines} of {MAX_PRODUCT_LINES} product lines");
+    println!("tidy: {lines} of {MAX_PRODUCT_LINES} lines of product code");
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+}
+
+/// Lines that are neither empty nor only a comment.
+fn lines_of_code(text: &str) -> usize {
+    text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with("# ")).count()
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
@@ -130,8 +135,10 @@ fn source(name: &str, text: &str, test: bool, problems: &mut Vec<String>) {
                 problem(format!("`{word}` in a pure room: {instead}"));
             }
         }
-        let says_unsafe = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl") || code.contains("unsafe extern");
-        if says_unsafe && !UNSAFE.iter().any(|place| name.starts_with(place)) {
+        // Tests set up namespaces and the like; this file names what it looks for.
+        let checked = !test && !name.ends_with("xtask/src/tidy.rs");
+        let says_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|form| code.contains(form));
+        if checked && says_unsafe && !UNSAFE.iter().any(|place| name.starts_with(place)) {
             problem("`unsafe` belongs in runtime, keeper or net's door".into());
         }
         if let Some(word) = FOREIGN.iter().find(|word| line.contains(**word) && !name.ends_with("tidy.rs")) {
