@@ -338,7 +338,12 @@ pub fn apply(
         }
         let mut before = known;
         let order = |a: &Entry, b: &Entry| {
-            (&a.manager, a.applied, &a.api_version, &a.subresource).cmp(&(&b.manager, b.applied, &b.api_version, &b.subresource))
+            (&a.manager, a.applied, &a.api_version, &a.subresource).cmp(&(
+                &b.manager,
+                b.applied,
+                &b.api_version,
+                &b.subresource,
+            ))
         };
         before.sort_by(order);
         entries.sort_by(order);
@@ -362,10 +367,14 @@ fn check(typed: Typed<'_>, config: &Value) -> Result<(), ApplyError> {
     let text = match errors.as_slice() {
         [] => return Ok(()),
         [one] => one.clone(),
-        many => std::iter::once("errors:".to_owned()).chain(many.iter().map(|e| format!("  {e}"))).collect::<Vec<_>>().join("\n"),
+        many => std::iter::once("errors:".to_owned())
+            .chain(many.iter().map(|e| format!("  {e}")))
+            .collect::<Vec<_>>()
+            .join("\n"),
     };
     let (group_version, kind) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
-    let group_version = if group_version.contains('/') { group_version.to_owned() } else { format!("/{group_version}") };
+    let group_version =
+        if group_version.contains('/') { group_version.to_owned() } else { format!("/{group_version}") };
     Err(ApplyError::Invalid(format!(
         "failed to create typed patch object ({}/{}; {group_version}, Kind={kind}): {text}",
         config.str_at(&["metadata", "namespace"]),

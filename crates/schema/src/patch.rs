@@ -82,7 +82,9 @@ fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
     let path = || operation.member("path").and_then(Value::as_str);
     let from = || {
         let from = operation.member("from").and_then(Value::as_str);
-        from.ok_or_else(|| format!("{kind} operation failed to decode from: operation, missing from field: missing value"))
+        from.ok_or_else(|| {
+            format!("{kind} operation failed to decode from: operation, missing from field: missing value")
+        })
     };
     let no_path = |cause: &str| format!("{kind} operation failed to decode path: {cause}");
     let missing = "operation missing path field: missing value";
@@ -90,8 +92,9 @@ fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
     match kind {
         "add" => {
             let path = path().ok_or_else(|| no_path("missing value"))?;
-            let place = find(document, path)
-                .ok_or_else(|| format!("add operation does not apply: doc is missing path: \"{path}\": missing value"))?;
+            let place = find(document, path).ok_or_else(|| {
+                format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
+            })?;
             add(place, value.cloned().unwrap_or_default()).map_err(|e| format!("error in add for path: '{path}': {e}"))
         }
         "remove" => {
@@ -112,15 +115,17 @@ fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
                     _ => Err("replace operation value must be object or array: %!w(<nil>)".to_owned()),
                 };
             }
-            let place = find(document, path)
-                .ok_or_else(|| format!("replace operation does not apply: doc is missing path: {path}: missing value"))?;
+            let place = find(document, path).ok_or_else(|| {
+                format!("replace operation does not apply: doc is missing path: {path}: missing value")
+            })?;
             replace(place, value.cloned().unwrap_or_default())
                 .map_err(|()| format!("replace operation does not apply: doc is missing key: {path}: missing value"))
         }
         "move" => {
             let from = from()?;
-            let place = find(document, from)
-                .ok_or_else(|| format!("move operation does not apply: doc is missing from path: {from}: missing value"))?;
+            let place = find(document, from).ok_or_else(|| {
+                format!("move operation does not apply: doc is missing from path: {from}: missing value")
+            })?;
             let key = place.key.to_string();
             let moved = remove(place).map_err(|e| format!("error in move for path: '{key}': {e}"))?;
             let path = path().ok_or_else(|| no_path(missing))?;
@@ -131,8 +136,9 @@ fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
         }
         "copy" => {
             let from = from()?;
-            let place = find(document, from)
-                .ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: missing value"))?;
+            let place = find(document, from).ok_or_else(|| {
+                format!("copy operation does not apply: doc is missing from path: {from}: missing value")
+            })?;
             let copied = get(&place).map_err(|e| format!("error in copy for from: '{from}': {e}"))?.cloned();
             let path = path().ok_or_else(|| no_path("missing value"))?;
             let place = find(document, path).ok_or_else(|| {
@@ -176,8 +182,7 @@ fn find<'d>(document: &'d mut Value, path: &str) -> Option<Place<'d>> {
             _ => return None,
         };
     }
-    matches!(container, Value::Object(_) | Value::List(_))
-        .then(|| Place { container, key: unescape(key).into_owned() })
+    matches!(container, Value::Object(_) | Value::List(_)).then(|| Place { container, key: unescape(key).into_owned() })
 }
 
 /// An index of a list, from its end if negative; `limit` is the first one out of bounds.
@@ -209,9 +214,9 @@ fn add(place: Place<'_>, value: Value) -> Applied<()> {
 
 fn remove(place: Place<'_>) -> Applied<Value> {
     match place.container {
-        Value::Object(object) => {
-            object.remove(&place.key).ok_or_else(|| format!("Unable to remove nonexistent key: {}: missing value", place.key))
-        }
+        Value::Object(object) => object
+            .remove(&place.key)
+            .ok_or_else(|| format!("Unable to remove nonexistent key: {}: missing value", place.key)),
         Value::List(list) => {
             let at = index(&place.key, list.len(), list.len())?;
             Ok(list.remove(at))

@@ -39,7 +39,8 @@ impl Plan {
         }
         let mut wire_order: Vec<u16> = (0..fields.len() as u16).filter(|i| fields[usize::from(*i)].tag != 0).collect();
         wire_order.sort_by_key(|i| fields[usize::from(*i)].tag);
-        let always = fields.iter().zip(0..).filter(|(f, _)| f.inline || table.printed_zero(f).is_some()).map(|(_, i)| i);
+        let always =
+            fields.iter().zip(0..).filter(|(f, _)| f.inline || table.printed_zero(f).is_some()).map(|(_, i)| i);
         let mut zeros = Vec::new();
         table.each_field(message, &mut |field| {
             if let Some(zero) = table.printed_zero(field) {

@@ -99,7 +99,11 @@ impl<'a> Parts<'a> {
             }
             _ => {
                 let scale = self.exponent - places;
-                len <= 18 && scale >= -9 && scale % 3 == 0 && !(len >= 3 && digits().rev().take(3).all(|d| d == b'0')) && digits().next() != Some(b'0')
+                len <= 18
+                    && scale >= -9
+                    && scale % 3 == 0
+                    && !(len >= 3 && digits().rev().take(3).all(|d| d == b'0'))
+                    && digits().next() != Some(b'0')
             }
         }
     }

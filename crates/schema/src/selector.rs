@@ -85,7 +85,10 @@ impl LabelSelector {
             operator: Operator::Equals,
             values: vec![value.as_str().unwrap_or_default().to_owned()],
         };
-        LabelSelector { requirements: labels.as_object().into_iter().flatten().map(requirement).collect(), nothing: false }
+        LabelSelector {
+            requirements: labels.as_object().into_iter().flatten().map(requirement).collect(),
+            nothing: false,
+        }
     }
 
     /// `get` looks a label up.
@@ -246,7 +249,8 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Token::Word(_) | Token::Symbol("!") => {
                     let requirement = self.requirement();
-                    requirements.push(requirement.map_err(|e| SelectorError(format!("unable to parse requirement: {e}")))?);
+                    requirements
+                        .push(requirement.map_err(|e| SelectorError(format!("unable to parse requirement: {e}")))?);
                     match self.next() {
                         Token::End => return Ok(requirements),
                         Token::Symbol(",") => match self.peek() {
@@ -420,7 +424,9 @@ fn unescape(text: &str) -> Result<String> {
                 Some(c) => return fail(format!("invalid field selector: invalid escape sequence: \\{c}")),
                 None => return fail("invalid field selector: invalid escape sequence: \\".to_owned()),
             },
-            ',' | '=' => return fail(format!("invalid field selector: unescaped character in value: {}", u32::from(c))),
+            ',' | '=' => {
+                return fail(format!("invalid field selector: unescaped character in value: {}", u32::from(c)));
+            }
             c => out.push(c),
         }
     }

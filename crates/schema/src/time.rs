@@ -75,9 +75,7 @@ pub(crate) fn push(seconds: i64, micros: Option<u32>, out: &mut Vec<u8>) {
     let (year, month, dom) = civil(day);
     let year = year.clamp(0, 9999);
     pad(year, 4, out);
-    for (sep, n) in
-        [(b'-', month), (b'-', dom), (b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)]
-    {
+    for (sep, n) in [(b'-', month), (b'-', dom), (b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)] {
         out.push(sep);
         pad(n, 2, out);
     }

@@ -4,9 +4,9 @@
 //! in the order of the Go struct. gogo writes fields by number, which is nearly always that order already.
 
 use crate::json::{MAX_DEPTH, encode_untyped, write_f32, write_f64, write_i64, write_string};
+use crate::plan::Plan;
 use crate::proto::read::{find, packed};
 use crate::proto::wire::{Cursor, FIXED32, FIXED64, LEN, Payload, VARINT};
-use crate::plan::Plan;
 use crate::proto::{self, WireError};
 use crate::{Field, Form, Message, MessageId, Scalar, Table, Type, json, quantity, time};
 
@@ -380,11 +380,8 @@ impl<'t, 'a> Transcoder<'t, 'a, '_> {
 fn is_compact(raw: &[u8]) -> bool {
     let mut special = 0u8;
     for &b in raw {
-        special |= u8::from(b <= b' ')
-            | u8::from(b >= 0x80)
-            | u8::from(b == b'<')
-            | u8::from(b == b'>')
-            | u8::from(b == b'&');
+        special |=
+            u8::from(b <= b' ') | u8::from(b >= 0x80) | u8::from(b == b'<') | u8::from(b == b'>') | u8::from(b == b'&');
     }
     special == 0
 }

@@ -78,7 +78,12 @@ impl ErrorKind {
 }
 
 impl FieldError {
-    pub fn new(kind: ErrorKind, field: impl Into<String>, bad_value: impl Into<Value>, detail: impl Into<String>) -> Self {
+    pub fn new(
+        kind: ErrorKind,
+        field: impl Into<String>,
+        bad_value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
         FieldError { kind, field: field.into(), bad_value: bad_value.into(), detail: detail.into() }
     }
 
@@ -133,7 +138,11 @@ impl FieldError {
     pub fn body(&self) -> String {
         let mut text = self.kind.words().to_owned();
         match self.kind {
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::TooShort | ErrorKind::Internal => {}
+            ErrorKind::Required
+            | ErrorKind::Forbidden
+            | ErrorKind::TooLong
+            | ErrorKind::TooShort
+            | ErrorKind::Internal => {}
             _ => {
                 text.push_str(": ");
                 match &self.bad_value {

@@ -1,8 +1,8 @@
 //! YAML as sigs.k8s.io/yaml reads and writes it: YAML 1.1's words for booleans, keys made strings, JSON's kinds of values.
 
-mod write;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -94,9 +94,7 @@ impl<'a> Reader<'a> {
                 self.line = span.start.line() as u64;
                 Ok(event)
             }
-            Some(Err(error)) => {
-                Err(YamlError { line: error.marker().line() as u64, message: error.info().to_owned() })
-            }
+            Some(Err(error)) => Err(YamlError { line: error.marker().line() as u64, message: error.info().to_owned() }),
             None => Ok(Event::StreamEnd),
         }
     }
@@ -191,7 +189,9 @@ impl<'a> Reader<'a> {
             object.insert(key, value);
         }
         for value in merged {
-            let Value::Object(other) = value else { return self.fail("map merge requires map or sequence of maps as the value") };
+            let Value::Object(other) = value else {
+                return self.fail("map merge requires map or sequence of maps as the value");
+            };
             for (key, value) in other {
                 object.entry(key).or_insert(value);
             }
@@ -248,7 +248,9 @@ pub(crate) fn resolve(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => return Value::Bool(false),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            return Value::Bool(false);
+        }
         ".nan" | ".NaN" | ".NAN" => return Value::Float(f64::NAN),
         ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Value::Float(f64::INFINITY),
         "-.inf" | "-.Inf" | "-.INF" => return Value::Float(f64::NEG_INFINITY),

@@ -104,7 +104,11 @@ impl Set {
     /// Without the other's paths and all that is below them.
     pub fn without(&self, other: &Set) -> Set {
         let both = |a: &Node, b: &Node| {
-            if b.member { Node::default() } else { Node { member: a.member, children: a.children.without(&b.children) } }
+            if b.member {
+                Node::default()
+            } else {
+                Node { member: a.member, children: a.children.without(&b.children) }
+            }
         };
         self.combine(other, both, true, false)
     }
@@ -166,10 +170,12 @@ impl Set {
 /// The one spelling of a key or value element.
 fn canonical(element: &str) -> Box<str> {
     match element.get(..2) {
-        Some(kind @ ("k:" | "v:")) if element.contains([' ', '\n', '\t']) => match json::parse(&element.as_bytes()[2..]) {
-            Ok(value) => format!("{kind}{value}").into(),
-            Err(_) => element.into(),
-        },
+        Some(kind @ ("k:" | "v:")) if element.contains([' ', '\n', '\t']) => {
+            match json::parse(&element.as_bytes()[2..]) {
+                Ok(value) => format!("{kind}{value}").into(),
+                Err(_) => element.into(),
+            }
+        }
         _ => element.into(),
     }
 }

@@ -16,7 +16,8 @@ fn untagged() -> Table {
         enumeration: Vec::new(),
         patch: PatchStrategy { ..f.patch.clone() },
     };
-    let message = |m: &Message| Message::new(m.name.clone(), m.form, m.fields.iter().map(field).collect()).with_atomic(m.atomic);
+    let message =
+        |m: &Message| Message::new(m.name.clone(), m.form, m.fields.iter().map(field).collect()).with_atomic(m.atomic);
     Table::new(Table::builtin().messages.iter().map(message).collect(), Vec::new())
 }
 
@@ -179,7 +180,9 @@ fn the_status_is_not_owned_by_the_main_resource() {
     let container = r#"{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:name":{},"f:resources":{}}}}"#;
     assert_eq!(
         managers(&new),
-        [format!(r#"u 2026-01-01T00:00:00Z {{"f:metadata":{{"f:labels":{{".":{{}},"f:a":{{}}}}}},"f:spec":{container}}}"#)]
+        [format!(
+            r#"u 2026-01-01T00:00:00Z {{"f:metadata":{{"f:labels":{{".":{{}},"f:a":{{}}}}}},"f:spec":{container}}}"#
+        )]
     );
     let mut later = object;
     later.set(&["status", "phase"], "Failed");

@@ -130,7 +130,8 @@ impl<'t> Typed<'t> {
             }
             _ => None,
         };
-        let named = keys.iter().filter_map(|k| Some((k.to_string(), object.get(&**k).cloned().or_else(|| default(k))?)));
+        let named =
+            keys.iter().filter_map(|k| Some((k.to_string(), object.get(&**k).cloned().or_else(|| default(k))?)));
         let key: Object = named.collect();
         if key.is_empty() {
             let keys: Vec<_> = keys.iter().map(|k| format!("{k:?}")).collect();
@@ -165,7 +166,10 @@ impl<'t> Typed<'t> {
                     errors.push(match scalar {
                         Scalar::Bool => wrong("boolean"),
                         Scalar::String | Scalar::Bytes => {
-                            format!("{path}: expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(value))
+                            format!(
+                                "{path}: expected string, got &value.valueUnstructured{{Value:{}}}",
+                                go_syntax(value)
+                            )
                         }
                         _ => format!("{path}: expected numeric (int or float), got {}", go_kind(value)),
                     });
@@ -401,7 +405,8 @@ impl<'t> Typed<'t> {
         config: &[Value],
     ) -> Option<Value> {
         let (live, config) = (self.named(keys, element, live), self.named(keys, element, config));
-        let find = |list: &[(Box<str>, &Value)], name: &str| -> Option<usize> { list.iter().position(|(n, _)| **n == *name) };
+        let find =
+            |list: &[(Box<str>, &Value)], name: &str| -> Option<usize> { list.iter().position(|(n, _)| **n == *name) };
         // A name that live has twice has no value there to merge with.
         let observed = |name: &str| -> Option<Option<&Value>> {
             let at = find(&live, name)?;

@@ -98,7 +98,10 @@ impl<'a> Reader<'a> {
     fn unexpected<T>(&self, context: &str) -> Result<T, SyntaxError> {
         match self.bytes.get(self.at) {
             // Go ends the input with a space, which says more within a word or a number.
-            None if ["in literal", "in numeric", "after decimal", "in exponent"].iter().any(|c| context.starts_with(c)) => {
+            None if ["in literal", "in numeric", "after decimal", "in exponent"]
+                .iter()
+                .any(|c| context.starts_with(c)) =>
+            {
                 self.fail(format!("invalid character ' ' {context}"))
             }
             None => self.fail("unexpected end of JSON input".to_owned()),
@@ -265,10 +268,13 @@ impl<'a> Reader<'a> {
                     let tail = &self.bytes[copied..self.at];
                     self.at += 1;
                     if copied == start {
-                        return Ok(std::str::from_utf8(tail).map_or_else(|_| String::from_utf8_lossy(tail), Cow::Borrowed));
+                        return Ok(
+                            std::str::from_utf8(tail).map_or_else(|_| String::from_utf8_lossy(tail), Cow::Borrowed)
+                        );
                     }
                     buffer.extend_from_slice(tail);
-                    let text = String::from_utf8(buffer).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+                    let text = String::from_utf8(buffer)
+                        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
                     return Ok(Cow::Owned(text));
                 }
                 Some(b'\\') => {
@@ -367,7 +373,9 @@ impl<'a> Reader<'a> {
                 let text = self.number()?;
                 match untyped_number(text) {
                     Some(value) => value,
-                    None => return self.fail(format!("json: cannot unmarshal number {text} into Go value of type float64")),
+                    None => {
+                        return self.fail(format!("json: cannot unmarshal number {text} into Go value of type float64"));
+                    }
                 }
             }
         })

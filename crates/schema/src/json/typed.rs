@@ -218,7 +218,9 @@ impl<'a> Decoder<'a> {
         let wanted = self.table.go_type(ty);
         let fields = path.fields();
         let Some((innermost, _)) = fields.last() else {
-            return Err(DecodeError::Mistyped(format!("json: cannot unmarshal {found} into Go value of type {wanted}")));
+            return Err(DecodeError::Mistyped(format!(
+                "json: cannot unmarshal {found} into Go value of type {wanted}"
+            )));
         };
         let mut stack: Vec<String> = Vec::new();
         for (message, name) in &fields {
@@ -301,7 +303,17 @@ fn parse_time(form: Form, text: &str) -> std::result::Result<Value, String> {
 /// Go's words for a time that does not parse: the first element of the layout that fails.
 fn time_error(text: &str, layout: &str) -> String {
     let elements: &[(&str, usize)] = &[
-        ("2006", 4), ("-", 1), ("01", 2), ("-", 1), ("02", 2), ("T", 1), ("15", 2), (":", 1), ("04", 2), (":", 1), ("05", 2),
+        ("2006", 4),
+        ("-", 1),
+        ("01", 2),
+        ("-", 1),
+        ("02", 2),
+        ("T", 1),
+        ("15", 2),
+        (":", 1),
+        ("04", 2),
+        (":", 1),
+        ("05", 2),
     ];
     let mut rest = text;
     for (element, len) in elements {

@@ -92,7 +92,8 @@ fn typed(table: &Table, ty: &Type, value: &Value, out: &mut Vec<u8>) {
             members.close();
         }
         (Type::Message(id), _) => match table.message(*id).form {
-            form @ (Form::JsonSchemaPropsOrBool | Form::JsonSchemaPropsOrArray | Form::JsonSchemaPropsOrStringArray) => {
+            form
+            @ (Form::JsonSchemaPropsOrBool | Form::JsonSchemaPropsOrArray | Form::JsonSchemaPropsOrStringArray) => {
                 let wanted = if matches!(value, Value::List(_)) && form != Form::JsonSchemaPropsOrBool { 1 } else { 0 };
                 let message = table.message(*id);
                 let field = message.fields.iter().filter(|f| !matches!(f.ty, Type::Scalar(_))).nth(wanted);

@@ -143,14 +143,28 @@ impl<'t> Merger<'t> {
         }
     }
 
-    fn list_of(&self, old: Vec<Value>, new: Vec<Value>, ty: &'t Type, field: &Field, delete: bool) -> Result<Vec<Value>> {
+    fn list_of(
+        &self,
+        old: Vec<Value>,
+        new: Vec<Value>,
+        ty: &'t Type,
+        field: &Field,
+        delete: bool,
+    ) -> Result<Vec<Value>> {
         if !(field.patch.merge || delete) {
             return Ok(new);
         }
         self.list(old, new, ty, field.patch.merge_key.as_deref().unwrap_or(""), delete)
     }
 
-    fn list(&self, original: Vec<Value>, patch: Vec<Value>, ty: &'t Type, key: &str, delete: bool) -> Result<Vec<Value>> {
+    fn list(
+        &self,
+        original: Vec<Value>,
+        patch: Vec<Value>,
+        ty: &'t Type,
+        key: &str,
+        delete: bool,
+    ) -> Result<Vec<Value>> {
         if original.is_empty() && patch.is_empty() {
             return Ok(original);
         }

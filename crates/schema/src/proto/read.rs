@@ -140,9 +140,7 @@ fn single(
     Ok(match (ty, wire) {
         (Type::Message(id), LEN) => message(table, table.message(*id), bytes, depth + 1)?,
         (Type::Scalar(Scalar::String), LEN) => Value::String(text(bytes)),
-        (Type::Scalar(Scalar::Bytes), LEN) => {
-            Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))
-        }
+        (Type::Scalar(Scalar::Bytes), LEN) => Value::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
         (Type::Scalar(Scalar::Bool), VARINT) => Value::Bool(int != 0),
         (Type::Scalar(Scalar::Int32), VARINT) => Value::Int((int as i32).into()),
         (Type::Scalar(Scalar::Uint32), VARINT) => Value::Int((int as u32).into()),

@@ -44,7 +44,8 @@ fn reads_fields_of_both_encodings() {
 fn splices_the_resource_version() {
     let table = Table::builtin();
     let id = table.kind("", "v1", "Pod").expect("a kind");
-    let long = format!(r#"{{"metadata":{{"name":"{}","annotations":{{"a":"{}"}}}}}}"#, "n".repeat(60), "x".repeat(16_350));
+    let long =
+        format!(r#"{{"metadata":{{"name":"{}","annotations":{{"a":"{}"}}}}}}"#, "n".repeat(60), "x".repeat(16_350));
     for text in [POD, "{}", &long] {
         let mut body = seal("Pod", text);
         for version in ["7", "123456789012345678", ""] {

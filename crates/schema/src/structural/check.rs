@@ -68,7 +68,9 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
         }
     }
     let off = "must be false if x-kubernetes-int-or-string is true";
-    for (set, name) in [(preserve, "x-kubernetes-preserve-unknown-fields"), (embedded, "x-kubernetes-embedded-resource")] {
+    for (set, name) in
+        [(preserve, "x-kubernetes-preserve-unknown-fields"), (embedded, "x-kubernetes-embedded-resource")]
+    {
         if int_or_string && set {
             errors.push(FieldError::invalid(at(name), true, off));
         }
@@ -105,7 +107,11 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
                 && inner.str_at(&["type"]) != "string"
             {
                 let detail = "must be string";
-                errors.push(FieldError::invalid(format!("{path}.properties[{name}].type"), inner.str_at(&["type"]), detail));
+                errors.push(FieldError::invalid(
+                    format!("{path}.properties[{name}].type"),
+                    inner.str_at(&["type"]),
+                    detail,
+                ));
             }
         }
         if let Some(meta) = schema.get(&["properties", "metadata"]) {
@@ -159,7 +165,8 @@ fn metadata(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldErro
     }
     let allowed = |key: &str| matches!(key, "type" | "default" | "description" | "title");
     let others = schema.as_object().into_iter().flatten().any(|(key, value)| {
-        let names_only = || value.as_object().is_some_and(|p| p.keys().all(|k| matches!(k.as_str(), "name" | "generateName")));
+        let names_only =
+            || value.as_object().is_some_and(|p| p.keys().all(|k| matches!(k.as_str(), "name" | "generateName")));
         !(allowed(key) || key == "properties" && names_only() || value.is_empty())
     });
     if level == Level::Root && others {
@@ -187,7 +194,8 @@ fn values(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
             continue;
         }
         for (i, inner) in list.iter().enumerate() {
-            let spared = name == "allOf" && i == 0 && int_or_string && is_int_or_string_pattern(inner.list_at(&["anyOf"]));
+            let spared =
+                name == "allOf" && i == 0 && int_or_string && is_int_or_string_pattern(inner.list_at(&["anyOf"]));
             nested(inner, spared, &format!("{path}.{name}[{i}]"), errors);
         }
     }

@@ -238,9 +238,9 @@ impl Node {
                 let Some(items) = &self.items else { return };
                 for (i, item) in list.iter().enumerate() {
                     let was = match &self.list_type {
-                        ListType::Map(keys) => old.and_then(Value::as_list).and_then(|old| {
-                            old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))
-                        }),
+                        ListType::Map(keys) => old
+                            .and_then(Value::as_list)
+                            .and_then(|old| old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))),
                         _ => None,
                     };
                     items.rules(item, was, &format!("{path}[{i}]"), evaluate, errors);

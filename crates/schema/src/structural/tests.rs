@@ -41,7 +41,8 @@ fn answers_as_upstream() {
                 differ("unknown", unknown.join(" "), texts("unknown").join(" "));
                 schema.default(&mut object);
                 differ("result", object.to_string(), row["result"].to_string());
-                let theirs: Vec<String> = texts("errors").into_iter().filter(|e| !e.contains("Checked value must be")).collect();
+                let theirs: Vec<String> =
+                    texts("errors").into_iter().filter(|e| !e.contains("Checked value must be")).collect();
                 differ("errors", print(schema.validate(&object)), theirs.join("\n         "));
             }
         }
@@ -61,11 +62,10 @@ fn rules_see_old_values_where_they_correlate() {
              "items":{"type":"object","x-kubernetes-validations":[{"rule":"item"}],"properties":{"k":{"type":"string"},"v":{"type":"string"}}}},
         "a":{"type":"array","items":{"type":"string","x-kubernetes-validations":[{"rule":"atom"}]}}}}}}"#,
     );
-    assert_eq!(schema.rules().iter().map(|(path, rule)| format!("{path} {}", rule.rule)).collect::<Vec<_>>(), [
-        "spec spec",
-        "spec.a[*] atom",
-        "spec.m[*] item"
-    ]);
+    assert_eq!(
+        schema.rules().iter().map(|(path, rule)| format!("{path} {}", rule.rule)).collect::<Vec<_>>(),
+        ["spec spec", "spec.a[*] atom", "spec.m[*] item"]
+    );
     let new = json::parse(br#"{"spec":{"m":[{"k":"2","v":"b"},{"k":"1","v":"a"}],"a":["x"]}}"#).unwrap();
     let old = json::parse(br#"{"spec":{"m":[{"k":"1","v":"z"}],"a":["y"]}}"#).unwrap();
     let mut seen = Vec::new();
@@ -77,11 +77,10 @@ fn rules_see_old_values_where_they_correlate() {
         Vec::new()
     });
     assert_eq!(errors, []);
-    assert_eq!(seen, [
-        r#"spec.a[0] "x" "#,
-        r#"spec.m[0] {"k":"2","v":"b"} "#,
-        r#"spec.m[1] {"k":"1","v":"a"} {"k":"1","v":"z"}"#
-    ]);
+    assert_eq!(
+        seen,
+        [r#"spec.a[0] "x" "#, r#"spec.m[0] {"k":"2","v":"b"} "#, r#"spec.m[1] {"k":"1","v":"a"} {"k":"1","v":"z"}"#]
+    );
 }
 
 #[test]
@@ -95,8 +94,13 @@ fn apply_serves_custom_resources_by_the_table() {
     );
     let ty = Type::Message(schema.root);
     let object = |spec: &str| {
-        json::parse(format!(r#"{{"apiVersion":"x/v1","kind":"K","metadata":{{"name":"n","labels":{{"a":"b"}}}},"spec":{spec}}}"#).as_bytes())
-            .unwrap()
+        json::parse(
+            format!(
+                r#"{{"apiVersion":"x/v1","kind":"K","metadata":{{"name":"n","labels":{{"a":"b"}}}},"spec":{spec}}}"#
+            )
+            .as_bytes(),
+        )
+        .unwrap()
     };
     let writer = |manager| apply::Writer { manager, api_version: "x/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
     let one = object(r#"{"m":[{"v":"1"}],"free":{"x":{"y":[1]}}}"#);

@@ -1,7 +1,7 @@
 //! Values against a schema, with the errors that upstream's OpenAPI validation gives.
 
-use super::node::{Additional, Kind, ListType, Node};
 use super::join;
+use super::node::{Additional, Kind, ListType, Node};
 use crate::validate::{ErrorKind, FieldError, names};
 use crate::{Object, Value, time};
 
@@ -64,11 +64,8 @@ impl Check<'_> {
         }
         let allowed = node.enumeration.is_empty() || value.is_null() && node.nullable;
         if !allowed && !node.enumeration.contains(value) {
-            let shown: Vec<String> = node
-                .enumeration
-                .iter()
-                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-                .collect();
+            let shown: Vec<String> =
+                node.enumeration.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
             self.errors.push(FieldError::not_supported(path, value.clone(), &shown));
         }
         if self.errors.len() == before {
@@ -126,7 +123,9 @@ impl Check<'_> {
                     about(self, "must validate one and only one schema (oneOf). Found none valid".to_owned());
                     self.errors.extend(best(results));
                 }
-                n => about(self, format!("must validate one and only one schema (oneOf). Found {n} valid alternatives")),
+                n => {
+                    about(self, format!("must validate one and only one schema (oneOf). Found {n} valid alternatives"))
+                }
             }
         }
         if !node.all_of.is_empty() {
@@ -161,7 +160,10 @@ impl Check<'_> {
         } else if let Some((pattern, _)) = node.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
             self.invalid(path, text.into(), &format!("should match '{pattern}'"));
         }
-        if known_format(&node.format) && !matches!(node.kind, Some(Kind::Integer | Kind::Number)) && !has_format(&node.format, text) {
+        if known_format(&node.format)
+            && !matches!(node.kind, Some(Kind::Integer | Kind::Number))
+            && !has_format(&node.format, text)
+        {
             let detail = format!("{path} in body must be of type {}: {text:?}", node.format);
             self.errors.push(FieldError::new(ErrorKind::TypeInvalid, path, text, detail));
         }
@@ -235,9 +237,28 @@ fn best(results: Vec<(Vec<FieldError>, u32)>) -> Vec<FieldError> {
 fn known_format(format: &str) -> bool {
     matches!(
         format,
-        "uri" | "email" | "hostname" | "ipv4" | "ipv6" | "cidr" | "mac" | "uuid" | "uuid3" | "uuid4" | "uuid5" | "byte"
-            | "password" | "date" | "duration" | "datetime" | "date-time" | "k8s-short-name" | "k8s-long-name"
-            | "hexcolor" | "ssn" | "bsonobjectid"
+        "uri"
+            | "email"
+            | "hostname"
+            | "ipv4"
+            | "ipv6"
+            | "cidr"
+            | "mac"
+            | "uuid"
+            | "uuid3"
+            | "uuid4"
+            | "uuid5"
+            | "byte"
+            | "password"
+            | "date"
+            | "duration"
+            | "datetime"
+            | "date-time"
+            | "k8s-short-name"
+            | "k8s-long-name"
+            | "hexcolor"
+            | "ssn"
+            | "bsonobjectid"
     )
 }
 
@@ -248,14 +269,18 @@ fn has_format(format: &str, text: &str) -> bool {
         "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
         "cidr" => names::cidr(text).is_empty(),
         "mac" => {
-            let parts: Vec<&str> = if text.contains('-') { text.split('-') .collect() } else { text.split(':').collect() };
+            let parts: Vec<&str> =
+                if text.contains('-') { text.split('-').collect() } else { text.split(':').collect() };
             matches!(parts.len(), 6 | 8 | 20) && parts.iter().all(|p| p.len() == 2 && hex(p))
         }
         "uuid" | "uuid3" | "uuid4" | "uuid5" => {
             let plain: String = text.chars().filter(|c| *c != '-').collect();
             let version = format.strip_prefix("uuid").unwrap_or_default();
             let fits = version.is_empty() || plain.get(12..13) == Some(version);
-            plain.len() == 32 && hex(&plain) && fits && (text.len() == 32 || names::uuid(&text.to_lowercase()).is_empty())
+            plain.len() == 32
+                && hex(&plain)
+                && fits
+                && (text.len() == 32 || names::uuid(&text.to_lowercase()).is_empty())
         }
         "byte" => {
             use base64::Engine;
@@ -264,12 +289,22 @@ fn has_format(format: &str, text: &str) -> bool {
         "date" => text.len() == 10 && time::parse(&format!("{text}T00:00:00Z")).is_some(),
         "datetime" | "date-time" => time::parse(&text.to_uppercase()).is_some(),
         "duration" => time::parse_duration(text).is_some(),
-        "hostname" => !text.is_empty() && text.len() <= 255 && text.split('.').all(|l| names::dns1123_label(&l.to_lowercase()).is_empty()),
-        "email" => text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains(['@', ' '])),
-        "uri" => text.starts_with('/') || text.split_once(':').is_some_and(|(scheme, rest)| {
-            !rest.is_empty() && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-                && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
-        }),
+        "hostname" => {
+            !text.is_empty()
+                && text.len() <= 255
+                && text.split('.').all(|l| names::dns1123_label(&l.to_lowercase()).is_empty())
+        }
+        "email" => text
+            .split_once('@')
+            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains(['@', ' '])),
+        "uri" => {
+            text.starts_with('/')
+                || text.split_once(':').is_some_and(|(scheme, rest)| {
+                    !rest.is_empty()
+                        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+                })
+        }
         "k8s-short-name" => names::dns1123_label(text).is_empty(),
         "k8s-long-name" => names::dns1123_subdomain(text).is_empty(),
         "hexcolor" => {
@@ -307,7 +342,9 @@ pub fn unique_lists(node: &Node, value: &Value, path: &str, errors: &mut Vec<Fie
                     }
                 }
                 ListType::Map(keys) => {
-                    if let Some((i, item)) = list.iter().enumerate().find(|(_, v)| !matches!(v, Value::Object(_) | Value::Null)) {
+                    if let Some((i, item)) =
+                        list.iter().enumerate().find(|(_, v)| !matches!(v, Value::Object(_) | Value::Null))
+                    {
                         let detail = "must be an object for an array of list-type map";
                         errors.push(FieldError::invalid(format!("{path}[{i}]"), item.clone(), detail));
                         return;
@@ -316,7 +353,9 @@ pub fn unique_lists(node: &Node, value: &Value, path: &str, errors: &mut Vec<Fie
                         keys.iter().filter_map(|k| Some((k.clone(), item.member(k)?.clone()))).collect()
                     };
                     let ids: Vec<Object> = list.iter().map(id).collect();
-                    for (i, id) in ids.iter().enumerate().filter(|(i, id)| ids[..*i].iter().filter(|o| o == id).count() == 1) {
+                    for (i, id) in
+                        ids.iter().enumerate().filter(|(i, id)| ids[..*i].iter().filter(|o| o == id).count() == 1)
+                    {
                         errors.push(FieldError::duplicate(format!("{path}[{i}]"), Value::Object(id.clone())));
                     }
                 }

@@ -134,8 +134,7 @@ fn key_inner(b: u8) -> bool {
 
 /// `IsLabelKey`, also known as `IsQualifiedName`.
 pub fn label_key(value: &str) -> Problems {
-    const SENTENCE: &str =
-        "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+    const SENTENCE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
     let regex = || regex_error(SENTENCE, LABEL_KEY, &["MyName", "my.name", "123-abc"]);
     let mut problems = Vec::new();
     let mut parts = value.split('/');
@@ -240,7 +239,8 @@ pub fn env_name(value: &str) -> Problems {
     }
     if !value.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=') {
         problems.push(
-            "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned(),
+            "a valid environment variable name must consist only of printable ASCII characters other than '='"
+                .to_owned(),
         );
     }
     problems

@@ -283,12 +283,15 @@ impl Rule {
             Value::Object(object) => object.len(),
             _ => 0,
         };
-        let is_set = |name: &str| holder.dotted(name).is_some_and(|v| !v.is_null() && !matches!(v, Value::String(s) if s.is_empty()));
+        let is_set = |name: &str| {
+            holder.dotted(name).is_some_and(|v| !v.is_null() && !matches!(v, Value::String(s) if s.is_empty()))
+        };
         let text = || value.as_str().unwrap_or_default();
         match self {
             Rule::Required(detail) => {
                 // A number or boolean that is there is given, zero or not; so is an empty struct.
-                let given = !matches!(value, Value::Null) && !matches!(value, Value::String(s) if s.is_empty())
+                let given = !matches!(value, Value::Null)
+                    && !matches!(value, Value::String(s) if s.is_empty())
                     && !matches!(value, Value::List(l) if l.is_empty());
                 if !given {
                     errors.push(FieldError::required(path, detail.as_str()));
@@ -333,7 +336,11 @@ impl Rule {
                 }
                 if set.len() > 1 {
                     let detail = format!("must specify at most one of: {}", quoted(fields));
-                    errors.push(FieldError::invalid(path, set.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "), detail));
+                    errors.push(FieldError::invalid(
+                        path,
+                        set.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "),
+                        detail,
+                    ));
                 }
             }
             Rule::DependentRequired(other) => {
@@ -414,10 +421,9 @@ impl Rule {
                     let id = id(item);
                     if !empty(&id) && seen.contains(&id) {
                         errors.push(match keys.as_slice() {
-                            [key] => FieldError::duplicate(
-                                format!("{path}[{i}].{key}"),
-                                id[0].clone().unwrap_or_default(),
-                            ),
+                            [key] => {
+                                FieldError::duplicate(format!("{path}[{i}].{key}"), id[0].clone().unwrap_or_default())
+                            }
                             _ => FieldError::duplicate(format!("{path}[{i}]"), item.clone()),
                         });
                     }
@@ -480,7 +486,8 @@ impl RuleBook {
                 continue;
             }
             let id = message.ok_or(RuleError::Orphan { line: line_number })?;
-            let (path, rules) = row.split_once(": ").ok_or(RuleError::Rule { line: line_number, rule: row.to_owned() })?;
+            let (path, rules) =
+                row.split_once(": ").ok_or(RuleError::Rule { line: line_number, rule: row.to_owned() })?;
             let path = path.trim_matches('.');
             if !exists(table, table.message(id), path) {
                 let message = table.message(id).name.to_string();
@@ -583,9 +590,9 @@ impl Walk<'_> {
             (Type::List { element, kind }, Value::List(list)) if matches!(**element, Type::Message(_)) => {
                 for (i, item) in list.iter().enumerate() {
                     let was = match kind {
-                        ListKind::Map { keys } => old.and_then(Value::as_list).and_then(|old| {
-                            old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))
-                        }),
+                        ListKind::Map { keys } => old
+                            .and_then(Value::as_list)
+                            .and_then(|old| old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))),
                         _ => old.and_then(Value::as_list).and_then(|old| old.get(i)),
                     };
                     self.value(element, item, was, &format!("{path}[{i}]"));

@@ -39,22 +39,26 @@ fn metadata_is_checked_whole() {
     }
     let mut big = value(r#"{"name":"a","annotations":{}}"#);
     big.set(&["annotations", "x"], "y".repeat(256 * 1024));
-    assert_eq!(texts(metadata(&big, false, NameRule::Subdomain, "metadata")), [
-        "metadata.annotations: Too long: may not be more than 262144 bytes"
-    ]);
+    assert_eq!(
+        texts(metadata(&big, false, NameRule::Subdomain, "metadata")),
+        ["metadata.annotations: Too long: may not be more than 262144 bytes"]
+    );
 }
 
 #[test]
 fn metadata_stays_itself_on_update() {
     let old = r#"{"name":"a","uid":"1","resourceVersion":"5","generation":3,"deletionTimestamp":"2026-01-01T00:00:00Z","finalizers":["x/y"]}"#;
     let new = r#"{"name":"b","uid":"2","generation":2,"deletionTimestamp":"2026-01-01T00:00:00Z","finalizers":["x/y","x/z"]}"#;
-    assert_eq!(texts(metadata_update(&value(new), &value(old), "metadata")), [
-        r#"metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"x/z"}"#,
-        r#"metadata.resourceVersion: Invalid value: "": must be specified for an update"#,
-        "metadata.generation: Invalid value: 2: must not be decremented",
-        r#"metadata.name: Invalid value: "b": field is immutable"#,
-        r#"metadata.uid: Invalid value: "2": field is immutable"#,
-    ]);
+    assert_eq!(
+        texts(metadata_update(&value(new), &value(old), "metadata")),
+        [
+            r#"metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"x/z"}"#,
+            r#"metadata.resourceVersion: Invalid value: "": must be specified for an update"#,
+            "metadata.generation: Invalid value: 2: must not be decremented",
+            r#"metadata.name: Invalid value: "b": field is immutable"#,
+            r#"metadata.uid: Invalid value: "2": field is immutable"#,
+        ]
+    );
 }
 
 #[test]
@@ -86,9 +90,15 @@ fn rules_are_read_and_applied() {
             r#"restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure""#,
         ]
     );
-    let (new, old) = (r#"{"containers":[{"name":"a"}],"nodeName":"y"}"#, r#"{"containers":[{"name":"a"}],"nodeName":"x"}"#);
+    let (new, old) =
+        (r#"{"containers":[{"name":"a"}],"nodeName":"y"}"#, r#"{"containers":[{"name":"a"}],"nodeName":"x"}"#);
     assert_eq!(check(new, Some(old)), [r#"nodeName: Invalid value: "y": field is immutable"#]);
-    for bad in ["  x: required", "io.k8s.Nope\n", "io.k8s.api.core.v1.PodSpec\n  nope: required", "io.k8s.api.core.v1.PodSpec\n  nodeName: what=1"] {
+    for bad in [
+        "  x: required",
+        "io.k8s.Nope\n",
+        "io.k8s.api.core.v1.PodSpec\n  nope: required",
+        "io.k8s.api.core.v1.PodSpec\n  nodeName: what=1",
+    ] {
         assert!(RuleBook::load(table, bad).is_err(), "{bad}");
     }
 }

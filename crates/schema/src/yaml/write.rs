@@ -75,7 +75,9 @@ fn scalar(value: &Value, width: usize, key: bool, out: &mut Vec<u8>) {
         Value::Object(_) => return out.extend_from_slice(b"{}"),
         other => return json::encode_untyped(other, out),
     };
-    let printable = text.chars().all(|c| matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{10000}'..));
+    let printable = text
+        .chars()
+        .all(|c| matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{10000}'..));
     if !printable {
         return double_quoted(text, out);
     }
@@ -98,7 +100,8 @@ fn scalar(value: &Value, width: usize, key: bool, out: &mut Vec<u8>) {
 
 /// YAML 1.1 reads `1:20` as eighty.
 fn base_60(text: &str) -> bool {
-    text.contains(':') && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b':' | b'.' | b'_' | b'+' | b'-'))
+    text.contains(':')
+        && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b':' | b'.' | b'_' | b'+' | b'-'))
         && text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-'))
         || text.len() >= 8 && text.as_bytes()[..4].iter().all(u8::is_ascii_digit) && text.as_bytes()[4] == b'-'
 }
@@ -143,8 +146,12 @@ fn double_quoted(text: &str, out: &mut Vec<u8>) {
             '\r' => out.extend_from_slice(b"\\r"),
             '\0' => out.extend_from_slice(b"\\0"),
             '\u{1b}' => out.extend_from_slice(b"\\e"),
-            '\u{feff}' | '\u{85}' | '\u{2028}' | '\u{2029}' => out.extend_from_slice(format!("\\u{:04X}", c as u32).as_bytes()),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.extend_from_slice(format!("\\x{:02X}", c as u32).as_bytes()),
+            '\u{feff}' | '\u{85}' | '\u{2028}' | '\u{2029}' => {
+                out.extend_from_slice(format!("\\u{:04X}", c as u32).as_bytes())
+            }
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.extend_from_slice(format!("\\x{:02X}", c as u32).as_bytes())
+            }
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }

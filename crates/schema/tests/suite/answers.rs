@@ -116,11 +116,19 @@ fn are_upstreams() {
         let columns: Vec<&str> = line.split('\t').collect();
         let (question, theirs) = columns.split_at(columns.len() - 2);
         let theirs = (parse(theirs[0]), parse(theirs[1]));
-        let theirs = (theirs.0.as_str().unwrap_or_default().to_owned(), theirs.1.as_str().unwrap_or_default().to_owned());
+        let theirs =
+            (theirs.0.as_str().unwrap_or_default().to_owned(), theirs.1.as_str().unwrap_or_default().to_owned());
         let ours = answer(question[0], &question[1..]);
         count += 1;
         if ours != theirs {
-            wrong.push(format!("{}\n    ours   {}  !{}\n    theirs {}  !{}", question.join("  "), ours.0, ours.1, theirs.0, theirs.1));
+            wrong.push(format!(
+                "{}\n    ours   {}  !{}\n    theirs {}  !{}",
+                question.join("  "),
+                ours.0,
+                ours.1,
+                theirs.0,
+                theirs.1
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} of {count} differ\n{}", wrong.len(), wrong.join("\n"));

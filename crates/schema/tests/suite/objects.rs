@@ -29,7 +29,11 @@ fn golden() -> Vec<Golden> {
         let mut next = || columns.next().expect("six columns");
         let (api_version, kind, message, variant, raw, json) = (next(), next(), next(), next(), next(), next());
         let id = match message {
-            "" => Table::builtin().kind(api_version.split_once('/').map_or("", |v| v.0), api_version.rsplit('/').next().unwrap_or(""), kind),
+            "" => Table::builtin().kind(
+                api_version.split_once('/').map_or("", |v| v.0),
+                api_version.rsplit('/').next().unwrap_or(""),
+                kind,
+            ),
             name => Table::builtin().id(name),
         };
         // Upstream's client knows versions that its server no longer has.
