@@ -3,9 +3,11 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
@@ -209,6 +211,10 @@ impl Runtime {
                 terminal = Some(master.clone());
                 Some(Box::pin(master) as Input)
             }
+            Some(fd) if config.stdin_once => {
+                let inner = input(fd).at("use", "pipe")?;
+                Some(Box::pin(OnceInput { inner, holder: holder.clone(), id: id.to_string() }) as Input)
+            }
             Some(fd) => Some(input(fd).at("use", "pipe")?),
             None => None,
         };
@@ -244,6 +250,34 @@ impl Runtime {
             }
         }
         Err(last).at("connect to port", format!("{port} of sandbox {sandbox}"))
+    }
+}
+
+/// The input of a `stdinOnce` container: its end is the container's end of input, for the keeper holds the pipe, too.
+struct OnceInput {
+    inner: Input,
+    holder: Arc<Holder>,
+    id: String,
+}
+
+impl AsyncWrite for OnceInput {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.inner.as_mut().poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.as_mut().poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.as_mut().poll_shutdown(cx)
+    }
+}
+
+impl Drop for OnceInput {
+    fn drop(&mut self) {
+        let (holder, id) = (self.holder.clone(), self.id.clone());
+        if let Ok(handle) = tokio::runtime::Handle::try_current() {
+            handle.spawn(async move { holder.ask("close-stdin", &[id.as_bytes()], &[]).await.map(drop) });
+        }
     }
 }
 

@@ -123,6 +123,14 @@ async fn attach() {
     process.stdout.as_mut().unwrap().read_to_string(&mut rest).await.unwrap();
     assert_eq!((rest.as_str(), process.wait().await.unwrap()), ("end\n", 6));
     assert_eq!(b.log(&id), "out one\nerr one\nend\n");
+    // Once: whoever hangs up ends the input.
+    let once =
+        ContainerConfig { stdin: true, stdin_once: true, log_path: "o/0.log".into(), ..b.script("cat; echo end") };
+    let id = b.start(&pod.id, once).await;
+    let mut process = b.runtime.attach(&id, true, false, false).await.unwrap();
+    process.stdin.as_mut().unwrap().write_all(b"all\n").await.unwrap();
+    drop(process);
+    assert_eq!((b.wait(&id).await.code, b.log(&id).as_str()), (0, "all\nend\n"));
     // A terminal of the container's own.
     let shell = ContainerConfig {
         stdin: true,
