@@ -477,7 +477,7 @@ pub fn priority_class(c: &mut Check<'_>) {
     if name.starts_with("system-") {
         if !SYSTEM.contains(&name.as_str()) {
             let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
-            c.forbidden("metadata.name", &format!("{detail}{name:?} is not a known system priority class"));
+            c.forbidden("metadata.name", &format!("{detail}{name} is not a known system priority class"));
         }
     } else if value > HIGHEST {
         c.forbidden("value", &format!("maximum allowed value of a user defined priority is {HIGHEST}"));
