@@ -1,6 +1,8 @@
 //! What the cluster does next: reconcilers as pure functions, each a [`reconcile::Row`] of [`rows`].
 
 pub mod cluster;
+pub mod garbage;
+pub mod io;
 pub mod scheduler;
 pub mod support;
 pub mod workloads;

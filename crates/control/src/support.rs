@@ -110,7 +110,7 @@ pub fn claim<'a, O: Object, K: Object>(
     mine
 }
 
-fn owner_json(owner: &OwnerReference) -> serde_json::Value {
+pub(crate) fn owner_json(owner: &OwnerReference) -> serde_json::Value {
     let mut json = json!({"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid});
     if let Some(controller) = owner.controller {
         json["controller"] = json!(controller);

@@ -1,7 +1,7 @@
 //! `sampan server`: from flags to a control plane that answers, and a node on this machine.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -15,10 +15,18 @@ use apiserver::{
     seams::Random,
 };
 use http::{Request, Response};
-use pki::jwt::{Signer, Verifier};
+use pki::{
+    Authority, Leaf,
+    jwt::{Signer, Verifier},
+};
 use reconcile::{
     Runner,
     io::{Client, Identity as Component},
+};
+use schema::api::{
+    IntOrString,
+    core::v1::{Node, Service, ServicePort, ServiceSpec},
+    meta::v1::ObjectMeta,
 };
 use store::sqlite::{Options, Sqlite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,11 +35,15 @@ use crate::{
     cli::ServerArgs,
     facts, files,
     identity::{self, Identity, Wanted},
+    join::{self, Cluster, Desk},
     listen::{self, Handler},
+    machine,
+    places::Places,
     wiring::{
         host::{SystemClock, now_ns},
         local::Local,
         node_proxy::Proxy,
+        servicelb,
     },
 };
 
@@ -73,6 +85,8 @@ pub enum Error {
     Bootstrap(#[from] bootstrap::Error),
     #[error("cannot use the cluster's certificates")]
     Pki(#[from] pki::Error),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
     #[error("cannot start the runtime: {0}")]
     Tokio(std::io::Error),
 }
@@ -101,23 +115,28 @@ impl Settings {
 pub fn run(args: ServerArgs) -> Result<(), Error> {
     let settings = Settings::resolve(&args)?;
     crate::logging(&args.node);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(1, 4)))
-        .thread_stack_size(1 << 20)
-        .build()
-        .map_err(Error::Tokio)?;
+    let runtime = runtime().map_err(Error::Tokio)?;
     let outcome = runtime.block_on(serve(args, settings));
     // A step that hangs in the kernel does not keep a stopped server.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome
 }
 
+/// Few threads with small stacks: a board's memory is its users'.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(1, 4)))
+        .thread_stack_size(1 << 20)
+        .build()
+}
+
 async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     let started = Instant::now();
     // What is most likely to fail comes first, before anything is written.
     let listener = listen::bind(settings.listen).await?;
-    let server_dir = settings.data_dir.join("server");
+    let places = Places::new(&settings.data_dir);
+    let server_dir = places.server();
     files::make_dir(&settings.data_dir, 0o755)?;
     files::make_dir(&server_dir, 0o700)?;
     files::make_dir(&server_dir.join("db"), 0o700)?;
@@ -152,7 +171,23 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
 
     write_kubeconfig(&args, &settings, &identity)?;
     let (_tls, tls) = tokio::sync::watch::channel(listen::tls(&identity.serving)?);
-    let handler = Arc::new(Api { server: server.clone(), ca_pem: identity.server_ca.bundle_pem() });
+    let cluster = Cluster {
+        cluster_cidrs: settings.cluster_cidrs.clone(),
+        service_cidrs: settings.service_cidrs.clone(),
+        node_ports: settings.node_ports.clone().into_inner(),
+        cluster_dns: settings.cluster_dns,
+        cluster_domain: args.cluster_domain.clone(),
+        disable: args.disable.clone(),
+    };
+    let ca_pem = identity.server_ca.bundle_pem();
+    let desk = Desk {
+        server_ca: Authority::from_pem(&ca_pem, &identity.server_ca.key_pem())?,
+        client_ca: Authority::from_pem(&identity.client_ca.bundle_pem(), &identity.client_ca.key_pem())?,
+        server_secret: identity.server_secret.clone(),
+        agent_secret: identity.agent_secret.clone(),
+        cluster: cluster.clone(),
+    };
+    let handler = Arc::new(Api { server: server.clone(), ca_pem, desk });
     let accepting = tokio::spawn(listen::serve(listener, tls, handler));
     let client = Client::new(Arc::new(Local(server.clone())), Component("system:kube-controller-manager".into()));
     let control = control::cluster::Config {
@@ -161,6 +196,8 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     };
     let clock = || (now_ns(), random_bits());
     tokio::spawn(Runner::new(client.clone(), control::rows(&control), clock).run());
+    tokio::spawn(control::io::namespaces::run(client.clone()));
+    tokio::spawn(control::io::garbage::run(client.clone()));
     tracing::info!(
         address = %settings.listen,
         kubeconfig = %args.write_kubeconfig.display(),
@@ -168,13 +205,98 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
         "the API answers"
     );
 
+    let local = |identity: &str| Client::new(Arc::new(Local(server.clone())), Component(identity.into()));
+    if !args.disable.iter().any(|part| part == "servicelb") {
+        let reserved = BTreeSet::from([settings.listen.port(), machine::KUBELET_PORT]);
+        tokio::spawn(servicelb::run(local("system:sampan:servicelb"), reserved));
+    }
+    if let Some(address) = settings.cluster_dns.filter(|_| !args.disable.iter().any(|part| part == "dns")) {
+        reserve_dns(&local("system:apiserver"), address).await;
+    }
+    tokio::spawn(crate::deploy::run(local("system:sampan:deployer"), places.manifests()));
+    let mut images = None;
+    if !args.disable_agent {
+        let now = now_ns() / 1_000_000_000;
+        let names = identity::serving_names(&args.cluster_domain, &settings.node_name, &settings.addresses, &[]);
+        let leaf = Leaf::kubelet_serving(&settings.node_name, names, now, identity::VALIDITY);
+        files::make_dir(&places.agent(), 0o700)?;
+        let serving = identity::load_leaf(&places.agent().join("serving-kubelet"), &identity.server_ca, &leaf, now)?;
+        let node = machine::start(machine::Setup {
+            args: &args.node,
+            name: &settings.node_name,
+            addresses: &settings.addresses,
+            cluster: &cluster,
+            places: &places,
+            client: local(&format!("system:node:{}", settings.node_name)),
+            network_client: local(join::NETWORK_USER),
+            serving: &serving,
+            client_ca: &identity.client_ca.bundle_pem(),
+        })
+        .await?;
+        proxy.set_local(&settings.node_name, Arc::new(crate::wiring::kubelet::Local(node.kubelet)));
+        images = Some(node.images);
+        tokio::spawn(progress(local("system:apiserver"), settings.node_name.clone(), started));
+    }
+
     stop_signal().await;
     tracing::info!("stopping; pods go on");
+    if let Some(Err(error)) = images.map(|images| images.close()) {
+        tracing::warn!(error = %error.chain(), "the image store did not close cleanly; it will be looked at");
+    }
     accepting.abort();
     if let Err(error) = store.close().await {
         tracing::warn!(%error, "the datastore did not close cleanly; nothing that was acknowledged is lost");
     }
     Ok(())
+}
+
+/// Says when the node is Ready.
+async fn progress(client: Client, name: String, started: Instant) {
+    let mut pause = std::time::Duration::from_millis(20);
+    loop {
+        let node = client.get::<Node>("", &name).await;
+        let is_ready = |node: &Node| node.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True");
+        if node.as_ref().is_ok_and(is_ready) {
+            tracing::info!(node = name, milliseconds = started.elapsed().as_millis(), "the node is Ready");
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(std::time::Duration::from_secs(1));
+    }
+}
+
+/// The Service by which people look for the cluster's DNS; every node answers at its address by itself.
+async fn reserve_dns(client: &Client, address: IpAddr) {
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: name.to_owned(),
+        protocol: protocol.to_owned(),
+        port: 53,
+        target_port: IntOrString::Int(53),
+        ..ServicePort::default()
+    };
+    let labels = [("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
+    let service = Service {
+        metadata: ObjectMeta {
+            name: "kube-dns".to_owned(),
+            namespace: "kube-system".to_owned(),
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..ObjectMeta::default()
+        },
+        spec: ServiceSpec {
+            cluster_ip: address.to_string(),
+            cluster_ips: vec![address.to_string()],
+            r#type: "ClusterIP".to_owned(),
+            session_affinity: "None".to_owned(),
+            ports: vec![port("dns", "UDP"), port("dns-tcp", "TCP")],
+            ..ServiceSpec::default()
+        },
+        ..Service::default()
+    };
+    match client.create(&service).await {
+        Ok(_) => {}
+        Err(error) if error.code() == 409 => {}
+        Err(error) => tracing::warn!(%error, "the Service kube-system/kube-dns could not be made"),
+    }
 }
 
 fn api_config(args: &ServerArgs, settings: &Settings, identity: &Identity, store: Arc<Sqlite>, proxy: Arc<Proxy>) -> Result<apiserver::Config, Error> {
@@ -223,12 +345,16 @@ fn write_kubeconfig(args: &ServerArgs, settings: &Settings, identity: &Identity)
 struct Api {
     server: Server,
     ca_pem: String,
+    desk: Desk,
 }
 
 impl Handler for Api {
     async fn handle(&self, request: Request<Body>) -> Response<Body> {
         if request.uri().path() == "/cacerts" {
             return Response::new(apiserver::body::full(self.ca_pem.clone()));
+        }
+        if request.uri().path() == join::PATH {
+            return self.desk.handle(&self.server, request).await;
         }
         // Nobody outside says who they are but by their credentials.
         debug_assert!(request.extensions().get::<User>().is_none());
@@ -255,7 +381,7 @@ fn random_bits() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-async fn stop_signal() {
+pub async fn stop_signal() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;
     };

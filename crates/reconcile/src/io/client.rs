@@ -111,6 +111,10 @@ impl Client {
 
     /// Opens a watch after `resource_version`; ended by the server after a while.
     pub async fn watch(&self, path: String, query: &str, resource_version: &str) -> Result<Frames, Error> {
+        self.watch_as(path, query, resource_version, "application/vnd.kubernetes.protobuf;stream=watch").await
+    }
+
+    pub(super) async fn watch_as(&self, path: String, query: &str, resource_version: &str, accept: &'static str) -> Result<Frames, Error> {
         let mut query = query.to_owned();
         for part in ["watch=true", "allowWatchBookmarks=true", &format!("resourceVersion={resource_version}")] {
             if !query.is_empty() {
@@ -119,10 +123,7 @@ impl Client {
             query.push_str(part);
         }
         let mut request = build(Method::GET, with_query(path, &query), None, Bytes::new());
-        request.headers_mut().insert(
-            header::ACCEPT,
-            header::HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch"),
-        );
+        request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static(accept));
         Ok(Frames::new(self.send(request).await?.into_body()))
     }
 
@@ -136,6 +137,12 @@ impl Client {
 
     pub async fn update_status<K: Object>(&self, object: &K) -> Result<K, Error> {
         self.request(update(object, Some("status"))).await
+    }
+
+    /// PUT of a subresource such as `finalize` or `approval`.
+    pub async fn put<K: Object>(&self, key: &crate::Key, subresource: &'static str, body: &K) -> Result<K, Error> {
+        let path = with_subresource(Reference::named::<K>(key.clone(), "").path(true), Some(subresource));
+        self.request(build(Method::PUT, path, Some(PROTOBUF), enclose(body))).await
     }
 
     pub async fn patch<K: Object>(&self, key: &crate::Key, subresource: Option<&'static str>, body: &Patch) -> Result<K, Error> {
@@ -226,6 +233,10 @@ fn patch(of: &Reference, subresource: Option<&str>, patch: &Patch) -> Request<By
 }
 
 fn delete(of: &Reference, options: &DeleteOptions) -> Request<Bytes> {
+    build(Method::DELETE, of.path(true), Some("application/json"), delete_body(&of.uid, options))
+}
+
+pub(super) fn delete_body(uid: &str, options: &DeleteOptions) -> Bytes {
     let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
     if let Some(grace) = options.grace_period_seconds {
         body["gracePeriodSeconds"] = json!(grace);
@@ -233,20 +244,20 @@ fn delete(of: &Reference, options: &DeleteOptions) -> Request<Bytes> {
     if let Some(propagation) = options.propagation {
         body["propagationPolicy"] = json!(propagation.as_str());
     }
-    if !of.uid.is_empty() {
-        body["preconditions"]["uid"] = json!(of.uid);
+    if !uid.is_empty() {
+        body["preconditions"]["uid"] = json!(uid);
     }
     if let Some(version) = &options.resource_version {
         body["preconditions"]["resourceVersion"] = json!(version);
     }
-    build(Method::DELETE, of.path(true), Some("application/json"), Json::to_string(&body).into())
+    Json::to_string(&body).into()
 }
 
 fn enclose(object: &dyn AnyObject) -> Bytes {
     frames::envelope(&object.api_version(), object.kind(), &object.body()).into()
 }
 
-fn build(method: Method, path: String, content_type: Option<&'static str>, body: Bytes) -> Request<Bytes> {
+pub(super) fn build(method: Method, path: String, content_type: Option<&'static str>, body: Bytes) -> Request<Bytes> {
     let mut request = Request::new(body);
     *request.method_mut() = method;
     match path.parse() {

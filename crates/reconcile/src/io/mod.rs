@@ -2,6 +2,7 @@
 
 mod client;
 mod frames;
+mod metadata;
 pub mod reflector;
 
 use std::{future::Future, pin::Pin, sync::Arc};
