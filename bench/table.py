@@ -1,0 +1,89 @@
+"""Makes the bench's table and JSON from what run.sh left in a directory: table.py DIR OUT.json"""
+import json
+import pathlib
+import sys
+
+work, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+
+
+def load(name):
+    path = work / name
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        return {}
+
+
+def at(run, *path):
+    for key in path:
+        run = run.get(key, {}) if isinstance(run, dict) else {}
+    return run if isinstance(run, (int, float)) else None
+
+
+def server_cpu(run, phase):
+    """CPU of all server processes in a phase, in seconds."""
+    cpu = run.get(phase, {}).get("cpu_s", {})
+    own = [v for k, v in cpu.items() if k not in ("kload", "machine")]
+    return sum(own) if own else None
+
+
+def list_cpu(run, flavour):
+    cpu = run.get("list", {}).get(flavour, {}).get("cpu_ms_per_list", {})
+    own = [v for k, v in cpu.items() if k not in ("kload", "machine")]
+    return sum(own) if own else None
+
+
+def memory(run, when):
+    held = run.get(when, {})
+    total = sum(v.get("rss_kib", 0) for v in held.values() if isinstance(v, dict))
+    return total / 1024 if total else None
+
+
+rows = []
+for phase, name in (("seq", "create, one at a time"), ("par", "create, 16 workers"), ("get", "get"), ("update", "update"), ("delete", "delete")):
+    def per_operation(run, phase=phase):
+        cpu, n = server_cpu(run, phase), at(run, phase, "n")
+        return cpu / n * 1000 if cpu is not None and n else None
+    rows.append((f"{name}: server CPU", "ms/op", per_operation))
+    rows.append((f"{name}: rate", "/s", lambda run, phase=phase: at(run, phase, "per_s")))
+    rows.append((f"{name}: p50", "ms", lambda run, phase=phase: at(run, phase, "p50_ms")))
+    rows.append((f"{name}: p99", "ms", lambda run, phase=phase: at(run, phase, "p99_ms")))
+rows += [
+    ("list: server CPU", "ms/list", lambda run: list_cpu(run, "consistent_raw")),
+    ("list: p50", "ms", lambda run: at(run, "list", "consistent_raw", "p50_ms")),
+    ("watch: answer to last watcher p50", "ms", lambda run: at(run, "watch", "paced_response_to_last_p50_ms")),
+    ("watch: answer to last watcher p99", "ms", lambda run: at(run, "watch", "paced_response_to_last_p99_ms")),
+    ("memory before load", "MiB", lambda run: memory(run, "memory_start")),
+    ("memory after load", "MiB", lambda run: memory(run, "memory_end")),
+]
+result = {"idle": load("sampan-idle.json"), "load": {}}
+for encoding, suffix in (("protobuf", ""), ("JSON", "-json")):
+    runs = {name: load(f"load-{name}{suffix}.json") for name in ("sampan", "kine", "etcd")}
+    result["load"][encoding] = runs
+    if not any(runs.values()):
+        continue
+    print(f"\n{encoding:38} {'':8} {'sampan':>10} {'kine':>10} {'etcd':>10} {'kine/sampan':>12} {'etcd/sampan':>12}")
+    for title, unit, of in rows:
+        values = [of(run) for run in runs.values()]
+        cells = "".join(f" {'-' if v is None else format(v, '10.3f'):>10}" for v in values)
+        ratios = "".join(f" {v / values[0]:12.2f}" if v is not None and values[0] else f" {'-':>12}" for v in values[1:])
+        print(f"{title:38} {unit:8}{cells}{ratios}")
+idle = result["idle"]
+print("\nstart and idle (control plane, empty cluster)")
+for key, title, budget in (
+    ("first_ready_ms", "first start to API ready, ms", "500 to node Ready"),
+    ("restart_ready_ms", "restart after kill -9 to API ready, ms", "150"),
+    ("idle_rss_mib", "resident memory, MiB", "40 with a node"),
+    ("idle_cpu_percent", "CPU, % of a core", "0.02"),
+    ("idle_bytes_written", "bytes written to disk", "0"),
+    ("binary_mib", "binary, MiB", "25"),
+):
+    value = idle.get(key)
+    print(f"  {title:42} {'-' if value is None else round(value, 3):>12}   budget: {budget}")
+for store in ("kine", "etcd"):
+    path = work / f"mem-{store}.txt"
+    if path.exists():
+        print(f"\nupstream on {store}, idle\n{path.read_text()}")
+        result[f"idle_{store}"] = path.read_text()
+out.write_text(json.dumps(result, indent=1))
+print(f"\nwritten: {out}")
