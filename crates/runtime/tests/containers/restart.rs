@@ -190,3 +190,113 @@ async fn an_orphaned_keeper_is_ended() {
     until("the keeper ends", || fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |c| c.is_empty())).await;
     b.finish().await;
 }
+
+/// Many short lives at once: no exit is lost, none is told twice, none gets another's code.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_exit_arrives() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let mut events = b.runtime.events();
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let mut tasks = Vec::new();
+    for n in 0..60 {
+        let config = ContainerConfig { log_path: format!("{n}/0.log"), ..b.script(&format!("echo {n}; exit {n}")) };
+        let (runtime, pod) = (b.runtime.clone(), pod.id.clone());
+        tasks.push(tokio::spawn(async move {
+            let id = runtime.create_container(&pod, config).await.unwrap();
+            runtime.start_container(&id).await.unwrap();
+            assert_eq!(runtime.wait(&id).await.unwrap().code, n);
+            id
+        }));
+    }
+    let lives = b.start(&pod.id, b.script("exec sleep 1000")).await;
+    for n in 0..60 {
+        let (runtime, lives) = (b.runtime.clone(), lives.clone());
+        tasks.push(tokio::spawn(async move {
+            let script = format!("echo {n}; exit {n}");
+            let done = runtime.exec_sync(&lives, &["sh".into(), "-c".into(), script], None).await.unwrap();
+            assert_eq!((done.code, done.stdout), (n, format!("{n}\n").into_bytes()));
+            String::new()
+        }));
+    }
+    let mut ids = Vec::new();
+    for task in tasks {
+        ids.push(tokio::time::timeout(Duration::from_secs(60), task).await.expect("an exit is lost").unwrap());
+    }
+    let mut exited = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let Event::ContainerExited { container_id, .. } = event {
+            exited.push(container_id);
+        }
+    }
+    exited.sort();
+    ids.retain(|id| !id.is_empty());
+    ids.sort();
+    assert_eq!(exited, ids);
+    assert!((0..60).all(|n| {
+        fs::read_to_string(b.options.log_dir.join(format!("default_p_uid-p/{n}/0.log")))
+            .unwrap()
+            .ends_with(&format!(" F {n}\n"))
+    }));
+    b.finish().await;
+}
+
+/// A keeper outlives whatever is said to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_does_not_hurt_a_keeper() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let id = b.start(&pod.id, b.script("exec sleep 1000")).await;
+    let socket = b.options.run_dir.join("pods").join(&pod.id).join("keeper.sock");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let message = |fields: &[&str]| {
+        let mut bytes = 7u32.to_le_bytes().to_vec();
+        fields.iter().for_each(|f| bytes.extend(f.bytes().chain([0])));
+        bytes
+    };
+    let long = "x".repeat(10_000);
+    for bytes in [
+        vec![],
+        vec![0],
+        vec![0, 0, 0, 0],
+        vec![1, 0, 0, 0, 0],
+        vec![255; 60_000],
+        message(&["nope"]),
+        message(&["start"]),
+        message(&["start", "x"]),
+        message(&["start", &id, "log=/x"]),
+        message(&["exec", "x", "container=none"]),
+        message(&["exec", "x", &format!("container={id}"), "in=1", "out=1"]),
+        message(&["signal", &id, "99999999999"]),
+        message(&["signal", &id, "-1"]),
+        message(&["resize", &id, "1", "2"]),
+        message(&["attach", &id, "out=1", "err=1", "in=1"]),
+        message(&["attach", &long]),
+        message(&["forget", &id]),
+        message(&["socket", "9"]),
+    ] {
+        send_packet(&socket, &bytes);
+    }
+    let done = b.runtime.exec_sync(&id, &["echo".into(), "well".into()], Some(Duration::from_secs(30))).await.unwrap();
+    assert_eq!(done.stdout, b"well\n");
+    assert_eq!(b.runtime.container(&id).unwrap().state, ContainerState::Running);
+    b.finish().await;
+}
+
+/// Sends one packet to a socket and waits for an answer or the end.
+fn send_packet(path: &Path, bytes: &[u8]) {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket};
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let dir = fs::File::open(path.parent().unwrap()).unwrap();
+    let short = format!("/proc/self/fd/{}/keeper.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));
+    connect(&socket, &SocketAddrUnix::new(short).unwrap()).unwrap();
+    send(&socket, bytes, SendFlags::NOSIGNAL).unwrap();
+    let mut buffer = [0u8; 256];
+    let _ = recv(&socket, &mut buffer, RecvFlags::empty());
+}
