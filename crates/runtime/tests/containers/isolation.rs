@@ -402,3 +402,24 @@ async fn devices_are_handed_through() {
     check(&b, "only writable", with(device("w")), "there").await;
     b.finish().await;
 }
+
+/// CVE-2019-5736: a container that runs its creator's program must not be able to write to it, not even afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_creator_cannot_be_overwritten() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let security = Security { add_capabilities: vec!["SYS_PTRACE".into()], ..Security::default() };
+    let id = b.start(&pod.id, ContainerConfig { security, ..b.script("while :; do sleep 1; done") }).await;
+    let words = |list: &[&str]| list.iter().map(|w| w.to_string()).collect::<Vec<_>>();
+    let keeper = words(&["/proc/self/exe", "hold", "dir=/tmp"]);
+    assert_eq!(b.runtime.exec_sync(&id, &keeper, None).await.unwrap().stdout, b"ok");
+    let attack = "pid=$(grep -l -a dir=/tmp /proc/[0-9]*/cmdline | grep -v self | cut -d/ -f3 | head -1); \
+        exec 3< /proc/$pid/exe && echo opened; kill -9 $pid; sleep 0.3; { echo x > /proc/self/fd/3; } 2>&1";
+    let done = b.runtime.exec_sync(&id, &words(&["sh", "-c", attack]), None).await.unwrap();
+    let out = String::from_utf8_lossy(&done.stdout);
+    assert!(out.starts_with("opened\n") && out.contains("Read-only file system"), "{out} {done:?}");
+    b.finish().await;
+}
