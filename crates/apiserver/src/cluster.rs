@@ -50,6 +50,10 @@ impl View for Server {
         find(self, of).map_or(0, |(_, storage)| storage.revision())
     }
 
+    fn news(&self, of: Of) -> Option<tokio::sync::watch::Receiver<u64>> {
+        find(self, of).map(|(_, storage)| storage.subscribe())
+    }
+
     fn changes(&self, of: Of, after: u64) -> Option<(Vec<Changed>, u64)> {
         let (kind, storage) = find(self, of)?;
         let events = storage.changes(after, CHANGES_MAX).ok().filter(|events| events.len() < CHANGES_MAX)?;
@@ -58,11 +62,6 @@ impl View for Server {
         let changes = events.iter().map(|event| Changed { old: value(&event.old), new: value(&event.new) });
         Some((changes.collect(), revision))
     }
-}
-
-/// Wakes when something of the kind changes.
-pub(crate) fn subscribe(server: &Server, of: Of) -> Option<tokio::sync::watch::Receiver<u64>> {
-    find(server, of).map(|(_, storage)| storage.subscribe())
 }
 
 /// Whether there is nothing of the kind in a namespace; decodes nothing.

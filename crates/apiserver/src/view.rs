@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use schema::Value;
+use tokio::sync::watch;
 
 /// A kind, as `group` and plural name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +46,12 @@ pub trait View: Sync {
     /// Revision of the newest change of this kind.
     fn revision(&self, of: Of) -> u64;
 
+    /// Wakes when something of the kind changes, for those who look often; nothing if there is only [`Self::revision`].
+    fn news(&self, of: Of) -> Option<watch::Receiver<u64>> {
+        let _ = of;
+        None
+    }
+
     /// The changes after a revision and the revision they lead to; `None` if they are no longer known.
     fn changes(&self, of: Of, after: u64) -> Option<(Vec<Changed>, u64)>;
 
@@ -60,11 +67,17 @@ pub trait View: Sync {
 pub struct Cursor {
     /// Nothing was read before the first catching up.
     at: Option<u64>,
+    /// Asked instead of the revision: it costs one atomic load.
+    news: Option<watch::Receiver<u64>>,
 }
 
 impl Cursor {
     pub fn is_current(&self, view: &dyn View, of: Of) -> bool {
-        self.at.is_some_and(|at| at >= view.revision(of))
+        let Some(at) = self.at else { return false };
+        match self.news.as_ref().map(watch::Receiver::has_changed) {
+            Some(Ok(has_changed)) => !has_changed,
+            _ => at >= view.revision(of),
+        }
     }
 
     /// Calls `reset` and then `apply` for everything, or `apply` for what is new.
@@ -78,6 +91,13 @@ impl Cursor {
     ) {
         if self.is_current(view, of) {
             return;
+        }
+        if self.news.is_none() {
+            self.news = view.news(of);
+        }
+        // Seen before it is read: what comes in between is read again.
+        if let Some(news) = &mut self.news {
+            news.mark_unchanged();
         }
         if let Some((changes, revision)) = self.at.and_then(|at| view.changes(of, at)) {
             for change in changes {

@@ -8,7 +8,7 @@ use super::{AdmissionRequest, Plugin};
 use crate::{
     Server, Status,
     authn::issue::WARN_ONLY_SECONDS,
-    cluster, meta, pods,
+    meta, pods,
     seams::{BoxFuture, Random},
     view::{self, SERVICE_ACCOUNTS, View},
 };
@@ -58,7 +58,7 @@ impl Plugin for ServiceAccount {
 
 /// A new namespace's account is made by a controller: its first pods wait for it.
 async fn wait_for(server: &Server, request: &AdmissionRequest) -> Result<Arc<Value>, Status> {
-    let changes = cluster::subscribe(server, SERVICE_ACCOUNTS);
+    let changes = server.news(SERVICE_ACCOUNTS);
     let found = account(server, request);
     if found.is_ok() || request.object.str_at(&["spec", "serviceAccountName"]) != "default" {
         return found;

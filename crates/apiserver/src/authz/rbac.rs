@@ -36,7 +36,8 @@ type Roles = [HashMap<Box<str>, HashMap<Box<str>, Arc<[Rule]>>>; 2];
 #[derive(Default)]
 struct Bindings {
     by_name: HashMap<Arc<str>, Binding>,
-    by_subject: HashMap<Subject, BTreeSet<Arc<str>>>,
+    /// Of users, and of groups.
+    by_subject: [HashMap<Box<str>, BTreeSet<Arc<str>>>; 2],
 }
 
 struct Binding {
@@ -46,12 +47,11 @@ struct Binding {
     subjects: Vec<(Subject, String)>,
 }
 
-/// A service account is the user it acts as.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    User(Box<str>),
-    Group(Box<str>),
-}
+/// A user or a group, by its place in [`Bindings::by_subject`]. A service account is the user it acts as.
+type Subject = (usize, Box<str>);
+
+const USER: usize = 0;
+const GROUP: usize = 1;
 
 /// A role that a user has: what bound it, as messages say it, and its rules or why there are none.
 struct Grant<'a> {
@@ -141,13 +141,13 @@ impl Rbac {
     fn visit(&self, view: &dyn View, user: &User, namespace: &str, visit: &mut dyn FnMut(Grant<'_>) -> bool) {
         self.refresh(view);
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let mut subjects = vec![Subject::User(user.name.as_str().into())];
-        subjects.extend(user.groups.iter().map(|g| Subject::Group(g.as_str().into())));
+        let groups = user.groups.iter().map(|group| (GROUP, group.as_str()));
+        let subjects = std::iter::once((USER, user.name.as_str())).chain(groups);
         let scopes: &[(usize, &str)] = if namespace.is_empty() { &[(0, "")] } else { &[(0, ""), (1, namespace)] };
         for (scope, namespace) in scopes {
             let Some(bindings) = state.bindings[*scope].get(*namespace) else { continue };
-            for subject in &subjects {
-                for name in bindings.by_subject.get(subject).into_iter().flatten() {
+            for subject in subjects.clone() {
+                for name in bindings.by_subject[subject.0].get(subject.1).into_iter().flatten() {
                     let Some(binding) = bindings.by_name.get(name) else { continue };
                     let rules = state.rules(namespace, binding.role_is_cluster, &binding.role);
                     let grant = Grant {
@@ -185,11 +185,11 @@ impl State {
         let Some(object) = new.or(old) else { return };
         let bindings = self.bindings[scope].entry(view::namespace(object).into()).or_default();
         if let Some((name, binding)) = bindings.by_name.remove_entry(view::name(object)) {
-            for (subject, _) in &binding.subjects {
-                if let Some(names) = bindings.by_subject.get_mut(subject) {
+            for ((kind, subject), _) in &binding.subjects {
+                if let Some(names) = bindings.by_subject[*kind].get_mut(subject) {
                     names.remove(&name);
                     if names.is_empty() {
-                        bindings.by_subject.remove(subject);
+                        bindings.by_subject[*kind].remove(subject);
                     }
                 }
             }
@@ -197,8 +197,8 @@ impl State {
         let Some(object) = new else { return };
         let name: Arc<str> = view::name(object).into();
         let binding = Binding::read(object);
-        for (subject, _) in &binding.subjects {
-            bindings.by_subject.entry(subject.clone()).or_default().insert(name.clone());
+        for ((kind, subject), _) in &binding.subjects {
+            bindings.by_subject[*kind].entry(subject.clone()).or_default().insert(name.clone());
         }
         bindings.by_name.insert(name, binding);
     }
@@ -209,13 +209,13 @@ impl Binding {
         let subject = |s: &Value| {
             let name = s.str_at(&["name"]);
             match s.str_at(&["kind"]) {
-                "User" => Some((Subject::User(name.into()), format!("User {name:?}"))),
-                "Group" => Some((Subject::Group(name.into()), format!("Group {name:?}"))),
+                "User" => Some(((USER, name.into()), format!("User {name:?}"))),
+                "Group" => Some(((GROUP, name.into()), format!("Group {name:?}"))),
                 "ServiceAccount" => {
                     let namespace = s.str_at(&["namespace"]);
                     let namespace = if namespace.is_empty() { view::namespace(object) } else { namespace };
                     let user = format!("system:serviceaccount:{namespace}:{name}");
-                    Some((Subject::User(user.into()), format!("ServiceAccount \"{name}/{namespace}\"")))
+                    Some(((USER, user.into()), format!("ServiceAccount \"{name}/{namespace}\"")))
                 }
                 _ => None,
             }
@@ -227,8 +227,8 @@ impl Binding {
         }
     }
 
-    fn describe(&self, name: &str, namespace: &str, subject: &Subject) -> String {
-        let to = self.subjects.iter().find(|(s, _)| s == subject).map_or("", |(_, text)| text);
+    fn describe(&self, name: &str, namespace: &str, subject: (usize, &str)) -> String {
+        let to = self.subjects.iter().find(|((kind, s), _)| (*kind, &**s) == subject).map_or("", |(_, text)| text);
         let role = if self.role_is_cluster { "ClusterRole" } else { "Role" };
         if namespace.is_empty() {
             format!("ClusterRoleBinding {name:?} of {role} {:?} to {to}", self.role)

@@ -307,7 +307,7 @@ pub async fn keep(server: Server, facts: tokio::sync::watch::Receiver<Facts>) {
     loop {
         let mut watched: Vec<_> = [NAMESPACES, SERVICES, ENDPOINTS, ENDPOINT_SLICES, SERVICE_CIDRS, CONFIG_MAPS]
             .into_iter()
-            .filter_map(|of| cluster::subscribe(&server, of))
+            .filter_map(|of| server.news(of))
             .collect();
         let current = facts.borrow_and_update().clone();
         if let Err(error) = carry_out(&server, &current, plan).await {
