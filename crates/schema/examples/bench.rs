@@ -1,6 +1,6 @@
 //! How long the codecs take: `cargo run --release -p schema --example bench`. Figures only, no test.
 
-use schema::{Table, Type, Value, json, proto, transcode};
+use schema::{Table, Type, Value, apply, defaults, json, patch, proto, transcode, validate};
 
 /// An argument names the measurements to make, by a part of their names.
 fn measure(what: &str, bytes: usize, count: usize, mut run: impl FnMut()) {
@@ -63,6 +63,37 @@ fn main() {
         measure("protobuf decode", raw.len(), 5000, || {
             for _ in 0..5000 {
                 let _ = proto::decode(table, id, &raw);
+            }
+        });
+        let ty = Type::Message(id);
+        let writer =
+            apply::Writer { manager: "bench", api_version: "v1", subresource: "", now: "2026-11-22T17:46:12Z" };
+        let mut changed = decoded.value.clone();
+        changed.set(&["metadata", "labels", "new"], "label");
+        measure("managedFields of an update", text.len(), 500, || {
+            for _ in 0..500 {
+                let mut new = changed.clone();
+                apply::update(table, &ty, Some(&decoded.value), &mut new, writer);
+            }
+        });
+        let mut config = decoded.value.clone();
+        config.remove(&["metadata", "managedFields"]);
+        measure("apply", text.len(), 500, || {
+            for _ in 0..500 {
+                let _ = apply::apply(table, &ty, Some(&decoded.value), &config, writer, true);
+            }
+        });
+        let change = Value::object([("metadata", Value::object([("labels", Value::object([("a", "b".into())]))]))]);
+        measure("strategic merge", text.len(), 500, || {
+            for _ in 0..500 {
+                let _ = patch::strategic(table, &ty, decoded.value.clone(), change.clone());
+            }
+        });
+        measure("defaults and validation", text.len(), 500, || {
+            for _ in 0..500 {
+                let mut new = decoded.value.clone();
+                defaults::apply(table, id, &mut new);
+                let _ = validate::object(table, validate::RuleBook::builtin(), id, &new, None);
             }
         });
         measure("protobuf encode", raw.len(), 5000, || {

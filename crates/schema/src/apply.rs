@@ -90,6 +90,35 @@ const STRIPPED: [&str; 12] = [
     "metadata.resourceVersion",
 ];
 
+/// What a manager owns, as `FieldsV1` in its one spelling: most changes touch few managers, the others' stay unread.
+#[derive(Clone, Debug, PartialEq)]
+struct Fields(Value);
+
+impl Fields {
+    fn read(fields: &Value) -> Fields {
+        fn spaced(fields: &Value) -> bool {
+            fields.as_object().is_some_and(|o| o.iter().any(|(k, v)| k.contains([' ', '\n', '\t']) || spaced(v)))
+        }
+        if spaced(fields) { Fields::of(&Set::from_fields_v1(fields)) } else { Fields(fields.clone()) }
+    }
+
+    fn of(set: &Set) -> Fields {
+        Fields(set.to_fields_v1())
+    }
+
+    fn set(&self) -> Set {
+        Set::from_fields_v1(&self.0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn is_touched_by(&self, changes: &Set) -> bool {
+        changes.touches(&self.0)
+    }
+}
+
 /// One row of managedFields.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
@@ -98,18 +127,18 @@ struct Entry {
     api_version: String,
     subresource: String,
     time: Option<String>,
-    set: Set,
+    fields: Fields,
 }
 
 impl Entry {
-    fn new(writer: Writer<'_>, manager: &str, applied: bool, set: Set) -> Entry {
+    fn new(writer: Writer<'_>, manager: &str, applied: bool, set: &Set) -> Entry {
         Entry {
             manager: if manager.is_empty() { "unknown" } else { manager }.to_owned(),
             applied,
             api_version: writer.api_version.to_owned(),
             subresource: writer.subresource.to_owned(),
             time: Some(writer.now.to_owned()),
-            set,
+            fields: Fields::of(set),
         }
     }
 
@@ -150,7 +179,7 @@ fn entries(object: Option<&Value>) -> Option<Vec<Entry>> {
             api_version: api_version.to_owned(),
             subresource: row.str_at(&["subresource"]).to_owned(),
             time: row.get(&["time"]).and_then(Value::as_str).map(str::to_owned),
-            set: Set::from_fields_v1(row.member("fieldsV1").unwrap_or(&Value::Null)),
+            fields: row.member("fieldsV1").map_or_else(|| Fields::of(&Set::default()), Fields::read),
         })
     };
     rows.iter().map(entry).collect()
@@ -176,7 +205,7 @@ fn row(entry: Entry) -> Value {
         put("time", time.into());
     }
     put("fieldsType", "FieldsV1".into());
-    put("fieldsV1", entry.set.to_fields_v1());
+    put("fieldsV1", entry.fields.0);
     if !entry.subresource.is_empty() {
         put("subresource", entry.subresource.into());
     }
@@ -243,15 +272,18 @@ fn record(
     let changes = typed.compare(before, after).without(&reset_fields(typed, writer));
     let taken = changes.modified.union(&changes.added);
     for entry in &mut entries {
-        entry.set = entry.set.difference(&entry.set.intersection(&taken)).difference(&changes.removed);
+        if entry.fields.is_touched_by(&taken) || entry.fields.is_touched_by(&changes.removed) {
+            let set = entry.fields.set();
+            entry.fields = Fields::of(&set.difference(&set.intersection(&taken)).difference(&changes.removed));
+        }
     }
-    entries.retain(|e| !e.set.is_empty());
+    entries.retain(|e| !e.fields.is_empty());
     let own = taken.difference(&Set::of_fields(&STRIPPED));
     if !own.is_empty() {
-        let mut mine = Entry::new(writer, manager, false, own);
+        let mut mine = Entry::new(writer, manager, false, &own);
         match entries.iter_mut().find(|e| e.same(&mine)) {
             Some(known) => {
-                mine.set = mine.set.union(&known.set);
+                mine.fields = Fields::of(&own.union(&known.fields.set()));
                 *known = mine;
             }
             None => entries.push(mine),
@@ -289,7 +321,7 @@ fn cap(entries: &mut Vec<Entry>) {
         }
         entries.retain(|e| !e.same(&entry));
         if let Some(known) = entries.iter_mut().find(|e| e.same(&bucket)) {
-            known.set = known.set.union(&entry.set);
+            known.fields = Fields::of(&known.fields.set().union(&entry.fields.set()));
             known.time = entry.time;
         }
         count -= 1;
@@ -404,48 +436,53 @@ fn merge(
     let ignored = reset_fields(typed, writer);
     let merged = typed.merge(Some(live), Some(config)).unwrap_or_default();
     let own = typed.field_set(config).without(&ignored);
-    let mine = Entry::new(writer, writer.manager, true, own);
+    let mine = Entry::new(writer, writer.manager, true, &own);
     let last = match entries.iter().position(|e| e.same(&mine)) {
-        Some(at) => entries.remove(at).set,
+        Some(at) => entries.remove(at).fields.set(),
         None => Set::default(),
     };
-    let all = entries.iter().fold(mine.set.clone(), |all, e| all.union(&e.set));
-    let result = prune(typed, merged, &all, &last);
+    let result = prune(typed, merged, &entries, &own, &last);
 
     let changes = typed.compare(live, &result).without(&ignored);
     let taken = changes.modified.union(&changes.added);
     let mut conflicts = Vec::new();
     for entry in &mut entries {
-        let lost = entry.set.intersection(&taken);
+        if !entry.fields.is_touched_by(&taken) && !entry.fields.is_touched_by(&changes.removed) {
+            continue;
+        }
+        let set = entry.fields.set();
+        let lost = set.intersection(&taken);
         if !force {
             let message = entry.conflict();
             conflicts.extend(lost.paths().into_iter().map(|field| Conflict { message: message.clone(), field }));
         }
-        entry.set = entry.set.difference(&lost).difference(&changes.removed);
+        entry.fields = Fields::of(&set.difference(&lost).difference(&changes.removed));
     }
     if !conflicts.is_empty() {
         conflicts.sort();
         return Err(ApplyError::Conflicts(conflicts));
     }
-    entries.retain(|e| !e.set.is_empty());
-    let set = mine.set.difference(&Set::of_fields(&STRIPPED));
-    if !set.is_empty() {
-        entries.push(Entry { set, ..mine });
+    entries.retain(|e| !e.fields.is_empty());
+    let own = own.difference(&Set::of_fields(&STRIPPED));
+    if !own.is_empty() {
+        entries.push(Entry { fields: Fields::of(&own), ..mine });
     }
     Ok((result, entries))
 }
 
 /// Removes what was applied last time and is not owned by anybody any more.
-fn prune(typed: Typed<'_>, merged: Value, managed: &Set, last: &Set) -> Value {
-    if last.is_empty() {
+fn prune(typed: Typed<'_>, merged: Value, others: &[Entry], own: &Set, last: &Set) -> Value {
+    // What was applied last time and is again cannot be in the way.
+    if last.difference(own).is_empty() {
         return merged;
     }
+    let managed = others.iter().fold(own.clone(), |all, e| all.union(&e.fields.set()));
     let last = typed.with_named_fields(last);
     let named = |value: &Value| typed.with_named_fields(&typed.field_set(value));
     let everything = named(&merged);
     // First without all that was applied, then with back what any manager owns…
     let pruned = typed.remove(&merged, &last);
-    let keep = named(&pruned).union(&typed.with_named_fields(managed));
+    let keep = named(&pruned).union(&typed.with_named_fields(&managed));
     let pruned = typed.remove(&merged, &everything.difference(&keep));
     // …and what went with it without having been applied.
     let gone = everything.difference(&named(&pruned)).intersection(&last);

@@ -130,6 +130,16 @@ impl Set {
         Set(set)
     }
 
+    /// Whether any path of this set stands in the `FieldsV1`.
+    pub fn touches(&self, fields: &Value) -> bool {
+        self.0.iter().any(|(element, node)| {
+            fields.member(element).is_some_and(|below| {
+                let nothing_below = below.as_object().is_none_or(|b| b.keys().all(|k| k == "."));
+                node.member && (nothing_below || below.member(".").is_some()) || node.children.touches(below)
+            })
+        })
+    }
+
     pub fn to_fields_v1(&self) -> Value {
         Value::Object(self.members(false))
     }

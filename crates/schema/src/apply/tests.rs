@@ -190,3 +190,29 @@ fn the_status_is_not_owned_by_the_main_resource() {
     update(table, &ty, Some(&new), &mut later, status);
     assert_eq!(managers(&later)[0], r#"kubelet 2026-01-01T00:00:00Z {"f:status":{"f:phase":{}}}"#);
 }
+
+#[test]
+fn long_lists_merge_and_prune() {
+    let schema = crate::structural::Schema::new(
+        &json::parse(br#"{"type":"object","properties":{"l":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"integer"}}}}"#)
+            .unwrap(),
+        "",
+    )
+    .unwrap();
+    let ty = Type::Message(schema.root);
+    let object = |from: i64| {
+        Value::object([
+            ("apiVersion", "x/v1".into()),
+            ("kind", "K".into()),
+            ("metadata", Value::object([("name", "n".into())])),
+            ("l", Value::list(from..from + 4_000)),
+        ])
+    };
+    let writer = |manager| Writer { api_version: "x/v1", ..writer(manager, "2026-01-01T00:00:00Z") };
+    let live = apply(&schema.table, &ty, None, &object(0), writer("a"), false).unwrap().unwrap();
+    let live = apply(&schema.table, &ty, Some(&live), &object(2_000), writer("b"), false).unwrap().unwrap();
+    assert_eq!(live.list_at(&["l"]).len(), 6_000);
+    let live = apply(&schema.table, &ty, Some(&live), &object(5_999), writer("a"), false).unwrap().unwrap();
+    assert_eq!(live.list_at(&["l"]).len(), 7_999);
+    assert_eq!(schema.validate(&live), []);
+}

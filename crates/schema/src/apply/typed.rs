@@ -1,5 +1,7 @@
 //! Values seen through their types as apply sees them: comparing, merging, removing, and the set of their fields.
 
+use std::collections::{HashMap, HashSet};
+
 use super::set::{Node, Set, display, field};
 use crate::patch::go_print;
 use crate::{Form, ListKind, MapKind, Object, Scalar, Table, Type, Value};
@@ -10,6 +12,41 @@ pub struct Typed<'t> {
     pub table: &'t Table,
     pub ty: &'t Type,
     pub atomic: bool,
+}
+
+/// Where a walk stands; the nodes live on the call stack, and become a path only where one is recorded.
+struct Path<'p> {
+    parent: Option<&'p Path<'p>>,
+    step: Step<'p>,
+}
+
+enum Step<'p> {
+    Root,
+    Field(&'p str),
+    /// An element of a list by its name in `FieldsV1`.
+    Item(&'p str),
+}
+
+impl<'p> Path<'p> {
+    const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+
+    fn field(&'p self, name: &'p str) -> Path<'p> {
+        Path { parent: Some(self), step: Step::Field(name) }
+    }
+
+    fn item(&'p self, name: &'p str) -> Path<'p> {
+        Path { parent: Some(self), step: Step::Item(name) }
+    }
+
+    fn elements(&self) -> Vec<Box<str>> {
+        let mut elements = self.parent.map(Path::elements).unwrap_or_default();
+        match self.step {
+            Step::Root => {}
+            Step::Field(name) => elements.push(field(name)),
+            Step::Item(name) => elements.push(name.into()),
+        }
+        elements
+    }
 }
 
 /// How apply treats a value.
@@ -201,7 +238,7 @@ impl<'t> Typed<'t> {
             }
             (Type::Map { .. }, _) => errors.push(wrong("map")),
             (Type::List { element, kind }, Value::List(list)) => {
-                let mut seen: Vec<Box<str>> = Vec::new();
+                let mut seen: HashSet<Box<str>> = HashSet::new();
                 for (i, item) in list.iter().enumerate() {
                     let keys = match kind {
                         ListKind::Atomic => {
@@ -218,10 +255,9 @@ impl<'t> Typed<'t> {
                         }
                         Ok(name) => {
                             let shown = display(&name);
-                            if seen.contains(&name) {
+                            if !seen.insert(name) {
                                 errors.push(format!("{path}: duplicate entries for key {shown}"));
                             }
-                            seen.push(name);
                             self.of(element).validate(item, &format!("{path}{shown}"), errors);
                         }
                     }
@@ -234,22 +270,21 @@ impl<'t> Typed<'t> {
     /// The paths of all that a value says.
     pub fn field_set(self, value: &Value) -> Set {
         let mut set = Set::default();
-        self.collect(value, &mut Vec::new(), &mut set);
+        self.collect(value, &Path::ROOT, &mut set);
         set
     }
 
-    fn collect(self, value: &Value, path: &mut Vec<Box<str>>, set: &mut Set) {
+    fn collect(self, value: &Value, path: &Path<'_>, set: &mut Set) {
         match self.shape(Some(value)) {
-            Shape::Leaf => set.insert(path),
+            Shape::Leaf => set.insert(&path.elements()),
             Shape::Members => {
                 for (key, member) in members(Some(value)) {
-                    path.push(field(key));
+                    let path = &path.field(key);
                     self.member(key).collect(member, path, set);
                     let empty = member.is_null() || matches!(member, Value::Object(o) if o.is_empty());
                     if empty || !self.has_field(key) {
-                        set.insert(path);
+                        set.insert(&path.elements());
                     }
-                    path.pop();
                 }
             }
             Shape::Set(element) => self.collect_items(None, element, value, path, set),
@@ -262,33 +297,32 @@ impl<'t> Typed<'t> {
         keys: Option<&[Box<str>]>,
         element: &'t Type,
         value: &Value,
-        path: &mut Vec<Box<str>>,
+        path: &Path<'_>,
         set: &mut Set,
     ) {
         let named = self.named(keys, element, items(Some(value)));
-        for (i, (name, item)) in named.iter().enumerate() {
-            let twice = named.iter().enumerate().any(|(j, (other, _))| i != j && other == name);
-            path.push(name.clone());
-            if !twice {
+        let index = index(&named);
+        for (name, item) in &named {
+            let path = &path.item(name);
+            if index[&**name].1 == 1 {
                 self.of(element).collect(item, path, set);
             }
-            set.insert(path);
-            path.pop();
+            set.insert(&path.elements());
         }
     }
 
     /// What was removed, modified and added from one value to the other.
     pub fn compare(self, old: &Value, new: &Value) -> Comparison {
         let mut comparison = Comparison::default();
-        self.difference(Some(old), Some(new), &mut Vec::new(), &mut comparison);
+        self.difference(Some(old), Some(new), &Path::ROOT, &mut comparison);
         comparison
     }
 
-    fn difference(self, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Box<str>>, out: &mut Comparison) {
+    fn difference(self, old: Option<&Value>, new: Option<&Value>, path: &Path<'_>, out: &mut Comparison) {
         let leaf = |out: &mut Comparison| match (old, new) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
-            (Some(old), Some(new)) if !equal(old, new) => out.modified.insert(path),
+            (None, _) => out.added.insert(&path.elements()),
+            (_, None) => out.removed.insert(&path.elements()),
+            (Some(old), Some(new)) if !equal(old, new) => out.modified.insert(&path.elements()),
             _ => {}
         };
         // Where nothing is declared, the kinds of the two values may differ.
@@ -297,9 +331,7 @@ impl<'t> Typed<'t> {
             leaf(out);
             let (old, new) = (members(old), members(new));
             for (key, (old, new)) in zip(old, new) {
-                path.push(field(key));
-                self.of(&ANY).difference(old, new, path, out);
-                path.pop();
+                self.of(&ANY).difference(old, new, &path.field(key), out);
             }
             return;
         }
@@ -309,9 +341,7 @@ impl<'t> Typed<'t> {
             _ if both_empty => return leaf(out),
             Shape::Members => {
                 for (key, (old, new)) in zip(members(old), members(new)) {
-                    path.push(field(key));
-                    self.member(key).difference(old, new, path, out);
-                    path.pop();
+                    self.member(key).difference(old, new, &path.field(key), out);
                 }
             }
             Shape::Set(element) => self.difference_items(None, element, items(old), items(new), path, out),
@@ -320,8 +350,8 @@ impl<'t> Typed<'t> {
             }
         }
         match (old, new) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
+            (None, _) => out.added.insert(&path.elements()),
+            (_, None) => out.removed.insert(&path.elements()),
             _ => {}
         }
     }
@@ -332,44 +362,39 @@ impl<'t> Typed<'t> {
         element: &'t Type,
         old: &[Value],
         new: &[Value],
-        path: &mut Vec<Box<str>>,
+        path: &Path<'_>,
         out: &mut Comparison,
     ) {
         let (old, new) = (self.named(keys, element, old), self.named(keys, element, new));
-        let mut names: Vec<&Box<str>> = Vec::with_capacity(old.len().max(new.len()));
-        let mut seen = std::collections::HashSet::new();
-        names.extend(old.iter().chain(&new).map(|(name, _)| name).filter(|name| seen.insert(&***name)));
-        for name in names {
-            let of = |list: &[(Box<str>, &Value)]| -> Vec<Value> {
-                list.iter().filter(|(n, _)| n == name).map(|(_, v)| (*v).clone()).collect()
-            };
-            let one = |list: &'_ [(Box<str>, &Value)]| list.iter().filter(|(n, _)| n == name).count();
-            path.push(name.clone());
-            match (one(&old), one(&new)) {
-                (0 | 1, 0 | 1) => {
-                    let first = |list: &[(Box<str>, &'_ Value)]| list.iter().position(|(n, _)| n == name);
-                    let (a, b) = (first(&old).map(|i| old[i].1), first(&new).map(|i| new[i].1));
-                    self.of(element).difference(a, b, path, out);
-                }
+        let (olds, news) = (index(&old), index(&new));
+        let mut seen = HashSet::with_capacity(old.len().max(new.len()));
+        for (name, _) in old.iter().chain(&new).filter(|(name, _)| seen.insert(&**name)) {
+            let (was, is) = (olds.get(&**name), news.get(&**name));
+            let (a, b) = (was.map(|w| w.0), is.map(|i| i.0));
+            let path = &path.item(name);
+            match (was.map_or(0, |w| w.1), is.map_or(0, |i| i.1)) {
+                (0 | 1, 0 | 1) => self.of(element).difference(a, b, path, out),
                 (2.., 2..) => {
-                    if of(&old) != of(&new) {
-                        out.modified.insert(path);
+                    let all = |list: &[(Box<str>, &Value)]| -> Vec<Value> {
+                        list.iter().filter(|(n, _)| n == name).map(|(_, v)| (*v).clone()).collect()
+                    };
+                    if all(&old) != all(&new) {
+                        out.modified.insert(&path.elements());
                     }
                 }
                 (2.., _) => {
-                    if let Some(first) = of(&new).first() {
-                        self.of(element).difference(None, Some(first), path, out);
+                    if b.is_some() {
+                        self.of(element).difference(None, b, path, out);
                     }
-                    out.removed.insert(path);
+                    out.removed.insert(&path.elements());
                 }
                 (_, _) => {
-                    if let Some(first) = of(&old).first() {
-                        self.of(element).difference(Some(first), None, path, out);
+                    if a.is_some() {
+                        self.of(element).difference(a, None, path, out);
                     }
-                    out.added.insert(path);
+                    out.added.insert(&path.elements());
                 }
             }
-            path.pop();
         }
     }
 
@@ -405,17 +430,12 @@ impl<'t> Typed<'t> {
         config: &[Value],
     ) -> Option<Value> {
         let (live, config) = (self.named(keys, element, live), self.named(keys, element, config));
-        let find =
-            |list: &[(Box<str>, &Value)], name: &str| -> Option<usize> { list.iter().position(|(n, _)| **n == *name) };
+        let (lives, configs) = (index(&live), index(&config));
         // A name that live has twice has no value there to merge with.
-        let observed = |name: &str| -> Option<Option<&Value>> {
-            let at = find(&live, name)?;
-            let twice = live.iter().filter(|(n, _)| **n == *name).count() > 1;
-            Some((!twice).then(|| live[at].1))
-        };
-        let mut shared = config.iter().map(|(n, _)| &**n).filter(|n| find(&live, n).is_some());
+        let observed = |name: &str| lives.get(name).filter(|(_, count)| *count == 1).map(|(value, _)| *value);
+        let mut shared = config.iter().map(|(n, _)| &**n).filter(|n| lives.contains_key(n));
         let mut next_shared = shared.next();
-        let mut merged: std::collections::HashSet<&str> = std::collections::HashSet::new();
+        let mut merged: HashSet<&str> = HashSet::new();
         let mut out = Vec::with_capacity(live.len().max(config.len()));
         let inner = self.of(element);
         let (mut l, mut r) = (0, 0);
@@ -423,19 +443,19 @@ impl<'t> Typed<'t> {
             if let (Some((name, _)), Some((other, item))) = (live.get(l), config.get(r)) {
                 if name == other {
                     merged.insert(name);
-                    out.extend(inner.merge(observed(name).flatten(), Some(item)));
+                    out.extend(inner.merge(observed(name), Some(item)));
                     l += 1;
                     r += 1;
                     next_shared = shared.next();
                     continue;
                 }
-                if find(&config, name).is_some() && next_shared.is_some_and(|s| *s != **name) {
+                if configs.contains_key(&**name) && next_shared.is_some_and(|s| *s != **name) {
                     l += 1;
                     continue;
                 }
             }
             if let Some((name, item)) = live.get(l) {
-                if find(&config, name).is_none() {
+                if !configs.contains_key(&**name) {
                     out.extend(inner.merge(Some(item), None));
                     l += 1;
                     continue;
@@ -445,7 +465,7 @@ impl<'t> Typed<'t> {
             }
             if let Some((name, item)) = config.get(r) {
                 merged.insert(name);
-                out.extend(inner.merge(observed(name).flatten(), Some(item)));
+                out.extend(inner.merge(observed(name), Some(item)));
                 r += 1;
                 if next_shared == Some(&**name) {
                     next_shared = shared.next();
@@ -509,6 +529,15 @@ impl<'t> Typed<'t> {
         }
         out
     }
+}
+
+/// The elements of a list by name: the first of that name, and how many there are.
+fn index<'i, 'v>(named: &'i [(Box<str>, &'v Value)]) -> HashMap<&'i str, (&'v Value, u32)> {
+    let mut index = HashMap::with_capacity(named.len());
+    for (name, value) in named {
+        index.entry(&**name).or_insert((*value, 0)).1 += 1;
+    }
+    index
 }
 
 /// Members of two objects, side by side.

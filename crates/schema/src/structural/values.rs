@@ -198,7 +198,7 @@ impl Check<'_> {
         if let Some(max) = node.max_items.filter(|max| length > *max) {
             self.errors.push(FieldError::too_many(path, list.len(), max as usize));
         }
-        if node.unique_items && list.iter().enumerate().any(|(i, item)| list[..i].contains(item)) {
+        if node.unique_items && !second_ones(list.iter()).is_empty() {
             self.invalid(path, "".into(), "shouldn't contain duplicates");
         }
     }
@@ -336,9 +336,8 @@ pub fn unique_lists(node: &Node, value: &Value, path: &str, errors: &mut Vec<Fie
             match &node.list_type {
                 ListType::Atomic => {}
                 ListType::Set => {
-                    let twice = |(i, item): &(usize, &Value)| list[..*i].iter().filter(|v| v == item).count() == 1;
-                    for (i, item) in list.iter().enumerate().filter(twice) {
-                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), item.clone()));
+                    for i in second_ones(list.iter()) {
+                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), list[i].clone()));
                     }
                 }
                 ListType::Map(keys) => {
@@ -352,11 +351,9 @@ pub fn unique_lists(node: &Node, value: &Value, path: &str, errors: &mut Vec<Fie
                     let id = |item: &Value| -> Object {
                         keys.iter().filter_map(|k| Some((k.clone(), item.member(k)?.clone()))).collect()
                     };
-                    let ids: Vec<Object> = list.iter().map(id).collect();
-                    for (i, id) in
-                        ids.iter().enumerate().filter(|(i, id)| ids[..*i].iter().filter(|o| o == id).count() == 1)
-                    {
-                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), Value::Object(id.clone())));
+                    let ids: Vec<Value> = list.iter().map(|item| Value::Object(id(item))).collect();
+                    for i in second_ones(ids.iter()) {
+                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), ids[i].clone()));
                     }
                 }
             }
@@ -368,4 +365,18 @@ pub fn unique_lists(node: &Node, value: &Value, path: &str, errors: &mut Vec<Fie
         }
         _ => {}
     }
+}
+
+/// The places at which a value stands for the second time.
+fn second_ones<'v>(values: impl Iterator<Item = &'v Value>) -> Vec<usize> {
+    let mut seen: std::collections::HashMap<String, u32> = std::collections::HashMap::new();
+    let mut seconds = Vec::new();
+    for (i, value) in values.enumerate() {
+        let count = seen.entry(value.to_string()).or_default();
+        *count += 1;
+        if *count == 2 {
+            seconds.push(i);
+        }
+    }
+    seconds
 }

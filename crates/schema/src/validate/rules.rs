@@ -3,7 +3,7 @@
 //! A [`RuleBook`] is read from lines: a message's name at the margin, below it indented `path: rule; rule`.
 //! The path is a dotted one within the message; `.` is the message itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{ErrorKind, FieldError, meta, names};
 use crate::checks;
@@ -407,27 +407,24 @@ impl Rule {
                 }
             }
             Rule::Unique => {
-                let list = value.as_list().unwrap_or_default();
-                for (i, item) in list.iter().enumerate().filter(|(i, item)| list[..*i].contains(item)) {
-                    errors.push(FieldError::duplicate(format!("{path}[{i}]"), item.clone()));
+                let mut seen = HashSet::new();
+                for (i, item) in value.as_list().unwrap_or_default().iter().enumerate() {
+                    if !seen.insert(item.to_string()) {
+                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), item.clone()));
+                    }
                 }
             }
             Rule::UniqueBy(keys) => {
-                let list = value.as_list().unwrap_or_default();
-                let id = |item: &Value| keys.iter().map(|k| item.dotted(k).cloned()).collect::<Vec<_>>();
-                let empty = |id: &[Option<Value>]| id.iter().all(|v| v.as_ref().is_none_or(Value::is_empty));
-                let mut seen: Vec<Vec<Option<Value>>> = Vec::new();
-                for (i, item) in list.iter().enumerate() {
-                    let id = id(item);
-                    if !empty(&id) && seen.contains(&id) {
-                        errors.push(match keys.as_slice() {
-                            [key] => {
-                                FieldError::duplicate(format!("{path}[{i}].{key}"), id[0].clone().unwrap_or_default())
-                            }
-                            _ => FieldError::duplicate(format!("{path}[{i}]"), item.clone()),
-                        });
+                let mut seen = HashSet::new();
+                for (i, item) in value.as_list().unwrap_or_default().iter().enumerate() {
+                    let id: Vec<Value> = keys.iter().map(|k| item.dotted(k).cloned().unwrap_or_default()).collect();
+                    if id.iter().all(Value::is_empty) || seen.insert(Value::List(id.clone()).to_string()) {
+                        continue;
                     }
-                    seen.push(id);
+                    errors.push(match keys.as_slice() {
+                        [key] => FieldError::duplicate(format!("{path}[{i}].{key}"), id[0].clone()),
+                        _ => FieldError::duplicate(format!("{path}[{i}]"), item.clone()),
+                    });
                 }
             }
             Rule::EachValue(rule) => match value {
