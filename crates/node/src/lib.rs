@@ -2,5 +2,40 @@
 //!
 //! It decides from pods as the API has them and containers as the runtime has them, and does so through [`ports`]:
 //! small traits in its own words, which the program implements with its runtime, images and network.
+//!
+//! Entry point: [`Kubelet`]. A pod of this node has a [`worker`], which calls the pure [`plan`] whenever something has
+//! happened, and starts what it says; [`status`] is as pure, [`publish`] writes it to the API.
 
+mod acts;
+mod admission;
+mod api;
+mod config;
+mod container;
+mod env;
+mod etc;
+mod events;
+mod grpc;
+mod hooks;
+mod http_get;
+mod images;
+mod kubelet;
+mod logs;
+mod memory;
+mod objects;
+mod plan;
+mod pod;
 pub mod ports;
+mod probes;
+mod publish;
+mod refs;
+mod register;
+mod resources;
+mod shared;
+mod status;
+mod store;
+mod upkeep;
+mod volumes;
+mod worker;
+
+pub use config::{Config, Ports, Reservation, Thresholds};
+pub use kubelet::Kubelet;

@@ -1,0 +1,368 @@
+//! Carries out a pod's actions on the machine.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use schema::api::core::v1::{LifecycleHandler, PodStatus};
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    container::{self, Parts},
+    env::Sources,
+    etc,
+    hooks,
+    memory::Failure,
+    objects::{Named, lock},
+    plan::Action,
+    pod::{Desired, Member},
+    ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox},
+    publish, resources,
+    shared::Shared,
+};
+
+/// How an action ended.
+pub enum Outcome {
+    /// The sandbox, and what became of its network.
+    Sandbox(Result<Result<Vec<IpAddr>, String>, String>),
+    Network(Result<Vec<IpAddr>, String>),
+    /// When volumes must be made again.
+    Volumes(Result<Option<Nanos>, String>),
+    Image(String, Result<Image, Failure>),
+    /// The new container's id, or reason and message.
+    Started { container: String, after: Option<Nanos>, result: Result<String, (String, String)> },
+    PostStarted { id: String, failed: Option<String> },
+    PreStopped(String),
+    SandboxStopped(Result<(), String>),
+    Released(Result<(), String>),
+    TornDown(Result<(), String>),
+    Finished(bool),
+    Done(Result<(), String>),
+}
+
+/// What the worker knows when it starts an action.
+pub struct Known {
+    pub image: Option<Image>,
+    pub addresses: Vec<String>,
+    pub status: PodStatus,
+}
+
+pub struct Acts {
+    shared: Arc<Shared>,
+    written: watch::Receiver<Option<PodStatus>>,
+}
+
+/// What the API has may be this long behind a pod that is deleted.
+const LAST_STATUS_WAIT: Duration = Duration::from_secs(5);
+
+impl Acts {
+    pub fn new(shared: Arc<Shared>, written: watch::Receiver<Option<PodStatus>>) -> Self {
+        Self { shared, written }
+    }
+
+    pub async fn run(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
+        let uid = desired.uid();
+        let runtime = &self.shared.ports.runtime;
+        let text = |error: Error| error.to_string();
+        match action {
+            Action::Sandbox { attempt } => Outcome::Sandbox(self.sandbox(desired, attempt).await),
+            Action::Network => Outcome::Network(self.network(desired).await),
+            Action::Volumes => Outcome::Volumes(self.volumes(desired, named, &known).await),
+            Action::Image { container } => {
+                let result = match desired.member(&container) {
+                    Some(member) => {
+                        let objects = named.snapshot().await;
+                        self.shared.puller.ensure(desired, member, &objects).await
+                    }
+                    None => Err(Failure::default()),
+                };
+                Outcome::Image(container, result)
+            }
+            Action::Start { container, attempt, after } => {
+                let result = match desired.member(&container) {
+                    Some(member) => self.start(desired, named, member, attempt, &known).await,
+                    None => Err(("CreateContainerError".into(), "the pod has no such container".into())),
+                };
+                // Only a run that came to be counts towards the back-off.
+                let after = after.filter(|_| !matches!(&result, Err((reason, _)) if reason != "RunContainerError"));
+                Outcome::Started { container, after, result }
+            }
+            Action::PreStop { id, container, grace, .. } => {
+                let hook = desired.member(&container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
+                if let (Some(hook), Some(member)) = (hook, desired.member(&container)) {
+                    let addresses: Vec<IpAddr> = known.addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
+                    let done = tokio::time::timeout(grace, hooks::run(&self.shared, desired, member, &id, &hook, &addresses)).await;
+                    if !matches!(done, Ok(Ok(()))) {
+                        self.shared.events.note(&*desired.pod, &member.field_path(), true, "FailedPreStopHook", "PreStopHook failed");
+                    }
+                }
+                Outcome::PreStopped(id)
+            }
+            Action::Stop { id, grace, .. } => Outcome::Done(gone_is_fine(runtime.stop_container(uid, &id, grace, None).await)),
+            Action::Remove { id, container } => {
+                let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container, &id));
+                let log = runtime.pod(uid).await.ok().and_then(|pod| pod.containers.into_iter().find(|c| c.id == id)).map(|c| c.log_path);
+                let removed = gone_is_fine(runtime.remove_container(uid, &id).await);
+                if let (Ok(()), Some(log)) = (&removed, log) {
+                    remove_logs(&log);
+                }
+                Outcome::Done(removed)
+            }
+            Action::StopSandbox => {
+                if !desired.pod.spec.host_network
+                    && let Err(error) = self.shared.ports.network.detach(uid).await
+                {
+                    return Outcome::SandboxStopped(Err(error.to_string()));
+                }
+                Outcome::SandboxStopped(gone_is_fine(runtime.stop_sandbox(uid).await))
+            }
+            Action::Release => Outcome::Released(self.release(desired).await.map(drop)),
+            Action::Teardown => Outcome::TornDown(self.tear_down(desired).await),
+            Action::Finish => {
+                let mut written = self.written.clone();
+                let last = written.wait_for(|written| written.as_ref() == Some(&known.status));
+                let _ = tokio::time::timeout(LAST_STATUS_WAIT, last).await;
+                let done = publish::finish(&self.shared.client, &desired.pod).await;
+                let _ = text;
+                Outcome::Finished(done)
+            }
+        }
+    }
+
+    async fn sandbox(&self, desired: &Desired, attempt: u32) -> Result<Result<Vec<IpAddr>, String>, String> {
+        let (runtime, config) = (&self.shared.ports.runtime, &self.shared.config);
+        let text = |error: Error| error.to_string();
+        let wanted = container::sandbox(config, desired, attempt);
+        make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
+        make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
+        runtime.set_cgroup(&wanted.cgroup, &resources::pod_cgroup(&desired.pod, config.pod_pids_limit)).await.map_err(text)?;
+        if attempt > 0 {
+            // What is left of the sandbox before this one.
+            runtime.stop_sandbox(desired.uid()).await.or_else(ignore_missing).map_err(text)?;
+        }
+        let sandbox = runtime.run_sandbox(&wanted).await.map_err(text)?;
+        if wanted.host_network {
+            return Ok(Ok(Vec::new()));
+        }
+        Ok(self.attach(desired, &sandbox).await)
+    }
+
+    async fn network(&self, desired: &Desired) -> Result<Vec<IpAddr>, String> {
+        let state = self.shared.ports.runtime.pod(desired.uid()).await.map_err(|error| error.to_string())?;
+        let sandbox = state.sandbox.ok_or("the sandbox is gone")?;
+        self.attach(desired, &sandbox).await
+    }
+
+    async fn attach(&self, desired: &Desired, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
+        let ports = &self.shared.ports;
+        ports.network.ready().map_err(|reason| format!("network is not ready: {reason}"))?;
+        let addresses = ports.network.attach(sandbox, desired.uid(), &mappings(desired)).await.map_err(|error| error.to_string())?;
+        ports.runtime.set_addresses(desired.uid(), &addresses).await.map_err(|error| error.to_string())?;
+        Ok(addresses)
+    }
+
+    async fn volumes(&self, desired: &Arc<Desired>, named: &Named, known: &Known) -> Result<Option<Nanos>, String> {
+        let objects = named.snapshot().await;
+        let services = Vec::new();
+        let sources = Sources {
+            desired,
+            objects: &objects,
+            services: &services,
+            pod_ips: &known.addresses,
+            host_ips: &self.shared.host_ips,
+            allocatable: &self.shared.allocatable,
+        };
+        let done = self.shared.volumes.mount(&sources, self.shared.ports.clock.now()).await.map_err(|error| error.to_string())?;
+        lock(&self.shared.mounted).insert(desired.uid().to_owned(), done.set);
+        Ok(done.refresh_at)
+    }
+
+    async fn start(&self, desired: &Arc<Desired>, named: &Named, member: &Member, attempt: u32, known: &Known) -> Result<String, (String, String)> {
+        let shared = &self.shared;
+        let (uid, pod, path) = (desired.uid(), &*desired.pod, member.field_path());
+        let failed = |reason: &str, event: &'static str, message: String| {
+            shared.events.note(pod, &path, true, event, format!("Error: {message}"));
+            (reason.to_owned(), message)
+        };
+        let _ = shared.services_known.subscribe().wait_for(|known| *known).await;
+        let objects = named.snapshot().await;
+        let services = shared.services();
+        let pod_ips = if pod.spec.host_network { shared.host_ips.clone() } else { known.addresses.clone() };
+        let sources = Sources {
+            desired,
+            objects: &objects,
+            services: &services,
+            pod_ips: &pod_ips,
+            host_ips: &shared.host_ips,
+            allocatable: &shared.allocatable,
+        };
+        let image = known.image.as_ref().ok_or_else(|| ("ImageGone".to_owned(), String::new()))?;
+        let volumes = lock(&shared.mounted).get(uid).cloned().unwrap_or_default();
+        write_etc(&shared.config, desired, &pod_ips).map_err(|error| failed("CreateContainerConfigError", "Failed", format!("cannot write the pod's files of /etc: {error}")))?;
+        let parts = Parts { config: &shared.config, sources: &sources, volumes: &volumes, image, memory_bytes: shared.machine.memory_bytes };
+        let config = container::make(&parts, member, attempt).map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
+        let _ = fs::create_dir_all(shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name));
+        let runtime = &shared.ports.runtime;
+        let id = match runtime.create_container(uid, &config).await {
+            Ok(id) => id,
+            Err(Error::NotFound(message)) if shared.ports.images.find(&image.id).await.is_ok_and(|found| found.is_none()) => {
+                return Err(("ImageGone".to_owned(), message));
+            }
+            Err(Error::Invalid(message)) => return Err(failed("CreateContainerConfigError", "Failed", message)),
+            Err(error) => return Err(failed("CreateContainerError", "Failed", error.to_string())),
+        };
+        shared.events.note(pod, &path, false, "Created", "Container created");
+        if let Err(error) = runtime.start_container(uid, &id).await {
+            return Err(failed("RunContainerError", "Failed", error.to_string()));
+        }
+        shared.events.note(pod, &path, false, "Started", "Container started");
+        let log = shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&config.log_path);
+        let link = container::log_link(&shared.config, desired, &member.container.name, &id);
+        if let Err(error) = make_dir(&shared.config.log_links).and_then(|()| std::os::unix::fs::symlink(&log, &link)) {
+            tracing::debug!(%error, link = %link.display(), "no link to a log");
+        }
+        Ok(id)
+    }
+
+    /// Why the container must be killed, if the hook failed.
+    pub async fn post_start(&self, desired: &Arc<Desired>, container: &str, id: &str, hook: &LifecycleHandler, addresses: &[IpAddr]) -> Option<String> {
+        let member = desired.member(container)?;
+        match hooks::run(&self.shared, desired, member, id, hook, addresses).await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::debug!(pod = %desired.label(), container, %error, "a postStart hook failed");
+                self.shared.events.note(&*desired.pod, &member.field_path(), true, "FailedPostStartHook", "PostStartHook failed");
+                Some("FailedPostStartHook".into())
+            }
+        }
+    }
+
+    async fn release(&self, desired: &Desired) -> Result<(), String> {
+        let uid = desired.uid();
+        lock(&self.shared.mounted).remove(uid);
+        self.shared.puller.forget(uid);
+        self.shared.volumes.unmount(uid).await.map_err(|error| error.to_string())?;
+        gone_is_fine(self.shared.ports.runtime.remove_cgroup(&resources::cgroup(&desired.pod)).await)
+    }
+
+    async fn tear_down(&self, desired: &Desired) -> Result<(), String> {
+        let uid = desired.uid();
+        let runtime = &self.shared.ports.runtime;
+        let meta = &desired.pod.metadata;
+        if let Ok(state) = runtime.pod(uid).await {
+            for container in &state.containers {
+                let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container.name, &container.id));
+            }
+        }
+        if !desired.pod.spec.host_network {
+            gone_is_fine(self.shared.ports.network.detach(uid).await)?;
+        }
+        gone_is_fine(runtime.remove_pod(uid).await)?;
+        self.release(desired).await?;
+        let logs = self.shared.config.log_dir(&meta.namespace, &meta.name, uid);
+        match fs::remove_dir_all(&logs) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot remove {}: {error}", logs.display())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn ignore_missing(error: Error) -> Result<(), Error> {
+    if matches!(error, Error::NotFound(_)) { Ok(()) } else { Err(error) }
+}
+
+fn gone_is_fine(result: Result<(), Error>) -> Result<(), String> {
+    result.or_else(ignore_missing).map_err(|error| error.to_string())
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)
+}
+
+/// A log and what was rotated out of it.
+fn remove_logs(log: &Path) {
+    let Some((dir, name)) = log.parent().zip(log.file_name().and_then(|name| name.to_str())) else { return };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let own = entry.file_name();
+        if own.to_str().is_some_and(|own| own == name || own.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// hostPorts of all containers.
+pub fn mappings(desired: &Desired) -> Vec<PortMapping> {
+    let ports = desired.members.iter().flat_map(|member| &member.container.ports);
+    let mut seen = BTreeSet::new();
+    ports
+        .filter(|port| port.host_port > 0)
+        .filter_map(|port| {
+            Some(PortMapping {
+                protocol: if port.protocol.is_empty() { "TCP".into() } else { port.protocol.clone() },
+                container_port: u16::try_from(port.container_port).ok()?,
+                host_port: u16::try_from(port.host_port).ok()?,
+                host_ip: port.host_ip.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified()),
+            })
+        })
+        .filter(|mapping| seen.insert((mapping.protocol.clone(), mapping.host_port, mapping.host_ip)))
+        .collect()
+}
+
+/// hosts, hostname and resolv.conf of a pod; a file that says the right thing is left alone.
+fn write_etc(config: &Config, desired: &Desired, pod_ips: &[String]) -> io::Result<()> {
+    let dir = config.pod_dir(desired.uid());
+    make_dir(&dir)?;
+    let own_hosts = desired.pod.spec.host_network.then(|| fs::read_to_string(&config.hosts).unwrap_or_default());
+    let host = etc::Resolver::parse(&fs::read_to_string(&config.resolv_conf).unwrap_or_default());
+    let hostname = if desired.pod.spec.host_network { config.hostname().to_owned() } else { desired.hostname() };
+    let files = [
+        ("etc-hosts", etc::hosts(desired, pod_ips, &config.cluster_domain, own_hosts.as_deref())),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", etc::resolver(&desired.pod, &config.cluster_dns, &config.cluster_domain, &host).text()),
+    ];
+    for (name, text) in files {
+        let path = dir.join(name);
+        if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            continue;
+        }
+        fs::write(&path, text)?;
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
+const MAX_MESSAGE_BYTES: u64 = 4096;
+const MAX_MESSAGE_LINES: usize = 80;
+const MAX_LOG_MESSAGE_BYTES: usize = 2048;
+
+/// What a container left behind as its last words: its termination log, or with `FallbackToLogsOnError` its log's end.
+pub async fn termination_message(config: &Config, desired: &Desired, container: &Container) -> String {
+    let ContainerState::Exited(exit) = &container.state else { return String::new() };
+    let path = container::termination_log(config, desired.uid(), &container.name, container.attempt);
+    let text = read_at_most(&path, MAX_MESSAGE_BYTES);
+    let falls_back = desired.member(&container.name).is_some_and(|member| member.container.termination_message_policy == "FallbackToLogsOnError");
+    if text.is_empty() {
+        if falls_back && exit.code != 0 {
+            return crate::logs::tail(&container.log_path, MAX_MESSAGE_LINES, MAX_LOG_MESSAGE_BYTES);
+        }
+        return exit.error.clone().unwrap_or_default();
+    }
+    text
+}
+
+fn read_at_most(path: &Path, limit: u64) -> String {
+    use std::io::Read;
+    let mut raw = Vec::new();
+    let Ok(file) = fs::File::open(path) else { return String::new() };
+    if file.take(limit).read_to_end(&mut raw).is_err() {
+        return String::new();
+    }
+    String::from_utf8_lossy(&raw).into_owned()
+}

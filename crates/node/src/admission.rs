@@ -1,0 +1,113 @@
+//! Whether a pod may run here at all: what the scheduler checked is checked again, for it may have been wrong or bypassed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schema::{
+    api::core::v1::{Node, NodeSelectorTerm, Pod},
+    quantity::Quantity,
+};
+
+use crate::{memory::End, resources};
+
+/// Upstream's reasons, in upstream's words.
+pub fn admit(pod: &Pod, others: &[&Pod], node: Option<&Node>, allocatable: &BTreeMap<String, Quantity>) -> Result<(), End> {
+    let refuse = |reason: &str, message: String| {
+        Err(End { reason: reason.into(), message, rejected: true, ..End::default() })
+    };
+    if let Some(of) = pod.spec.os.as_ref().filter(|of| of.name != "linux") {
+        return refuse("PodOSNotSupported", format!("Failed to admit pod as the OS field doesn't match node OS: {}", of.name));
+    }
+    if let Some(pods) = allocatable.get("pods")
+        && others.len() as i64 >= pods.value()
+    {
+        return refuse("OutOfpods", lack("pods", 1, others.len() as i64, pods.value()));
+    }
+    let wanted = resources::requests(pod);
+    let mut used: BTreeMap<String, Quantity> = BTreeMap::new();
+    for other in others {
+        for (name, quantity) in resources::requests(other) {
+            let entry = used.entry(name).or_insert(Quantity::ZERO);
+            *entry = entry.plus(quantity);
+        }
+    }
+    for (name, quantity) in wanted.iter().filter(|(_, quantity)| !quantity.is_zero()) {
+        // What the node does not manage (extended resources of a plugin that is not there) counts as none.
+        let have = allocatable.get(name).copied().unwrap_or(Quantity::ZERO);
+        let taken = used.get(name).copied().unwrap_or(Quantity::ZERO);
+        if taken.plus(*quantity).compare(have).is_gt() {
+            let scale = |quantity: Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };
+            return refuse(&format!("OutOf{name}"), lack(name, scale(*quantity), scale(taken), scale(have)));
+        }
+    }
+    if let Some(node) = node {
+        if !matches_node(pod, node) {
+            return refuse("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into());
+        }
+        let untolerated = node.spec.taints.iter().find(|taint| {
+            taint.effect == "NoExecute"
+                && !pod.spec.tolerations.iter().any(|toleration| {
+                    (toleration.effect.is_empty() || toleration.effect == taint.effect)
+                        && (toleration.key.is_empty() || toleration.key == taint.key)
+                        && (toleration.operator == "Exists" || toleration.value == taint.value)
+                })
+        });
+        if untolerated.is_some() && !pod.metadata.annotations.contains_key("kubernetes.io/config.mirror") {
+            return refuse("TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate".into());
+        }
+    }
+    let taken: BTreeSet<_> = others.iter().flat_map(|other| host_ports(other)).collect();
+    for (ip, protocol, port) in host_ports(pod) {
+        let clash = taken.iter().any(|(other_ip, other_protocol, other_port)| {
+            *other_port == port && *other_protocol == protocol && (*other_ip == ip || ip == "0.0.0.0" || other_ip == "0.0.0.0")
+        });
+        if clash {
+            return refuse("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into());
+        }
+    }
+    Ok(())
+}
+
+fn lack(name: &str, requested: i64, used: i64, capacity: i64) -> String {
+    format!("Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
+}
+
+fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
+    let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|container| &container.ports);
+    let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+    ports.filter(|port| port.host_port > 0).map(|port| (or(&port.host_ip, "0.0.0.0"), or(&port.protocol, "TCP"), port.host_port)).collect()
+}
+
+/// `nodeSelector` and required node affinity.
+pub fn matches_node(pod: &Pod, node: &Node) -> bool {
+    let labels = &node.metadata.labels;
+    if !pod.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+        return false;
+    }
+    let affinity = pod.spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    match affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref()) {
+        Some(required) => required.node_selector_terms.iter().any(|term| term_matches(term, node)),
+        None => true,
+    }
+}
+
+fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+    if term.match_expressions.is_empty() && term.match_fields.is_empty() {
+        return false;
+    }
+    let check = |operator: &str, values: &[String], own: Option<&str>| match operator {
+        "In" => own.is_some_and(|own| values.iter().any(|value| value == own)),
+        "NotIn" => own.is_none_or(|own| values.iter().all(|value| value != own)),
+        "Exists" => own.is_some(),
+        "DoesNotExist" => own.is_none(),
+        "Gt" | "Lt" => {
+            let parse = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
+            match (parse(own), parse(values.first().map(String::as_str))) {
+                (Some(own), Some(value)) => if operator == "Gt" { own > value } else { own < value },
+                _ => false,
+            }
+        }
+        _ => false,
+    };
+    let by_label = term.match_expressions.iter().all(|of| check(&of.operator, &of.values, node.metadata.labels.get(&of.key).map(String::as_str)));
+    by_label && term.match_fields.iter().all(|of| of.key == "metadata.name" && check(&of.operator, &of.values, Some(&node.metadata.name)))
+}

@@ -1,0 +1,283 @@
+//! The kubelet's HTTP API: logs, exec, attach, port-forward, pods, stats. Who may ask is its caller's affair.
+
+mod streams;
+mod summary;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use reconcile::io::Body;
+use schema::{
+    Table,
+    api::{
+        Message,
+        core::v1::{Pod, PodList},
+    },
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    kubelet::Kubelet,
+    logs::{self, Options},
+    memory::SECOND,
+    plan::is_running,
+    ports::Container,
+    status::SCHEME,
+    worker::View,
+};
+
+/// An answer that is no success: its code and text.
+#[derive(Debug)]
+pub(crate) struct Refusal(StatusCode, String);
+
+impl Refusal {
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self(StatusCode::NOT_FOUND, text.into())
+    }
+
+    pub(crate) fn bad(text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    pub(crate) fn internal(text: impl Into<String>) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, text.into())
+    }
+}
+
+pub(crate) type Answer = Result<Response<Body>, Refusal>;
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn typed(content_type: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}
+
+/// Parameters of a query, decoded.
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(request: &Request<Body>) -> Self {
+        let raw = request.uri().query().unwrap_or_default();
+        Self(raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        }).collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(own, _)| own == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    pub(crate) fn is(&self, name: &str) -> bool {
+        matches!(self.get(name), Some("1" | "true" | "True" | "TRUE" | "t"))
+    }
+}
+
+fn decode(text: &str) -> String {
+    let raw = text.as_bytes();
+    let mut out = Vec::with_capacity(raw.len());
+    let mut at = 0;
+    while at < raw.len() {
+        let code = if raw[at] == b'%' { text.get(at + 1..at + 3).and_then(|code| u8::from_str_radix(code, 16).ok()) } else { None };
+        match (raw[at], code) {
+            (_, Some(code)) => {
+                out.push(code);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl Kubelet {
+    /// Answers a request of the kubelet's API. Upgrades (exec, attach, portForward) run on the request's connection.
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        match self.route(request).await {
+            Ok(response) => response,
+            Err(Refusal(code, text)) => {
+                let mut response = typed("text/plain; charset=utf-8", text);
+                *response.status_mut() = code;
+                response
+            }
+        }
+    }
+
+    async fn route(&self, request: Request<Body>) -> Answer {
+        let path = request.uri().path().trim_end_matches('/').to_owned();
+        let query = Query::of(&request);
+        let parts: Vec<String> = path.split('/').skip(1).map(decode).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        match &parts[..] {
+            ["healthz" | "readyz" | "livez", ..] => Ok(typed("text/plain; charset=utf-8", "ok")),
+            ["pods" | "runningpods"] => self.list_pods(parts[0] == "runningpods"),
+            ["configz"] => Ok(typed("application/json", self.configz())),
+            ["containerLogs", namespace, pod, container] => self.logs(namespace, pod, container, &query).await,
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => self.exec(request, namespace, pod, container, &query),
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => self.attach(request, namespace, pod, container, &query),
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => self.port_forward(request, namespace, pod, &query),
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container] if request.method() == Method::POST => {
+                self.run_command(namespace, pod, container, &query).await
+            }
+            ["stats", "summary"] => Ok(typed("application/json", self.summary(query.is("only_cpu_and_memory")).await)),
+            ["metrics"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.own_metrics())),
+            ["metrics", "resource"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.resource_metrics().await)),
+            ["metrics", "cadvisor"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.cadvisor_metrics().await)),
+            ["metrics", "probes"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", "")),
+            _ => Err(Refusal::not_found("404 page not found\n")),
+        }
+    }
+
+    fn list_pods(&self, running: bool) -> Answer {
+        let items = self
+            .views()
+            .iter()
+            .filter(|view| !running || view.observed.containers.iter().any(is_running))
+            .map(|view| Pod { status: view.status.clone(), ..(*view.desired.pod).clone() })
+            .collect();
+        let list = PodList { items, ..PodList::default() };
+        let table = Table::builtin();
+        let id = table.id(PodList::NAME).ok_or_else(|| Refusal::internal("no PodList"))?;
+        let mut json = Vec::new();
+        schema::transcode::proto_to_json(table, id, Some(("v1", "PodList")), &list.to_vec(), &mut json).map_err(|error| Refusal::internal(error.to_string()))?;
+        Ok(typed("application/json", json))
+    }
+
+    fn configz(&self) -> String {
+        let config = &self.shared.config;
+        serde_json::json!({"kubeletconfig": {
+            "clusterDomain": config.cluster_domain,
+            "clusterDNS": config.cluster_dns.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "maxPods": config.max_pods,
+            "podPidsLimit": if config.pod_pids_limit == 0 { -1 } else { i64::try_from(config.pod_pids_limit).unwrap_or(-1) },
+            "port": config.kubelet_port,
+            "resolvConf": config.resolv_conf,
+            "podLogsDir": config.log_root,
+            "imageGCHighThresholdPercent": config.thresholds.image_gc_high_percent,
+            "imageGCLowThresholdPercent": config.thresholds.image_gc_low_percent,
+            "nodeLeaseDurationSeconds": 40,
+        }})
+        .to_string()
+    }
+
+    pub(crate) fn find(&self, namespace: &str, pod: &str) -> Result<std::sync::Arc<View>, Refusal> {
+        self.view(namespace, pod).ok_or_else(|| Refusal::not_found(format!("pod \"{pod}\" not found in namespace \"{namespace}\"\n")))
+    }
+
+    /// A container that runs.
+    pub(crate) async fn find_running(&self, view: &View, name: &str) -> Result<Container, Refusal> {
+        let state = self.shared.ports.runtime.pod(view.desired.uid()).await.map_err(|error| Refusal::internal(error.to_string()))?;
+        let found = state.containers.into_iter().rev().find(|container| container.name == name && is_running(container));
+        found.ok_or_else(|| Refusal::not_found(format!("container not found (\"{name}\")")))
+    }
+
+    async fn logs(&self, namespace: &str, pod: &str, name: &str, query: &Query) -> Answer {
+        let view = self.find(namespace, pod)?;
+        if view.desired.member(name).is_none() {
+            return Err(Refusal::not_found(format!("container \"{name}\" not found in pod \"{pod}\"\n")));
+        }
+        let number = |name: &str| -> Result<Option<u64>, Refusal> {
+            query.get(name).map(|text| text.parse().map_err(|_| Refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("{name}: not a number")))).transpose()
+        };
+        let now = self.shared.ports.clock.now();
+        let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
+            (Some(text), _) => Some(schema::time::parse(text).map(|(seconds, nanos)| seconds * SECOND + i64::from(nanos)).ok_or_else(|| Refusal::bad("unable to decode sinceTime"))?),
+            (None, Some(seconds)) => Some(now - i64::try_from(seconds).unwrap_or(i64::MAX / SECOND).saturating_mul(SECOND)),
+            (None, None) => None,
+        };
+        let options = Options {
+            follow: query.is("follow"),
+            timestamps: query.is("timestamps"),
+            since,
+            tail_lines: number("tailLines")?,
+            limit_bytes: number("limitBytes")?,
+            stream: query.get("stream").filter(|stream| *stream != "All").map(str::to_ascii_lowercase),
+        };
+        let previous = query.is("previous");
+        let uid = view.desired.uid().to_owned();
+        let state = self.shared.ports.runtime.pod(&uid).await.map_err(|error| Refusal::internal(error.to_string()))?;
+        let mut runs: Vec<Container> = state.containers.into_iter().filter(|container| container.name == name).collect();
+        runs.sort_by_key(|container| container.attempt);
+        let chosen = if previous {
+            // The last run that ended, unless it is the one that a plain request shows.
+            let latest = runs.pop();
+            runs.pop().or_else(|| latest.filter(|run| !is_running(run)))
+        } else {
+            runs.pop()
+        };
+        let Some(container) = chosen else {
+            let text = if previous {
+                format!("previous terminated container \"{name}\" in pod \"{pod}\" not found")
+            } else {
+                let waiting = view.status.container_statuses.iter().chain(&view.status.init_container_statuses).find(|status| status.name == name);
+                let reason = waiting.and_then(|status| status.state.waiting.as_ref()).map(|waiting| waiting.reason.clone()).unwrap_or_default();
+                let why = match &*reason {
+                    "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => "trying and failing to pull image".to_owned(),
+                    "" => "not available".to_owned(),
+                    reason => reason.to_owned(),
+                };
+                format!("container \"{name}\" in pod \"{pod}\" is waiting to start: {why}")
+            };
+            return Err(Refusal::bad(text));
+        };
+        let meta = &view.desired.pod.metadata;
+        let log = if container.log_path.is_absolute() {
+            container.log_path.clone()
+        } else {
+            self.shared.config.log_dir(&meta.namespace, &meta.name, &meta.uid).join(&container.log_path)
+        };
+        let (to, from) = mpsc::channel::<Bytes>(16);
+        let runtime = self.shared.ports.runtime.clone();
+        tokio::spawn(async move {
+            let id = container.id.clone();
+            let (alive_to, alive) = tokio::sync::watch::channel(is_running(&container));
+            let watcher = async {
+                let mut changes = runtime.changes();
+                while *alive_to.borrow() {
+                    let state = runtime.pod(&uid).await.unwrap_or_default();
+                    alive_to.send_replace(state.containers.iter().any(|container| container.id == id && is_running(container)));
+                    if *alive_to.borrow() && changes.recv().await.is_err() {
+                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    }
+                }
+                std::future::pending::<()>().await;
+            };
+            let sending = logs::send(log, options, || *alive.borrow(), to);
+            tokio::select! {
+                () = watcher => {}
+                sent = sending => if let Err(error) = sent { tracing::debug!(%error, "a log was not read to its end") },
+            }
+        });
+        let stream = futures_util::stream::unfold(from, |mut from| async move { Some((Ok(Frame::data(from.recv().await?)), from)) });
+        let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
+        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+        Ok(response)
+    }
+
+    async fn run_command(&self, namespace: &str, pod: &str, container: &str, query: &Query) -> Answer {
+        let view = self.find(namespace, pod)?;
+        let found = self.find_running(&view, container).await?;
+        let command: Vec<String> = query.get("cmd").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+        let ran = self.shared.ports.runtime.exec_sync(view.desired.uid(), &found.id, &command, None).await;
+        let output = ran.map_err(|error| Refusal::internal(error.to_string()))?;
+        let mut text = output.stdout;
+        text.extend(output.stderr);
+        Ok(typed("text/plain; charset=utf-8", text))
+    }
+}
+
+/// The id behind `sampan://`.
+pub(crate) fn bare_id(id: &str) -> &str {
+    id.strip_prefix(SCHEME).unwrap_or(id)
+}

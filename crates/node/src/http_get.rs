@@ -1,0 +1,181 @@
+//! HTTP requests of probes and hooks: one connection each, certificates not checked, bodies cut.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub secure: bool,
+    pub host: String,
+    pub port: u16,
+    /// With its query.
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Get \"{url}\": {why}")]
+    Failed { url: String, why: String },
+    #[error("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)")]
+    Timeout { url: String },
+    #[error("stopped after 10 redirects")]
+    Redirects,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+    /// A redirect to another host was not followed.
+    pub elsewhere: bool,
+}
+
+/// What is kept of a body.
+const MAX_BODY_BYTES: usize = 10 << 10;
+
+impl Target {
+    fn url(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let path = if self.path.starts_with('/') { self.path.clone() } else { format!("/{}", self.path) };
+        format!("{}://{host}:{}{path}", if self.secure { "https" } else { "http" }, self.port)
+    }
+}
+
+/// GET, following redirects on the same host.
+pub async fn get(target: &Target, timeout: Duration) -> Result<Answer, Error> {
+    let url = target.url();
+    match tokio::time::timeout(timeout, follow(target.clone())).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::Timeout { url }),
+    }
+}
+
+async fn follow(mut target: Target) -> Result<Answer, Error> {
+    for _ in 0..10 {
+        let url = target.url();
+        let failed = |why: String| Error::Failed { url: url.clone(), why };
+        let (status, location, body) = once(&target).await.map_err(failed)?;
+        let (300..400, Some(location)) = (status, location) else { return Ok(Answer { status, body, elsewhere: false }) };
+        let there: http::Uri = location.parse().map_err(|_| failed(format!("a redirect to {location}")))?;
+        if there.host().is_some_and(|host| host.trim_matches(['[', ']']) != target.host) {
+            return Ok(Answer { status, body, elsewhere: true });
+        }
+        if let Some(scheme) = there.scheme_str() {
+            target.secure = scheme == "https";
+            target.port = there.port_u16().unwrap_or(if target.secure { 443 } else { 80 });
+        }
+        target.path = there.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    }
+    Err(Error::Redirects)
+}
+
+async fn once(target: &Target) -> Result<(u16, Option<String>, String), String> {
+    let text = |error: &dyn std::error::Error| error.to_string();
+    let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|error| text(&error))?;
+    let url: http::Uri = target.url().parse().map_err(|error: http::uri::InvalidUri| text(&error))?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    let path = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| text(&error))?;
+    let headers = request.headers_mut();
+    if let Some(authority) = url.authority() {
+        headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).map_err(|error| text(&error))?);
+    }
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("kube-probe/1.37"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    for (name, value) in &target.headers {
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) else {
+            return Err(format!("the header {name} cannot be sent"));
+        };
+        if value.is_empty() && (name == header::ACCEPT || name == header::USER_AGENT) {
+            headers.remove(name);
+        } else {
+            headers.insert(name, value);
+        }
+    }
+    if target.secure {
+        let name = ServerName::try_from(target.host.clone()).map_err(|error| text(&error))?;
+        let stream = tokio_rustls::TlsConnector::from(anyone()?).connect(name, stream).await.map_err(|error| text(&error))?;
+        send(TokioIo::new(stream), request).await
+    } else {
+        send(TokioIo::new(stream), request).await
+    }
+}
+
+async fn send<T>(io: T, request: Request<Empty<Bytes>>) -> Result<(u16, Option<String>, String), String>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+    let driver = tokio::spawn(connection);
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let mut body = response.into_body();
+        let mut kept = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(data) = frame.data_ref() {
+                kept.extend_from_slice(&data[..data.len().min(MAX_BODY_BYTES - kept.len())]);
+            }
+            if kept.len() == MAX_BODY_BYTES {
+                break;
+            }
+        }
+        Ok((status, location, String::from_utf8_lossy(&kept).into_owned()))
+    }
+    .await;
+    driver.abort();
+    answer
+}
+
+fn anyone() -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Probes ask whether a server answers, not who it is.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

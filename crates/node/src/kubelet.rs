@@ -1,0 +1,437 @@
+//! The kubelet: pods of this node from the API, a worker for each, and the node's own upkeep.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
+
+use reconcile::io::{
+    Client,
+    reflector::{self, Scope, Sink},
+};
+use schema::api::{
+    Object,
+    core::v1::{Node, Pod, Service},
+};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::{
+    admission,
+    config::{Config, Ports},
+    events::{self, Note, Recorder},
+    images::Puller,
+    memory::End,
+    objects::{Cache, lock},
+    plan::is_terminal,
+    ports::Resources,
+    register::{self, Health},
+    resources,
+    shared::Shared,
+    store::Store,
+    upkeep,
+    volumes::Volumes,
+    worker::{self, Handle, Orders, View},
+};
+
+pub struct Kubelet {
+    pub(crate) shared: Arc<Shared>,
+    notes: Mutex<Option<mpsc::Receiver<Note>>>,
+    pub(crate) workers: Mutex<HashMap<String, Handle>>,
+    store: Store,
+    pub(crate) health: Mutex<Health>,
+    node: RwLock<Option<Arc<Node>>>,
+}
+
+/// News of the pods of this node.
+enum News {
+    All(Vec<Pod>),
+    One(Box<Pod>),
+    Gone(Box<Pod>),
+}
+
+struct PodSink(mpsc::UnboundedSender<News>);
+
+impl Sink<Pod> for PodSink {
+    fn replace(&mut self, items: Vec<Pod>, _: u64) {
+        let _ = self.0.send(News::All(items));
+    }
+
+    fn put(&mut self, object: Pod) {
+        let _ = self.0.send(News::One(Box::new(object)));
+    }
+
+    fn remove(&mut self, object: Pod) {
+        let _ = self.0.send(News::Gone(Box::new(object)));
+    }
+}
+
+struct ServiceSink(Arc<Shared>, HashMap<String, Arc<Service>>);
+
+impl ServiceSink {
+    fn publish(&self) {
+        *self.0.services.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.1.values().cloned().collect();
+        self.0.services_known.send_replace(true);
+    }
+}
+
+impl Sink<Service> for ServiceSink {
+    fn replace(&mut self, items: Vec<Service>, _: u64) {
+        self.1 = items.into_iter().map(|service| (service.key(), Arc::new(service))).collect();
+        self.publish();
+    }
+
+    fn put(&mut self, object: Service) {
+        self.1.insert(object.key(), Arc::new(object));
+        self.publish();
+    }
+
+    fn remove(&mut self, object: Service) {
+        self.1.remove(&object.key());
+        self.publish();
+    }
+}
+
+struct NodeSink(Arc<Kubelet>);
+
+impl Sink<Node> for NodeSink {
+    fn replace(&mut self, items: Vec<Node>, _: u64) {
+        if let Some(node) = items.into_iter().next() {
+            self.put(node);
+        }
+    }
+
+    fn put(&mut self, object: Node) {
+        *self.0.node.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(object));
+    }
+
+    fn remove(&mut self, _: Node) {}
+}
+
+impl Kubelet {
+    pub fn new(config: Config, ports: Ports, client: Client) -> Arc<Self> {
+        let machine = ports.host.machine();
+        let fs = ports.host.fs(&config.root_dir).or_else(|_| ports.host.fs("/".as_ref())).unwrap_or_default();
+        let (_, allocatable) = register::capacity(&config, &machine, &fs);
+        let (events, notes) = Recorder::new();
+        let shared = Arc::new(Shared {
+            host_ips: config.addresses.iter().map(ToString::to_string).collect(),
+            volumes: Volumes::new(config.root_dir.clone(), client.clone()),
+            puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
+            config_maps: Cache::new(client.clone()),
+            secrets: Cache::new(client.clone()),
+            services: RwLock::default(),
+            services_known: watch::channel(false).0,
+            burstable_shares: Mutex::default(),
+            mounted: Mutex::default(),
+            machine,
+            allocatable,
+            events,
+            ports,
+            client,
+            config,
+        });
+        Arc::new(Self {
+            store: Store::new(shared.config.root_dir.join("last-pods")),
+            shared,
+            notes: Mutex::new(Some(notes)),
+            workers: Mutex::default(),
+            health: Mutex::default(),
+            node: RwLock::default(),
+        })
+    }
+
+    /// Runs the node until the future is dropped. Containers go on without it.
+    pub async fn run(self: Arc<Self>) {
+        let shared = self.shared.clone();
+        let (client, config) = (shared.client.clone(), &shared.config);
+        let _ = std::fs::create_dir_all(config.root_dir.join("pods"));
+        let Some(notes) = lock(&self.notes).take() else {
+            tracing::error!("the kubelet runs already");
+            return;
+        };
+        self.make_class_cgroups().await;
+        let (to, news) = mpsc::unbounded_channel();
+        let mine = Scope { namespace: String::new(), query: format!("fieldSelector=spec.nodeName%3D{}", config.node_name) };
+        let this_node = Scope { namespace: String::new(), query: format!("fieldSelector=metadata.name%3D{}", config.node_name) };
+        let everything = Scope::default();
+        self.note_readiness();
+        let health = {
+            let kubelet = self.clone();
+            move || {
+                kubelet.note_readiness();
+                lock(&kubelet.health).clone()
+            }
+        };
+        shared.events.node(&config.node_name, false, "Starting", "Starting kubelet.");
+        // A worker is a task of its own; these end with this future.
+        tokio::select! {
+            () = reflector::run::<Pod>(client.clone(), mine, PodSink(to)) => {}
+            () = reflector::run::<Service>(client.clone(), everything, ServiceSink(shared.clone(), HashMap::new())) => {}
+            () = reflector::run::<Node>(client.clone(), this_node, NodeSink(self.clone())) => {}
+            () = events::write(client.clone(), shared.ports.clock.clone(), config.node_name.clone(), notes) => {}
+            () = register::keep_status(shared.clone(), health) => {}
+            () = register::keep_lease(client.clone(), config.node_name.clone(), shared.ports.clock.clone()) => {}
+            () = self.follow_runtime() => {}
+            () = upkeep::run(&self) => {}
+            () = self.follow_pods(news) => {}
+        }
+    }
+
+    async fn make_class_cgroups(&self) {
+        let shares = |cpu_shares| Resources { cpu_shares, ..Resources::default() };
+        let machine = &self.shared.machine;
+        let all = [
+            ("kubepods", Resources { memory_limit_bytes: 0, ..shares(resources::shares(machine.cpus * 1000)) }),
+            ("kubepods/burstable", shares(2)),
+            ("kubepods/besteffort", shares(2)),
+        ];
+        for (cgroup, resources) in all {
+            if let Err(error) = self.shared.ports.runtime.set_cgroup(cgroup, &resources).await {
+                tracing::warn!(cgroup, %error, "a cgroup was not made");
+            }
+        }
+    }
+
+    fn note_readiness(&self) {
+        let not_ready = self.shared.ports.network.ready().err();
+        lock(&self.health).not_ready =
+            not_ready.map(|why| format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{why}"));
+    }
+
+    /// Wakes workers whose containers changed.
+    async fn follow_runtime(&self) {
+        let mut changes = self.shared.ports.runtime.changes();
+        loop {
+            match changes.recv().await {
+                Ok(change) => {
+                    if let Some(handle) = lock(&self.workers).get(&change.uid) {
+                        handle.wake.wake();
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => lock(&self.workers).values().for_each(|handle| handle.wake.wake()),
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn follow_pods(&self, mut news: mpsc::UnboundedReceiver<News>) {
+        let first = tokio::time::timeout(self.shared.config.offline_after, news.recv()).await;
+        match first {
+            Ok(Some(first)) => self.take(first).await,
+            Ok(None) => return,
+            Err(_) => self.start_offline().await,
+        }
+        while let Some(more) = news.recv().await {
+            self.take(more).await;
+        }
+    }
+
+    /// No server answers: the pods that were here last run again.
+    async fn start_offline(&self) {
+        let pods = self.store.load();
+        tracing::warn!(pods = pods.len(), "the API does not answer: the last known pods start");
+        self.shared.services_known.send_replace(true);
+        for pod in pods {
+            self.put(pod, true);
+        }
+    }
+
+    async fn take(&self, news: News) {
+        match news {
+            News::All(pods) => self.take_all(pods).await,
+            News::One(pod) => {
+                self.put(*pod, false);
+            }
+            News::Gone(pod) => self.gone(*pod),
+        }
+        self.set_burstable_shares().await;
+    }
+
+    async fn take_all(&self, pods: Vec<Pod>) {
+        let uids: BTreeSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
+        let here = self.shared.ports.runtime.pods().await.unwrap_or_default();
+        let living: Vec<_> = here
+            .iter()
+            .filter(|state| uids.contains(&state.uid))
+            .filter_map(|state| Some((state.uid.clone(), state.sandbox.clone()?)))
+            .collect();
+        let first = lock(&self.workers).is_empty();
+        if first && let Err(error) = self.shared.ports.network.keep_only(&living).await {
+            tracing::warn!(%error, "the network of former pods was not cleaned up");
+        }
+        let ran: BTreeSet<String> = here.iter().map(|state| state.uid.clone()).collect();
+        for pod in pods {
+            // What has run here before was let in then.
+            let admitted = ran.contains(&pod.metadata.uid) || !pod.status.container_statuses.is_empty();
+            self.put(pod, admitted);
+        }
+        for (uid, handle) in &*lock(&self.workers) {
+            if !uids.contains(uid) {
+                handle.orders.send_modify(|orders| orders.orphaned = true);
+            }
+        }
+        self.store.keep_only(&uids);
+        for state in here.into_iter().filter(|state| !uids.contains(&state.uid)) {
+            let known = lock(&self.workers).contains_key(&state.uid);
+            if !known {
+                self.orphan(&state.uid, &state.namespace, &state.name);
+            }
+        }
+        self.clean_directories(&uids).await;
+    }
+
+    /// Something of a pod that the API does not have: it is ended.
+    fn orphan(&self, uid: &str, namespace: &str, name: &str) {
+        let mut pod = Pod::default();
+        pod.metadata.uid = uid.to_owned();
+        pod.metadata.namespace = namespace.to_owned();
+        pod.metadata.name = name.to_owned();
+        let orders = Orders { orphaned: true, end: None };
+        let handle = worker::spawn(&self.shared, Arc::new(pod), orders);
+        lock(&self.workers).insert(uid.to_owned(), handle);
+    }
+
+    /// Volumes and cgroups of pods that are no more.
+    async fn clean_directories(&self, uids: &BTreeSet<String>) {
+        let known: BTreeSet<String> = lock(&self.workers).keys().cloned().chain(uids.iter().cloned()).collect();
+        for uid in self.shared.volumes.pods().into_iter().filter(|uid| !known.contains(uid)) {
+            if let Err(error) = self.shared.volumes.unmount(&uid).await {
+                tracing::warn!(uid, %error, "the directory of a former pod was not removed");
+            }
+        }
+        let runtime = &self.shared.ports.runtime;
+        for cgroup in runtime.pod_cgroups().await.unwrap_or_default() {
+            let uid = cgroup.rsplit('/').next().and_then(|name| name.strip_prefix("pod")).unwrap_or_default();
+            if !known.contains(uid)
+                && let Err(error) = runtime.remove_cgroup(&cgroup).await
+            {
+                tracing::warn!(cgroup, %error, "the cgroup of a former pod was not removed");
+            }
+        }
+    }
+
+    fn put(&self, pod: Pod, admitted: bool) {
+        let uid = pod.metadata.uid.clone();
+        let pod = Arc::new(pod);
+        let mut workers = lock(&self.workers);
+        workers.retain(|_, handle| !handle.task.is_finished());
+        if let Some(handle) = workers.get(&uid) {
+            handle.pod.send_replace(pod);
+            return;
+        }
+        let mut orders = Orders::default();
+        let fresh = !admitted && !is_terminal(&pod.status.phase) && pod.metadata.deletion_timestamp.is_none();
+        if fresh && let Err(end) = self.admit(&pod, &workers) {
+            self.shared.events.note(&*pod, "", true, reason_of(&end), end.message.clone());
+            orders.end = Some(end);
+        } else {
+            self.store.put(&pod);
+        }
+        workers.insert(uid, worker::spawn(&self.shared, pod, orders));
+    }
+
+    fn admit(&self, pod: &Pod, workers: &HashMap<String, Handle>) -> Result<(), End> {
+        let views: Vec<Arc<View>> = workers.values().map(|handle| handle.seen.borrow().clone()).collect();
+        let others: Vec<&Pod> = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase)).map(|view| &*view.desired.pod).collect();
+        let node = self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        {
+            let health = lock(&self.health);
+            let best_effort = resources::qos(pod) == "BestEffort";
+            let critical = pod.spec.priority.is_some_and(|priority| priority >= 2_000_000_000);
+            let low = |what: &str| End {
+                reason: "Evicted".into(),
+                message: format!("The node had condition: [{what}]. "),
+                rejected: true,
+                ..End::default()
+            };
+            if !critical && health.disk_pressure {
+                return Err(low("DiskPressure"));
+            }
+            if !critical && health.memory_pressure && best_effort {
+                return Err(low("MemoryPressure"));
+            }
+        }
+        admission::admit(pod, &others, node.as_deref(), &self.shared.allocatable)
+    }
+
+    fn gone(&self, pod: Pod) {
+        self.store.remove(&pod.metadata.uid);
+        let workers = lock(&self.workers);
+        let Some(handle) = workers.get(&pod.metadata.uid) else { return };
+        handle.pod.send_replace(Arc::new(pod));
+        handle.orders.send_modify(|orders| orders.orphaned = true);
+    }
+
+    /// `kubepods/burstable` weighs as much as its pods ask for.
+    async fn set_burstable_shares(&self) {
+        let views: Vec<Arc<View>> = lock(&self.workers).values().map(|handle| handle.seen.borrow().clone()).collect();
+        let pods: Vec<&Pod> = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase)).map(|view| &*view.desired.pod).collect();
+        let wanted = resources::class_cgroup(&pods, "Burstable");
+        let last = lock(&self.shared.burstable_shares).replace(wanted.cpu_shares);
+        if last != Some(wanted.cpu_shares) {
+            if let Err(error) = self.shared.ports.runtime.set_cgroup("kubepods/burstable", &wanted).await {
+                tracing::debug!(%error, "the burstable cgroup was not set");
+            }
+        }
+    }
+
+    /// All pods as their workers see them.
+    pub(crate) fn views(&self) -> Vec<Arc<View>> {
+        let workers = lock(&self.workers);
+        let mut views: Vec<_> = workers.values().map(|handle| handle.seen.borrow().clone()).filter(|view| !view.gone).collect();
+        drop(workers);
+        views.sort_by(|a, b| (&a.desired.pod.metadata.namespace, &a.desired.pod.metadata.name).cmp(&(&b.desired.pod.metadata.namespace, &b.desired.pod.metadata.name)));
+        views
+    }
+
+    /// The pod of a name; a living one before one that has ended.
+    pub(crate) fn view(&self, namespace: &str, name: &str) -> Option<Arc<View>> {
+        let mine = |view: &Arc<View>| {
+            let meta = &view.desired.pod.metadata;
+            meta.namespace == namespace && meta.name == name
+        };
+        self.views().into_iter().filter(mine).max_by_key(|view| !is_terminal(&view.status.phase))
+    }
+
+    /// Ends a pod for the node's sake.
+    pub(crate) fn evict(&self, uid: &str, end: End) {
+        if let Some(handle) = lock(&self.workers).get(uid) {
+            handle.orders.send_modify(|orders| {
+                orders.end.get_or_insert(end);
+            });
+        }
+    }
+
+    /// Waits, for tests and for shutting down, until no worker has anything left to do.
+    pub fn pods(&self) -> usize {
+        let mut workers = lock(&self.workers);
+        workers.retain(|_, handle| !handle.task.is_finished());
+        workers.len()
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        for handle in lock(&self.workers).values() {
+            handle.task.abort();
+        }
+    }
+}
+
+fn reason_of(end: &End) -> &'static str {
+    match &*end.reason {
+        "OutOfcpu" => "OutOfcpu",
+        "OutOfmemory" => "OutOfmemory",
+        "OutOfpods" => "OutOfpods",
+        "NodeAffinity" => "NodeAffinity",
+        "NodePorts" => "NodePorts",
+        "Evicted" => "Evicted",
+        "TaintToleration" => "TaintToleration",
+        _ => "FailedAdmission",
+    }
+}
+
+
+/// How often the node looks at its disks and memory.
+pub(crate) const LOOK: Duration = Duration::from_secs(10);

@@ -1,0 +1,183 @@
+//! What a pod's worker knows besides the pod and its containers: what was tried, how it went, and when to try again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use schema::api::core::v1::PodStatus;
+
+use crate::ports::{Image, Nanos};
+
+pub const SECOND: Nanos = 1_000_000_000;
+const CRASH_BACKOFF: Nanos = 10 * SECOND;
+const CRASH_BACKOFF_MAX: Nanos = 300 * SECOND;
+
+/// A reason and message as they stand in a container's `waiting` state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+    pub retry_at: Nanos,
+}
+
+/// A step that the whole pod needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// It succeeded once.
+    pub done: bool,
+    /// It must be done (again).
+    pub dirty: bool,
+    pub failure: Option<Failure>,
+    pub attempts: u32,
+    /// When it becomes dirty by itself.
+    pub refresh_at: Option<Nanos>,
+}
+
+impl Step {
+    pub fn todo() -> Self {
+        Self { dirty: true, ..Self::default() }
+    }
+
+    pub fn succeed(&mut self, refresh_at: Option<Nanos>) {
+        *self = Self { done: true, refresh_at, ..Self::default() };
+    }
+
+    /// Tries again after 0.5 s, 1 s, … 2 min.
+    pub fn fail(&mut self, reason: &str, message: String, now: Nanos) {
+        let delay = (SECOND / 2) << self.attempts.min(8);
+        self.attempts += 1;
+        self.dirty = true;
+        self.failure = Some(Failure { reason: reason.into(), message, retry_at: now + delay.min(122 * SECOND) });
+    }
+
+    pub fn next(&self) -> Option<Nanos> {
+        match &self.failure {
+            Some(failure) if self.dirty => Some(failure.retry_at),
+            _ => self.refresh_at,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageState {
+    Ready(Image),
+    /// Being pulled, or waiting in the queue.
+    Wanted,
+    Failed(Failure),
+}
+
+/// Restarts of one container: upstream's `flowcontrol.Backoff` from 10 s to 5 min, forgotten after 10 min.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Crash {
+    pub delay: Nanos,
+    pub updated_at: Nanos,
+}
+
+impl Crash {
+    fn expired(&self, ended: Nanos) -> bool {
+        self.delay == 0 || ended - self.updated_at > 2 * CRASH_BACKOFF_MAX
+    }
+
+    /// Until when a container that ended at `ended` waits.
+    pub fn until(&self, ended: Nanos) -> Option<Nanos> {
+        (!self.expired(ended)).then_some(ended + self.delay)
+    }
+
+    /// Notes a restart.
+    pub fn next(&mut self, ended: Nanos, now: Nanos) {
+        self.delay = if self.expired(ended) { CRASH_BACKOFF } else { (self.delay * 2).min(CRASH_BACKOFF_MAX) };
+        self.updated_at = now;
+    }
+}
+
+/// What probes found about one run of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    pub started: bool,
+    pub ready: bool,
+    /// Why it must be killed.
+    pub failed: Option<String>,
+    /// Of the probe that failed.
+    pub grace_seconds: Option<i64>,
+}
+
+/// A container that is being stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stopping {
+    pub since: Nanos,
+    pub pre_stopped: bool,
+}
+
+/// Why the pod ends though nobody deleted it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    pub reason: String,
+    pub message: String,
+    /// Instead of the pod's own.
+    pub grace_seconds: Option<i64>,
+    /// The `DisruptionTarget` condition is set (evictions).
+    pub disrupted: bool,
+    /// It was never let in: there is nothing to stop.
+    pub rejected: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// The last status that was made: what must never go back is read from it.
+    pub status: PodStatus,
+    pub volumes: Step,
+    pub sandbox: Step,
+    pub network: Step,
+    /// The attempt of the next sandbox.
+    pub next_sandbox: u32,
+    pub images: BTreeMap<String, ImageState>,
+    /// Containers that could not be created or started, by name.
+    pub starts: BTreeMap<String, Failure>,
+    pub crashes: BTreeMap<String, Crash>,
+    /// By container id.
+    pub probes: BTreeMap<String, Probed>,
+    /// By container id.
+    pub stopping: BTreeMap<String, Stopping>,
+    /// Container ids whose postStart hook is not done yet; until then a sidecar holds back what follows.
+    pub post_start: BTreeSet<String>,
+    /// Termination messages by container id.
+    pub messages: BTreeMap<String, String>,
+    pub addresses: Vec<IpAddr>,
+    pub end: Option<End>,
+    /// When the pod began to end.
+    pub ending_since: Option<Nanos>,
+    /// The API has the pod no more.
+    pub orphaned: bool,
+    pub sandbox_stopped: bool,
+    /// Volumes and cgroup of an ended pod are gone.
+    pub released: bool,
+    /// Nothing is left on this machine.
+    pub torn_down: bool,
+}
+
+impl Memory {
+    pub fn new(status: PodStatus) -> Self {
+        Self {
+            status,
+            volumes: Step::todo(),
+            sandbox: Step::todo(),
+            network: Step::todo(),
+            next_sandbox: 0,
+            images: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            crashes: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            stopping: BTreeMap::new(),
+            post_start: BTreeSet::new(),
+            messages: BTreeMap::new(),
+            addresses: Vec::new(),
+            end: None,
+            ending_since: None,
+            orphaned: false,
+            sandbox_stopped: false,
+            released: false,
+            torn_down: false,
+        }
+    }
+}

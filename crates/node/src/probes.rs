@@ -1,0 +1,269 @@
+//! Startup, liveness and readiness probes: a task per probe of a running container, results into the pod's memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use schema::api::core::v1::Probe;
+use tokio::{net::TcpStream, sync::watch, time::Instant};
+
+use crate::{
+    grpc,
+    hooks::{host, port},
+    http_get::{self, Target},
+    memory::{Memory, Probed},
+    objects::{Wake, lock},
+    plan::is_running,
+    pod::{Desired, Member},
+    ports::{ContainerState, PodState},
+    shared::Shared,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Use {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl Use {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+        }
+    }
+}
+
+type Results = Arc<Mutex<BTreeMap<String, Probed>>>;
+
+/// The probes of one pod. Dropping it ends them.
+pub struct Probes {
+    wake: Arc<Wake>,
+    results: Results,
+    running: HashMap<(String, Use), Task>,
+    started: HashMap<String, watch::Sender<bool>>,
+    addresses: watch::Sender<Vec<IpAddr>>,
+}
+
+struct Task(tokio::task::AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Probes {
+    pub fn new(wake: Arc<Wake>) -> Self {
+        Self { wake, results: Arc::default(), running: HashMap::new(), started: HashMap::new(), addresses: watch::channel(Vec::new()).0 }
+    }
+
+    /// Moves results into memory.
+    pub fn take(&mut self, into: &mut BTreeMap<String, Probed>) {
+        for (id, probed) in &*lock(&self.results) {
+            let entry = into.entry(id.clone()).or_default();
+            entry.started = probed.started;
+            entry.ready = probed.ready;
+            if entry.failed.is_none() && probed.failed.is_some() {
+                entry.failed.clone_from(&probed.failed);
+                entry.grace_seconds = probed.grace_seconds;
+            }
+        }
+    }
+
+    /// Starts probes of containers that run, ends those of others; what is stopped has only its readiness probed.
+    pub fn follow(&mut self, shared: &Arc<Shared>, desired: &Arc<Desired>, observed: &PodState, memory: &Memory) {
+        if *self.addresses.borrow() != memory.addresses {
+            self.addresses.send_replace(memory.addresses.clone());
+        }
+        let ending = memory.ending_since.is_some();
+        let running: Vec<_> = observed.containers.iter().filter(|container| is_running(container)).collect();
+        self.running.retain(|(id, of), _| running.iter().any(|c| c.id == *id) && !(ending && *of != Use::Readiness));
+        lock(&self.results).retain(|id, _| running.iter().any(|c| c.id == *id));
+        self.started.retain(|id, _| running.iter().any(|c| c.id == *id));
+        for container in running {
+            let Some(member) = desired.member(&container.name) else { continue };
+            let ContainerState::Running { started_at } = container.state else { continue };
+            let own = &member.container;
+            let all = [(Use::Startup, &own.startup_probe), (Use::Liveness, &own.liveness_probe), (Use::Readiness, &own.readiness_probe)];
+            for (of, probe) in all {
+                let Some(probe) = probe else { continue };
+                let key = (container.id.clone(), of);
+                if self.running.contains_key(&key) || ending {
+                    continue;
+                }
+                let startup = own.startup_probe.is_some();
+                let started = self.started.entry(container.id.clone()).or_insert_with(|| watch::channel(!startup).0).clone();
+                let age = (shared.ports.clock.now() - started_at).max(0);
+                let runner = Runner {
+                    shared: shared.clone(),
+                    desired: desired.clone(),
+                    member: member.clone(),
+                    id: container.id.clone(),
+                    of,
+                    probe: probe.clone(),
+                    wake: self.wake.clone(),
+                    results: self.results.clone(),
+                    started,
+                    addresses: self.addresses.subscribe(),
+                    age: Duration::from_nanos(age.unsigned_abs()),
+                };
+                self.running.insert(key, Task(tokio::spawn(runner.run()).abort_handle()));
+            }
+        }
+    }
+}
+
+struct Runner {
+    shared: Arc<Shared>,
+    desired: Arc<Desired>,
+    member: Member,
+    id: String,
+    of: Use,
+    probe: Probe,
+    wake: Arc<Wake>,
+    results: Results,
+    started: watch::Sender<bool>,
+    addresses: watch::Receiver<Vec<IpAddr>>,
+    age: Duration,
+}
+
+fn seconds(value: i32, default: i32) -> u32 {
+    u32::try_from(if value <= 0 { default } else { value }).unwrap_or(1)
+}
+
+impl Runner {
+    async fn run(self) {
+        let period = Duration::from_secs(seconds(self.probe.period_seconds, 10).into());
+        if self.of != Use::Startup {
+            let _ = self.started.subscribe().wait_for(|started| *started).await;
+        }
+        let delay = Duration::from_secs(u64::try_from(self.probe.initial_delay_seconds).unwrap_or(0)).saturating_sub(self.age);
+        tokio::time::sleep(delay).await;
+        let (mut good, mut bad) = (0, 0);
+        let mut next = Instant::now();
+        loop {
+            match self.attempt().await {
+                Ok(()) => {
+                    (good, bad) = (good + 1, 0);
+                    if good >= seconds(self.probe.success_threshold, 1) && self.succeeded() {
+                        return;
+                    }
+                }
+                Err(why) => {
+                    let message = format!("{} probe failed: {why}", self.of.name());
+                    self.shared.events.note(&*self.desired.pod, &self.member.field_path(), true, "Unhealthy", message);
+                    (good, bad) = (0, bad + 1);
+                    if bad >= seconds(self.probe.failure_threshold, 3) && self.failed() {
+                        return;
+                    }
+                }
+            }
+            next += period;
+            tokio::time::sleep_until(next).await;
+            next = next.max(Instant::now() - period);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Probed)) {
+        let changed = {
+            let mut results = lock(&self.results);
+            let entry = results.entry(self.id.clone()).or_default();
+            let before = entry.clone();
+            change(entry);
+            before != *entry
+        };
+        if changed {
+            self.wake.wake();
+        }
+    }
+
+    /// True if the probe has done its work.
+    fn succeeded(&self) -> bool {
+        match self.of {
+            Use::Startup => {
+                self.change(|probed| probed.started = true);
+                self.started.send_replace(true);
+                true
+            }
+            Use::Liveness => false,
+            Use::Readiness => {
+                self.change(|probed| probed.ready = true);
+                false
+            }
+        }
+    }
+
+    fn failed(&self) -> bool {
+        let name = &self.member.container.name;
+        match self.of {
+            Use::Readiness => {
+                self.change(|probed| probed.ready = false);
+                false
+            }
+            of => {
+                let message = format!("Container {name} failed {} probe, will be restarted", of.name().to_ascii_lowercase());
+                let grace = self.probe.termination_grace_period_seconds;
+                self.change(|probed| {
+                    probed.failed = Some(message);
+                    probed.grace_seconds = grace;
+                });
+                true
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<(), String> {
+        let timeout = Duration::from_secs(seconds(self.probe.timeout_seconds, 1).into());
+        let handler = &self.probe.handler;
+        let addresses = self.addresses.borrow().clone();
+        if let Some(exec) = &handler.exec {
+            let ran = self.shared.ports.runtime.exec_sync(self.desired.uid(), &self.id, &exec.command, Some(timeout)).await;
+            return match ran {
+                Ok(output) if output.code == 0 => Ok(()),
+                Ok(output) => {
+                    let mut text = output.stdout;
+                    text.extend(output.stderr);
+                    Err(String::from_utf8_lossy(&text[..text.len().min(10 << 10)]).into_owned())
+                }
+                Err(crate::ports::Error::Timeout(_)) => Err(format!("command timed out: \"{}\" timed out after {}s", exec.command.join(" "), timeout.as_secs())),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        let container = &self.member.container;
+        if let Some(get) = &handler.http_get {
+            let target = Target {
+                secure: get.scheme.eq_ignore_ascii_case("https"),
+                host: host(&self.shared, &self.desired, &get.host, &addresses),
+                port: port(container, &get.port).map_err(|error| error.to_string())?,
+                path: get.path.clone(),
+                headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
+            };
+            return match http_get::get(&target, timeout).await {
+                Ok(answer) if (200..400).contains(&answer.status) => Ok(()),
+                Ok(answer) => Err(format!("HTTP probe failed with statuscode: {}", answer.status)),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        if let Some(socket) = &handler.tcp_socket {
+            let host = host(&self.shared, &self.desired, &socket.host, &addresses);
+            let port = port(container, &socket.port).map_err(|error| error.to_string())?;
+            return match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("dial tcp {host}:{port}: connect: {error}")),
+                Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+            };
+        }
+        if let Some(of) = &handler.grpc {
+            let host = host(&self.shared, &self.desired, "", &addresses);
+            let port = u16::try_from(of.port).map_err(|_| "not a port".to_owned())?;
+            return grpc::check(&host, port, of.service.as_deref().unwrap_or_default(), timeout).await;
+        }
+        Err("missing probe handler".to_owned())
+    }
+}

@@ -1,0 +1,42 @@
+//! What all pods of a node share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, RwLock},
+};
+
+use reconcile::io::Client;
+use schema::{
+    api::core::v1::{ConfigMap, Secret, Service},
+    quantity::Quantity,
+};
+use tokio::sync::watch;
+
+use crate::{config::{Config, Ports}, events::Recorder, images::Puller, objects::Cache, ports::Machine, volumes::Volumes};
+
+pub struct Shared {
+    pub config: Config,
+    pub ports: Ports,
+    pub client: Client,
+    pub machine: Machine,
+    pub allocatable: BTreeMap<String, Quantity>,
+    pub host_ips: Vec<String>,
+    pub volumes: Volumes,
+    pub puller: Puller,
+    pub events: Recorder,
+    pub config_maps: Cache<ConfigMap>,
+    pub secrets: Cache<Secret>,
+    pub services: RwLock<Vec<Arc<Service>>>,
+    /// The services were listed once (or the node is offline).
+    pub services_known: watch::Sender<bool>,
+    /// `cpu.shares` of `kubepods/burstable`, as last set.
+    pub burstable_shares: Mutex<Option<u64>>,
+    /// Mounted volumes by pod uid.
+    pub mounted: Mutex<BTreeMap<String, crate::volumes::Set>>,
+}
+
+impl Shared {
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        self.services.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}

@@ -1,0 +1,190 @@
+//! What keeps a node usable: eviction under pressure, and collecting images.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    config::Thresholds,
+    kubelet::{Kubelet, LOOK},
+    memory::{End, SECOND},
+    objects::lock,
+    plan::is_terminal,
+    ports::{FsStats, Image, Nanos, NodeUsage},
+    resources,
+    worker::View,
+};
+
+/// A pressure stays for this long after its signal has gone.
+const TRANSITION: Nanos = 300 * SECOND;
+/// Images are looked at this often.
+const IMAGES_EVERY: Nanos = 300 * SECOND;
+
+/// What is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    Memory,
+    Disk,
+    Inodes,
+}
+
+pub fn shortage(thresholds: &Thresholds, usage: &NodeUsage, fs: &FsStats) -> Vec<Short> {
+    let mut short = Vec::new();
+    if usage.memory_available_bytes > 0 && usage.memory_available_bytes < thresholds.memory_available_bytes {
+        short.push(Short::Memory);
+    }
+    if fs.capacity_bytes > 0 && fs.available_bytes < fs.capacity_bytes / 100 * thresholds.nodefs_available_percent {
+        short.push(Short::Disk);
+    }
+    if fs.inodes > 0 && fs.inodes_free < fs.inodes / 100 * thresholds.nodefs_inodes_free_percent {
+        short.push(Short::Inodes);
+    }
+    short
+}
+
+/// Which pod goes first: one that uses more than it asked for, then the lowest priority, then the greatest excess.
+pub fn rank(views: &[Arc<View>], used: &BTreeMap<String, u64>) -> Option<Arc<View>> {
+    let candidates = views.iter().filter(|view| {
+        let critical = view.desired.pod.spec.priority.is_some_and(|priority| priority >= 2_000_000_000);
+        !critical && !view.gone && !is_terminal(&view.status.phase) && !view.desired.is_deleted()
+    });
+    candidates
+        .max_by_key(|view| {
+            let used = used.get(view.desired.uid()).copied().unwrap_or(0);
+            let asked = resources::requests(&view.desired.pod).get("memory").map_or(0, |amount| amount.value());
+            let excess = i64::try_from(used).unwrap_or(i64::MAX) - asked;
+            (excess > 0, std::cmp::Reverse(view.desired.pod.spec.priority.unwrap_or(0)), excess)
+        })
+        .cloned()
+}
+
+pub async fn run(kubelet: &Kubelet) {
+    let shared = &kubelet.shared;
+    let thresholds = &shared.config.thresholds;
+    let mut last: BTreeMap<&'static str, Nanos> = BTreeMap::new();
+    let mut images_at = shared.ports.clock.now();
+    let mut seen: BTreeMap<String, Nanos> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = shared.ports.clock.now();
+        let usage = shared.ports.host.usage();
+        let fs = shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default();
+        let short = shortage(thresholds, &usage, &fs);
+        let disk = short.iter().any(|short| *short != Short::Memory);
+        let signals = [
+            ("memory", short.contains(&Short::Memory)),
+            ("disk", disk),
+            ("pid", usage.processes + thresholds.pids_available > shared.machine.pids_limit && shared.machine.pids_limit > 0),
+        ];
+        for (name, is) in signals {
+            if is {
+                last.insert(name, now);
+            }
+        }
+        let held = |name: &str| last.get(name).is_some_and(|at| now - at < TRANSITION);
+        {
+            let mut health = lock(&kubelet.health);
+            health.memory_pressure = held("memory");
+            health.disk_pressure = held("disk");
+            health.pid_pressure = held("pid");
+        }
+        if disk || now - images_at >= IMAGES_EVERY {
+            images_at = now;
+            collect_images(kubelet, &fs, disk, now, &mut seen).await;
+        }
+        let still = !shortage(thresholds, &usage, &shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default()).is_empty();
+        if let Some(short) = short.first().filter(|_| still) {
+            evict_one(kubelet, *short, &usage, &fs).await;
+        }
+    }
+}
+
+async fn evict_one(kubelet: &Kubelet, short: Short, usage: &NodeUsage, fs: &FsStats) {
+    let shared = &kubelet.shared;
+    let views = kubelet.views();
+    let mut used = BTreeMap::new();
+    for view in &views {
+        if let Ok(stats) = shared.ports.runtime.stats(view.desired.uid()).await {
+            let bytes = match short {
+                Short::Memory => stats.pod.memory_working_set_bytes,
+                Short::Disk => stats.containers.values().map(|usage| usage.root_fs_used_bytes).sum(),
+                Short::Inodes => stats.containers.values().map(|usage| usage.root_fs_inodes).sum(),
+            };
+            used.insert(view.desired.uid().to_owned(), bytes);
+        }
+    }
+    let Some(view) = rank(&views, &used) else { return };
+    let (resource, available, threshold) = match short {
+        Short::Memory => ("memory", usage.memory_available_bytes, shared.config.thresholds.memory_available_bytes),
+        Short::Disk => ("ephemeral-storage", fs.available_bytes, fs.capacity_bytes / 100 * shared.config.thresholds.nodefs_available_percent),
+        Short::Inodes => ("inodes", fs.inodes_free, fs.inodes / 100 * shared.config.thresholds.nodefs_inodes_free_percent),
+    };
+    let message = format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. ");
+    shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
+    // Hard thresholds leave no grace but the signal's.
+    let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
+    kubelet.evict(view.desired.uid(), end);
+}
+
+/// Which images go so that `bytes` are freed: unused ones, the longest unused first.
+pub fn doomed<'a>(images: &'a [Image], used: &BTreeSet<String>, seen: &BTreeMap<String, Nanos>, bytes: u64) -> Vec<&'a Image> {
+    let mut free: Vec<&Image> = images.iter().filter(|image| !image.pinned && !used.contains(&image.id)).collect();
+    free.sort_by_key(|image| seen.get(&image.id).copied().unwrap_or(0));
+    let mut freed = 0;
+    free.into_iter()
+        .take_while(|image| {
+            let more = freed < bytes;
+            freed += image.size_bytes;
+            more
+        })
+        .collect()
+}
+
+async fn collect_images(kubelet: &Kubelet, fs: &FsStats, pressed: bool, now: Nanos, seen: &mut BTreeMap<String, Nanos>) {
+    let shared = &kubelet.shared;
+    let thresholds = &shared.config.thresholds;
+    let Ok(images) = shared.ports.images.list().await else { return };
+    let used: BTreeSet<String> = shared
+        .ports
+        .runtime
+        .pods()
+        .await
+        .unwrap_or_default()
+        .into_iter()
+        .flat_map(|pod| pod.containers)
+        .map(|container| container.image_id)
+        .collect();
+    seen.retain(|id, _| images.iter().any(|image| image.id == *id));
+    for image in &images {
+        let entry = seen.entry(image.id.clone()).or_insert(now);
+        if used.contains(&image.id) {
+            *entry = now;
+        }
+    }
+    if fs.capacity_bytes == 0 {
+        return;
+    }
+    let taken = fs.capacity_bytes - fs.available_bytes;
+    let percent = taken * 100 / fs.capacity_bytes;
+    if !pressed && percent < thresholds.image_gc_high_percent {
+        return;
+    }
+    let goal = fs.capacity_bytes / 100 * thresholds.image_gc_low_percent;
+    let bytes = if pressed { u64::MAX } else { taken.saturating_sub(goal) };
+    let age = i64::try_from(thresholds.image_minimum_age.as_nanos()).unwrap_or(i64::MAX);
+    let mut freed = 0;
+    for image in doomed(&images, &used, seen, bytes) {
+        if !pressed && now - seen.get(&image.id).copied().unwrap_or(now) < age {
+            continue;
+        }
+        match shared.ports.images.remove(&image.id).await {
+            Ok(()) => freed += image.size_bytes,
+            Err(error) => tracing::debug!(image = %image.id, %error, "an image was not removed"),
+        }
+    }
+    if !pressed && freed < bytes {
+        let message = format!("Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free.");
+        shared.events.node(&shared.config.node_name, true, "FreeDiskSpaceFailed", message);
+    }
+}

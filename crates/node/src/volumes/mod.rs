@@ -1,0 +1,267 @@
+//! A pod's volumes on this machine, under `<root>/pods/<uid>/volumes/<plugin>/<name>` as the kubelet lays them out.
+//!
+//! [`Volumes::mount`] makes all of a pod's volumes as they should be now, and may be called again whenever something
+//! that they show has changed; [`Volumes::unmount`] takes all of them away, also after a crash.
+
+mod claim;
+mod disk;
+pub mod payload;
+pub mod write;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, header};
+use reconcile::io::Client;
+use schema::api::{
+    Message,
+    authentication::v1::TokenRequest,
+    core::v1::Volume,
+};
+
+pub use disk::{bind_subpath, unmount_below};
+use payload::{TOKEN_SECONDS, Tokens};
+use serde_json::json;
+
+use crate::{
+    env::Sources,
+    memory::SECOND,
+    objects::lock,
+    pod::Desired,
+    ports::Nanos,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Payload(#[from] payload::Error),
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("hostPath type check failed: {path} is not a {expected}")]
+    HostPathType { path: String, expected: &'static str },
+    #[error("failed to fetch token: {0}")]
+    Token(#[source] reconcile::io::Error),
+    #[error("{0}")]
+    Claim(String),
+    #[error("no volume plugin matched: {kind} volumes are not supported by this node")]
+    Unsupported { kind: &'static str },
+    #[error("the image of the volume is not here: {0}")]
+    Image(String),
+}
+
+/// A volume that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    pub host_path: PathBuf,
+    /// Whatever the containers ask for.
+    pub readonly: bool,
+    /// Of block volumes: a device.
+    pub block: bool,
+}
+
+pub type Set = BTreeMap<String, Mounted>;
+
+/// What stands, and when it must be looked at again (a token's rotation).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    pub set: Set,
+    pub refresh_at: Option<Nanos>,
+}
+
+struct Token {
+    token: String,
+    /// At 80 % of its life.
+    renew_at: Nanos,
+}
+
+pub struct Volumes {
+    root: PathBuf,
+    client: Client,
+    tokens: Mutex<BTreeMap<(String, String, i64), Token>>,
+}
+
+pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
+    let source = &volume.volume_source;
+    let all = [
+        (source.empty_dir.is_some(), "empty-dir"),
+        (source.config_map.is_some(), "configmap"),
+        (source.secret.is_some(), "secret"),
+        (source.projected.is_some(), "projected"),
+        (source.downward_api.is_some(), "downward-api"),
+        (source.host_path.is_some(), "host-path"),
+        (source.persistent_volume_claim.is_some() || source.ephemeral.is_some(), "claim"),
+        (source.image.is_some(), "image"),
+    ];
+    if let Some((_, name)) = all.iter().find(|(is, _)| *is) {
+        return Ok(name);
+    }
+    let unsupported = [
+        (source.nfs.is_some(), "nfs"),
+        (source.csi.is_some(), "csi"),
+        (source.iscsi.is_some(), "iscsi"),
+        (source.fc.is_some(), "fc"),
+        (source.rbd.is_some(), "rbd"),
+        (source.cephfs.is_some(), "cephfs"),
+        (source.git_repo.is_some(), "gitRepo"),
+        (source.flex_volume.is_some(), "flexVolume"),
+    ];
+    if let Some((_, kind)) = unsupported.iter().find(|(is, _)| *is) {
+        return Err(Error::Unsupported { kind });
+    }
+    // A source that says nothing is an emptyDir.
+    Ok("empty-dir")
+}
+
+impl Volumes {
+    pub fn new(root: PathBuf, client: Client) -> Self {
+        Self { root, client, tokens: Mutex::default() }
+    }
+
+    pub fn dir(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
+        self.root.join("pods").join(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    pub async fn mount(&self, sources: &Sources<'_>, now: Nanos) -> Result<Done, Error> {
+        let desired = sources.desired;
+        let uid = desired.uid().to_owned();
+        let security = desired.pod.spec.security_context.as_ref();
+        let group = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
+        let on_root_mismatch = security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let mut done = Done::default();
+        let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
+        let mut jobs: Vec<(String, disk::Job)> = Vec::new();
+        for volume in &desired.pod.spec.volumes {
+            let plugin = plugin(volume)?;
+            let source = &volume.volume_source;
+            let dir = self.dir(&uid, plugin, &volume.name);
+            let job = match plugin {
+                "host-path" => {
+                    let of = source.host_path.clone().unwrap_or_default();
+                    disk::Job::HostPath { path: of.path.into(), kind: of.r#type.unwrap_or_default() }
+                }
+                "claim" => {
+                    let (found, readonly) = claim::resolve(&self.client, &desired.pod, volume).await?;
+                    disk::Job::Local { path: found.path, create: found.create, readonly, block: found.block, group, on_root_mismatch }
+                }
+                "image" => return Err(Error::Image(source.image.clone().unwrap_or_default().reference)),
+                "empty-dir" => {
+                    let of = source.empty_dir.clone().unwrap_or_default();
+                    let limit = of.size_limit.as_ref().and_then(|limit| schema::quantity::Quantity::parse(&limit.0).ok());
+                    disk::Job::EmptyDir {
+                        dir,
+                        memory: of.medium == "Memory" || of.medium.starts_with("HugePages"),
+                        limit_bytes: limit.and_then(|limit| u64::try_from(limit.value()).ok()),
+                        mode: of.mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o777),
+                        group,
+                    }
+                }
+                _ => {
+                    let payload = payload::payload(sources, &tokens, volume)?.unwrap_or_default();
+                    let secret = matches!(plugin, "secret" | "projected");
+                    disk::Job::Files { dir, payload, memory: secret, group, stamp: stamp(now) }
+                }
+            };
+            jobs.push((volume.name.clone(), job));
+        }
+        let made = tokio::task::spawn_blocking(move || -> Result<Set, Error> {
+            jobs.into_iter().map(|(name, job)| Ok((name, job.run()?))).collect()
+        });
+        done.set = made.await.unwrap_or_else(|_| Ok(Set::new()))?;
+        Ok(done)
+    }
+
+    /// Tokens for the projected volumes of a pod; those that are old enough are asked for again.
+    async fn tokens(&self, desired: &Desired, now: Nanos, refresh_at: &mut Option<Nanos>) -> Result<Tokens, Error> {
+        let pod = &desired.pod;
+        let mut tokens = Tokens::new();
+        let sources = pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.projected.as_ref()).flat_map(|of| &of.sources);
+        for of in sources.filter_map(|source| source.service_account_token.as_ref()) {
+            let seconds = of.expiration_seconds.unwrap_or(TOKEN_SECONDS);
+            let key = (pod.metadata.uid.clone(), of.audience.clone(), seconds);
+            let known = lock(&self.tokens).get(&key).map(|known| (known.token.clone(), known.renew_at));
+            let (token, renew_at) = match known {
+                Some(known) if known.1 > now => known,
+                known => match self.request_token(desired, &of.audience, seconds, now).await {
+                    Ok(made) => {
+                        lock(&self.tokens).insert(key, Token { token: made.0.clone(), renew_at: made.1 });
+                        made
+                    }
+                    // An old token serves for its last fifth.
+                    Err(error) => match known {
+                        Some((token, _)) => {
+                            tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
+                            (token, now + 60 * SECOND)
+                        }
+                        None => return Err(error),
+                    },
+                },
+            };
+            *refresh_at = Some(refresh_at.map_or(renew_at, |sooner| sooner.min(renew_at)));
+            tokens.insert((of.audience.clone(), seconds), token);
+        }
+        Ok(tokens)
+    }
+
+    async fn request_token(&self, desired: &Desired, audience: &str, seconds: i64, now: Nanos) -> Result<(String, Nanos), Error> {
+        let pod = &desired.pod;
+        let meta = &pod.metadata;
+        let mut spec = json!({
+            "expirationSeconds": seconds,
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": meta.name, "uid": meta.uid},
+        });
+        spec["audiences"] = if audience.is_empty() { json!([]) } else { json!([audience]) };
+        let body = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec});
+        let account = if pod.spec.service_account_name.is_empty() { "default" } else { &pod.spec.service_account_name };
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", meta.namespace);
+        let mut request = Request::new(Bytes::from(body.to_string()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = path.parse().map_err(|_| Error::Claim(format!("no such service account: {account}")))?;
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let raw = self.client.request_raw(request).await.map_err(Error::Token)?;
+        let answer = TokenRequest::decode(&raw).map_err(|_| {
+            Error::Token(reconcile::io::Error::Decode { path: format!("serviceaccounts/{account}/token"), expected: "TokenRequest" })
+        })?;
+        let expires = answer.status.expiration_timestamp.seconds * SECOND;
+        // Upstream renews at 80 % of a token's life, and after a day at the latest.
+        let renew_at = (now + (expires - now) / 5 * 4).min(now + 24 * 3600 * SECOND).max(now + SECOND);
+        Ok((answer.status.token, renew_at))
+    }
+
+    /// Undoes every mount below the pod's directory, and removes the directory.
+    pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
+        lock(&self.tokens).retain(|(of, _, _), _| of != uid);
+        let dir = self.root.join("pods").join(uid);
+        let made = tokio::task::spawn_blocking(move || {
+            unmount_below(&dir)?;
+            match fs::remove_dir_all(&dir) {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(source) => Err(Error::Io { what: "remove", path: dir, source }),
+            }
+        });
+        made.await.unwrap_or(Ok(()))
+    }
+
+    /// Pods that have a directory here.
+    pub fn pods(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join("pods"));
+        entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+/// `2026_11_22_19_00_00.123456789`, as upstream names versions.
+fn stamp(now: Nanos) -> String {
+    let text = schema::time::format(now.div_euclid(SECOND));
+    let text = text.trim_end_matches('Z').replace(['-', ':', 'T'], "_");
+    format!("{text}.{:09}", now.rem_euclid(SECOND))
+}
+
+pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}

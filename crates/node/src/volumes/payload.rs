@@ -1,0 +1,162 @@
+//! What stands in ConfigMap, Secret, downwardAPI and projected volumes: pure, path → content.
+
+use std::{collections::BTreeMap, path::Component, path::Path};
+
+use schema::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
+
+use crate::{
+    env::{self, Sources},
+    objects::Snapshot,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    pub data: Vec<u8>,
+    pub mode: u32,
+    /// Instead of root.
+    pub user: Option<u32>,
+}
+
+pub type Payload = BTreeMap<String, File>;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{kind} \"{name}\" not found")]
+    NoObject { kind: &'static str, name: String },
+    #[error("references non-existent {kind} key: {key}")]
+    NoKey { kind: &'static str, key: String },
+    #[error("invalid path: {0}")]
+    Path(String),
+    #[error(transparent)]
+    Field(#[from] env::Error),
+    #[error("no token for audience \"{0}\" yet")]
+    NoToken(String),
+}
+
+const DEFAULT_MODE: i32 = 0o644;
+
+fn mode(mode: Option<i32>, default: Option<i32>) -> u32 {
+    u32::try_from(mode.or(default).unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o7777
+}
+
+fn checked(path: &str) -> Result<String, Error> {
+    let fine = !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if fine { Ok(path.to_owned()) } else { Err(Error::Path(path.to_owned())) }
+}
+
+/// The keys that are asked for, or all.
+fn pick<'a>(
+    kind: &'static str,
+    data: &BTreeMap<&'a str, &'a [u8]>,
+    items: &[KeyToPath],
+    default: Option<i32>,
+    optional: bool,
+    out: &mut Payload,
+) -> Result<(), Error> {
+    if items.is_empty() {
+        for (key, value) in data {
+            out.insert(checked(key)?, File { data: value.to_vec(), mode: mode(None, default), user: None });
+        }
+        return Ok(());
+    }
+    for item in items {
+        match data.get(item.key.as_str()) {
+            Some(value) => {
+                let user = item.user.and_then(|user| u32::try_from(user).ok());
+                out.insert(checked(&item.path)?, File { data: value.to_vec(), mode: mode(item.mode, default), user });
+            }
+            None if optional => {}
+            None => return Err(Error::NoKey { kind, key: item.key.clone() }),
+        }
+    }
+    Ok(())
+}
+
+fn config_map(objects: &Snapshot, name: &str, items: &[KeyToPath], default: Option<i32>, optional: bool, out: &mut Payload) -> Result<(), Error> {
+    let Some(map) = objects.config_maps.get(name) else {
+        return if optional { Ok(()) } else { Err(Error::NoObject { kind: "configmap", name: name.into() }) };
+    };
+    let text = map.data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let data = text.chain(map.binary_data.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).collect();
+    pick("config", &data, items, default, optional, out)
+}
+
+fn secret(objects: &Snapshot, name: &str, items: &[KeyToPath], default: Option<i32>, optional: bool, out: &mut Payload) -> Result<(), Error> {
+    let Some(secret) = objects.secrets.get(name) else {
+        return if optional { Ok(()) } else { Err(Error::NoObject { kind: "secret", name: name.into() }) };
+    };
+    let data = secret.data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
+    pick("secret", &data, items, default, optional, out)
+}
+
+fn downward(sources: &Sources<'_>, items: &[DownwardAPIVolumeFile], default: Option<i32>, out: &mut Payload) -> Result<(), Error> {
+    for item in items {
+        let value = if let Some(field) = &item.field_ref {
+            env::field_value(sources, field)?
+        } else if let Some(resource) = &item.resource_field_ref {
+            let container = schema::api::core::v1::Container::default();
+            env::resource_value(sources, resource, &container)?
+        } else {
+            continue;
+        };
+        let user = item.user.and_then(|user| u32::try_from(user).ok());
+        out.insert(checked(&item.path)?, File { data: value.into_bytes(), mode: mode(item.mode, default), user });
+    }
+    Ok(())
+}
+
+/// Tokens by audience and asked seconds, as `TokenRequest` gave them.
+pub type Tokens = BTreeMap<(String, i64), String>;
+
+/// The seconds that a projected token lives if its volume does not say.
+pub const TOKEN_SECONDS: i64 = 3600;
+
+/// The whole content of a volume; `None` if it is of another kind.
+pub fn payload(sources: &Sources<'_>, tokens: &Tokens, volume: &Volume) -> Result<Option<Payload>, Error> {
+    let (source, objects) = (&volume.volume_source, sources.objects);
+    let mut out = Payload::new();
+    if let Some(of) = &source.config_map {
+        config_map(objects, &of.local_object_reference.name, &of.items, of.default_mode, of.optional == Some(true), &mut out)?;
+    } else if let Some(of) = &source.secret {
+        secret(objects, &of.secret_name, &of.items, of.default_mode, of.optional == Some(true), &mut out)?;
+    } else if let Some(of) = &source.downward_api {
+        downward(sources, &of.items, of.default_mode, &mut out)?;
+    } else if let Some(all) = &source.projected {
+        for of in &all.sources {
+            if let Some(of) = &of.config_map {
+                config_map(objects, &of.local_object_reference.name, &of.items, all.default_mode, of.optional == Some(true), &mut out)?;
+            } else if let Some(of) = &of.secret {
+                secret(objects, &of.local_object_reference.name, &of.items, all.default_mode, of.optional == Some(true), &mut out)?;
+            } else if let Some(of) = &of.downward_api {
+                downward(sources, &of.items, all.default_mode, &mut out)?;
+            } else if let Some(of) = &of.service_account_token {
+                let key = (of.audience.clone(), of.expiration_seconds.unwrap_or(TOKEN_SECONDS));
+                let token = tokens.get(&key).ok_or_else(|| Error::NoToken(of.audience.clone()))?;
+                let security = sources.desired.pod.spec.security_context.as_ref();
+                // Readable by the one user of the pod, or by its group.
+                let user = one_user(sources).and_then(|user| u32::try_from(user).ok());
+                let shared = security.is_some_and(|security| security.fs_group.is_some());
+                let bits = match (user, shared) {
+                    (_, true) | (Some(_), _) => 0o600,
+                    _ => mode(None, all.default_mode),
+                };
+                out.insert(checked(&of.path)?, File { data: token.clone().into_bytes(), mode: bits, user });
+            }
+        }
+    } else {
+        return Ok(None);
+    }
+    Ok(Some(out))
+}
+
+/// The user that all containers run as, if they agree on one.
+fn one_user(sources: &Sources<'_>) -> Option<i64> {
+    let pod = sources.desired.pod.spec.security_context.as_ref().and_then(|security| security.run_as_user);
+    let mut users = sources
+        .desired
+        .members
+        .iter()
+        .map(|member| member.container.security_context.as_ref().and_then(|security| security.run_as_user).or(pod));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first)
+}
