@@ -1,15 +1,22 @@
 //! The program: flags, configuration, and the wiring of the rooms.
 
 mod agent;
+mod check;
 mod cli;
 mod config;
+mod deploy;
 mod facts;
 mod files;
 mod identity;
+mod images;
+mod inbox;
 mod join;
+mod killall;
 mod listen;
+mod machine;
 mod places;
 mod server;
+mod token;
 mod wiring;
 
 use std::process::ExitCode;
@@ -32,6 +39,10 @@ fn main() -> ExitCode {
             println!("sampan {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), server::KUBERNETES_VERSION);
             ExitCode::SUCCESS
         }
+        Command::Images { place, action } => finish(images::run(&place.data_dir, action)),
+        Command::Token { place, agent } => finish(token::run(&place.data_dir, agent)),
+        Command::Check { place } => finish(check::run(&place.data_dir)),
+        Command::Killall { place } => finish(killall::run(&place.data_dir)),
         Command::Completion { shell } => {
             let mut command = <cli::Cli as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "sampan", &mut std::io::stdout());

@@ -1,0 +1,496 @@
+//! `sampan images`, and what a node does for it.
+//!
+//! One process holds the image store at a time. If that is a running node, it is asked over a socket that only root may
+//! open: one [`Ask`] as a line of JSON, for [`Ask::ImportStream`] the tar after it; the answers are [`Answer`]s, a line
+//! each. Without a node the command opens the store itself. [`perform`] does the work in both cases.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::Shutdown,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::UNIX_EPOCH,
+};
+
+use runtime::images::{self, Event, EventSink, Images, LayerState, PullOptions, credentials::Credentials, reference::Reference};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{cli::ImagesCommand, inbox::Inbox, places::Places, wiring::runtime::image_store};
+
+const MAX_ASK_BYTES: u64 = 1 << 20;
+const ARCHIVES: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tzst"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the image store: {0}")]
+    Store(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("--credentials: expected USER:PASSWORD")]
+    Credentials,
+    #[error("cannot talk to the node by {}: {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("the node ended before it had answered")]
+    Cut,
+    #[error("cannot write what was found: {0}")]
+    Output(io::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "camelCase")]
+enum Ask {
+    List,
+    Pull {
+        image: String,
+        credentials: Option<(String, String)>,
+    },
+    Import {
+        files: Vec<PathBuf>,
+    },
+    /// The tar follows.
+    ImportStream,
+    Export {
+        file: PathBuf,
+        images: Vec<String>,
+    },
+    Remove {
+        images: Vec<String>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "camelCase")]
+enum Answer {
+    Progress { line: String },
+    Images { rows: Vec<Row> },
+    Failed { why: String },
+    Done,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    id: String,
+    repo_tags: Vec<String>,
+    repo_digests: Vec<String>,
+    /// As the registry counts: compressed.
+    size: u64,
+    disk_bytes: u64,
+    platform: String,
+    pinned: bool,
+}
+
+/// Where answers go; quick, and never fails: who asked may be gone.
+type Answers = Arc<dyn Fn(Answer) + Send + Sync>;
+
+// ---- the command
+
+pub fn run(data_dir: &Path, action: ImagesCommand) -> Result<(), Error> {
+    let places = Places::new(data_dir);
+    let json = matches!(action, ImagesCommand::Ls { json: true });
+    let (registries, ask) = ask(action)?;
+    let mut printer = Printer { json, failed: None, done: false };
+    let socket = places.images_socket();
+    match UnixStream::connect(&socket) {
+        Ok(stream) => remote(stream, &ask, &mut printer).map_err(|source| Error::Socket { path: socket, source })?,
+        Err(_) => local(&places, &registries, ask, &mut printer)?,
+    }
+    match printer {
+        Printer { failed: Some(why), .. } => Err(Error::Failed(why)),
+        Printer { done: false, .. } => Err(Error::Cut),
+        _ => Ok(()),
+    }
+}
+
+fn ask(action: ImagesCommand) -> Result<(PathBuf, Ask), Error> {
+    // The node opens files, and stands elsewhere.
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let mut registries = PathBuf::from("/etc/sampan/registries.yaml");
+    let ask = match action {
+        ImagesCommand::Ls { .. } => Ask::List,
+        ImagesCommand::Pull { image, credentials, private_registry } => {
+            registries = private_registry;
+            let pair = |text: String| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
+            let credentials = credentials.map(|text| pair(text).ok_or(Error::Credentials)).transpose()?;
+            Ask::Pull { image, credentials }
+        }
+        ImagesCommand::Import { files } if files.is_empty() || files == [PathBuf::from("-")] => Ask::ImportStream,
+        ImagesCommand::Import { files } => Ask::Import { files: files.into_iter().map(absolute).collect() },
+        ImagesCommand::Export { file, images } => Ask::Export { file: absolute(file), images },
+        ImagesCommand::Rm { images } => Ask::Remove { images },
+    };
+    Ok((registries, ask))
+}
+
+fn remote(stream: UnixStream, ask: &Ask, printer: &mut Printer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(ask)?;
+    line.push(b'\n');
+    (&stream).write_all(&line)?;
+    let sending = matches!(ask, Ask::ImportStream).then(|| {
+        let stream = stream.try_clone()?;
+        Ok::<_, io::Error>(std::thread::spawn(move || {
+            // A node that refuses the tar has said why; the rest of it is not wanted.
+            let _ = io::copy(&mut io::stdin().lock(), &mut &stream);
+            let _ = stream.shutdown(Shutdown::Write);
+        }))
+    });
+    if let Some(sending) = sending {
+        drop(sending?);
+    }
+    for line in BufReader::new(stream).lines() {
+        printer.take(serde_json::from_str(&line?)?);
+    }
+    Ok(())
+}
+
+fn local(places: &Places, registries: &Path, ask: Ask, printer: &mut Printer) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| Error::Store(error.to_string()))?;
+    let images = image_store(&places.images(), registries).map_err(Error::Store)?;
+    let (sender, mut answers) = mpsc::unbounded_channel();
+    let (own, containers) = (images.clone(), places.containers());
+    runtime.block_on(async {
+        let sink: Answers = Arc::new(move |answer| drop(sender.send(answer)));
+        let work = tokio::spawn(async move { perform(&own, &containers, ask, io::stdin(), sink).await });
+        while let Some(answer) = answers.recv().await {
+            printer.take(answer);
+        }
+        let _ = work.await;
+    });
+    images.close().map_err(|error| Error::Store(error.chain()))
+}
+
+struct Printer {
+    json: bool,
+    failed: Option<String>,
+    done: bool,
+}
+
+impl Printer {
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            // A closed pipe (`| head`) is nothing to complain about.
+            Answer::Progress { line } => drop(writeln!(io::stdout(), "{line}")),
+            Answer::Images { rows } => drop(io::stdout().write_all(self.table(&rows).as_bytes())),
+            Answer::Failed { why } => (self.failed, self.done) = (Some(why), true),
+            Answer::Done => self.done = true,
+        }
+    }
+
+    fn table(&self, rows: &[Row]) -> String {
+        if self.json {
+            return serde_json::to_string_pretty(rows).unwrap_or_default() + "\n";
+        }
+        let mut lines = vec![["IMAGE".to_owned(), "TAG".into(), "IMAGE ID".into(), "SIZE".into()]];
+        for row in rows {
+            let id = row.id.split_once(':').map_or(&*row.id, |(_, hex)| hex).chars().take(13).collect::<String>();
+            let mut names: Vec<(String, String)> = row.repo_tags.iter().map(|name| split_tag(name)).collect();
+            if names.is_empty() {
+                let digest = row.repo_digests.first().and_then(|name| name.split_once('@'));
+                names.push((digest.map_or("<none>", |(name, _)| name).to_owned(), "<none>".into()));
+            }
+            for (name, tag) in names {
+                lines.push([name, tag, id.clone(), size(row.size)]);
+            }
+        }
+        columns(&lines)
+    }
+}
+
+fn split_tag(name: &str) -> (String, String) {
+    match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name.to_owned(), tag.to_owned()),
+        _ => (name.to_owned(), "<none>".into()),
+    }
+}
+
+fn columns(lines: &[[String; 4]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0) + 3;
+    let widths = [width(0), width(1), width(2)];
+    let format = |[a, b, c, d]: &[String; 4]| format!("{a:0$}{b:1$}{c:2$}{d}\n", widths[0], widths[1], widths[2]);
+    lines.iter().map(format).collect()
+}
+
+/// `12.3MB`, as crictl prints it.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let places = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.places$}{}", UNITS[unit])
+}
+
+// ---- the work
+
+/// Does what is asked; the last answer is `Done` or `Failed`. `containers` is the runtime's state directory, which
+/// knows the layers that containers stand on.
+async fn perform(images: &Images, containers: &Path, ask: Ask, input: impl Read + Send + 'static, answers: Answers) {
+    let outcome = act(images, containers, ask, input, &answers).await;
+    answers(outcome.map_or_else(|why| Answer::Failed { why }, |()| Answer::Done));
+}
+
+async fn act(images: &Images, containers: &Path, ask: Ask, input: impl Read + Send + 'static, answers: &Answers) -> Result<(), String> {
+    let chain = |error: images::Error| error.chain();
+    match ask {
+        Ask::List => {
+            let mut rows: Vec<Row> = images.list().await.map_err(chain)?.into_iter().map(row).collect();
+            rows.sort_by(|a, b| (&a.repo_tags, &a.id).cmp(&(&b.repo_tags, &b.id)));
+            answers(Answer::Images { rows });
+        }
+        Ask::Pull { image, credentials } => {
+            let credentials = credentials.map(|(username, password)| Credentials::Basic { username, password });
+            let options = PullOptions { credentials: credentials.into_iter().collect(), events: Some(progress(answers.clone())) };
+            images.pull(&image, options).await.map_err(chain)?;
+        }
+        Ask::Import { files } => {
+            let mut failures = Vec::new();
+            for file in files {
+                let outcome = images.import_file(&file, Some(progress(answers.clone()))).await;
+                failures.extend(imported(outcome, answers).err());
+            }
+            if !failures.is_empty() {
+                return Err(failures.join("; "));
+            }
+        }
+        Ask::ImportStream => {
+            let outcome = images.import(input, "standard input", Some(progress(answers.clone()))).await;
+            imported(outcome, answers)?;
+        }
+        Ask::Export { file, images: names } => {
+            let failed = |error: io::Error| format!("cannot write {}: {error}", file.display());
+            let output = File::create(&file).map_err(failed)?;
+            match images.export(&names, io::BufWriter::new(output)).await {
+                Ok(output) => output.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?,
+                Err(error) => {
+                    // Half a tar is worth less than none.
+                    let _ = std::fs::remove_file(&file);
+                    return Err(chain(error));
+                }
+            }
+            let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+            answers(Answer::Progress { line: format!("{}: {}", file.display(), size(bytes)) });
+        }
+        Ask::Remove { images: names } => {
+            let mut failures = Vec::new();
+            for name in names {
+                match remove(images, containers, &name).await {
+                    Ok(freed) => answers(Answer::Progress { line: format!("{name}: removed, {} freed", size(freed)) }),
+                    Err(why) => failures.push(why),
+                }
+            }
+            if !failures.is_empty() {
+                return Err(failures.join("; "));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name takes the image with it if it is the last one; an id always does.
+async fn remove(images: &Images, containers: &Path, name: &str) -> Result<u64, String> {
+    let in_use = layers_in_use(containers);
+    let found = images.get(name).await.map_err(|error| error.chain())?.ok_or_else(|| format!("{name}: no such image here"))?;
+    let tag = Reference::parse(name).ok().map(|reference| reference.to_string());
+    let by_tag = tag.as_ref().is_some_and(|tag| found.repo_tags.contains(tag));
+    let freed = if by_tag { images.untag(name, &in_use).await } else { images.remove(found.id.as_str(), &in_use).await };
+    freed.map(|freed| freed.bytes).map_err(|error| error.chain())
+}
+
+/// As containers' records have them: true with and without a running node.
+fn layers_in_use(containers: &Path) -> Vec<PathBuf> {
+    let records = std::fs::read_dir(containers.join("containers")).into_iter().flatten().flatten();
+    let layers = records.filter_map(|entry| {
+        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(entry.path().join("container.json")).ok()?).ok()?;
+        Some(record["config"]["image"]["lower"].as_array()?.iter().filter_map(|path| Some(PathBuf::from(path.as_str()?))).collect::<Vec<_>>())
+    });
+    layers.flatten().collect()
+}
+
+fn row(image: images::Image) -> Row {
+    Row {
+        id: image.id.as_str().to_owned(),
+        repo_tags: image.repo_tags,
+        repo_digests: image.repo_digests,
+        size: image.size,
+        disk_bytes: image.disk_bytes,
+        platform: image.platform,
+        pinned: image.pinned,
+    }
+}
+
+fn imported(outcome: images::Result<images::ImportReport>, answers: &Answers) -> Result<(), String> {
+    let report = outcome.map_err(|error| error.chain())?;
+    for image in &report.images {
+        let names = if image.names.is_empty() { image.id.to_string() } else { image.names.join(", ") };
+        answers(Answer::Progress { line: format!("{names}: imported") });
+    }
+    let failures: Vec<String> = report.failures.iter().map(|(name, error)| format!("{name}: {}", error.chain())).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
+/// One line per step of a layer.
+fn progress(answers: Answers) -> EventSink {
+    let seen: Mutex<HashMap<String, LayerState>> = Mutex::default();
+    Arc::new(move |event| {
+        let line = match event {
+            Event::Resolving { .. } | Event::Done { .. } => return,
+            Event::Resolved { image, digest, layers, size: bytes, .. } => {
+                format!("{image}: {digest}, {layers} layers, {}", size(bytes))
+            }
+            Event::Layer { blob, state, size: bytes, .. } => {
+                let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if seen.insert(blob.to_string(), state) == Some(state) {
+                    return;
+                }
+                let word = match state {
+                    LayerState::Present => "present",
+                    LayerState::Downloading => "downloading",
+                    LayerState::Unpacking => "unpacking",
+                    LayerState::Done => "done",
+                };
+                format!("  {} {word} {}", &blob.hex()[..12], size(bytes))
+            }
+            Event::Retrying { what, error, .. } => format!("  {what}: {error}; trying again"),
+        };
+        answers(Answer::Progress { line });
+    })
+}
+
+// ---- the node's side
+
+/// Takes orders at `socket` until dropped; `<data-dir>/agent/images.sock`.
+pub async fn serve(images: Images, socket: &Path) -> io::Result<()> {
+    // The store's lock says that nobody else is a node here: an old socket is nobody's.
+    let _ = std::fs::remove_file(socket);
+    // Bound beside and renamed, so that nobody connects before its mode is set.
+    let beside = socket.with_extension("new");
+    let _ = std::fs::remove_file(&beside);
+    let listener = tokio::net::UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&beside, socket)?;
+    let containers = socket.with_file_name("containers");
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let (images, containers) = (images.clone(), containers.clone());
+        tokio::spawn(async move {
+            if let Err(error) = answer(images, &containers, stream).await {
+                tracing::debug!(%error, "somebody who asked about images went away");
+            }
+        });
+    }
+}
+
+async fn answer(images: Images, containers: &Path, stream: tokio::net::UnixStream) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    let mut output = stream.try_clone()?;
+    let (ask, input) = tokio::task::spawn_blocking(move || {
+        let mut input = BufReader::new(stream);
+        let mut line = Vec::new();
+        input.by_ref().take(MAX_ASK_BYTES).read_until(b'\n', &mut line)?;
+        Ok::<_, io::Error>((serde_json::from_slice::<Ask>(&line)?, input))
+    })
+    .await??;
+    let (sender, mut answers) = mpsc::unbounded_channel::<Answer>();
+    let writing = tokio::task::spawn_blocking(move || {
+        while let Some(answer) = answers.blocking_recv() {
+            let mut line = serde_json::to_vec(&answer)?;
+            line.push(b'\n');
+            output.write_all(&line)?;
+        }
+        output.shutdown(Shutdown::Both)
+    });
+    let sink: Answers = Arc::new(move |answer| drop(sender.send(answer)));
+    let work = perform(&images, containers, ask, input, sink);
+    tokio::pin!(writing);
+    tokio::select! {
+        // Who asked has gone: nobody wants the rest.
+        written = &mut writing => return written?,
+        () = work => {}
+    }
+    writing.await?
+}
+
+/// What was imported from a file, so that a restart reads it only if an image of it has gone.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Taken {
+    bytes: u64,
+    modified_ns: u128,
+    images: Vec<String>,
+}
+
+/// Imports archives of `dir` now and whenever one appears, and pins their images. Runs until dropped.
+pub async fn import_directory(images: Images, dir: &Path) -> io::Result<()> {
+    let mut inbox = Inbox::open(dir)?;
+    let record = dir.join(".imported.json");
+    let mut taken: BTreeMap<PathBuf, Taken> =
+        std::fs::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let mut first = true;
+    loop {
+        let mut now = BTreeMap::new();
+        for path in inbox.files().into_iter().filter(|path| is_archive(path)) {
+            let Ok(metadata) = path.metadata() else { continue };
+            let modified_ns = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_nanos());
+            let known = taken.get(&path).filter(|taken| (taken.bytes, taken.modified_ns) == (metadata.len(), modified_ns));
+            let present = match known {
+                Some(known) => !first || all_present(&images, &known.images).await,
+                None => false,
+            };
+            let ids = if let (true, Some(known)) = (present, known) { known.images.clone() } else { take(&images, &path).await };
+            now.insert(path, Taken { bytes: metadata.len(), modified_ns, images: ids });
+        }
+        if now != taken {
+            taken = now;
+            let text = serde_json::to_vec(&taken).unwrap_or_default();
+            if let Err(error) = crate::files::write(&record, &text, 0o600) {
+                tracing::warn!(%error, "cannot note what was imported");
+            }
+        }
+        first = false;
+        inbox.changed().await?;
+    }
+}
+
+fn is_archive(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    ARCHIVES.iter().any(|ending| name.ends_with(ending))
+}
+
+async fn all_present(images: &Images, ids: &[String]) -> bool {
+    for id in ids {
+        if !matches!(images.get(id).await, Ok(Some(_))) {
+            return false;
+        }
+    }
+    !ids.is_empty()
+}
+
+async fn take(images: &Images, path: &Path) -> Vec<String> {
+    let report = match images.import_file(path, None).await {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), error = error.chain(), "an archive was not imported");
+            return Vec::new();
+        }
+    };
+    for (name, error) in &report.failures {
+        tracing::warn!(file = %path.display(), image = name, error = error.chain(), "an image was not imported");
+    }
+    let mut ids = Vec::new();
+    for image in report.images {
+        let id = image.id.to_string();
+        if let Err(error) = images.pin(&id, true).await {
+            tracing::warn!(image = id, error = error.chain(), "an image was not pinned");
+        }
+        tracing::info!(file = %path.display(), names = image.names.join(" "), "imported");
+        ids.push(id);
+    }
+    ids
+}
