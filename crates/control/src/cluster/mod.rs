@@ -2,6 +2,8 @@
 
 pub mod endpoint_slices;
 mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod root_ca;
 mod service_accounts;
 
@@ -24,6 +26,10 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         root_ca::row(config.server_ca.clone()),
         node_ipam::row(config.cluster_cidrs.clone()),
         endpoint_slices::row(),
+        node_lifecycle::row(),
+        node_lifecycle::pods_row(),
+        pod_gc::eviction_row(),
+        pod_gc::row(),
     ]
 }
 

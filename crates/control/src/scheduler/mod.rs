@@ -3,7 +3,7 @@
 //! [`schedule`] is a pure function of a pod and the nodes; plugins have upstream's names and messages ([`filters`],
 //! [`scores`]). Pods that were decided but are not yet seen as bound are assumed to be where they go ([`Assumed`]).
 
-mod filters;
+pub mod filters;
 mod resources;
 mod scores;
 
