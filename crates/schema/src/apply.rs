@@ -254,8 +254,16 @@ pub fn update(table: &Table, ty: &Type, old: Option<&Value>, new: &mut Value, wr
         return;
     }
     let typed = Typed::new(table, ty);
-    let before = old.map_or_else(|| typed.empty(), without_managed_fields);
-    let mut entries = record(typed, &before, new, known, writer, writer.manager);
+    // The old managedFields count as removed, from whoever owned them: nobody.
+    let empty;
+    let before = match old {
+        Some(old) => old,
+        None => {
+            empty = typed.empty();
+            &empty
+        }
+    };
+    let mut entries = record(typed, before, new, known, writer, writer.manager);
     cap(&mut entries);
     set_entries(new, entries);
 }

@@ -319,6 +319,10 @@ impl<'t> Typed<'t> {
     }
 
     fn difference(self, old: Option<&Value>, new: Option<&Value>, path: &Path<'_>, out: &mut Comparison) {
+        // Most of an object stays as it is, and is cheaper to compare than to name.
+        if old.is_some() && old == new {
+            return;
+        }
         let leaf = |out: &mut Comparison| match (old, new) {
             (None, _) => out.added.insert(&path.elements()),
             (_, None) => out.removed.insert(&path.elements()),
