@@ -4,22 +4,26 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use apiserver::{Body, body};
 use http::{Request, header};
-use http_body_util::{BodyExt, Limited};
 use pki::{Certificate, CertificateRequest, Credential, DAY, JoinToken, KeyPair, Names, Subject, SystemRandom};
+
+use reconcile::io::{Client, Identity, collect};
 
 use crate::{
     cli::AgentArgs,
     facts, files,
     identity::Pair,
     join::{Ask, Given, PATH},
+    machine,
+    places::Places,
     wiring::{
         host::now_ns,
-        remote::{self, Trust},
+        remote::{self, Remote, Trust},
     },
 };
 
@@ -57,11 +61,64 @@ impl Error {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Join(#[from] Error),
+    #[error(transparent)]
+    Facts(#[from] facts::Error),
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    #[error("cannot start the runtime: {0}")]
+    Tokio(std::io::Error),
+}
+
+pub fn run(args: AgentArgs) -> Result<(), RunError> {
+    let name = facts::node_name(&args.node)?;
+    let addresses = facts::node_addresses(&args.node)?;
+    crate::logging(&args.node);
+    let runtime = crate::server::runtime().map_err(RunError::Tokio)?;
+    let outcome = runtime.block_on(serve(args, name, addresses));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
+}
+
+async fn serve(args: AgentArgs, name: String, addresses: Vec<IpAddr>) -> Result<(), RunError> {
+    let places = Places::new(&args.node.place.data_dir);
+    let member = join(&args, &places.agent(), &name, &addresses).await?;
+    let remote = |pair: &Pair| -> Result<Client, remote::Error> {
+        let tls = remote::tls(&Trust::Bundle(&member.given.server_ca), Some(pair), &[b"h2"])?;
+        Ok(Client::new(Arc::new(Remote::new(&args.server, tls)?), Identity(format!("system:node:{name}").into())))
+    };
+    let node = machine::start(machine::Setup {
+        args: &args.node,
+        name: &name,
+        addresses: &addresses,
+        cluster: &member.given.cluster,
+        places: &places,
+        client: remote(&member.client)?,
+        network_client: remote(&member.network)?,
+        serving: &member.serving,
+        client_ca: &member.given.client_ca,
+    })
+    .await?;
+    tracing::info!(node = name, server = args.server, "the node runs");
+    crate::server::stop_signal().await;
+    tracing::info!("stopping; pods go on");
+    if let Err(error) = node.images.close() {
+        tracing::warn!(error = %error.chain(), "the image store did not close cleanly; it will be looked at");
+    }
+    Ok(())
+}
+
 /// A node's place in the cluster.
 pub struct Membership {
     pub given: Given,
     pub client: Pair,
     pub serving: Pair,
+    pub network: Pair,
 }
 
 /// Joins, or takes up what an earlier join gave. `dir` is `<data-dir>/agent`.
@@ -70,7 +127,9 @@ pub async fn join(args: &AgentArgs, dir: &Path, node: &str, addresses: &[IpAddr]
     let kept = kept(dir)?;
     let client_key = key(&dir.join("client-kubelet.key"))?;
     let serving_key = key(&dir.join("serving-kubelet.key"))?;
+    let network_key = key(&dir.join("client-network.key"))?;
     let membership = |given: Given| Membership {
+        network: Pair { certificate: given.network_certificate.clone(), key: network_key.to_pem() },
         client: Pair { certificate: given.client_certificate.clone(), key: client_key.to_pem() },
         serving: Pair { certificate: given.serving_certificate.clone(), key: serving_key.to_pem() },
         given,
@@ -84,7 +143,7 @@ pub async fn join(args: &AgentArgs, dir: &Path, node: &str, addresses: &[IpAddr]
     let token = JoinToken::parse(&token).map_err(Error::Token)?;
     let mut retry = FIRST_RETRY;
     loop {
-        match ask(args, dir, node, addresses, &token, &client_key, &serving_key).await {
+        match ask(args, dir, node, addresses, &token, [&client_key, &serving_key, &network_key]).await {
             Ok(given) => {
                 let text = serde_json::to_vec(&given).unwrap_or_default();
                 files::write(&dir.join("membership.json"), &text, 0o600)?;
@@ -145,8 +204,7 @@ async fn ask(
     node: &str,
     addresses: &[IpAddr],
     token: &JoinToken,
-    client_key: &KeyPair,
-    serving_key: &KeyPair,
+    [client_key, serving_key, network_key]: [&KeyPair; 3],
 ) -> Result<Given, Error> {
     let (address, host) = remote::target(&args.server, 6443)?;
     // Whoever answers is believed only if its CA has the token's hash; the secret goes to nobody else.
@@ -168,6 +226,7 @@ async fn ask(
         addresses: addresses.to_vec(),
         client_request: request_for(client_key)?,
         serving_request: request_for(serving_key)?,
+        network_request: request_for(network_key)?,
     };
     let mut request = Request::new(body::full(serde_json::to_vec(&ask).unwrap_or_default()));
     *request.method_mut() = http::Method::POST;
@@ -193,8 +252,8 @@ fn with_uri(mut request: Request<Body>, path: &'static str) -> Request<Body> {
 async fn text(url: &str, response: http::Response<Body>) -> Result<(u16, String), Error> {
     let code = response.status().as_u16();
     let failed = |why: String| Error::Answer { url: url.to_owned(), why };
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(|error| failed(error.to_string()))?;
-    Ok((code, String::from_utf8(body.to_bytes().to_vec()).map_err(|error| failed(error.to_string()))?))
+    let body = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|error| failed(error.to_string()))?;
+    Ok((code, String::from_utf8(body.to_vec()).map_err(|error| failed(error.to_string()))?))
 }
 
 fn basic(credential: &Credential) -> String {

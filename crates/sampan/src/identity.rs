@@ -13,7 +13,7 @@ use pki::{Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRa
 use crate::files;
 
 /// Leaves are valid for a year and replaced when less than 120 days are left (k3s: 120).
-const VALIDITY: i64 = 365 * DAY;
+pub const VALIDITY: i64 = 365 * DAY;
 const WINDOW: i64 = 120 * DAY;
 
 #[derive(Debug, thiserror::Error)]

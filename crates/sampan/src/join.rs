@@ -9,14 +9,16 @@ use std::net::IpAddr;
 
 use apiserver::{Body, Server, User, body};
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use pki::{Authority, CertificateRequest, DAY, Leaf, Names, SystemRandom};
+use reconcile::io::collect;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::wiring::host::now_ns;
 
 pub const PATH: &str = "/v1-sampan/join";
+/// Who follows services, endpoints and policies on every node.
+pub const NETWORK_USER: &str = "system:sampan:network";
 const MAX_BYTES: usize = 64 << 10;
 const VALIDITY: i64 = 365 * DAY;
 
@@ -31,6 +33,7 @@ pub struct Ask {
     /// PKCS#10, in PEM; only their keys count.
     pub client_request: String,
     pub serving_request: String,
+    pub network_request: String,
 }
 
 /// What it is given, and keeps.
@@ -39,6 +42,8 @@ pub struct Ask {
 pub struct Given {
     pub client_certificate: String,
     pub serving_certificate: String,
+    /// For the part that follows services, endpoints and policies.
+    pub network_certificate: String,
     pub server_ca: String,
     pub client_ca: String,
     pub cluster: Cluster,
@@ -84,8 +89,8 @@ impl Desk {
         if !self.knows(request.headers().get(header::AUTHORIZATION)) {
             return Err(refuse(StatusCode::UNAUTHORIZED, "the token is not one of this cluster"));
         }
-        let body = Limited::new(request.into_body(), MAX_BYTES).collect().await.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
-        let ask: Ask = serde_json::from_slice(&body.to_bytes()).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        let body = collect(request.into_body(), MAX_BYTES).await.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        let ask: Ask = serde_json::from_slice(&body).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         if !is_name(&ask.node_name) {
             return Err(refuse(StatusCode::BAD_REQUEST, "the node's name is no DNS name"));
         }
@@ -98,6 +103,7 @@ impl Desk {
         let random = SystemRandom::new();
         let client = CertificateRequest::from_pem(&ask.client_request)?;
         let serving = CertificateRequest::from_pem(&ask.serving_request)?;
+        let network = CertificateRequest::from_pem(&ask.network_request)?;
         let mut names = Names::of([ask.node_name.as_str(), "localhost", "127.0.0.1"]);
         names.ips.extend(&ask.addresses);
         let client_leaf = Leaf::kubelet_client(&ask.node_name, now, VALIDITY);
@@ -107,6 +113,7 @@ impl Desk {
         };
         Ok(Given {
             client_certificate: issue(&self.client_ca, &client_leaf, &client.public_key)?,
+            network_certificate: issue(&self.client_ca, &Leaf::client(NETWORK_USER, &[], now, VALIDITY), &network.public_key)?,
             serving_certificate: issue(&self.server_ca, &serving_leaf, &serving.public_key)?,
             server_ca: self.server_ca.bundle_pem(),
             client_ca: self.client_ca.bundle_pem(),

@@ -14,7 +14,7 @@ use crate::plan::{self, Action, AnyObject, DeleteOptions, Patch, Reference};
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// No answer to a single request is larger.
-const MAX_ANSWER_BYTES: usize = 1 << 30;
+pub(super) const MAX_ANSWER_BYTES: usize = 1 << 30;
 
 /// A client of one component. Cheap to clone.
 #[derive(Clone)]
@@ -54,7 +54,7 @@ impl Client {
             return Ok(response);
         }
         let code = response.status().as_u16();
-        let raw = collect(response.into_body()).await.map_err(failed)?;
+        let raw = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(failed)?;
         let status = decode_status(&raw);
         Err(Error::Api {
             method,
@@ -70,7 +70,7 @@ impl Client {
     pub async fn request_raw(&self, request: Request<Bytes>) -> Result<Bytes, Error> {
         let (method, path) = (method_name(request.method()), request.uri().to_string());
         let response = self.send(request).await?;
-        let body = collect(response.into_body()).await.map_err(|source| Error::Transport { method, path: path.clone(), source })?;
+        let body = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|source| Error::Transport { method, path: path.clone(), source })?;
         frames::open(&body).ok_or(Error::Decode { path, expected: "protobuf object" })
     }
 
@@ -174,7 +174,7 @@ impl Client {
                 let path = of.path(true);
                 let response = self.send(delete(of, options)).await?;
                 let source = |source| Error::Transport { method: "DELETE", path: path.clone(), source };
-                let envelope = collect(response.into_body()).await.map_err(source)?;
+                let envelope = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(source)?;
                 let kind = frames::fields(&envelope.slice(4.min(envelope.len())..))
                     .find(|(tag, _)| *tag == 1)
                     .and_then(|(_, meta)| frames::fields(&meta).find(|(tag, _)| *tag == 2));
@@ -289,17 +289,18 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-pub(super) async fn collect(mut body: super::Body) -> Result<Bytes, super::BoxError> {
+/// All of a body, or an error if it is longer than `limit` bytes.
+pub async fn collect(mut body: super::Body, limit: usize) -> Result<Bytes, super::BoxError> {
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(data)) if all.is_empty() && body.is_end_stream() => return Ok(data),
+            Ok(Ok(data)) if all.is_empty() && body.is_end_stream() && data.len() <= limit => return Ok(data),
             Ok(Ok(data)) => all.extend_from_slice(&data),
             Ok(Err(_)) => {}
             Err(error) => return Err(error),
         }
-        if all.len() > MAX_ANSWER_BYTES {
-            return Err(format!("an answer of more than {MAX_ANSWER_BYTES} bytes").into());
+        if all.len() > limit {
+            return Err(format!("a body of more than {limit} bytes").into());
         }
     }
     Ok(all.freeze())

@@ -35,7 +35,7 @@ impl Client {
         let mut request = build(Method::GET, path.clone(), None, Bytes::new());
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
         let body = self.send(request).await?.into_body();
-        let body = collect(body).await.map_err(|source| Error::Transport { method: "GET", path: path.clone(), source })?;
+        let body = collect(body, super::client::MAX_ANSWER_BYTES).await.map_err(|source| Error::Transport { method: "GET", path: path.clone(), source })?;
         serde_json::from_slice(&body).map_err(|_| Error::Decode { path, expected: "JSON document" })
     }
 
@@ -83,7 +83,7 @@ impl Client {
         let mut request = build(Method::DELETE, path.clone(), Some("application/json"), body);
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let body = self.send(request).await?.into_body();
-        collect(body).await.map(drop).map_err(|source| Error::Transport { method: "DELETE", path, source })
+        collect(body, super::client::MAX_ANSWER_BYTES).await.map(drop).map_err(|source| Error::Transport { method: "DELETE", path, source })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 pub(crate) use client::Effect;
-pub use client::{Client, List};
+pub use client::{Client, List, collect};
 pub use frames::{Event, EventKind, Frames};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -72,11 +72,11 @@ impl Door {
         })
     }
 
-    async fn who(&self, request: &Request<Body>) -> Option<Who> {
-        if let Some(who) = request.extensions().get::<Peer>().and_then(|peer| self.by_certificate(peer)) {
+    async fn who(&self, peer: Option<Peer>, token: Option<String>) -> Option<Who> {
+        if let Some(who) = peer.and_then(|peer| self.by_certificate(&peer)) {
             return Some(who);
         }
-        let token = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?.trim().to_owned();
+        let token = token?;
         if let Some(known) = self.users.get(&token) {
             return known;
         }
@@ -167,7 +167,10 @@ fn refuse(code: StatusCode, text: String) -> Response<Body> {
 
 impl Handler for Door {
     async fn handle(&self, request: Request<Body>) -> Response<Body> {
-        let Some(who) = self.who(&request).await else {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).map(|token| token.trim().to_owned());
+        let Some(who) = self.who(peer, token).await else {
             return refuse(StatusCode::UNAUTHORIZED, "Unauthorized".into());
         };
         let (verb, subresource) = (verb(request.method()), subresource(request.uri().path()));
