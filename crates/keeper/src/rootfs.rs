@@ -34,6 +34,12 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
     sys::mount(b"", b"/", b"", libc::MS_REC | libc::MS_SLAVE, b"")
         .tried(|| "leave the host's mount propagation".into())?;
     let root = overlay(&spec.root)?;
+    for path in &spec.root.writable {
+        // A mount of its own, which the root's becoming read-only does not concern.
+        let dir = make_dir(root.as_raw_fd(), path, 0)?;
+        let tree = sys::open_tree(dir.as_raw_fd(), "", false).tried(|| format!("copy {}", show(path)))?;
+        sys::move_mount(tree.as_raw_fd(), dir.as_raw_fd()).tried(|| format!("mount {}", show(path)))?;
+    }
     for (m, tree) in spec.mounts.iter().zip(trees) {
         place(root.as_raw_fd(), m, tree).map_err(|e| {
             format!(

@@ -115,6 +115,8 @@ records! {
         /// An empty directory to mount on, seen by nobody else.
         target: Bytes,
         readonly: bool,
+        /// Directories that stay writable in a read-only root: the image's volumes.
+        writable: Vec<Bytes>,
     }
     Mount {
         /// Empty for a bind of `source`.

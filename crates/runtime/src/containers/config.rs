@@ -85,6 +85,8 @@ pub struct Image {
     pub user: String,
     pub working_dir: String,
     pub stop_signal: String,
+    /// Directories that stay writable in a read-only root.
+    pub volumes: Vec<String>,
 }
 
 impl From<&crate::images::Rootfs> for Image {
@@ -100,6 +102,7 @@ impl From<&crate::images::Rootfs> for Image {
             user: config.user.clone(),
             working_dir: config.working_dir.clone(),
             stop_signal: config.stop_signal.clone(),
+            volumes: config.volumes.clone(),
         }
     }
 }

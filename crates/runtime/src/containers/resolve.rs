@@ -109,6 +109,10 @@ pub fn container(
             work: path(&places.work),
             target: path(&places.root),
             readonly: security.readonly_rootfs,
+            writable: match security.readonly_rootfs {
+                true => c.image.volumes.iter().map(|v| bytes(clean(v))).filter(|v| v != b"/").collect(),
+                false => vec![],
+            },
         },
         mounts: mounts(cgroups, pod, c, places).map_err(refuse)?,
         devices,

@@ -113,6 +113,13 @@ async fn the_file_system() {
     let (_, log) = b.run_in(b.pod("ro"), config).await;
     assert_eq!(log, "touch: /x: Read-only file system\nwritten\ntouch: /tmp/ro/x: Read-only file system\nro\n");
     assert!(b.dir.join("volume/ok").exists() && !b.dir.join("root/tmp/vol").exists());
+    let image = Image { volumes: vec!["/home/web".into(), "/new/volume".into()], ..b.image() };
+    let config = ContainerConfig {
+        image,
+        security: Security { readonly_rootfs: true, ..Security::default() },
+        ..b.script("touch /home/web/x /new/volume/x && echo written; touch /home/x 2>&1")
+    };
+    check(&b, "the image's volumes", config, "written\ntouch: /home/x: Read-only file system").await;
     // Links of the image lead nowhere but into itself, also dangling ones.
     let links = vec![mount("/etc/dangling/vol", false), mount("/etc/outside/vol", false)];
     check(
@@ -416,7 +423,7 @@ async fn the_creator_cannot_be_overwritten() {
     let words = |list: &[&str]| list.iter().map(|w| w.to_string()).collect::<Vec<_>>();
     let keeper = words(&["/proc/self/exe", "hold", "dir=/tmp"]);
     assert_eq!(b.runtime.exec_sync(&id, &keeper, None).await.unwrap().stdout, b"ok");
-    let attack = "pid=$(grep -l -a dir=/tmp /proc/[0-9]*/cmdline | grep -v self | cut -d/ -f3 | head -1); \
+    let attack = "for p in /proc/[0-9]*; do case $(readlink $p/exe) in *keeper*) pid=${p#/proc/};; esac; done; \
         exec 3< /proc/$pid/exe && echo opened; kill -9 $pid; sleep 0.3; { echo x > /proc/self/fd/3; } 2>&1";
     let done = b.runtime.exec_sync(&id, &words(&["sh", "-c", attack]), None).await.unwrap();
     let out = String::from_utf8_lossy(&done.stdout);
