@@ -10,7 +10,7 @@ mod table;
 mod tests;
 mod values;
 
-use crate::{FieldProblem, MessageId, Object, Table, Value, json, validate::FieldError};
+use crate::{Decoded, FieldProblem, MessageId, Object, Table, Value, json, validate::FieldError};
 pub use node::CelRule;
 use node::Node;
 
@@ -43,30 +43,29 @@ impl Schema {
         Ok(Schema { table, root, node, has_rules })
     }
 
-    /// Drops unknown fields and reports them, sorted.
+    /// Drops unknown fields and reports them, sorted; `metadata` comes out in its own type's normal form.
     pub fn prune(&self, value: &mut Value) -> Vec<FieldProblem> {
         let mut unknown = Vec::new();
         prune(value, Some(&self.node), "", &mut unknown);
         unknown.sort();
-        unknown.into_iter().map(FieldProblem::Unknown).collect()
+        let mut problems: Vec<_> = unknown.into_iter().map(FieldProblem::Unknown).collect();
+        // Metadata which does not fit its type stays for `validate` to name.
+        problems.extend(self.coerce_metadata(value).unwrap_or_default());
+        problems
     }
 
-    /// Brings `metadata` into its own type's normal form, as upstream does with every custom resource.
+    /// Brings `metadata` into its own type's normal form, as upstream does with every custom resource; if it
+    /// does not fit that type, it stays as it is.
     pub fn coerce_metadata(&self, value: &mut Value) -> Result<Vec<FieldProblem>, json::DecodeError> {
-        let builtin = Table::builtin();
-        let id = builtin.id("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-        let (Some(id), Some(meta)) = (id, value.get_mut(&["metadata"])) else { return Ok(Vec::new()) };
-        let decoded = json::typed(builtin, id, std::mem::take(meta))?;
+        let Some(meta) = value.get_mut(&["metadata"]) else { return Ok(Vec::new()) };
+        let decoded = decode_metadata(meta)?;
         *meta = decoded.value;
         let place = |path: String| format!("metadata.{path}");
-        Ok(decoded
-            .problems
-            .into_iter()
-            .map(|p| match p {
-                FieldProblem::Unknown(path) => FieldProblem::Unknown(place(path)),
-                FieldProblem::Duplicate(path) => FieldProblem::Duplicate(place(path)),
-            })
-            .collect())
+        let placed = decoded.problems.into_iter().map(|problem| match problem {
+            FieldProblem::Unknown(path) => FieldProblem::Unknown(place(path)),
+            FieldProblem::Duplicate(path) => FieldProblem::Duplicate(place(path)),
+        });
+        Ok(placed.collect())
     }
 
     /// Sets declared defaults, after nulls without a default or `nullable` were dropped.
@@ -78,6 +77,11 @@ impl Schema {
     /// Everything wrong with an object by OpenAPI and the `x-kubernetes-list-type`s.
     pub fn validate(&self, value: &Value) -> Vec<FieldError> {
         let mut errors = values::validate(&self.node, value);
+        if let Some(meta) = value.member("metadata")
+            && let Err(error) = decode_metadata(meta)
+        {
+            errors.push(FieldError::invalid("metadata", meta.clone(), error.to_string()));
+        }
         values::unique_lists(&self.node, value, "", &mut errors);
         errors
     }
@@ -96,6 +100,14 @@ impl Schema {
         let mut rules = Vec::new();
         self.node.each_rule("", &mut |path, rule| rules.push((path.to_owned(), rule)));
         rules
+    }
+}
+
+fn decode_metadata(meta: &Value) -> Result<Decoded, json::DecodeError> {
+    let builtin = Table::builtin();
+    match builtin.id("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
+        Some(id) => json::typed(builtin, id, meta.clone()),
+        None => Ok(Decoded { value: meta.clone(), problems: Vec::new() }),
     }
 }
 
