@@ -2,24 +2,47 @@
 
 use std::cmp::Reverse;
 
-use reconcile::{Ctx, World};
+use reconcile::{Action, Ctx, World};
 use schema::api::{
     Object,
     core::v1::{Pod, PodTemplateSpec},
     meta::v1::ObjectMeta,
 };
 
-use crate::support::{controller_ref, is_ready, pod_condition};
+use crate::support::{controller_ref, event, is_ready, pod_condition};
 
-/// A pod of a template, owned by `owner`, with a generated name.
+/// As many bytes of a prefix as a generated name keeps.
+const MAX_PREFIX: usize = 58;
+
+/// A pod of a template, owned by `owner`, with a generated name: made here, so that events can tell it.
 pub fn from_template<O: Object>(owner: &O, template: &PodTemplateSpec, ctx: &mut Ctx) -> Pod {
-    let _ = ctx;
-    // The API shortens the base of a generated name, too; this is upstream's own bound.
-    let base = owner.name();
-    let prefix = format!("{base}-");
-    let mut pod = named(owner, template, "");
+    generated(owner, template, format!("{}-", owner.name()), ctx)
+}
+
+/// The same with a prefix of its own.
+pub fn generated<O: Object>(owner: &O, template: &PodTemplateSpec, prefix: String, ctx: &mut Ctx) -> Pod {
+    let name = format!("{}{}", prefix.get(..MAX_PREFIX).unwrap_or(&prefix), ctx.suffix(5));
+    let mut pod = named(owner, template, &name);
     pod.metadata.generate_name = prefix;
     pod
+}
+
+/// Makes pods, then says so.
+pub fn create<O: Object>(owner: &O, component: &str, pods: Vec<Pod>, ctx: &mut Ctx) -> Vec<Action> {
+    let events: Vec<Action> = pods
+        .iter()
+        .map(|pod| event(ctx, owner, component, "Normal", "SuccessfulCreate", format!("Created pod: {}", pod.metadata.name)))
+        .collect();
+    pods.into_iter().map(Action::create).chain(events).collect()
+}
+
+/// Deletes pods, then says so.
+pub fn delete<O: Object>(owner: &O, component: &str, pods: &[&Pod], ctx: &mut Ctx) -> Vec<Action> {
+    let events: Vec<Action> = pods
+        .iter()
+        .map(|pod| event(ctx, owner, component, "Normal", "SuccessfulDelete", format!("Deleted pod: {}", pod.metadata.name)))
+        .collect();
+    pods.iter().map(|pod| Action::delete(*pod)).chain(events).collect()
 }
 
 /// A pod of a template, owned by `owner`, of this name.
