@@ -18,6 +18,7 @@ pub const NAMESPACES: Of = Of("", "namespaces");
 pub const NODES: Of = Of("", "nodes");
 pub const PERSISTENT_VOLUMES: Of = Of("", "persistentvolumes");
 pub const PERSISTENT_VOLUME_CLAIMS: Of = Of("", "persistentvolumeclaims");
+pub const POD_CERTIFICATE_REQUESTS: Of = Of("certificates.k8s.io", "podcertificaterequests");
 pub const PODS: Of = Of("", "pods");
 pub const PRIORITY_CLASSES: Of = Of("scheduling.k8s.io", "priorityclasses");
 pub const RESOURCE_QUOTAS: Of = Of("", "resourcequotas");

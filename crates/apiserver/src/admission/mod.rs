@@ -9,6 +9,7 @@ mod escalation;
 mod in_use_protection;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod node_certificates;
 mod node_restriction;
 mod pod_resize;
 mod pod_security;

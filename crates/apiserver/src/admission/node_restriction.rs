@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use schema::Value;
 
 use super::{
-    AdmissionRequest, Operation,
+    AdmissionRequest, Operation, node_certificates,
     rule::{Cx, Rule},
 };
 use crate::{
@@ -35,6 +35,7 @@ impl Rule for NodeRestriction {
             ("storage.k8s.io", "csinodes"),
             ("resource.k8s.io", "resourceslices"),
             ("certificates.k8s.io", "certificatesigningrequests"),
+            ("certificates.k8s.io", "podcertificaterequests"),
         ]
     }
 
@@ -71,7 +72,10 @@ impl Rule for NodeRestriction {
                 request.refuse("can only access CSINode with the same name as the requesting node")
             }
             ("resourceslices", "") => slice(request, &node),
-            ("certificatesigningrequests", "") if request.operation == Operation::Create => signing(request, &node),
+            ("certificatesigningrequests", "") if request.operation == Operation::Create => {
+                node_certificates::signing(request, &node)
+            }
+            ("podcertificaterequests", _) => node_certificates::of_pod(cx, request, &node),
             _ => Ok(()),
         }
     }
@@ -358,21 +362,4 @@ fn slice(request: &AdmissionRequest, node: &str) -> Result<(), Status> {
         _ => "delete",
     };
     request.refuse(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
-}
-
-/// A kubelet asks for certificates of its own name only.
-fn signing(request: &AdmissionRequest, node: &str) -> Result<(), Status> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let signer = request.object.str_at(&["spec", "signerName"]);
-    if !matches!(signer, "kubernetes.io/kubelet-serving" | "kubernetes.io/kube-apiserver-client-kubelet") {
-        return Ok(());
-    }
-    let text = STANDARD.decode(request.object.str_at(&["spec", "request"])).unwrap_or_default();
-    match pki::CertificateRequest::from_pem(&String::from_utf8_lossy(&text)) {
-        Err(error) => request.refuse(format!("unable to parse csr: {error}")),
-        Ok(parsed) if parsed.subject.common_name != format!("system:node:{node}") => {
-            request.refuse("can only create a node CSR with CN=system:node:".to_owned() + node)
-        }
-        Ok(_) => Ok(()),
-    }
 }

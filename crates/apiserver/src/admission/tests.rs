@@ -957,3 +957,45 @@ fn plugins_by_choice() {
     assert!(names(&[], &["RBACEscalation"]).contains(&"RBACEscalation"));
     assert_eq!(registry::unknown(authorizer(), &["PodSecurity".into(), "Nonsense".into()]), ["Nonsense"]);
 }
+
+#[test]
+fn nodes_ask_for_certificates_that_their_pods_mount() {
+    let rule = &super::node_restriction::NodeRestriction;
+    let view = cluster(&[
+        (view::NODES, json!({"metadata": {"name": "n1", "uid": "nu"}})),
+        (view::SERVICE_ACCOUNTS, json!({"metadata": {"namespace": "ns", "name": "sa", "uid": "su"}})),
+        (
+            view::PODS,
+            json!({"metadata": {"namespace": "ns", "name": "p", "uid": "pu"}, "spec": {"nodeName": "n1", "serviceAccountName": "sa",
+            "volumes": [{"projected": {"sources": [{"podCertificate": {"signerName": "x.com/s"}}]}}]}}),
+        ),
+    ]);
+    let check = |field: &str, text: &str, message: &str| {
+        let mut object = json!({"metadata": {"namespace": "ns", "name": "r"}, "spec": {"nodeName": "n1", "nodeUID": "nu", "podName": "p",
+            "podUID": "pu", "serviceAccountName": "sa", "serviceAccountUID": "su", "signerName": "x.com/s"}});
+        object["spec"][field] = text.into();
+        let user = crate::bootstrap::identity::kubelet("n1");
+        let mut request =
+            request("certificates.k8s.io/podcertificaterequests", Operation::Create, user, object, Json::Null);
+        match run(rule, &view, &[], &mut request) {
+            Ok(()) => assert_eq!(message, ""),
+            Err(status) => assert!(!message.is_empty() && status.message.ends_with(message), "{}", status.message),
+        }
+    };
+    check("podName", "p", "");
+    check("nodeName", "n2", "PodCertificateRequest.Spec.NodeName=\"n2\", which is not the requesting node \"n1\"");
+    check("nodeUID", "x", "names node UID \"x\", inconsistent with the running node (\"nu\")");
+    check("podName", "q", "while retrieving pod \"ns/q\" named in the PodCertificateRequest: pod \"q\" not found");
+    check("podUID", "x", "contains pod UID (\"x\") which differs from running pod \"pu\"");
+    check("serviceAccountName", "b", "contains serviceAccountName (\"b\") that differs from running pod (\"sa\")");
+    check(
+        "serviceAccountUID",
+        "x",
+        "names service account UID \"x\", which differs from the running service account (\"su\")",
+    );
+    check(
+        "signerName",
+        "y.com/s",
+        "pod \"ns/p\" does not mount a podCertificate projected volume for signer \"y.com/s\"",
+    );
+}

@@ -15,10 +15,12 @@ use crate::{
     Attributes, User,
     pods::{self, Reference},
     seams::{Decision, Rule},
-    view::{self, Cursor, Of, PERSISTENT_VOLUMES, PODS, RESOURCE_SLICES, VOLUME_ATTACHMENTS, View},
+    view::{
+        self, Cursor, Of, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, PODS, RESOURCE_SLICES, VOLUME_ATTACHMENTS, View,
+    },
 };
 
-const KINDS: [Of; 4] = [PODS, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, RESOURCE_SLICES];
+const KINDS: [Of; 5] = [PODS, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, RESOURCE_SLICES, POD_CERTIFICATE_REQUESTS];
 
 /// The node's name, if this is a kubelet's identity.
 pub fn identity(user: &User) -> Option<&str> {
@@ -36,7 +38,7 @@ type Object = (&'static str, Box<str>, Box<str>);
 
 #[derive(Default)]
 struct Graph {
-    cursors: [Cursor; 4],
+    cursors: [Cursor; 5],
     /// Object → nodes that may read it, with how many reasons each has.
     nodes: HashMap<Object, HashMap<Arc<str>, u32>>,
     /// PersistentVolume → the claim (namespace, name) bound to it.
@@ -139,6 +141,18 @@ impl NodeAuthorizer {
                         .into()),
                 }
             }
+            "certificates.k8s.io/podcertificaterequests" => {
+                when(sub.is_empty(), "nodes may not access the status subresource of PodCertificateRequests")?;
+                match verb {
+                    "create" => Ok(()),
+                    "get" => related("podcertificaterequests"),
+                    "list" | "watch" => when(
+                        selected(&wanted.field_selector, "spec.nodeName") == Some(node),
+                        "can only list/watch podcertificaterequests with nodeName field selector",
+                    ),
+                    _ => Err(format!("nodes may not {verb} podcertificaterequests")),
+                }
+            }
             "nodes" => match (sub, verb) {
                 ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Ok(()),
                 ("", "get" | "list" | "watch") if name == node => Ok(()),
@@ -179,7 +193,7 @@ impl NodeAuthorizer {
 impl Graph {
     fn catch_up(&mut self, view: &dyn View) {
         let mut cursors = std::mem::take(&mut self.cursors);
-        let [pods, volumes, attachments, slices] = &mut cursors;
+        let [pods, volumes, attachments, slices, requests] = &mut cursors;
         let forget =
             |kinds: &'static [&'static str]| move |g: &mut Graph| g.nodes.retain(|(kind, ..), _| !kinds.contains(kind));
         let of_pods: &[&str] =
@@ -195,6 +209,9 @@ impl Graph {
         });
         slices.catch_up(view, RESOURCE_SLICES, self, forget(&["resourceslices"]), |g, old, new| {
             g.both(old, new, |g, v, add| g.named("resourceslices", v, add))
+        });
+        requests.catch_up(view, POD_CERTIFICATE_REQUESTS, self, forget(&["podcertificaterequests"]), |g, old, new| {
+            g.both(old, new, |g, v, add| g.named("podcertificaterequests", v, add))
         });
         self.cursors = cursors;
     }
@@ -260,7 +277,7 @@ impl Graph {
     fn named(&mut self, kind: &'static str, object: &Value, add: bool) {
         let node = object.str_at(&["spec", "nodeName"]);
         if !node.is_empty() {
-            self.count(kind, "", view::name(object), node, add);
+            self.count(kind, view::namespace(object), view::name(object), node, add);
         }
     }
 

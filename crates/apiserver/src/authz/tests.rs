@@ -268,6 +268,10 @@ fn a_node_reads_what_its_pods_need() {
     view.put(PODS, pod("other", "n2", json!({"volumes": [{"secret": {"secretName": "theirs"}}]})));
     view.put(PERSISTENT_VOLUMES, value(json!({"metadata": {"name": "pv"}, "spec": {
         "claimRef": {"namespace": "ns", "name": "claim"}, "csi": {"nodePublishSecretRef": {"name": "csi", "namespace": "sys"}}}})));
+    view.put(
+        crate::view::POD_CERTIFICATE_REQUESTS,
+        value(json!({"metadata": {"namespace": "ns", "name": "mine"}, "spec": {"nodeName": "n1"}})),
+    );
     let authorizer = Authorizer::default();
     let node = bootstrap::identity::kubelet("n1");
     let mine = [
@@ -317,6 +321,11 @@ fn a_node_reads_what_its_pods_need() {
         ("list resourceslices.resource.k8s.io where spec.nodeName=n1", true),
         ("list resourceslices.resource.k8s.io", false),
         ("list deployments.apps in ns", false),
+        ("create podcertificaterequests.certificates.k8s.io in ns", true),
+        ("get podcertificaterequests.certificates.k8s.io mine in ns", true),
+        ("get podcertificaterequests.certificates.k8s.io mine in other", false),
+        ("watch podcertificaterequests.certificates.k8s.io where spec.nodeName=n1", true),
+        ("delete podcertificaterequests.certificates.k8s.io mine in ns", false),
     ]);
     check(&authorizer, &view, &node, &rows);
     // The same name in no node group is nobody.
