@@ -117,7 +117,7 @@ fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>) -> Done<()> {
     if bind {
         let propagation = match m.propagation {
             PROPAGATION_SHARED | PROPAGATION_SLAVE => 0,
-            _ => libc::MS_PRIVATE,
+            _ => sys::PRIVATE,
         };
         sys::mount_setattr(tree.as_raw_fd(), 0, propagation, true).tried(|| "set its propagation".into())?;
         if m.attributes != 0 {

@@ -6,6 +6,8 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 pub const MOUNT_ATTR_RDONLY: u64 = 1;
+/// `MS_PRIVATE`, which `mount_setattr` takes as 64 bits on every machine.
+pub const PRIVATE: u64 = 1 << 18;
 pub const AT_RECURSIVE: u32 = 0x8000;
 const OPEN_TREE_CLONE: u32 = 1;
 const RESOLVE_IN_ROOT: u64 = 0x10;
