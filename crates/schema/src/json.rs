@@ -11,7 +11,7 @@ pub use write::{encode, encode_untyped, write_string};
 pub(crate) use write::{write_f32, write_f64, write_i64};
 
 /// Deeper nesting than this is refused (upstream: 10,000, on a stack that grows).
-pub const MAX_DEPTH: usize = 500;
+pub const MAX_DEPTH: usize = 128;
 
 /// The bytes are not JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

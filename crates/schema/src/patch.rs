@@ -9,6 +9,8 @@ pub use strategic::{go_print, strategic};
 
 /// Upstream's limit of a JSON patch's length.
 pub const MAX_OPERATIONS: usize = 10_000;
+/// What `copy` may add to a document, as upstream's server sets it: copies of copies grow fast.
+const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
@@ -69,15 +71,16 @@ pub fn json_patch(original: Value, patch: &Value) -> Result<Value> {
         return Err(PatchError::TooManyOperations { max: MAX_OPERATIONS, got: operations.len() });
     }
     let mut document = original;
+    let mut copied_bytes = 0;
     for operation in operations {
-        operate(&mut document, operation).map_err(PatchError::Unprocessable)?;
+        operate(&mut document, operation, &mut copied_bytes).map_err(PatchError::Unprocessable)?;
     }
     Ok(document)
 }
 
 type Applied<T> = std::result::Result<T, String>;
 
-fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
+fn operate(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Applied<()> {
     let kind = operation.member("op").and_then(Value::as_str).unwrap_or("unknown");
     let path = || operation.member("path").and_then(Value::as_str);
     let from = || {
@@ -144,7 +147,14 @@ fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
             let place = find(document, path).ok_or_else(|| {
                 format!("copy operation does not apply: doc is missing destination path: {path}: missing value")
             })?;
-            add(place, copied.unwrap_or_default()).map_err(|e| format!("error while adding value during copy: {e}"))
+            let copied = copied.unwrap_or_default();
+            *copied_bytes += copied.to_string().len();
+            if *copied_bytes > MAX_COPIED_BYTES {
+                return Err(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied_bytes}, exceeding the limit {MAX_COPIED_BYTES}"
+                ));
+            }
+            add(place, copied).map_err(|e| format!("error while adding value during copy: {e}"))
         }
         "test" => {
             let path = path().ok_or_else(|| no_path(missing))?;
@@ -166,6 +176,23 @@ fn operate(document: &mut Value, operation: &Value) -> Applied<()> {
 struct Place<'d> {
     container: &'d mut Value,
     key: String,
+    /// How many steps it took to get here.
+    depth: usize,
+}
+
+impl Place<'_> {
+    /// Operations must not build what no parser would let in: moves and copies nest without a limit of their own.
+    fn check_depth(&self, value: &Value) -> Applied<()> {
+        fn deeper(value: &Value, left: usize) -> bool {
+            match value {
+                Value::Object(object) => left == 0 || object.values().any(|v| deeper(v, left - 1)),
+                Value::List(list) => left == 0 || list.iter().any(|v| deeper(v, left - 1)),
+                _ => false,
+            }
+        }
+        let left = crate::json::MAX_DEPTH.checked_sub(self.depth);
+        if left.is_none_or(|left| deeper(value, left)) { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+    }
 }
 
 fn find<'d>(document: &'d mut Value, path: &str) -> Option<Place<'d>> {
@@ -182,7 +209,11 @@ fn find<'d>(document: &'d mut Value, path: &str) -> Option<Place<'d>> {
             _ => return None,
         };
     }
-    matches!(container, Value::Object(_) | Value::List(_)).then(|| Place { container, key: unescape(key).into_owned() })
+    matches!(container, Value::Object(_) | Value::List(_)).then(|| Place {
+        container,
+        key: unescape(key).into_owned(),
+        depth: path.matches('/').count(),
+    })
 }
 
 /// An index of a list, from its end if negative; `limit` is the first one out of bounds.
@@ -194,6 +225,7 @@ fn index(key: &str, len: usize, limit: usize) -> Applied<usize> {
 }
 
 fn add(place: Place<'_>, value: Value) -> Applied<()> {
+    place.check_depth(&value)?;
     match place.container {
         Value::Object(object) => drop(object.insert(place.key, value)),
         Value::List(list) if place.key == "-" => list.push(value),
@@ -226,6 +258,7 @@ fn remove(place: Place<'_>) -> Applied<Value> {
 }
 
 fn replace(place: Place<'_>, value: Value) -> std::result::Result<(), ()> {
+    place.check_depth(&value).map_err(drop)?;
     match place.container {
         Value::Object(object) => drop(object.insert(place.key, value)),
         Value::List(list) => {

@@ -33,6 +33,9 @@ pub struct Envelope<'a> {
     pub content_type: &'a str,
 }
 
+/// Nested messages; a level of JSON takes up to two of them.
+pub(crate) const MAX_DEPTH: usize = 2 * crate::json::MAX_DEPTH;
+
 pub const MAGIC: &[u8; 4] = b"k8s\0";
 
 /// Decodes a message into its normal form, the same as its JSON would give.

@@ -3,11 +3,11 @@
 //! Entry point: [`proto_to_json`]. One pass over a message notes where its fields stand; they are then written
 //! in the order of the Go struct. gogo writes fields by number, which is nearly always that order already.
 
-use crate::json::{MAX_DEPTH, encode_untyped, write_f32, write_f64, write_i64, write_string};
+use crate::json::{encode_untyped, write_f32, write_f64, write_i64, write_string};
 use crate::plan::Plan;
 use crate::proto::read::{find, packed};
 use crate::proto::wire::{Cursor, FIXED32, FIXED64, LEN, Payload, VARINT};
-use crate::proto::{self, WireError};
+use crate::proto::{self, MAX_DEPTH, WireError};
 use crate::{Field, Form, Message, MessageId, Scalar, Table, Type, json, quantity, time};
 
 /// Appends the JSON of a message (no envelope): the same bytes as decoding and encoding it.

@@ -374,7 +374,8 @@ impl<'a> Reader<'a> {
                 match untyped_number(text) {
                     Some(value) => value,
                     None => {
-                        return self.fail(format!("json: cannot unmarshal number {text} into Go value of type float64"));
+                        return self
+                            .fail(format!("json: cannot unmarshal number {text} into Go value of type float64"));
                     }
                 }
             }

@@ -9,11 +9,16 @@ use crate::{Field, Form, Message, Object, Scalar, Table, Type, Value, json, quan
 type Result<T> = std::result::Result<T, WireError>;
 
 pub fn message(table: &Table, message: &Message, bytes: &[u8], depth: usize) -> Result<Value> {
-    if depth > json::MAX_DEPTH {
-        return Err(WireError::TooDeep(json::MAX_DEPTH));
+    if depth > super::MAX_DEPTH {
+        return Err(WireError::TooDeep(super::MAX_DEPTH));
     }
-    if message.form != Form::Struct {
-        return formed(table, message, bytes, depth);
+    match message.form {
+        Form::Struct => {}
+        Form::JsonSchemaPropsOrBool
+        | Form::JsonSchemaPropsOrArray
+        | Form::JsonSchemaPropsOrStringArray
+        | Form::Items => return alternatives(table, message, bytes, depth),
+        _ => return formed(message, bytes),
     }
     let mut object = Object::new();
     members(table, message, bytes, depth, &mut object)?;
@@ -128,6 +133,7 @@ fn entry(
     Ok((key, value.unwrap_or_else(|| table.zero(ty))))
 }
 
+/// One value. What nests and what does not are kept apart, so that the stack of a deep message stays small.
 fn single(
     table: &Table,
     owner: &Message,
@@ -136,9 +142,15 @@ fn single(
     payload: Payload<'_>,
     depth: usize,
 ) -> Result<Value> {
+    match (ty, payload.wire) {
+        (Type::Message(id), LEN) => message(table, table.message(*id), payload.bytes, depth + 1),
+        _ => scalar(owner, field, ty, payload),
+    }
+}
+
+fn scalar(owner: &Message, field: &Field, ty: &Type, payload: Payload<'_>) -> Result<Value> {
     let Payload { wire, int, bytes } = payload;
     Ok(match (ty, wire) {
-        (Type::Message(id), LEN) => message(table, table.message(*id), bytes, depth + 1)?,
         (Type::Scalar(Scalar::String), LEN) => Value::String(text(bytes)),
         (Type::Scalar(Scalar::Bytes), LEN) => Value::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
         (Type::Scalar(Scalar::Bool), VARINT) => Value::Bool(int != 0),
@@ -164,7 +176,27 @@ pub fn find<'a>(bytes: &'a [u8], wanted: u32) -> Result<Option<Payload<'a>>> {
     Ok(found)
 }
 
-fn formed(table: &Table, message: &Message, bytes: &[u8], depth: usize) -> Result<Value> {
+/// A type whose JSON is whichever of its fields is there.
+fn alternatives(table: &Table, message: &Message, bytes: &[u8], depth: usize) -> Result<Value> {
+    let mut object = Object::new();
+    members(table, message, bytes, depth, &mut object)?;
+    let mut take = |wanted: fn(&Type) -> bool| {
+        let field = message.fields.iter().find(|f| wanted(&f.ty));
+        field.and_then(|f| object.remove(&*f.name))
+    };
+    let list = take(|ty| matches!(ty, Type::List { .. }));
+    let found =
+        list.or_else(|| take(|ty| matches!(ty, Type::Message(_)))).or_else(|| take(|ty| matches!(ty, Type::Scalar(_))));
+    Ok(match (found, message.form) {
+        (Some(value), _) => value,
+        (None, Form::Items) => Value::List(Vec::new()),
+        (None, Form::JsonSchemaPropsOrBool) => Value::Bool(false),
+        _ => Value::Null,
+    })
+}
+
+/// The types with an encoding of their own in which nothing nests.
+fn formed(message: &Message, bytes: &[u8]) -> Result<Value> {
     let int = |tag| Ok::<_, WireError>(find(bytes, tag)?.map_or(0, |p| p.int));
     Ok(match message.form {
         Form::Struct => Value::Null,
@@ -196,24 +228,9 @@ fn formed(table: &Table, message: &Message, bytes: &[u8], depth: usize) -> Resul
             }
             _ => Value::Null,
         },
-        Form::JsonSchemaPropsOrBool | Form::JsonSchemaPropsOrArray | Form::JsonSchemaPropsOrStringArray => {
-            let mut object = Object::new();
-            members(table, message, bytes, depth, &mut object)?;
-            let list = message.fields.iter().find(|f| matches!(f.ty, Type::List { .. }));
-            let schema = message.fields.iter().find(|f| matches!(f.ty, Type::Message(_)));
-            let allows = message.fields.iter().find(|f| matches!(f.ty, Type::Scalar(_)));
-            let mut take = |f: Option<&Field>| f.and_then(|f| object.remove(&*f.name));
-            match (take(list), take(schema), take(allows)) {
-                (Some(list), ..) => list,
-                (_, Some(schema), _) => schema,
-                (_, _, Some(allows)) => allows,
-                _ => table.zero(&allows.map_or(Type::Any, |f| f.ty.clone())),
-            }
-        }
-        Form::Items => {
-            let mut object = Object::new();
-            members(table, message, bytes, depth, &mut object)?;
-            message.fields.first().and_then(|f| object.remove(&*f.name)).unwrap_or(Value::List(Vec::new()))
-        }
+        Form::JsonSchemaPropsOrBool
+        | Form::JsonSchemaPropsOrArray
+        | Form::JsonSchemaPropsOrStringArray
+        | Form::Items => Value::Null,
     })
 }

@@ -124,7 +124,8 @@ fn apply_serves_custom_resources_by_the_table() {
 #[test]
 fn metadata_is_what_it_is_everywhere() {
     let schema = schema(r#"{"type":"object","properties":{"spec":{"type":"object"}}}"#);
-    let mut object = json::parse(br#"{"metadata":{"name":"n","foo":1,"creationTimestamp":null,"labels":{"a":"b"}}}"#).unwrap();
+    let mut object =
+        json::parse(br#"{"metadata":{"name":"n","foo":1,"creationTimestamp":null,"labels":{"a":"b"}}}"#).unwrap();
     let problems: Vec<String> = schema.prune(&mut object).iter().map(ToString::to_string).collect();
     assert_eq!(problems, [r#"unknown field "metadata.foo""#]);
     assert_eq!(object.to_string(), r#"{"metadata":{"labels":{"a":"b"},"name":"n"}}"#);
@@ -132,7 +133,10 @@ fn metadata_is_what_it_is_everywhere() {
     object.set(&["metadata", "labels", "a"], 1);
     assert_eq!(schema.prune(&mut object), []);
     let errors: Vec<String> = schema.validate(&object).iter().map(ToString::to_string).collect();
-    assert_eq!(errors, [
-        r#"metadata: Invalid value: {"labels":{"a":1},"name":"n"}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"#
-    ]);
+    assert_eq!(
+        errors,
+        [
+            r#"metadata: Invalid value: {"labels":{"a":1},"name":"n"}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"#
+        ]
+    );
 }

@@ -168,3 +168,16 @@ fn patches_have_a_limit() {
     let error = patch::json_patch(parse("{}"), &patch).expect_err("too many");
     assert_eq!(error.to_string(), "The allowed maximum operations in a JSON patch is 10000, got 10001");
 }
+
+#[test]
+fn patches_build_nothing_deep_or_large() {
+    let copies = |from: &str, to: &str, times: usize| {
+        let copy = format!(r#"{{"op":"copy","from":"{from}","path":"{to}"}}"#);
+        parse(&format!("[{}]", vec![copy; times].join(",")))
+    };
+    let deep = patch::json_patch(parse(r#"{"a":{}}"#), &copies("/a", "/a/b", 40)).expect_err("too deep");
+    assert_eq!(deep.to_string(), "error while adding value during copy: exceeded max depth");
+    let original = format!(r#"{{"a":{{"x":"{}"}}}}"#, "x".repeat(1024 * 1024));
+    let large = patch::json_patch(parse(&original), &copies("/a", "/c", 40)).expect_err("too large");
+    assert!(large.to_string().starts_with("Unable to complete the copy, the accumulated size increase"), "{large}");
+}

@@ -129,3 +129,34 @@ fn cut_and_broken_bytes_are_errors_and_never_panic() {
         }
     }
 }
+
+#[test]
+fn deep_values_fit_a_small_stack() {
+    let deepest = |open: &str, middle: &str, close: &str, depth: usize| {
+        format!("{}{middle}{}", open.repeat(depth), close.repeat(depth)).into_bytes()
+    };
+    let run = move || {
+        let table = Table::builtin();
+        let crd = table.kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition").expect("a kind");
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            let value = json::parse(&deepest(open, "1", close, json::MAX_DEPTH)).expect("just fits");
+            let mut out = Vec::new();
+            json::encode_untyped(&value.clone(), &mut out);
+            assert_eq!(json::parse(&out).expect("parses"), value);
+            assert!(json::parse(&deepest(open, "1", close, json::MAX_DEPTH + 1)).is_err());
+            assert!(schema::yaml::parse(&deepest(open, "1", close, 100_000)).is_err());
+        }
+        let (open, close) = (r#"{"items":"#, "}");
+        let schema = String::from_utf8(deepest(open, "{}", close, 120)).expect("text");
+        let text = format!(r#"{{"spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{schema}}}}}]}}}}"#);
+        let decoded = json::decode(table, crd, text.as_bytes()).expect("decodes");
+        let mut raw = Vec::new();
+        proto::encode(table, crd, &decoded.value, &mut raw);
+        assert_eq!(proto::decode(table, crd, &raw).expect("decodes"), decoded.value);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        json::encode(table, &Type::Message(crd), &decoded.value, &mut ours);
+        transcode::proto_to_json(table, crd, None, &raw, &mut theirs).expect("transcodes");
+        assert_eq!(ours, theirs);
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(run).expect("a thread").join().expect("no overflow");
+}
