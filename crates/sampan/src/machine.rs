@@ -74,6 +74,18 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     let listener = listen::bind(SocketAddr::new(listen_ip(addresses), KUBELET_PORT)).await?;
     let images = image_store(&places.images(), &args.private_registry).map_err(Error::Images)?;
     let runtime = Runtime::open(places.runtime()).await?;
+    let (served, inbox) = (images.clone(), images.clone());
+    let (socket, dropped) = (places.images_socket(), places.dropped_images());
+    tokio::spawn(async move {
+        if let Err(error) = crate::images::serve(served, &socket).await {
+            tracing::warn!(%error, socket = %socket.display(), "`sampan images` cannot reach this node");
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = crate::images::import_directory(inbox, &dropped).await {
+            tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
+        }
+    });
     let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses")).map_err(Error::Directories)?;
     let resolv_conf = args.resolv_conf.clone().unwrap_or_else(|| "/etc/resolv.conf".into());
     let network = Network::new(Settings {
