@@ -15,7 +15,7 @@ use crate::support::{Matcher, controller_ref, is_ready, is_terminal};
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const HEADLESS: &str = "service.kubernetes.io/headless";
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
 const MAX_ENDPOINTS: usize = 100;
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -39,7 +39,7 @@ pub fn row() -> Row {
 }
 
 /// Services whose endpoints a pod's change can alter.
-fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
+pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
     let Some(any) = new.or(old) else { return Vec::new() };
     if let (Some(old), Some(new)) = (old, new) {
         let facts = |pod: &Pod| {
@@ -145,7 +145,7 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-fn is_headless(service: &Service) -> bool {
+pub fn is_headless(service: &Service) -> bool {
     service.spec.cluster_ip == "None" || service.spec.cluster_ip.is_empty()
 }
 
@@ -159,11 +159,7 @@ type Groups = Vec<(Vec<EndpointPort>, BTreeMap<String, Endpoint>)>;
 /// Per address family: endpoints by the numbers that the Service's ports have in their pods.
 fn wanted(world: &World, service: &Service) -> Vec<(&'static str, Groups)> {
     let matcher = Matcher::labels(&service.spec.selector);
-    let families: Vec<&'static str> = match &service.spec.ip_families[..] {
-        [] => vec!["IPv4"],
-        all => all.iter().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect(),
-    };
-    families
+    families(service)
         .into_iter()
         .map(|family| {
             let mut groups: Groups = Vec::new();
@@ -185,6 +181,13 @@ fn wanted(world: &World, service: &Service) -> Vec<(&'static str, Groups)> {
             (family, groups)
         })
         .collect()
+}
+
+pub fn families(service: &Service) -> Vec<&'static str> {
+    match &service.spec.ip_families[..] {
+        [] => vec!["IPv4"],
+        all => all.iter().map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect(),
+    }
 }
 
 fn endpoint(world: &World, service: &Service, pod: &Pod, family: &str) -> Option<Endpoint> {
@@ -218,8 +221,9 @@ fn endpoint(world: &World, service: &Service, pod: &Pod, family: &str) -> Option
     })
 }
 
-fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
-    let number = |port: &ServicePort| match &port.target_port {
+/// The number that a Service's port has in a pod.
+pub fn number(port: &ServicePort, pod: &Pod) -> Option<i32> {
+    match &port.target_port {
         IntOrString::Int(0) => Some(port.port),
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
@@ -227,7 +231,10 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
             let mut declared = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
             declared.find(|declared| declared.name == *name && protocol(&declared.protocol) == protocol(&port.protocol)).map(|declared| declared.container_port)
         }
-    };
+    }
+}
+
+fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     service
         .spec
         .ports
@@ -236,7 +243,7 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
             Some(EndpointPort {
                 name: Some(port.name.clone()),
                 protocol: Some(protocol(&port.protocol).to_owned()),
-                port: Some(number(port)?),
+                port: Some(number(port, pod)?),
                 app_protocol: port.app_protocol.clone(),
                 ..EndpointPort::default()
             })
@@ -244,6 +251,6 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-fn protocol(text: &str) -> &str {
+pub fn protocol(text: &str) -> &str {
     if text.is_empty() { "TCP" } else { text }
 }

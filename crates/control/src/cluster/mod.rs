@@ -1,11 +1,16 @@
 //! Reconcilers of what belongs to the cluster rather than to a workload.
 
+mod disruption;
 pub mod endpoint_slices;
+mod endpoints;
+mod finished_jobs;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
+mod roles;
 mod root_ca;
 mod service_accounts;
+pub mod volumes;
 
 use reconcile::{Key, World};
 use schema::api::{Object, core::v1::Namespace};
@@ -30,6 +35,14 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         node_lifecycle::pods_row(),
         pod_gc::eviction_row(),
         pod_gc::row(),
+        disruption::row(),
+        endpoints::row(),
+        roles::row(),
+        finished_jobs::row(),
+        volumes::claims_row(),
+        volumes::volumes_row(),
+        volumes::claim_protection_row(),
+        volumes::volume_protection_row(),
     ]
 }
 

@@ -1,0 +1,344 @@
+//! PersistentVolumes and claims: static binding, the hand-over to provisioners, phases, and the finalizers that keep
+//! what is in use (upstream's persistent-volume-binder, pv-protection and pvc-protection).
+
+use std::collections::BTreeMap;
+
+use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
+use schema::{
+    api::{
+        Object, Quantity,
+        core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
+        storage::v1::StorageClass,
+    },
+    quantity,
+};
+
+use crate::support::{Matcher, event, is_terminal, key, time};
+
+const BINDER: &str = "system:serviceaccount:kube-system:persistent-volume-binder";
+const COMPONENT: &str = "persistentvolume-controller";
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const PROVISIONERS: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+/// A class of volumes that only exist by hand.
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+const STORAGE: &str = "storage";
+
+pub fn class_of<'a>(annotations: &'a BTreeMap<String, String>, spec: &'a str) -> &'a str {
+    annotations.get(CLASS).map_or(spec, String::as_str)
+}
+
+fn claim_class(claim: &PersistentVolumeClaim) -> &str {
+    class_of(&claim.metadata.annotations, claim.spec.storage_class_name.as_deref().unwrap_or_default())
+}
+
+/// Bound only once a pod that uses it has a node.
+pub fn waits_for_consumer(world: &World, claim: &PersistentVolumeClaim) -> bool {
+    let class = world.of::<StorageClass>().named("", claim_class(claim));
+    class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
+}
+
+/// The claim's side and the volume's side of the bond both stand.
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    !claim.spec.volume_name.is_empty() && claim.metadata.annotations.contains_key(BIND_COMPLETED)
+}
+
+fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    volume.spec.claim_ref.as_ref().is_some_and(|of| {
+        of.name == claim.metadata.name && of.namespace == claim.metadata.namespace && (of.uid.is_empty() || of.uid == claim.metadata.uid)
+    })
+}
+
+fn bytes(list: &BTreeMap<String, Quantity>) -> i64 {
+    list.get(STORAGE).and_then(|size| quantity::Quantity::parse(&size.0).ok()).map_or(0, quantity::Quantity::value)
+}
+
+fn mode(mode: Option<&String>) -> &str {
+    mode.map_or("Filesystem", String::as_str)
+}
+
+/// Why a volume cannot serve a claim.
+fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<&'static str> {
+    let attributes = |name: &Option<String>| name.clone().unwrap_or_default();
+    Some(match () {
+        () if volume.metadata.deletion_timestamp.is_some() => "the volume is marked for deletion",
+        () if bytes(&volume.spec.capacity) < bytes(&claim.spec.resources.requests) => "requested PV is too small",
+        () if class_of(&volume.metadata.annotations, &volume.spec.storage_class_name) != claim_class(claim) => "storageClassName does not match",
+        () if attributes(&volume.spec.volume_attributes_class_name) != attributes(&claim.spec.volume_attributes_class_name) => "volumeAttributesClassName does not match",
+        () if mode(volume.spec.volume_mode.as_ref()) != mode(claim.spec.volume_mode.as_ref()) => "incompatible volumeMode",
+        () if !claim.spec.access_modes.iter().all(|wanted| volume.spec.access_modes.contains(wanted)) => "incompatible accessMode",
+        () => return None,
+    })
+}
+
+/// A volume that names the claim, else (`any`) the smallest that serves it.
+fn find<'a>(world: &'a World, claim: &PersistentVolumeClaim, any: bool) -> Option<&'a PersistentVolume> {
+    let matcher = claim.spec.selector.as_ref().map(|selector| Matcher::new(Some(selector)));
+    let fits = world.of::<PersistentVolume>().values().map(|volume| &**volume).filter(|volume| mismatch(volume, claim).is_none());
+    let (named, free): (Vec<_>, Vec<_>) = fits
+        .filter(|volume| is_for(volume, claim) || volume.spec.claim_ref.is_none())
+        .partition(|volume| volume.spec.claim_ref.is_some());
+    let free = free.into_iter().filter(|volume| {
+        any && matches!(&*volume.status.phase, "Available" | "") && matcher.as_ref().is_none_or(|matcher| matcher.matches(&volume.metadata.labels))
+    });
+    named.into_iter().next().or_else(|| free.min_by_key(|volume| (bytes(&volume.spec.capacity), volume.name().to_owned())))
+}
+
+pub fn claims_row() -> Row {
+    Row {
+        name: "persistent-volume-claims",
+        user: BINDER,
+        triggers: vec![
+            Trigger::itself::<PersistentVolumeClaim>(),
+            Trigger::on::<PersistentVolume>(|world, old, new| {
+                let named = old.into_iter().chain(new).filter_map(|volume| volume.spec.claim_ref.as_ref()).map(|of| key(&of.namespace, &of.name));
+                let free = new.is_some_and(|volume| volume.spec.claim_ref.is_none());
+                let waiting = world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| {
+                    (free && claim.spec.volume_name.is_empty()) || new.or(old).is_some_and(|volume| claim.spec.volume_name == volume.name())
+                });
+                let mut keys: Vec<Key> = named.chain(waiting.map(|(key, _)| key.clone())).collect();
+                keys.sort();
+                keys.dedup();
+                keys
+            }),
+            Trigger::on::<StorageClass>(|world, _, _| {
+                world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| claim.spec.volume_name.is_empty()).map(|(key, _)| key.clone()).collect()
+            }),
+        ],
+        reconcile: Box::new(sync_claim),
+        // One at a time: no two claims get the same volume.
+        parallel: 1,
+    }
+}
+
+pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(claim) = world.get::<PersistentVolumeClaim>(key).filter(|claim| claim.metadata.deletion_timestamp.is_none()) else { return plan };
+    let wanted = world.of::<PersistentVolume>().named("", &claim.spec.volume_name);
+    if is_bound(claim) || claim.metadata.annotations.contains_key(BIND_COMPLETED) {
+        match wanted {
+            _ if claim.status.phase == "Lost" && wanted.is_none() => {}
+            Some(volume) if volume.spec.claim_ref.is_none() || is_for(volume, claim) => bind(volume, claim, &mut plan),
+            Some(_) => lose(claim, ctx, "ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly", &mut plan),
+            None => lose(claim, ctx, "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!", &mut plan),
+        }
+        return plan;
+    }
+    if !claim.spec.volume_name.is_empty() {
+        match wanted {
+            Some(volume) if is_for(volume, claim) => bind(volume, claim, &mut plan),
+            Some(volume) if volume.spec.claim_ref.is_none() => match mismatch(volume, claim) {
+                None => bind(volume, claim, &mut plan),
+                Some(why) => pending(claim, ctx, "VolumeMismatch", format!("Cannot bind to requested volume {:?}: {why}", volume.name()), &mut plan),
+            },
+            Some(volume) => pending(claim, ctx, "FailedBinding", format!("volume {:?} already bound to a different claim.", volume.name()), &mut plan),
+            None => pending(claim, ctx, "", String::new(), &mut plan),
+        }
+        return plan;
+    }
+    let delayed = waits_for_consumer(world, claim);
+    let selected = claim.metadata.annotations.contains_key(SELECTED_NODE);
+    if let Some(volume) = find(world, claim, !delayed) {
+        bind(volume, claim, &mut plan);
+    } else if delayed && !selected {
+        pending(claim, ctx, "WaitForFirstConsumer", "waiting for first consumer to be created before binding".to_owned(), &mut plan);
+    } else if claim_class(claim).is_empty() {
+        pending(claim, ctx, "FailedBinding", "no persistent volumes available for this claim and no storage class is set".to_owned(), &mut plan);
+    } else if let Some(class) = world.of::<StorageClass>().named("", claim_class(claim)) {
+        hand_over(claim, class, ctx, &mut plan);
+    } else {
+        pending(claim, ctx, "ProvisioningFailed", format!("storageclass.storage.k8s.io {:?} not found", claim_class(claim)), &mut plan);
+    }
+    plan
+}
+
+/// Says which provisioner makes a volume for the claim.
+fn hand_over(claim: &PersistentVolumeClaim, class: &StorageClass, ctx: &mut Ctx, plan: &mut Plan) {
+    if class.provisioner == NO_PROVISIONER {
+        return pending(claim, ctx, "FailedBinding", "no persistent volumes available for this claim and no storage class is set".to_owned(), plan);
+    }
+    if PROVISIONERS.iter().all(|name| claim.metadata.annotations.get(*name) == Some(&class.provisioner)) {
+        return pending(claim, ctx, "", String::new(), plan);
+    }
+    let mut named = claim.clone();
+    for name in PROVISIONERS {
+        named.metadata.annotations.insert(name.to_owned(), class.provisioner.clone());
+    }
+    plan.push(Action::update(named));
+    let message = format!("Waiting for a volume to be created either by the external provisioner '{}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.", class.provisioner);
+    plan.push(event(ctx, claim, COMPONENT, "Normal", "ExternalProvisioning", message));
+}
+
+fn pending(claim: &PersistentVolumeClaim, ctx: &mut Ctx, reason: &str, message: String, plan: &mut Plan) {
+    if claim.status.phase != "Pending" {
+        let mut told = claim.clone();
+        told.status.phase = "Pending".to_owned();
+        plan.push(Action::update_status(told));
+        // Said once per change, and not each time it is looked at.
+        if !reason.is_empty() {
+            let kind = if matches!(reason, "VolumeMismatch" | "ProvisioningFailed") { "Warning" } else { "Normal" };
+            plan.push(event(ctx, claim, COMPONENT, kind, reason, message));
+        }
+    }
+}
+
+fn lose(claim: &PersistentVolumeClaim, ctx: &mut Ctx, reason: &str, message: &str, plan: &mut Plan) {
+    if claim.status.phase != "Lost" {
+        let mut lost = claim.clone();
+        lost.status.phase = "Lost".to_owned();
+        lost.status.access_modes.clear();
+        lost.status.capacity.clear();
+        plan.push(Action::update_status(lost));
+        plan.push(event(ctx, claim, COMPONENT, "Warning", reason, message));
+    }
+}
+
+/// The next missing one of: the volume names the claim, the claim names the volume, the claim is Bound.
+/// The volume's own row says when it is.
+fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim, plan: &mut Plan) {
+    let meta = &claim.metadata;
+    if volume.spec.claim_ref.as_ref().is_none_or(|of| of.uid != meta.uid) {
+        let mut bound = volume.clone();
+        if bound.spec.claim_ref.is_none() {
+            bound.metadata.annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+        }
+        bound.spec.claim_ref = Some(ObjectReference {
+            kind: "PersistentVolumeClaim".to_owned(),
+            api_version: "v1".to_owned(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            ..ObjectReference::default()
+        });
+        return plan.push(Action::update(bound));
+    }
+    if claim.spec.volume_name.is_empty() || !meta.annotations.contains_key(BIND_COMPLETED) {
+        let mut bound = claim.clone();
+        if bound.spec.volume_name.is_empty() {
+            bound.spec.volume_name = volume.metadata.name.clone();
+            bound.metadata.annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+        }
+        bound.metadata.annotations.insert(BIND_COMPLETED.to_owned(), "yes".to_owned());
+        return plan.push(Action::update(bound));
+    }
+    let mut told = claim.clone();
+    if told.status.phase != "Bound" || told.status.capacity.is_empty() {
+        told.status.capacity = volume.spec.capacity.clone();
+    }
+    told.status.phase = "Bound".to_owned();
+    told.status.access_modes = volume.spec.access_modes.clone();
+    told.status.current_volume_attributes_class_name = volume.spec.volume_attributes_class_name.clone().filter(|name| !name.is_empty());
+    if told.status != claim.status {
+        plan.push(Action::update_status(told));
+    }
+}
+
+pub fn volumes_row() -> Row {
+    Row {
+        name: "persistent-volumes",
+        user: BINDER,
+        triggers: vec![
+            Trigger::itself::<PersistentVolume>(),
+            Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
+                let Some(claim) = new.or(old) else { return Vec::new() };
+                let meta = &claim.metadata;
+                let of = |volume: &PersistentVolume| volume.spec.claim_ref.as_ref().is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace);
+                let volumes = world.of::<PersistentVolume>().iter();
+                volumes.filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume)).map(|(key, _)| key.clone()).collect()
+            }),
+        ],
+        reconcile: Box::new(sync_volume),
+        parallel: 1,
+    }
+}
+
+pub fn sync_volume(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(volume) = world.get::<PersistentVolume>(key) else { return plan };
+    let of = volume.spec.claim_ref.as_ref().filter(|of| !of.uid.is_empty());
+    let claim = of.map(|of| world.of::<PersistentVolumeClaim>().named(&of.namespace, &of.name).filter(|claim| claim.metadata.uid == of.uid));
+    let phase = match claim {
+        None => "Available",
+        Some(None) if volume.status.phase == "Failed" => "Failed",
+        Some(None) => "Released",
+        Some(Some(claim)) if claim.spec.volume_name == volume.metadata.name => "Bound",
+        // The claim is about to name it, or has taken another one.
+        Some(Some(claim)) if claim.spec.volume_name.is_empty() => return plan,
+        Some(Some(_)) => {
+            if volume.metadata.annotations.contains_key(BOUND_BY_CONTROLLER) {
+                let mut free = (**volume).clone();
+                free.spec.claim_ref = None;
+                free.metadata.annotations.remove(BOUND_BY_CONTROLLER);
+                plan.push(Action::update(free));
+            }
+            return plan;
+        }
+    };
+    if volume.status.phase != phase {
+        let mut told = (**volume).clone();
+        told.status.phase = phase.to_owned();
+        told.status.message.clear();
+        told.status.last_phase_transition_time = Some(time(ctx));
+        plan.push(Action::update_status(told));
+    }
+    plan
+}
+
+/// A claim that pods use, and a volume that a claim uses, stay until they do no longer.
+pub fn claim_protection_row() -> Row {
+    Row {
+        name: "pvc-protection",
+        user: "system:serviceaccount:kube-system:pvc-protection-controller",
+        triggers: vec![
+            Trigger::itself::<PersistentVolumeClaim>(),
+            Trigger::on::<Pod>(|world, old, new| {
+                let Some(pod) = old.filter(|_| new.is_none_or(is_terminal)) else { return Vec::new() };
+                let claims = claims_of(pod).map(|name| key(&pod.metadata.namespace, &name));
+                claims.filter(|key| world.get::<PersistentVolumeClaim>(key).is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())).collect()
+            }),
+        ],
+        reconcile: Box::new(|world, key, _| {
+            let Some(claim) = world.get::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
+            let used = || world.of::<Pod>().in_namespace(&key.namespace).any(|pod| !is_terminal(pod) && claims_of(pod).any(|name| *name == *key.name));
+            protect(&**claim, "kubernetes.io/pvc-protection", used)
+        }),
+        parallel: 2,
+    }
+}
+
+pub fn volume_protection_row() -> Row {
+    Row {
+        name: "pv-protection",
+        user: "system:serviceaccount:kube-system:pv-protection-controller",
+        triggers: vec![Trigger::itself::<PersistentVolume>()],
+        reconcile: Box::new(|world, key, _| {
+            let Some(volume) = world.get::<PersistentVolume>(key) else { return Plan::nothing() };
+            protect(&**volume, "kubernetes.io/pv-protection", || volume.status.phase == "Bound")
+        }),
+        parallel: 2,
+    }
+}
+
+fn protect<K: Object + Clone>(object: &K, finalizer: &str, used: impl Fn() -> bool) -> Plan {
+    let meta = object.metadata();
+    let held = meta.finalizers.iter().any(|name| name == finalizer);
+    let mut changed = object.clone();
+    match meta.deletion_timestamp {
+        None if !held => changed.metadata_mut().finalizers.push(finalizer.to_owned()),
+        Some(_) if held && !used() => changed.metadata_mut().finalizers.retain(|name| name != finalizer),
+        _ => return Plan::nothing(),
+    }
+    vec![Action::update(changed)].into()
+}
+
+/// Names of the claims that a pod mounts, those of its ephemeral volumes too.
+pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> {
+    pod.spec.volumes.iter().filter_map(|volume| {
+        let source = &volume.volume_source;
+        let named = source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
+        named.or_else(|| source.ephemeral.as_ref().map(|_| format!("{}-{}", pod.metadata.name, volume.name)))
+    })
+}
