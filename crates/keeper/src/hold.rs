@@ -391,6 +391,9 @@ impl Keeper {
         if self.quit.is_some() {
             return Err("the pod is ending".into());
         }
+        if self.options.pid && self.pause.is_none() {
+            return Err("the pod's PID namespace has ended".into()); // never in the host's instead
+        }
         let mut fds = fds.into_iter();
         let (Some(program), Some(spec)) = (fds.next(), fds.next()) else {
             return Err("program or spec is missing".into());

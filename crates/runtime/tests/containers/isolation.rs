@@ -277,6 +277,16 @@ async fn a_shared_process_namespace_has_a_harmless_first() {
     assert!(log.contains("alive"), "{log}");
     until("what it left ends", || b.runtime.cgroups().pids(&format!("/{}/podp/{id}", b.name)).is_empty()).await;
     assert_eq!(b.runtime.container(&other).unwrap().state, ContainerState::Running);
+    // Without it nothing more starts, least of all in the host's namespace.
+    let keeper = pod.keeper_pid.unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    let is_pause = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "pause");
+    let pause = children.split_whitespace().find(is_pause).unwrap();
+    host(&["kill", "-9", pause]);
+    assert_eq!(b.wait(&other).await.signal, 9);
+    let id = b.runtime.create_container(&pod.id, b.script("true")).await.unwrap();
+    let error = b.runtime.start_container(&id).await.unwrap_err().to_string();
+    assert!(error.contains("PID namespace has ended"), "{error}");
     b.finish().await;
 }
 
