@@ -155,7 +155,7 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     )?;
 
     let store = Arc::new(Sqlite::open(server_dir.join("db/state.db"), Options::default())?);
-    let proxy = Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client)?);
+    let proxy = Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
     let server = Server::start(api_config(&args, &settings, &identity, store.clone(), proxy.clone())?).await?;
     let facts = bootstrap::Facts {
         addresses: vec![settings.advertise],
@@ -267,6 +267,9 @@ async fn progress(client: Client, name: String, started: Instant) {
 
 /// The Service by which people look for the cluster's DNS; every node answers at its address by itself.
 async fn reserve_dns(client: &Client, address: IpAddr) {
+    if client.get::<Service>("kube-system", "kube-dns").await.is_ok() {
+        return;
+    }
     let port = |name: &str, protocol: &str| ServicePort {
         name: name.to_owned(),
         protocol: protocol.to_owned(),
@@ -294,7 +297,6 @@ async fn reserve_dns(client: &Client, address: IpAddr) {
     };
     match client.create(&service).await {
         Ok(_) => {}
-        Err(error) if error.code() == 409 => {}
         Err(error) => tracing::warn!(%error, "the Service kube-system/kube-dns could not be made"),
     }
 }

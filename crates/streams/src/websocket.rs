@@ -7,7 +7,10 @@ use futures_util::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, protocol::{Role, WebSocketConfig}},
+    tungstenite::{
+        Message, Utf8Bytes,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 
 use crate::{Error, Io};
@@ -52,6 +55,9 @@ impl<T: Io> Writer<T> {
     }
 
     pub async fn close(&mut self) {
+        // Clients take a close without a code for a failure.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let _ = self.0.send(Message::Close(Some(normal))).await;
         let _ = self.0.close().await;
     }
 }

@@ -9,7 +9,6 @@ use schema::api::{
     core::v1::{Pod, PodTemplateSpec},
     meta::v1::{LabelSelector, ObjectMeta},
 };
-use serde_json::json;
 
 use crate::support::{Matcher, claim, controller_of, controller_ref, event, is_terminal, key, safe_encode, scaled, time};
 
@@ -329,7 +328,9 @@ fn refresh(view: &View<'_>, new: &ReplicaSet) -> Vec<Action> {
     }
     let text = revision(&new.metadata.annotations).to_string();
     if deployment.metadata.annotations.get(REVISION) != Some(&text) {
-        return vec![Action::merge(deployment, None, json!({"metadata": {"annotations": {REVISION: text}}}))];
+        let mut changed = deployment.clone();
+        changed.metadata.annotations.insert(REVISION.to_owned(), text);
+        return vec![Action::update(changed)];
     }
     Vec::new()
 }
