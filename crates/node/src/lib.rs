@@ -37,5 +37,8 @@ mod upkeep;
 mod volumes;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{Config, Ports, Reservation, Thresholds};
 pub use kubelet::Kubelet;

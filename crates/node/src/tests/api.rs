@@ -1,0 +1,322 @@
+//! An API server in memory: enough for a node, in protobuf.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use reconcile::io::{BoxError, BoxFuture, Body, Transport};
+use schema::api::{
+    Kind, Message, Object, Time,
+    authentication::v1::TokenRequest,
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service},
+    meta::v1::Status,
+};
+use tokio::sync::broadcast;
+
+use crate::objects::lock;
+
+#[derive(Default)]
+struct State {
+    /// By path.
+    objects: BTreeMap<String, Bytes>,
+    revision: u64,
+}
+
+#[derive(Clone)]
+struct Change {
+    collection: String,
+    name: String,
+    kind: &'static str,
+    node: String,
+    raw: Bytes,
+}
+
+pub struct Api {
+    state: Mutex<State>,
+    changes: broadcast::Sender<Change>,
+}
+
+fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(tag << 3 | 2);
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+}
+
+fn envelope(raw: &[u8]) -> Vec<u8> {
+    let mut out = b"k8s\0".to_vec();
+    field(1, b"", &mut out);
+    field(2, raw, &mut out);
+    out
+}
+
+fn open(body: &Bytes) -> Bytes {
+    // Skips the type: tag, length, bytes; then tag 2 and a varint.
+    let mut at = 4;
+    loop {
+        let tag = body[at] >> 3;
+        at += 1;
+        let (mut length, mut shift) = (0usize, 0);
+        loop {
+            let byte = body[at];
+            at += 1;
+            length |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        if tag == 2 {
+            return body.slice(at..at + length);
+        }
+        at += length;
+    }
+}
+
+fn answer(code: StatusCode, raw: &[u8]) -> Response<Body> {
+    let body = Full::new(Bytes::from(envelope(raw))).map_err(|never| match never {}).boxed_unsync();
+    Response::builder().status(code).body(body).expect("a response")
+}
+
+fn refuse(code: StatusCode, reason: &str) -> Response<Body> {
+    let status = Status { reason: reason.into(), code: code.as_u16().into(), ..Status::default() };
+    answer(code, &status.to_vec())
+}
+
+/// Does `f` with the kind of a path.
+macro_rules! with_kind {
+    ($path:expr, $f:ident($($arg:expr),*)) => {
+        match $path {
+            path if path.contains("/pods") => $f::<Pod>($($arg),*),
+            path if path.contains("/configmaps") => $f::<ConfigMap>($($arg),*),
+            path if path.contains("/secrets") => $f::<Secret>($($arg),*),
+            path if path.contains("/services") => $f::<Service>($($arg),*),
+            path if path.contains("/nodes") => $f::<Node>($($arg),*),
+            path if path.contains("/leases") => $f::<Lease>($($arg),*),
+            path if path.contains("/persistentvolumeclaims") => $f::<PersistentVolumeClaim>($($arg),*),
+            path if path.contains("/persistentvolumes") => $f::<PersistentVolume>($($arg),*),
+            path if path.contains("/events") => $f::<Event>($($arg),*),
+            path => panic!("no kind at {path}"),
+        }
+    };
+}
+
+fn stamped<K: Object>(raw: &Bytes, revision: u64) -> (String, String, Bytes) {
+    let mut object = K::decode(raw).expect("an object");
+    let meta = object.metadata_mut();
+    meta.resource_version = revision.to_string();
+    if meta.uid.is_empty() {
+        meta.uid = format!("uid-{}", meta.name);
+    }
+    (meta.namespace.clone(), meta.name.clone(), object.to_vec().into())
+}
+
+fn version<K: Object>(raw: &Bytes) -> String {
+    K::decode(raw).expect("an object").metadata().resource_version.clone()
+}
+
+impl Api {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changes: broadcast::channel(1024).0 })
+    }
+
+    fn path<K: Object>(namespace: &str, name: &str) -> String {
+        let group = if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) };
+        let namespace = if K::NAMESPACED && !namespace.is_empty() { format!("/namespaces/{namespace}") } else { String::new() };
+        let name = if name.is_empty() { String::new() } else { format!("/{name}") };
+        format!("{group}{namespace}/{}{name}", K::PLURAL)
+    }
+
+    fn store(&self, path: &str, raw: &Bytes) -> Bytes {
+        let mut state = lock(&self.state);
+        state.revision += 1;
+        let revision = state.revision;
+        let (_, name, stored) = with_kind!(path, stamped(raw, revision));
+        let kind = if state.objects.insert(path.to_owned(), stored.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        self.tell(path, &name, kind, &stored);
+        stored
+    }
+
+    fn tell(&self, path: &str, name: &str, kind: &'static str, raw: &Bytes) {
+        let collection = path.rsplit_once('/').map(|(collection, _)| collection.to_owned()).unwrap_or_default();
+        let node = if path.contains("/pods") { Pod::decode(raw).expect("a pod").spec.node_name } else { String::new() };
+        let _ = self.changes.send(Change { collection, name: name.into(), kind, node, raw: raw.clone() });
+    }
+
+    /// Creates or replaces.
+    pub fn put<K: Object>(&self, object: &K) {
+        let meta = object.metadata();
+        self.store(&Self::path::<K>(&meta.namespace, &meta.name), &object.to_vec().into());
+    }
+
+    pub fn get<K: Object>(&self, namespace: &str, name: &str) -> Option<K> {
+        let state = lock(&self.state);
+        state.objects.get(&Self::path::<K>(namespace, name)).map(|raw| K::decode(raw).expect("an object"))
+    }
+
+    pub fn all<K: Object>(&self) -> Vec<K> {
+        let end = format!("/{}/", K::PLURAL);
+        let state = lock(&self.state);
+        state.objects.iter().filter(|(path, _)| path.contains(&end)).map(|(_, raw)| K::decode(raw).expect("an object")).collect()
+    }
+
+    /// As `kubectl delete` does: a graceful deletion of a pod of a node.
+    pub fn delete_pod(&self, namespace: &str, name: &str, grace: i64, now_seconds: i64) {
+        let mut pod: Pod = self.get(namespace, name).expect("a pod");
+        pod.metadata.deletion_timestamp = Some(Time { seconds: now_seconds + grace });
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        self.put(&pod);
+    }
+
+    pub fn remove(&self, path: &str) {
+        let mut state = lock(&self.state);
+        let Some(raw) = state.objects.remove(path) else { return };
+        state.revision += 1;
+        let revision = state.revision;
+        let (_, name, stored) = with_kind!(path, stamped(&raw, revision));
+        self.tell(path, &name, "DELETED", &stored);
+    }
+
+    fn list(&self, path: &str, selector: &dyn Fn(&str, &str) -> bool) -> Vec<u8> {
+        let state = lock(&self.state);
+        let mut meta = Vec::new();
+        field(2, state.revision.to_string().as_bytes(), &mut meta);
+        let mut list = Vec::new();
+        field(1, &meta, &mut list);
+        for (of, raw) in &state.objects {
+            let (collection, name) = of.rsplit_once('/').expect("a path");
+            let node = if of.contains("/pods/") { Pod::decode(raw).expect("a pod").spec.node_name } else { String::new() };
+            if under(collection, path) && selector(name, &node) {
+                field(2, raw, &mut list);
+            }
+        }
+        list
+    }
+}
+
+/// A collection, or the same in all namespaces.
+fn under(collection: &str, asked: &str) -> bool {
+    let plural = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    collection == asked || (!asked.contains("/namespaces/") && plural(collection) == plural(asked))
+}
+
+impl Transport for Api {
+    fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Body>, BoxError>> {
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let part = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).map(|value| value.replace("%3D", "="));
+        let wanted = part("fieldSelector=").unwrap_or_default();
+        let selector = move |name: &str, node: &str| match wanted.split_once('=') {
+            Some(("metadata.name", value)) => name == value,
+            Some(("spec.nodeName", value)) => node == value,
+            _ => true,
+        };
+        let body = request.body().clone();
+        let is_name = |path: &str| {
+            let parts = path.split('/').skip(if path.starts_with("/apis") { 4 } else { 3 }).count();
+            if path.contains("/namespaces/") { parts == 4 } else { parts == 2 }
+        };
+        let response = match *request.method() {
+            Method::GET if query.contains("watch=true") => {
+                // Whatever is newer than the list is replayed from the state, as objects that were modified.
+                let since: u64 = part("resourceVersion=").and_then(|version| version.parse().ok()).unwrap_or(0);
+                let (changes, missed) = {
+                    let state = lock(&self.state);
+                    let missed: Vec<Change> = state
+                        .objects
+                        .iter()
+                        .filter(|(of, raw)| with_kind!(of.as_str(), version(raw)).parse::<u64>().is_ok_and(|at| at > since))
+                        .map(|(of, raw)| Change {
+                            collection: of.rsplit_once('/').expect("a path").0.to_owned(),
+                            name: of.rsplit('/').next().expect("a name").to_owned(),
+                            kind: "MODIFIED",
+                            node: if of.contains("/pods/") { Pod::decode(raw).expect("a pod").spec.node_name } else { String::new() },
+                            raw: raw.clone(),
+                        })
+                        .collect();
+                    (self.changes.subscribe(), missed)
+                };
+                let stream = futures_util::stream::unfold((changes, missed, path, selector), |(mut changes, mut missed, path, selector)| async move {
+                    loop {
+                        let change = match missed.pop() {
+                            Some(change) => change,
+                            None => changes.recv().await.ok()?,
+                        };
+                        if !under(&change.collection, &path) || !selector(&change.name, &change.node) {
+                            continue;
+                        }
+                        let (mut extension, mut event) = (Vec::new(), Vec::new());
+                        field(1, &envelope(&change.raw), &mut extension);
+                        field(1, change.kind.as_bytes(), &mut event);
+                        field(2, &extension, &mut event);
+                        let mut frame = (event.len() as u32).to_be_bytes().to_vec();
+                        frame.extend(event);
+                        return Some((Ok(Frame::data(Bytes::from(frame))), (changes, missed, path, selector)));
+                    }
+                });
+                Response::new(StreamBody::new(stream).boxed_unsync())
+            }
+            Method::GET if is_name(&path) => match lock(&self.state).objects.get(&path) {
+                Some(raw) => answer(StatusCode::OK, raw),
+                None => refuse(StatusCode::NOT_FOUND, "NotFound"),
+            },
+            Method::GET => answer(StatusCode::OK, &self.list(&path, &selector)),
+            Method::POST if path.ends_with("/token") => {
+                let mut token = TokenRequest::default();
+                token.status.token = format!("token-{}", lock(&self.state).revision);
+                token.status.expiration_timestamp = Time { seconds: super::EPOCH / 1_000_000_000 + 3600 };
+                answer(StatusCode::CREATED, &token.to_vec())
+            }
+            Method::POST => {
+                let raw = open(&body);
+                let (_, name, _) = with_kind!(path.as_str(), stamped(&raw, 0));
+                let path = format!("{path}/{name}");
+                if lock(&self.state).objects.contains_key(&path) {
+                    refuse(StatusCode::CONFLICT, "AlreadyExists")
+                } else {
+                    answer(StatusCode::CREATED, &self.store(&path, &raw))
+                }
+            }
+            Method::PUT => {
+                let raw = open(&body);
+                let of = path.trim_end_matches("/status");
+                let known = lock(&self.state).objects.get(of).cloned();
+                match known {
+                    None => refuse(StatusCode::NOT_FOUND, "NotFound"),
+                    Some(known) if with_kind!(of, version(&known)) != with_kind!(of, version(&raw)) => refuse(StatusCode::CONFLICT, "Conflict"),
+                    Some(_) => answer(StatusCode::OK, &self.store(of, &raw)),
+                }
+            }
+            Method::PATCH => {
+                let known = lock(&self.state).objects.get(&path).cloned();
+                match known {
+                    None => refuse(StatusCode::NOT_FOUND, "NotFound"),
+                    Some(raw) if path.contains("/events/") => {
+                        let patch: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+                        let mut event = Event::decode(&raw).expect("an event");
+                        event.count = i32::try_from(patch["count"].as_i64().unwrap_or(0)).unwrap_or(0);
+                        answer(StatusCode::OK, &self.store(&path, &event.to_vec().into()))
+                    }
+                    Some(raw) => answer(StatusCode::OK, &raw),
+                }
+            }
+            Method::DELETE => {
+                self.remove(&path);
+                answer(StatusCode::OK, &Status::default().to_vec())
+            }
+            _ => refuse(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+        };
+        let _ = Status::KIND;
+        Box::pin(async move { Ok(response) })
+    }
+}

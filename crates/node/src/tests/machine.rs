@@ -1,0 +1,417 @@
+//! A machine in memory: runtime, images, network, host and a clock that follows tokio's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use reconcile::io::BoxFuture;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, broadcast},
+    time::Instant,
+};
+
+use crate::{
+    config::Ports,
+    objects::lock,
+    ports::*,
+};
+
+pub struct FakeClock(Instant);
+
+impl Clock for FakeClock {
+    fn now(&self) -> Nanos {
+        super::EPOCH + i64::try_from(self.0.elapsed().as_nanos()).expect("short tests")
+    }
+}
+
+#[derive(Default)]
+pub struct State {
+    pub pods: BTreeMap<String, PodState>,
+    pub configs: BTreeMap<String, ContainerConfig>,
+    pub cgroups: BTreeSet<String>,
+    pub images: BTreeMap<String, Image>,
+    /// Images that cannot be pulled: name → why.
+    pub broken: BTreeMap<String, PullError>,
+    /// Exit codes of commands run in containers; 0 if not named.
+    pub commands: BTreeMap<String, i32>,
+    /// Containers (by name) that ignore the stop signal.
+    pub stubborn: BTreeSet<String>,
+    pub refuse_start: BTreeSet<String>,
+    /// What was done, in order.
+    pub log: Vec<String>,
+    next: u64,
+}
+
+pub struct Machine_ {
+    pub state: Mutex<State>,
+    changes: broadcast::Sender<PodChanged>,
+    clock: Arc<FakeClock>,
+    exits: Notify,
+}
+
+pub type Fake = Arc<Machine_>;
+
+impl Machine_ {
+    pub fn new() -> Fake {
+        Arc::new(Self { state: Mutex::default(), changes: broadcast::channel(256).0, clock: Arc::new(FakeClock(Instant::now())), exits: Notify::new() })
+    }
+
+    pub fn ports(self: &Arc<Self>) -> Ports {
+        Ports { runtime: self.clone(), images: self.clone(), network: self.clone(), host: self.clone(), clock: self.clock.clone() }
+    }
+
+    pub fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    pub fn with_image(self: Arc<Self>, name: &str) -> Arc<Self> {
+        lock(&self.state).images.insert(name.into(), image(name));
+        self
+    }
+
+    fn changed(&self, uid: &str) {
+        let _ = self.changes.send(PodChanged { uid: uid.into() });
+        self.exits.notify_waiters();
+    }
+
+    fn say(&self, what: String) {
+        lock(&self.state).log.push(what);
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        lock(&self.state).log.clone()
+    }
+
+    /// Ends the newest run of a container.
+    pub fn exit(&self, uid: &str, name: &str, code: i32) {
+        let now = self.now();
+        {
+            let mut state = lock(&self.state);
+            let pod = state.pods.get_mut(uid).expect("a pod");
+            let container = pod.containers.iter_mut().rev().find(|c| c.name == name).expect("a container");
+            end(container, code, now);
+        }
+        self.changed(uid);
+    }
+
+    pub fn config(&self, name: &str) -> Option<ContainerConfig> {
+        lock(&self.state).configs.values().filter(|config| config.name == name).max_by_key(|config| config.attempt).cloned()
+    }
+}
+
+fn end(container: &mut Container, code: i32, now: Nanos) {
+    if let ContainerState::Running { started_at } = container.state {
+        container.state = ContainerState::Exited(Exit { code, started_at, finished_at: now, ..Exit::default() });
+    }
+}
+
+fn image(name: &str) -> Image {
+    Image { id: format!("sha256:{name}"), tags: vec![name.into()], digests: vec![format!("{name}@sha256:d1")], size_bytes: 42, ..Image::default() }
+}
+
+impl Runtime for Machine_ {
+    fn version(&self) -> (String, String) {
+        ("sampan".into(), "0".into())
+    }
+
+    fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
+        Box::pin(async { Ok(lock(&self.state).pods.values().cloned().collect()) })
+    }
+
+    fn pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<PodState>> {
+        Box::pin(async move {
+            let found = lock(&self.state).pods.get(uid).cloned();
+            Ok(found.unwrap_or_else(|| PodState { uid: uid.into(), ..PodState::default() }))
+        })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<PodChanged> {
+        self.changes.subscribe()
+    }
+
+    fn set_cgroup<'a>(&'a self, cgroup: &'a str, _: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        lock(&self.state).cgroups.insert(cgroup.into());
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
+        lock(&self.state).cgroups.remove(cgroup);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(async { Ok(lock(&self.state).cgroups.iter().filter(|path| path.contains("/pod")).cloned().collect()) })
+    }
+
+    fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
+        Box::pin(async move {
+            let now = self.now();
+            self.say(format!("sandbox {} {}", config.name, config.attempt));
+            let sandbox = Sandbox { id: format!("s-{}-{}", config.uid, config.attempt), attempt: config.attempt, created_at: now, netns: None, addresses: Vec::new() };
+            let mut state = lock(&self.state);
+            let pod = state.pods.entry(config.uid.clone()).or_insert_with(|| PodState {
+                uid: config.uid.clone(),
+                namespace: config.namespace.clone(),
+                name: config.name.clone(),
+                ..PodState::default()
+            });
+            pod.sandbox = Some(sandbox.clone());
+            Ok(sandbox)
+        })
+    }
+
+    fn set_addresses<'a>(&'a self, uid: &'a str, addresses: &'a [IpAddr]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if let Some(sandbox) = lock(&self.state).pods.get_mut(uid).and_then(|pod| pod.sandbox.as_mut()) {
+                sandbox.addresses = addresses.to_vec();
+            }
+            Ok(())
+        })
+    }
+
+    fn stop_sandbox<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let now = self.now();
+            self.say(format!("stop sandbox {uid}"));
+            if let Some(pod) = lock(&self.state).pods.get_mut(uid) {
+                pod.sandbox = None;
+                pod.containers.iter_mut().for_each(|container| end(container, 137, now));
+            }
+            self.changed(uid);
+            Ok(())
+        })
+    }
+
+    fn remove_pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.say(format!("remove {uid}"));
+            lock(&self.state).pods.remove(uid);
+            self.changed(uid);
+            Ok(())
+        })
+    }
+
+    fn create_container<'a>(&'a self, pod: &'a str, config: &'a ContainerConfig) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let now = self.now();
+            self.say(format!("create {} {}", config.name, config.attempt));
+            let mut state = lock(&self.state);
+            state.next += 1;
+            let id = format!("{:064x}", state.next);
+            state.configs.insert(id.clone(), config.clone());
+            let pod = state.pods.get_mut(pod).ok_or_else(|| Error::NotFound("no sandbox".into()))?;
+            pod.containers.push(Container {
+                id: id.clone(),
+                name: config.name.clone(),
+                attempt: config.attempt,
+                state: ContainerState::Created,
+                created_at: now,
+                image: config.image.clone(),
+                image_id: config.image_id.clone(),
+                spec_hash: config.spec_hash,
+                log_path: config.log_path.clone(),
+            });
+            Ok(id)
+        })
+    }
+
+    fn start_container<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let now = self.now();
+            let refused = {
+                let mut state = lock(&self.state);
+                let refuse = state.refuse_start.clone();
+                let container = state.pods.get_mut(pod).and_then(|pod| pod.containers.iter_mut().find(|c| c.id == id)).expect("a container");
+                if refuse.contains(&container.name) {
+                    let error = Some("exec: \"nothing\": executable file not found in $PATH".to_owned());
+                    container.state = ContainerState::Exited(Exit { code: 128, started_at: now, finished_at: now, error: error.clone(), ..Exit::default() });
+                    error
+                } else {
+                    container.state = ContainerState::Running { started_at: now };
+                    None
+                }
+            };
+            self.changed(pod);
+            match refused {
+                Some(error) => Err(Error::Failed(error)),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn stop_container<'a>(&'a self, pod: &'a str, id: &'a str, grace: Duration, _: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let name = lock(&self.state).pods.get(pod).and_then(|pod| pod.containers.iter().find(|c| c.id == id)).map(|c| c.name.clone());
+            let Some(name) = name else { return Err(Error::NotFound(id.into())) };
+            self.say(format!("stop {name} {}", grace.as_secs()));
+            let stubborn = lock(&self.state).stubborn.contains(&name);
+            if stubborn {
+                tokio::time::sleep(grace).await;
+            }
+            let now = self.now();
+            if let Some(container) = lock(&self.state).pods.get_mut(pod).and_then(|pod| pod.containers.iter_mut().find(|c| c.id == id)) {
+                end(container, if stubborn { 137 } else { 143 }, now);
+            }
+            self.changed(pod);
+            Ok(())
+        })
+    }
+
+    fn remove_container<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if let Some(pod) = lock(&self.state).pods.get_mut(pod) {
+                pod.containers.retain(|container| container.id != id);
+            }
+            self.changed(pod);
+            Ok(())
+        })
+    }
+
+    fn update_resources<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn reopen_log<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn exec_sync<'a>(&'a self, _: &'a str, id: &'a str, command: &'a [String], _: Option<Duration>) -> BoxFuture<'a, Result<ExecOutput>> {
+        Box::pin(async move {
+            let line = command.join(" ");
+            let name = lock(&self.state).configs.get(id).map(|config| config.name.clone()).unwrap_or_default();
+            self.say(format!("exec {name} {line}"));
+            let code = lock(&self.state).commands.get(&line).copied().unwrap_or(0);
+            Ok(ExecOutput { code, stdout: line.into_bytes(), stderr: Vec::new() })
+        })
+    }
+
+    fn exec<'a>(&'a self, _: &'a str, _: &'a str, command: &'a [String], mut stdio: Stdio) -> BoxFuture<'a, Result<i32>> {
+        Box::pin(async move {
+            // `cat`, then what the command says as its exit code.
+            let mut input = Vec::new();
+            if let Some(stdin) = &mut stdio.stdin {
+                let _ = stdin.read_to_end(&mut input).await;
+            }
+            if let Some(stdout) = &mut stdio.stdout {
+                let _ = stdout.write_all(&input).await;
+                let _ = stdout.flush().await;
+            }
+            Ok(command.last().and_then(|last| last.parse().ok()).unwrap_or(0))
+        })
+    }
+
+    fn attach<'a>(&'a self, _: &'a str, _: &'a str, _: Stdio) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn connect<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, Result<(Reader, Writer)>> {
+        Box::pin(async {
+            // An echo.
+            let (ours, theirs) = tokio::io::duplex(1024);
+            tokio::spawn(async move {
+                let (mut from, mut to) = tokio::io::split(theirs);
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+                let _ = to.shutdown().await;
+            });
+            let (from, to) = tokio::io::split(ours);
+            Ok((Box::new(from) as Reader, Box::new(to) as Writer))
+        })
+    }
+
+    fn stats<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<PodStats>> {
+        Box::pin(async { Ok(PodStats::default()) })
+    }
+}
+
+impl Images for Machine_ {
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>>> {
+        Box::pin(async move { Ok(lock(&self.state).images.get(name).cloned()) })
+    }
+
+    fn pull<'a>(&'a self, name: &'a str, _: &'a [Credentials]) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
+        Box::pin(async move {
+            self.say(format!("pull {name}"));
+            let mut state = lock(&self.state);
+            if let Some(error) = state.broken.get(name) {
+                return Err(error.clone());
+            }
+            state.images.insert(name.into(), image(name));
+            Ok(image(name))
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
+        Box::pin(async { Ok(lock(&self.state).images.values().cloned().collect()) })
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            lock(&self.state).images.retain(|_, image| image.id != id);
+            Ok(())
+        })
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<(u64, u64)>> {
+        Box::pin(async { Ok((0, 0)) })
+    }
+}
+
+impl Network for Machine_ {
+    fn ready(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+
+    fn attach<'a>(&'a self, _: &'a Sandbox, uid: &'a str, _: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
+        Box::pin(async move {
+            self.say(format!("attach {uid}"));
+            Ok(vec![IpAddr::V4(Ipv4Addr::new(10, 42, 0, 7))])
+        })
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.say(format!("detach {uid}"));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn keep_only<'a>(&'a self, _: &'a [(String, Sandbox)]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Host for Machine_ {
+    fn machine(&self) -> Machine {
+        Machine { cpus: 4, memory_bytes: 8 << 30, architecture: "amd64".into(), pids_limit: 32768, ..Machine::default() }
+    }
+
+    fn usage(&self) -> NodeUsage {
+        NodeUsage { memory_available_bytes: 4 << 30, ..NodeUsage::default() }
+    }
+
+    fn fs(&self, _: &Path) -> Result<FsStats> {
+        Ok(FsStats { capacity_bytes: 100 << 30, available_bytes: 50 << 30, inodes: 1000, inodes_free: 900 })
+    }
+}
+
+/// A directory that goes with its test.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("node-test-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        Self(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = crate::volumes::unmount_below(&self.0);
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,111 @@
+//! A whole node on a machine and an API in memory, with a clock that the tests hold.
+
+mod api;
+mod machine;
+mod pods;
+
+use std::{sync::Arc, time::Duration};
+
+use reconcile::io::{Client, Identity};
+use schema::api::{
+    Object,
+    core::v1::{Container, Event, Pod, PodSpec},
+    meta::v1::ObjectMeta,
+};
+
+use crate::{Config, Kubelet};
+use api::Api;
+use machine::{Dir, Fake, Machine_};
+
+/// 2026-01-01T00:00:00Z.
+pub const EPOCH: i64 = 1_767_225_600_000_000_000;
+
+pub struct World {
+    pub api: Arc<Api>,
+    pub machine: Fake,
+    pub kubelet: Arc<Kubelet>,
+    pub dir: Dir,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl World {
+    pub fn new(name: &str) -> Self {
+        Self::on(name, Api::new(), Machine_::new().with_image("app:1"))
+    }
+
+    pub fn on(name: &str, api: Arc<Api>, machine: Fake) -> Self {
+        let dir = Dir::new(name);
+        let config = Config {
+            node_name: "one".into(),
+            addresses: vec!["192.0.2.1".parse().expect("an address")],
+            cluster_dns: vec!["10.43.0.10".parse().expect("an address")],
+            root_dir: dir.0.join("kubelet"),
+            log_root: dir.0.join("logs"),
+            log_links: dir.0.join("links"),
+            ..Config::default()
+        };
+        let client = Client::new(api.clone(), Identity("system:node:one".into()));
+        let kubelet = Kubelet::new(config, machine.ports(), client);
+        let task = tokio::spawn(kubelet.clone().run());
+        Self { api, machine, kubelet, dir, task }
+    }
+
+    /// Waits until the API shows what is wanted of a pod; time flies meanwhile.
+    pub async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
+        for _ in 0..200_000 {
+            if let Some(pod) = self.api.get::<Pod>("default", name).filter(|pod| wanted(pod)) {
+                return pod;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let pod = self.api.get::<Pod>("default", name);
+        panic!("{what}: never; {:#?}; log {:?}", pod.map(|pod| pod.status), self.machine.log());
+    }
+
+    pub async fn until_gone(&self, name: &str) {
+        for _ in 0..200_000 {
+            if self.api.get::<Pod>("default", name).is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{name} is still there: {:?} {:?}", self.machine.log(), self.api.get::<Pod>("default", name).map(|pod| pod.status));
+    }
+
+    pub async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    pub fn reasons(&self) -> Vec<String> {
+        let mut events = self.api.all::<Event>();
+        events.retain(|event| event.involved_object.kind == "Pod");
+        events.sort_by_key(|event| event.metadata.resource_version.parse::<u64>().expect("a number"));
+        events.into_iter().map(|event| event.reason).collect()
+    }
+}
+
+pub fn container(name: &str) -> Container {
+    Container { name: name.into(), image: "app:1".into(), image_pull_policy: "IfNotPresent".into(), ..Container::default() }
+}
+
+pub fn pod(name: &str, containers: Vec<Container>) -> Pod {
+    Pod {
+        metadata: ObjectMeta { name: name.into(), namespace: "default".into(), uid: format!("uid-{name}"), ..ObjectMeta::default() },
+        spec: PodSpec { containers, node_name: "one".into(), restart_policy: "Always".into(), ..PodSpec::default() },
+        ..Pod::default()
+    }
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    pod.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
+}
+
+pub fn path_of<K: Object>(object: &K) -> String {
+    format!("/api/v1/namespaces/{}/{}/{}", object.namespace(), K::PLURAL, object.name())
+}
