@@ -180,22 +180,61 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
         kind.stamp(&mut value);
         return Ok((value, Vec::new()));
     }
+    if encoding != Encoding::Yaml && kind.custom.is_none() {
+        // Straight from the bytes: faster, and problems come in the order of the document.
+        return match json::decode(kind.table(), kind.message(), body) {
+            Ok(decoded) => {
+                let mut value = decoded.value;
+                named(kind, &value)?;
+                kind.stamp(&mut value);
+                Ok((value, decoded.problems.iter().map(ToString::to_string).collect()))
+            }
+            Err(json::DecodeError::Syntax(error)) => {
+                let why = format!("couldn't get version/kind; json parse error: {error} ({})", summary(body));
+                Err(unrecognized(kind, &why))
+            }
+            Err(error) => {
+                if let Ok(value) = json::parse(body) {
+                    named(kind, &value)?;
+                }
+                Err(cannot_handle(kind, &error.to_string()))
+            }
+        };
+    }
     let parsed = match encoding {
         Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(kind, &e))?,
-        _ => json::parse_strict(body).map_err(|e| unrecognized(kind, &e))?,
+        _ => json::parse_strict(body).map_err(|e| unrecognized(kind, &format!("couldn't get version/kind; json parse error: {e} ({})", summary(body))))?,
     };
     let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
     if parsed.value.as_object().is_none() {
         return Err(unrecognized(kind, &"it is not an object"));
     }
-    let (api_version, name) = (parsed.value.str_at(&["apiVersion"]).to_owned(), parsed.value.str_at(&["kind"]).to_owned());
-    if !name.is_empty() && name != kind.kind() || !api_version.is_empty() && api_version != *kind.api_version {
-        return Err(mismatch(kind, &api_version, &name));
-    }
+    named(kind, &parsed.value)?;
     let (mut value, more) = typed(kind, parsed.value).map_err(|e| cannot_handle(kind, &e))?;
     problems.extend(more);
     kind.stamp(&mut value);
     Ok((value, problems))
+}
+
+/// What a body says it is must be the kind; saying nothing is right too.
+fn named(kind: &Kind, value: &Value) -> Result<()> {
+    let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
+    if !name.is_empty() && name != kind.kind() || !api_version.is_empty() && api_version != &*kind.api_version {
+        return Err(mismatch(kind, api_version, name));
+    }
+    Ok(())
+}
+
+/// The beginning of a body, for an error message.
+fn summary(body: &[u8]) -> String {
+    const MAX: usize = 30;
+    let cut = &body[..body.len().min(MAX)];
+    let more = if body.len() > MAX { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(cut)),
+        Some(_) => format!("{}{more}", cut.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
 }
 
 /// A parsed value in the normal form of the kind's schema.
@@ -218,17 +257,21 @@ pub fn typed(kind: &Kind, value: Value) -> std::result::Result<(Value, Vec<Strin
 }
 
 fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Status {
-    if !api_version.is_empty() && api_version != &*kind.api_version {
+    let (group, version) = crate::kind::split_api_version(api_version);
+    let known = builtin().kind(group, version, name).is_some();
+    let short = |group: &str| if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or("").to_owned() };
+    let own = short(&kind.resource.group);
+    let why = if known && name != kind.kind() {
+        format!("converting ({version}.{name}) to ({own}.{}): unknown conversion", kind.kind())
+    } else if known || kind.custom.is_some() {
         return Status::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({})",
             kind.api_version
         ));
-    }
-    let version = crate::kind::split_api_version(api_version).1;
-    Status::bad_request(format!(
-        "{name} in version {version:?} cannot be handled as a {}: no kind {name:?} is registered for this resource",
-        kind.kind()
-    ))
+    } else {
+        format!("no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
+    };
+    Status::bad_request(format!("{name} in version {version:?} cannot be handled as a {}: {why}", kind.kind()))
 }
 
 fn check_type(value: &Value, kind: &Kind) -> Result<()> {

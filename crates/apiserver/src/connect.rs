@@ -4,7 +4,7 @@ use http::{Method, Uri, header, request::Parts};
 use schema::Value;
 
 use crate::{
-    Body, Status,
+    Body, Server, Status,
     admission::Operation,
     body::empty,
     call::Call,
@@ -76,7 +76,7 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
         }
         ("services", "proxy") => {
             let (scheme, name, port) = split(&call.info.name)?;
-            let (ip, port) = endpoint(&call, name, port)?;
+            let (ip, port) = endpoint(&call.server, &call.info.namespace, name, port)?;
             to_address(&call, parts, body, scheme, &ip, &port).await
         }
         ("nodes", "proxy") => {
@@ -267,10 +267,9 @@ fn split(text: &str) -> Result<(&str, &str, &str)> {
 }
 
 /// A ready endpoint of a service's port (by name or number; empty: its only one).
-fn endpoint(call: &Call, name: &str, port: &str) -> Result<(String, String)> {
-    let namespace = &call.info.namespace;
+pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<(String, String)> {
     let gr = GroupResource::new("", "services");
-    let service = call.server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
+    let service = server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
     let ports = service.list_at(&["spec", "ports"]);
     let found = ports.iter().find(|p| {
         port.is_empty() && ports.len() == 1
@@ -285,7 +284,7 @@ fn endpoint(call: &Call, name: &str, port: &str) -> Result<(String, String)> {
     }
     let port_name = found.str_at(&["name"]);
     let mut candidates = Vec::new();
-    for slice in call.server.read_all("discovery.k8s.io", "endpointslices", namespace) {
+    for slice in server.read_all("discovery.k8s.io", "endpointslices", namespace) {
         if slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str() != Some(name) {
             continue;
         }
@@ -299,7 +298,7 @@ fn endpoint(call: &Call, name: &str, port: &str) -> Result<(String, String)> {
         }
     }
     let mut byte = [0u8; 4];
-    call.server.config().random.fill(&mut byte);
+    server.config().random.fill(&mut byte);
     let at = u32::from_le_bytes(byte) as usize % candidates.len().max(1);
     candidates
         .into_iter()

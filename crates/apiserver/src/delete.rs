@@ -12,7 +12,7 @@ use crate::{
     cache::Entry,
     call::{Call, decode_other},
     encode,
-    kind::Kind,
+    kind::{Kind, builtin},
     meta::{self, FOREGROUND, ORPHAN},
     negotiate::{self, Encoding},
     options::{DeleteOptions, ListOptions, Propagation},
@@ -33,6 +33,8 @@ pub enum Deleted {
 #[derive(Debug, PartialEq)]
 enum Step {
     Remove,
+    /// The grace period is over at once: gone, and shown as it ended.
+    RemoveAs(Box<Value>),
     /// Nothing to do: it is being deleted already.
     Wait,
     Mark(Box<Value>),
@@ -47,7 +49,10 @@ pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
     let value = match encoding {
         Encoding::Protobuf => decode_other(body, encoding, "meta.k8s.io/v1", "DeleteOptions")?,
         Encoding::Yaml => yaml::parse(body).map_err(|e| Status::bad_request(e.to_string()))?.value,
-        _ => json::parse(body).map_err(|e| Status::bad_request(e.message))?,
+        _ => {
+            let id = encode::message_of("meta.k8s.io/v1", "DeleteOptions").ok_or_else(|| Status::internal("no type DeleteOptions"))?;
+            json::decode(builtin(), id, body).map_err(|e| Status::bad_request(e.to_string()))?.value
+        }
     };
     let kind = value.str_at(&["kind"]);
     if !kind.is_empty() && kind != "DeleteOptions" {
@@ -150,7 +155,7 @@ impl Call {
                         Err(error) => return Err(store_error(error)),
                     }
                 }
-                Step::Remove => {
+                step @ (Step::Remove | Step::RemoveAs(_)) => {
                     if options.dry_run {
                         return Ok(Deleted::Gone(entry, old));
                     }
@@ -159,7 +164,11 @@ impl Call {
                         Ok(revisions) => {
                             (kind.strategy.deleted)(&cx, &old);
                             let revision = revisions.first().copied().filter(|&r| r > 0).unwrap_or(entry.revision);
-                            return Ok(Deleted::Gone(Arc::new(entry.at(revision)), old));
+                            let last = match step {
+                                Step::RemoveAs(last) => Entry::new(key, revision, &encode::to_stored(kind, &last)?),
+                                _ => entry.at(revision),
+                            };
+                            return Ok(Deleted::Gone(Arc::new(last), old));
                         }
                         Err(store::Error::Conflict { .. }) => {
                             self.server.consistent().await?;
@@ -201,8 +210,8 @@ fn finalizers(kind: &Kind, old: &Value, options: &DeleteOptions) -> Vec<String> 
                 foreground = policy == Propagation::Foreground;
             }
             (None, None) => {
-                orphan = has(ORPHAN);
-                foreground = !orphan && has(FOREGROUND);
+                orphan = has(ORPHAN) || !has(FOREGROUND) && kind.strategy.dependents == Dependents::Orphan;
+                foreground = !has(ORPHAN) && has(FOREGROUND);
             }
         }
     }
@@ -251,7 +260,7 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
     }
     if graceful {
         let immediate = !pending && options.grace_period_seconds == Some(0);
-        return if immediate { Step::Remove } else { Step::Mark(object.into()) };
+        return if immediate { Step::RemoveAs(object.into()) } else { Step::Mark(object.into()) };
     }
     if !pending && (kind.strategy.may_remove)(old) {
         return Step::Remove;

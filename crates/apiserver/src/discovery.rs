@@ -92,7 +92,6 @@ pub fn serve(server: &Server, parts: &Parts, segments: &[&str]) -> Result<Reply>
             let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
             let address = Value::object([("clientCIDR", "0.0.0.0/0".into()), ("serverAddress", host.into())]);
             answer(Value::object([
-                ("apiVersion", "v1".into()),
                 ("kind", "APIVersions".into()),
                 ("versions", Value::list(["v1"])),
                 ("serverAddressByClientCIDRs", Value::List(vec![address])),
@@ -201,12 +200,18 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
         }
     }
     list.sort_by(|a, b| a.str_at(&["name"]).cmp(b.str_at(&["name"])));
-    Some(Value::object([
-        ("apiVersion", "v1".into()),
+    // The core group's lists have no apiVersion, as they were before there were groups.
+    let api_version = if group.is_empty() { Value::Null } else { "v1".into() };
+    let mut out = Value::object([
+        ("apiVersion", api_version),
         ("kind", "APIResourceList".into()),
         ("groupVersion", join_group_version(group, version).into()),
         ("resources", Value::List(list)),
-    ]))
+    ]);
+    if group.is_empty() {
+        out.remove(&["apiVersion"]);
+    }
+    Some(out)
 }
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";

@@ -8,7 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Attributes, Body, Server, Status, User,
     call::{Call, read_body},
-    delete, negotiate,
+    delete,
+    kind::Kind,
+    negotiate,
     negotiate::{Accepted, Encoding, Shape},
     nonresource, patch, read,
     reply::{self, Reply},
@@ -94,6 +96,18 @@ fn nameless(uid: &str, groups: &[String], extra: &std::collections::BTreeMap<Str
         "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{}, Extra:{extra}}} without impersonating a user name",
         list(groups)
     )
+}
+
+/// What clients of an old API are told with every answer.
+fn deprecation(kind: &Kind) -> Option<String> {
+    if let Some(custom) = &kind.custom {
+        return custom.deprecation_warning.clone();
+    }
+    match (&*kind.api_version, kind.kind()) {
+        ("v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".into()),
+        ("v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()),
+        _ => None,
+    }
 }
 
 impl Server {
@@ -240,20 +254,24 @@ impl Server {
 
     async fn dispatch(&self, parts: Parts, query: Query, user: User, info: &Attributes, body: Body) -> Result<Reply> {
         if !info.is_resource {
-            return nonresource::serve(self, &parts, &query, &user, body).await;
+            return nonresource::serve(self, parts, &query, &user, body).await;
         }
         let registry = self.registry();
         let Some(kind) = registry.get(&info.api_group, &info.api_version, &info.resource).cloned() else {
             if let Some(reply) = crate::aggregate::proxy(self, &user, info, parts, body).await {
                 return reply;
             }
-            return Ok(nonresource::not_found());
+            let known = registry.groups().iter().any(|(g, _)| *g == info.api_group);
+            return if known { Err(Status::no_such_resource()) } else { Ok(nonresource::not_found()) };
         };
         let scoped = kind.resource.namespaced;
         let single = !info.name.is_empty();
         let fits = if scoped { !info.namespace.is_empty() || (!single || matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")) } else { info.namespace.is_empty() || &*kind.resource.plural == "namespaces" };
         if !fits {
-            return Ok(nonresource::not_found());
+            return Err(Status::no_such_resource());
+        }
+        if scoped && info.namespace.is_empty() && info.verb == "create" {
+            return Err(Status::method_not_allowed());
         }
         let mut info = info.clone();
         if !scoped {
@@ -262,7 +280,7 @@ impl Server {
         }
         let subresource = info.subresource.clone();
         if !subresource.is_empty() && kind.subresource(&subresource).is_none() {
-            return Ok(nonresource::not_found());
+            return Err(Status::no_such_resource());
         }
         let stored = kind.storage.is_some();
         let streaming = matches!(subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
@@ -272,16 +290,14 @@ impl Server {
             let other_type = !subresource.is_empty() && subresource != "status";
             negotiate::accept(&parts.headers, &query, stored && !other_type, kind.custom.is_none())?
         };
-        if let Some(warning) = kind.custom.as_ref().and_then(|c| c.deprecation_warning.clone()) {
-            let call = Call { server: self.clone(), user, info, query, headers: parts.headers.clone(), kind, accepted, warnings: vec![warning.clone()] };
-            let mut reply = self.verb(call, parts, body, &subresource, streaming).await?;
-            if !reply.headers().contains_key(header::WARNING) {
-                reply::add_warnings(&mut reply, &[warning]);
-            }
-            return Ok(reply);
+        let warning = deprecation(&kind);
+        let headers = parts.headers.clone();
+        let call = Call { server: self.clone(), user, info, query, headers, kind, accepted, warnings: Vec::new() };
+        let mut reply = self.verb(call, parts, body, &subresource, streaming).await?;
+        if let Some(warning) = warning {
+            reply::add_warnings(&mut reply, &[warning]);
         }
-        let call = Call { server: self.clone(), user, info, query, headers: parts.headers.clone(), kind, accepted, warnings: Vec::new() };
-        self.verb(call, parts, body, &subresource, streaming).await
+        Ok(reply)
     }
 
     async fn verb(&self, call: Call, parts: Parts, body: Body, subresource: &str, streaming: bool) -> Result<Reply> {

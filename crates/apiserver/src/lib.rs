@@ -45,6 +45,7 @@ pub mod status;
 mod subresources;
 pub mod view;
 mod watch;
+pub mod webhooks;
 mod write;
 
 pub use body::Body;

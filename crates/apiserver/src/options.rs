@@ -95,16 +95,11 @@ fn manager_of(user_agent: &str) -> String {
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldError>) -> bool {
-    let mut on = false;
-    for value in values.filter(|v| !v.is_empty()) {
-        if value == "All" {
-            on = true;
-        } else {
-            let detail = "supported values: \"All\"";
-            errors.push(field_error(ErrorKind::NotSupported, "dryRun", value.into(), detail));
-        }
+    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    if values.iter().any(|v| *v != "All") {
+        errors.push(FieldError::not_supported("dryRun", Value::list(values.iter().copied()), &["All"]));
     }
-    on
+    values.contains(&"All")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,9 +125,7 @@ pub struct ListOptions {
 impl ListOptions {
     pub fn parse(query: &Query, kind: &Kind, name: &str, watch: bool) -> Result<Self> {
         let text = |n: &str| query.get(n).unwrap_or("").to_owned();
-        let labels = LabelSelector::parse(&text("labelSelector")).map_err(|e| {
-            Status::bad_request(format!("unable to parse requirement: {e}").replace("unable to parse requirement: unable to parse requirement", "unable to parse requirement"))
-        })?;
+        let labels = LabelSelector::parse(&text("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         let mut fields = FieldSelector::parse(&text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &fields.terms {
             let known = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
@@ -159,7 +152,7 @@ impl ListOptions {
             Some("Exact") => Some(Match::Exact),
             Some("NotOlderThan") => Some(Match::NotOlderThan),
             Some(other) => {
-                let detail = "supported values: \"\", \"Exact\", \"NotOlderThan\"";
+                let detail = "supported values: \"Exact\", \"NotOlderThan\", \"\"";
                 errors.push(field_error(ErrorKind::NotSupported, "resourceVersionMatch", other.into(), detail));
                 None
             }
@@ -192,15 +185,14 @@ impl ListOptions {
             errors.push(field_error(ErrorKind::Forbidden, field, Value::Null, detail));
         };
         if watch {
-            if self.send_initial_events.is_some() {
-                if match_text.is_empty() {
-                    forbid("resourceVersionMatch", "resourceVersionMatch is required when sendInitialEvents is set");
-                } else if match_text != "NotOlderThan" {
-                    let detail = "supported values: \"NotOlderThan\"";
-                    errors.push(field_error(ErrorKind::NotSupported, "resourceVersionMatch", match_text.into(), detail));
-                }
-            } else if !match_text.is_empty() {
+            if self.send_initial_events.is_some() && match_text != "NotOlderThan" {
+                forbid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            }
+            if !match_text.is_empty() && self.send_initial_events.is_none() {
                 forbid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            }
+            if !match_text.is_empty() && !self.continue_token.is_empty() {
+                forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
             }
             return;
         }
@@ -248,9 +240,9 @@ pub fn parse_revision(text: &str) -> Result<Option<Revision>> {
         return Ok(None);
     }
     text.parse::<Revision>().map(Some).map_err(|_| {
-        let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-        let error = field_error(ErrorKind::Invalid, "resourceVersion", text.into(), &detail);
-        Status::invalid("", "", "", vec![error])
+        Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
     })
 }
 
@@ -303,7 +295,7 @@ impl DeleteOptions {
             "Background" => Some(Propagation::Background),
             "Foreground" => Some(Propagation::Foreground),
             other => {
-                let detail = "supported values: \"Background\", \"Foreground\", \"Orphan\"";
+                let detail = "supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"";
                 errors.push(field_error(ErrorKind::NotSupported, "propagationPolicy", other.into(), detail));
                 None
             }

@@ -43,8 +43,10 @@ fn format_of(call: &Call) -> Result<Format> {
         "application/merge-patch+json" => Ok(Format::Merge),
         "application/strategic-merge-patch+json" if !custom => Ok(Format::Strategic),
         "application/apply-patch+yaml" => Ok(Format::Apply),
-        _ if custom => Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3], ALL[4]])),
-        _ => Err(Status::unsupported_media_type(&ALL)),
+        "application/strategic-merge-patch+json" => {
+            Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3], ALL[4]]))
+        }
+        _ => Err(Status::no_such_patch()),
     }
 }
 
@@ -99,7 +101,9 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         };
         call.update(&update, &produce).await?
     } else {
-        let parsed = json::parse_strict(body).map_err(|e| Status::bad_request(e.message))?;
+        let parsed = json::parse_strict(body).map_err(|e| {
+            Status::bad_request(if format == Format::Json { e.message } else { "invalid JSON patch".into() })
+        })?;
         if format != Format::Json {
             warnings.extend(parsed.problems.iter().map(ToString::to_string));
         }
@@ -113,8 +117,8 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
                 _ => patch::strategic(kind.table(), &kind.ty, old.clone(), patch.clone()),
             };
             let object = object.map_err(patch_error)?;
+            let shown = object.to_string();
             let (mut object, problems) = typed(&kind, object).map_err(|why| {
-                let shown = String::from_utf8_lossy(body).into_owned();
                 Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)])
             })?;
             if let Ok(mut found) = found.lock() {
@@ -177,7 +181,7 @@ fn parse_apply(call: &mut Call, body: &[u8], kind: &Kind, options: &WriteOptions
     }
     let (api_version, name) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
     if name.is_empty() || api_version.is_empty() {
-        return Err(Status::bad_request("Object 'Kind' is missing in the patch"));
+        return Err(Status::bad_request(format!("invalid object type: {}, Kind={name}", if api_version.is_empty() { "/" } else { api_version })));
     }
     if api_version != &*kind.api_version || name != kind.kind() {
         return Err(Status::bad_request(format!(

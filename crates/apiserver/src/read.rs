@@ -74,7 +74,7 @@ struct Token {
 
 impl Token {
     fn decode(text: &str, prefix: &str) -> Result<Token> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let data = URL_SAFE_NO_PAD.decode(text).map_err(|e| bad(&e.to_string()))?;
         let value = json::parse(&data).map_err(|e| bad(&e.message))?;
         if value.str_at(&["v"]) != "meta.k8s.io/v1" {

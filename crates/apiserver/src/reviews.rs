@@ -211,9 +211,7 @@ pub fn component_statuses(call: &Call) -> Result<Reply> {
         ("metadata", Value::object::<&str>([])),
         ("items", Value::List(NAMES.iter().map(|n| status(n)).collect())),
     ]);
-    let mut reply = reply::value(200, &list, call.accepted.encoding);
-    reply::add_warnings(&mut reply, &["v1 ComponentStatus is deprecated in v1.19+".into()]);
-    Ok(reply)
+    Ok(reply::value(200, &list, call.accepted.encoding))
 }
 
 fn rules_review(call: &Call, review: &mut Value) {

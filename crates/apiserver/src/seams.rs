@@ -109,6 +109,21 @@ pub trait IssueToken: Send + Sync {
     }
 }
 
+/// An HTTPS server outside: a webhook or an aggregated API server.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// `https://HOST[:PORT]/…`: the certificate must be HOST's.
+    pub url: &'a str,
+    /// Where to connect instead of what HOST resolves to: an endpoint of a service.
+    pub address: Option<std::net::SocketAddr>,
+    /// PEM; empty: the system's roots.
+    pub ca_bundle: &'a [u8],
+    /// Any certificate will do.
+    pub insecure: bool,
+    /// Show the front proxy's client certificate.
+    pub front_proxy: bool,
+}
+
 /// Reaches a node's kubelet, whether in this process, over a tunnel or over the network.
 pub trait NodeProxy: Send + Sync {
     /// Sends a request whose URI is a kubelet path (`/containerLogs/…`, `/exec/…?…`); the response may be an upgrade.
@@ -128,12 +143,11 @@ pub trait NodeProxy: Send + Sync {
         request: http::Request<Body>,
     ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
 
-    /// Sends a JSON request to a webhook or an aggregated API server, verified against `ca_bundle` (PEM; empty: system roots).
+    /// Sends a request to a webhook or an aggregated API server; its URI is the path.
     fn to_url<'a>(
         &'a self,
         server: &'a Server,
-        url: &'a str,
-        ca_bundle: &'a [u8],
+        target: Target<'a>,
         request: http::Request<Body>,
     ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
 }

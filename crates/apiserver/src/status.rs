@@ -194,9 +194,17 @@ impl Status {
         Status::make(415, "UnsupportedMediaType", message)
     }
 
+    /// A content type that no patch has.
+    pub fn no_such_patch() -> Self {
+        Status { details: Some(Box::default()), ..Status::make(415, "UnsupportedMediaType", "415: Unsupported Media Type".into()) }
+    }
+
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        let list = accepted.join(", ");
-        Status::make(406, "NotAcceptable", format!("only the following media types are accepted: {list}"))
+        let mut message = format!("406: Not Acceptable\n\nAvailable representations: {}", accepted.join(", "));
+        for stream in ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"] {
+            message.push_str(&format!(", {stream}"));
+        }
+        Status { details: Some(Box::default()), ..Status::make(406, "NotAcceptable", message) }
     }
 
     pub fn method_not_supported(gr: &GroupResource, action: &str) -> Self {
@@ -213,6 +221,18 @@ impl Status {
     pub fn internal(why: impl std::fmt::Display) -> Self {
         Status::make(500, "InternalError", format!("Internal error occurred: {why}"))
             .with_cause("", why.to_string(), "")
+    }
+
+    /// A webhook's refusal, in its own code and reason.
+    pub fn denied(code: i64, reason: &str, message: String) -> Self {
+        const REASONS: [&str; 16] = [
+            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "InternalError", "Invalid",
+            "MethodNotAllowed", "NotAcceptable", "NotFound", "RequestEntityTooLarge", "ServiceUnavailable", "Timeout",
+            "TooManyRequests", "Unauthorized",
+        ];
+        let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
+        let reason = REASONS.into_iter().find(|r| *r == reason).unwrap_or("");
+        Status::make(code, reason, message)
     }
 
     /// 500 in exactly these words.

@@ -232,7 +232,7 @@ impl Call {
             Ok(object) => object,
             Err((object, status)) => return Err((object, status)),
         };
-        let errors = self.problems(kind, &object, None, Part::Main, "");
+        let errors = self.problems(kind, &object, None, "");
         if !errors.is_empty() {
             return Err((object, Status::invalid(&kind.resource.group, kind.kind(), name, errors)));
         }
@@ -297,19 +297,16 @@ impl Call {
     }
 
     /// Everything wrong with an object.
-    fn problems(&self, kind: &Kind, new: &Value, old: Option<&Value>, part: Part, subresource: &str) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        match (&kind.custom, old) {
-            (Some(custom), _) => errors.extend(custom.schema.validate(new)),
-            (None, _) => errors.extend(crate::rules::check(kind, new, old)),
-        }
-        if part != Part::Status || kind.custom.is_some() {
-            errors.extend((kind.strategy.validate)(&self.cx(kind, subresource, false), new, old));
-        }
+    fn problems(&self, kind: &Kind, new: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
         let rule = (kind.strategy.name_rule)(kind);
-        errors.extend(metadata(&new["metadata"], kind.resource.namespaced, rule, "metadata"));
+        let mut errors = metadata(&new["metadata"], kind.resource.namespaced, rule, "metadata");
         if let Some(old) = old {
             errors.extend(metadata_update(&new["metadata"], &old["metadata"], "metadata"));
+        }
+        errors.extend((kind.strategy.validate)(&self.cx(kind, subresource, false), new, old));
+        match &kind.custom {
+            Some(custom) => errors.extend(custom.schema.validate(new)),
+            None => errors.extend(crate::rules::check(kind, new, old)),
         }
         let mut distinct: Vec<FieldError> = Vec::with_capacity(errors.len());
         for error in errors {
@@ -404,9 +401,7 @@ impl Call {
             object.set(&["metadata", "resourceVersion"], entry.revision.to_string());
         } else if version.parse() != Ok(entry.revision) {
             if version.parse::<u64>().is_err() {
-                let detail = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
-                let error = field_error(ErrorKind::Invalid, "metadata.resourceVersion", version.into(), &detail);
-                return Err(Status::invalid(&gr.group, &gr.resource, &update.name, vec![error]));
+                return Err(Status::plain_internal(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
             }
             return Err(Status::modified(&gr, &update.name));
         }
@@ -435,7 +430,7 @@ impl Call {
             Part::Given => meta::bump_given(kind.strategy.generation && update.subresource == "scale", &mut object, &old),
         }
         let object = normalize(kind, object).map_err(|(_, status)| status)?;
-        let errors = self.problems(kind, &object, Some(&old), update.part, update.subresource);
+        let errors = self.problems(kind, &object, Some(&old), update.subresource);
         if !errors.is_empty() {
             (kind.strategy.abandon_update)(&self.cx(kind, update.subresource, dry_run), &object, &old);
             return Err(Status::invalid(&gr.group, kind.kind(), &update.name, errors));

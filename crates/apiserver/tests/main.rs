@@ -7,3 +7,4 @@ mod documents;
 mod harness;
 mod verbs;
 mod watches;
+mod webhooks;

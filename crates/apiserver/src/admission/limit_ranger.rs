@@ -56,11 +56,12 @@ impl Rule for LimitRanger {
 }
 
 fn is_limited(request: &AdmissionRequest) -> bool {
-    let is_asked = match (request.resource.as_str(), request.subresource.as_str(), request.operation) {
-        ("pods", "resize", Operation::Update) | (_, "", Operation::Create) => true,
-        ("persistentvolumeclaims", "", Operation::Update) => true,
-        _ => false,
-    };
+    let is_asked = matches!(
+        (request.resource.as_str(), request.subresource.as_str(), request.operation),
+        ("pods", "resize", Operation::Update)
+            | (_, "", Operation::Create)
+            | ("persistentvolumeclaims", "", Operation::Update)
+    );
     is_asked && !request.old.as_deref().is_some_and(view::is_deleting)
 }
 

@@ -24,7 +24,7 @@ impl Rule for NamespaceLifecycle {
             let dies = request.operation == Operation::Delete && IMMORTAL.contains(&request.name.as_str());
             return if dies { request.refuse("this namespace may not be deleted") } else { Ok(()) };
         }
-        let concerns = matches!(request.operation, Operation::Create | Operation::Connect)
+        let concerns = request.operation == Operation::Create
             && !request.namespace.is_empty()
             && !request.is("authorization.k8s.io", "localsubjectaccessreviews");
         if !concerns {
@@ -34,7 +34,7 @@ impl Rule for NamespaceLifecycle {
         let Some(namespace) = cx.view.get(NAMESPACES, "", name) else {
             return Err(Status::not_found(&GroupResource::new("", "namespaces"), name));
         };
-        if request.operation == Operation::Create && namespace.str_at(&["status", "phase"]) == "Terminating" {
+        if namespace.str_at(&["status", "phase"]) == "Terminating" {
             let why = format!("unable to create new content in namespace {name} because it is being terminated");
             let cause = format!("namespace {name} is being terminated");
             return Err(request.forbidden(&why).with_cause("NamespaceTerminating", cause, "metadata.namespace"));

@@ -410,8 +410,8 @@ fn restricted_volumes(pod: &Pod<'_>) -> Finding {
         "secret",
     ];
     let kind = |volume: &Value| -> String {
-        let members = volume.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(k, _)| k);
-        members.filter(|k| *k != "name").next().cloned().unwrap_or_else(|| "unknown".into())
+        let mut members = volume.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(k, _)| k);
+        members.find(|k| *k != "name").cloned().unwrap_or_else(|| "unknown".into())
     };
     let (mut names, mut kinds) = (Vec::new(), BTreeSet::new());
     for volume in pod.spec.list_at(&["volumes"]) {

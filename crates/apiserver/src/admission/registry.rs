@@ -11,7 +11,7 @@ use super::{
     resource_quota::ResourceQuota, runtime_class::RuntimeClass, service_account::ServiceAccount,
     taint_nodes::TaintNodesByCondition, token_secret::TokenSecret,
 };
-use crate::authz::Authorizer;
+use crate::{authz::Authorizer, webhooks};
 
 /// Upstream's default plugins and NodeRestriction, without those that are disabled.
 pub fn plugins(authorizer: Arc<Authorizer>, disabled: &[String]) -> Vec<Box<dyn Plugin>> {
@@ -19,19 +19,17 @@ pub fn plugins(authorizer: Arc<Authorizer>, disabled: &[String]) -> Vec<Box<dyn 
 }
 
 /// Names that mean nothing here: for `--enable-admission-plugins` and `--disable-admission-plugins`.
-pub fn unknown<'a>(authorizer: Arc<Authorizer>, names: &'a [String]) -> Vec<&'a str> {
+pub fn unknown(authorizer: Arc<Authorizer>, names: &[String]) -> Vec<&str> {
     let known = all(authorizer);
     let is_known = |name: &&str| known.iter().any(|(_, plugin)| plugin.name() == *name) || LATER.contains(name);
     names.iter().map(String::as_str).filter(|name| !is_known(name)).collect()
 }
 
 /// Plugins of upstream's whose place is elsewhere in this server.
-const LATER: [&str; 5] = [
+const LATER: [&str; 3] = [
     "MutatingAdmissionPolicy",
-    "MutatingAdmissionWebhook",
     "NodeDeclaredFeatureValidator",
     "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionWebhook",
 ];
 
 /// The default plugins and those that `enabled` names, without those that `disabled` names, in upstream's order.
@@ -80,7 +78,8 @@ fn all(authorizer: Arc<Authorizer>) -> Vec<(Use, Box<dyn Plugin>)> {
         (On, Box::new(PodTopologyLabels)),
         (On, Box::new(PodResizeValidator)),
         (Always, Box::new(TokenSecret)),
-        // Webhooks and policies stand here.
+        (On, Box::new(webhooks::Mutating)),
+        (On, Box::new(webhooks::Validating)),
         (Always, Box::new(RbacEscalation(authorizer))),
         (On, Box::new(ResourceQuota::default())),
     ]

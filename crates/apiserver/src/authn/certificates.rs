@@ -16,11 +16,13 @@ use crate::User;
 const REMEMBERED_SECONDS: i64 = 300;
 const REMEMBERED_MAX: usize = 4096;
 
+type Believed = (Arc<User>, std::ops::Range<i64>);
+
 /// Authorities for client certificates.
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     /// Digest of the leaf → user and the times between which it is believed.
-    remembered: Mutex<HashMap<[u8; 32], (Arc<User>, std::ops::Range<i64>)>>,
+    remembered: Mutex<HashMap<[u8; 32], Believed>>,
 }
 
 impl Trust {

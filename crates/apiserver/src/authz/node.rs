@@ -36,15 +36,18 @@ pub struct NodeAuthorizer {
 /// Resource (with its group, if it has one), namespace, name.
 type Object = (&'static str, Box<str>, Box<str>);
 
+/// Namespace and name.
+type Named = (Box<str>, Box<str>);
+
 #[derive(Default)]
 struct Graph {
     cursors: [Cursor; 5],
     /// Object → nodes that may read it, with how many reasons each has.
     nodes: HashMap<Object, HashMap<Arc<str>, u32>>,
     /// PersistentVolume → the claim (namespace, name) bound to it.
-    claim_of: HashMap<Box<str>, (Box<str>, Box<str>)>,
+    claim_of: HashMap<Box<str>, Named>,
     /// Secret → PersistentVolumes that name it.
-    volumes_of_secret: HashMap<(Box<str>, Box<str>), HashSet<Box<str>>>,
+    volumes_of_secret: HashMap<Named, HashSet<Box<str>>>,
 }
 
 const NO_RELATION: fn(&str) -> String = |node| format!("no relationship found between node '{node}' and this object");

@@ -30,6 +30,8 @@ pub struct Cx<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependents {
     Delete,
+    /// They stay, with the `orphan` finalizer, as it was before there was a garbage collector.
+    Orphan,
     /// Nobody may own through it (events).
     Unsupported,
 }
@@ -206,7 +208,8 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("", "endpoints" | "limitranges") => &o::CREATE_ON_UPDATE,
         ("", "serviceaccounts" | "resourcequotas") => &o::RETURNS,
         ("", "podtemplates") => &o::RETURNS_COUNTED,
-        ("", "replicationcontrollers") | ("apps", "replicasets") => &w::WORKLOAD,
+        ("", "replicationcontrollers") => &w::REPLICATION_CONTROLLER,
+        ("apps", "replicasets") => &w::WORKLOAD,
         ("apps", "deployments") => &w::DEPLOYMENT,
         ("apps", "daemonsets") => &w::DAEMON_SET,
         ("apps", "statefulsets") => &w::STATEFUL_SET,

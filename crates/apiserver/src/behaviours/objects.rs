@@ -67,14 +67,7 @@ fn name_label(namespace: &mut Value) {
 /// A kubelet creates its node with its status.
 pub static NODE: Strategy = Strategy {
     wipe_for_create: |_, _| {},
-    prepare_create: |_, node| {
-        sync_pod_cidrs(node);
-        Ok(())
-    },
-    prepare_update: |_, node, _| {
-        sync_pod_cidrs(node);
-        Ok(())
-    },
+    default: sync_pod_cidrs,
     validate: |cx, new, old| {
         let mut errors = Vec::new();
         let Some(old) = old.filter(|_| cx.subresource.is_empty()) else { return errors };

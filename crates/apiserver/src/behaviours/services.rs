@@ -26,6 +26,14 @@ pub static SERVICE: Strategy = Strategy {
     keep_for_update: keep_allocated,
     prepare_create,
     prepare_update,
+    validate: |_, new, _| {
+        let balanced = new.str_at(&["spec", "type"]) == "LoadBalancer";
+        if balanced || new["status"]["loadBalancer"]["ingress"].is_empty() {
+            return Vec::new();
+        }
+        let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+        vec![FieldError::forbidden("status.loadBalancer.ingress", detail)]
+    },
     abandon: |cx, service| release(cx, service, None),
     abandon_update: |cx, new, old| release(cx, new, Some(old)),
     updated: |cx, new, old| release(cx, old, Some(new)),
@@ -111,9 +119,7 @@ impl Allocators {
     /// Ranges that exist besides those of the command line, as ServiceCIDR objects.
     fn take_ip(&self, ip: IpAddr, dry_run: bool) -> std::result::Result<(), String> {
         let Some(cidr) = self.cidrs.iter().find(|c| c.contains(ip)) else {
-            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-            let range = self.of_family(family).map_or("", |c| &c.text);
-            return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"));
+            return Err("the provided network does not match the current range".into());
         };
         let last = cidr.address(cidr.size() - 1);
         if ip == cidr.address(0) || cidr.is_v4 && cidr.size() > 2 && ip == last {
@@ -575,6 +581,9 @@ fn prepare_create(cx: &Cx<'_>, service: &mut Value) -> Result<()> {
 
 fn prepare_update(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
     drop_type_dependent(new, old);
+    if new.str_at(&["spec", "type"]) != "LoadBalancer" {
+        new.set(&["status", "loadBalancer"], Value::object::<&str>([]));
+    }
     normalize_cluster_ips(new, Some(old));
     let errors = immutable(new, old);
     if !errors.is_empty() {

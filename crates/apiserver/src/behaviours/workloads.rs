@@ -6,10 +6,14 @@ use schema::{
     validate::{ErrorKind, FieldError},
 };
 
-use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, pods::same};
+use super::{
+    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, pods::same, wipe_for_create,
+};
 use crate::{meta, status::{Result, field_error}};
 
 pub static WORKLOAD: Strategy = Strategy { generation: true, validate: selector_and_template, ..PLAIN };
+
+pub static REPLICATION_CONTROLLER: Strategy = Strategy { dependents: Dependents::Orphan, ..WORKLOAD };
 
 pub static DEPLOYMENT: Strategy = Strategy {
     prepare_update: |_, new, old| {
@@ -32,10 +36,15 @@ pub static DEPLOYMENT: Strategy = Strategy {
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub static DAEMON_SET: Strategy = Strategy {
-    prepare_create: |cx, set| {
-        super::prepare_create(cx, set)?;
+    wipe_for_create: |kind, set| {
+        wipe_for_create(kind, set);
         set.set(&["metadata", "annotations", TEMPLATE_GENERATION], "1");
-        Ok(())
+    },
+    keep_for_update: |kind, new, old| {
+        keep_for_update(kind, new, old);
+        let path = ["metadata", "annotations", TEMPLATE_GENERATION];
+        let before = old.get(&path).cloned().unwrap_or_else(|| "1".into());
+        new.set(&path, before);
     },
     prepare_update: |_, new, old| {
         bump_generation(new, old);
@@ -68,6 +77,7 @@ pub static STATEFUL_SET: Strategy = Strategy {
 
 pub static JOB: Strategy = Strategy {
     generation: true,
+    dependents: Dependents::Orphan,
     prepare_create: |cx, job| {
         super::prepare_create(cx, job)?;
         generate_selector(job)
@@ -93,6 +103,11 @@ fn generate_selector(job: &mut Value) -> Result<()> {
     }
     if job["spec"]["selector"]["matchLabels"][CONTROLLER_UID].is_empty() {
         job.set(&["spec", "selector", "matchLabels", CONTROLLER_UID], uid);
+    }
+    // Defaulting had no labels to copy yet.
+    if job["metadata"]["labels"].is_empty() {
+        let labels = job["spec"]["template"]["metadata"]["labels"].clone();
+        job.set(&["metadata", "labels"], labels);
     }
     Ok(())
 }
@@ -137,8 +152,7 @@ fn template_policy(object: &Value, allowed: &[&str]) -> Vec<FieldError> {
     if allowed.contains(&policy) {
         return Vec::new();
     }
-    let mut shown: Vec<String> = allowed.iter().map(|p| format!("{p:?}")).collect();
-    shown.sort();
+    let shown: Vec<String> = allowed.iter().map(|p| format!("{p:?}")).collect();
     let detail = format!("supported values: {}", shown.join(", "));
     if policy == "Always" && allowed.len() > 1 {
         let detail = format!("valid values: {}", shown.join(", "));
@@ -153,22 +167,17 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
     if cx.subresource == "status" {
         return errors;
     }
-    let simple = cx.kind.kind() == "ReplicationController";
-    let field = "spec.selector";
+    let (kind, field) = (cx.kind.kind(), "spec.selector");
+    let simple = kind == "ReplicationController";
     let selector = &new["spec"]["selector"];
-    if selector.is_empty() || !simple && selector["matchLabels"].is_empty() && selector["matchExpressions"].is_empty() {
-        let (kind, detail) = if selector.is_null() {
-            (ErrorKind::Required, "")
-        } else {
-            (ErrorKind::Invalid, "empty selector is invalid for deployment")
-        };
-        let detail = detail.replace("deployment", &cx.kind.kind().to_lowercase());
-        errors.push(field_error(kind, field, selector.clone(), &detail));
-        return errors;
-    }
-    if let Some(old) = old.filter(|o| !simple && !same(&o["spec"]["selector"], selector)) {
-        let _ = old;
-        errors.push(immutable(field, selector));
+    let empty = selector["matchLabels"].is_empty() && selector["matchExpressions"].is_empty();
+    if selector.is_null() || simple && selector.is_empty() {
+        if kind != "DaemonSet" {
+            errors.push(FieldError::required(field, ""));
+        }
+    } else if !simple && empty {
+        let detail = format!("empty selector is invalid for {}", kind.to_lowercase());
+        errors.push(FieldError::invalid(field, selector.clone(), detail));
     }
     let parsed = if simple {
         LabelSelector::from_value(&Value::object([("matchLabels", selector.clone())]))
@@ -177,13 +186,17 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
     };
     let labels = &new["spec"]["template"]["metadata"]["labels"];
     match parsed {
-        Ok(parsed) if !parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str)) => {
-            let field = "spec.template.metadata.labels";
-            let shown = if labels.is_null() { Value::object::<&str>([]) } else { labels.clone() };
-            errors.push(field_error(ErrorKind::Invalid, field, shown, "`selector` does not match template `labels`"));
+        Ok(parsed) => {
+            let selects = !parsed.nothing && parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str));
+            if !selects && !(simple && selector.is_empty()) {
+                let detail = "`selector` does not match template `labels`";
+                errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
+            }
         }
-        Ok(_) => {}
-        Err(error) => errors.push(field_error(ErrorKind::Invalid, field, selector.clone(), &error.to_string())),
+        Err(error) => errors.push(FieldError::invalid(field, selector.clone(), error.to_string())),
+    }
+    if old.is_some_and(|o| !simple && !same(&o["spec"]["selector"], selector)) {
+        errors.push(immutable(field, selector));
     }
     errors.extend(template_policy(new, &["Always"]));
     errors

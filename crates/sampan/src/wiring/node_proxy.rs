@@ -7,7 +7,7 @@ use std::{
 
 use apiserver::{
     Body, Server, Status,
-    seams::{BoxFuture, NodeProxy},
+    seams::{BoxFuture, NodeProxy, Target},
 };
 use http::{Request, Response, StatusCode};
 use reconcile::io::{Client, Identity};
@@ -32,14 +32,17 @@ pub struct Proxy {
     kubelets: Arc<ClientConfig>,
     /// Trusts anyone: pods and services behind `https:` in a proxy path have no names to check.
     anyone: Arc<ClientConfig>,
+    /// Shown to aggregated API servers.
+    front_proxy: Pair,
 }
 
 impl Proxy {
-    pub fn new(server_ca: &str, client: &Pair) -> Result<Self, remote::Error> {
+    pub fn new(server_ca: &str, client: &Pair, front_proxy: &Pair) -> Result<Self, remote::Error> {
         Ok(Self {
             local: OnceLock::new(),
             kubelets: remote::tls(&Trust::Bundle(server_ca), Some(client), &[b"http/1.1"])?,
             anyone: remote::tls(&Trust::Anyone, None, &[b"http/1.1"])?,
+            front_proxy: front_proxy.clone(),
         })
     }
 
@@ -90,15 +93,17 @@ impl NodeProxy for Proxy {
     fn to_url<'a>(
         &'a self,
         _: &'a Server,
-        url: &'a str,
-        ca_bundle: &'a [u8],
+        target: Target<'a>,
         request: Request<Body>,
     ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
         Box::pin(async move {
-            let failed = |error: remote::Error| Status::internal(format!("failed calling {url}: {error}"));
-            let bundle = String::from_utf8_lossy(ca_bundle);
-            let config = remote::tls(&Trust::Bundle(&bundle), None, &[b"http/1.1"]).map_err(failed)?;
-            let (address, name) = remote::target(url, 443).map_err(failed)?;
+            let failed = |error: remote::Error| Status::internal(format!("failed calling {}: {error}", target.url));
+            let bundle = String::from_utf8_lossy(target.ca_bundle);
+            let trust = if target.insecure { Trust::Anyone } else { Trust::Bundle(&bundle) };
+            let client = target.front_proxy.then_some(&self.front_proxy);
+            let config = remote::tls(&trust, client, &[b"http/1.1"]).map_err(failed)?;
+            let (named, name) = remote::target(target.url, 443).map_err(failed)?;
+            let address = target.address.map_or(named, |address| address.to_string());
             splice(request, |request| async move { remote::once_tls(&address, &name, config, request).await }).await.map_err(failed)
         })
     }
