@@ -14,7 +14,7 @@ use crate::places::Places;
 
 const OVERLAY: &str = "sampan-vx";
 /// Made for all pods, and only ever removed when nothing is in them.
-const SHARED_CGROUPS: [&str; 4] = ["/kubepods/besteffort", "/kubepods/burstable", "/kubepods", "/sampan-keepers"];
+const SHARED_CGROUPS: [&str; 5] = ["/kubepods/besteffort", "/kubepods/burstable", "/kubepods", "/sampan-keepers", ""];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -38,7 +38,7 @@ pub fn run(data_dir: &Path) -> Result<(), Error> {
     tokio.block_on(pods(&places, &mut left));
     network(&places, &mut left);
     mounts(&places, &mut left)?;
-    cgroups();
+    cgroups(&places);
     if left.is_empty() { Ok(()) } else { Err(Error::Left(left)) }
 }
 
@@ -136,9 +136,10 @@ fn unescape(text: &str) -> String {
 }
 
 /// Those that other nodes of this machine still use refuse to go, which is right.
-fn cgroups() {
+fn cgroups(places: &Places) {
     let Ok(cgroups) = Cgroups::detect() else { return };
-    for path in SHARED_CGROUPS {
+    let root = places.cgroup_root();
+    for path in SHARED_CGROUPS.map(|path| format!("{root}{path}")).iter().filter(|path| !path.is_empty()) {
         for directory in cgroups.dirs(path) {
             let _ = std::fs::remove_dir(directory);
         }

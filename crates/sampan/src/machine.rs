@@ -86,7 +86,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
             tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
         }
     });
-    let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses")).map_err(Error::Directories)?;
+    let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses"), places.cgroup_root()).map_err(Error::Directories)?;
     let resolv_conf = args.resolv_conf.clone().unwrap_or_else(|| "/etc/resolv.conf".into());
     let network = Network::new(Settings {
         node: (*name).to_owned(),

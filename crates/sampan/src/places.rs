@@ -61,6 +61,15 @@ impl Places {
         self.data_dir.join("manifests")
     }
 
+    /// In front of `kubepods`: a second node on a machine must not take the first one's pods for orphans.
+    pub fn cgroup_root(&self) -> String {
+        if self.data_dir == Path::new(DEFAULT_DATA_DIR) {
+            return String::new();
+        }
+        let name: String = self.data_dir.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        format!("/sampan{name}")
+    }
+
     /// Volumes and what else the kubelet keeps per pod.
     pub fn kubelet(&self) -> PathBuf {
         self.agent().join("kubelet")
@@ -75,6 +84,7 @@ impl Places {
     pub fn runtime(&self) -> Options {
         Options {
             log_dir: self.pod_logs.clone(),
+            keeper_cgroup: format!("{}/sampan-keepers", self.cgroup_root()),
             seccomp_dir: self.kubelet().join("seccomp"),
             ..Options::new(self.containers(), &self.run_dir)
         }

@@ -32,6 +32,8 @@ pub struct Containers {
     images: Images,
     /// Addresses by pod, as files of this directory and in memory.
     addresses: PathBuf,
+    /// In front of every cgroup: empty for the machine's own node, one of its own for any other.
+    cgroup_root: String,
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// Keeps the layers of living containers.
     held: Mutex<HashMap<String, Rootfs>>,
@@ -58,7 +60,7 @@ fn nanos(at: u64) -> i64 {
 }
 
 impl Containers {
-    pub fn new(runtime: Runtime, images: Images, addresses: PathBuf) -> std::io::Result<Arc<Self>> {
+    pub fn new(runtime: Runtime, images: Images, addresses: PathBuf, cgroup_root: String) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(&addresses)?;
         let mut known = HashMap::new();
         for entry in std::fs::read_dir(&addresses)?.flatten() {
@@ -67,7 +69,7 @@ impl Containers {
         }
         let (changes, _) = broadcast::channel(BACKLOG);
         let containers =
-            Arc::new(Self { runtime, images, addresses, known: Mutex::new(known), held: Mutex::default(), changes });
+            Arc::new(Self { runtime, images, addresses, cgroup_root, known: Mutex::new(known), held: Mutex::default(), changes });
         tokio::spawn(containers.clone().forward());
         tokio::spawn(containers.clone().hold_living());
         Ok(containers)
@@ -355,7 +357,7 @@ impl ports::Runtime for Containers {
 
     fn set_cgroup<'a>(&'a self, cgroup: &'a str, asked: &'a Resources) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let cgroup = format!("/{cgroup}");
+            let cgroup = format!("{}/{cgroup}", self.cgroup_root);
             self.runtime.cgroups().create(&cgroup).map_err(failed)?;
             self.runtime.cgroups().apply(&cgroup, &resources(asked)).map_err(failed)
         })
@@ -363,7 +365,7 @@ impl ports::Runtime for Containers {
 
     fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let cgroup = format!("/{cgroup}");
+            let cgroup = format!("{}/{cgroup}", self.cgroup_root);
             self.runtime.cgroups().kill(&cgroup);
             self.runtime.cgroups().remove(&cgroup).map_err(failed)
         })
@@ -373,7 +375,7 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let mut found = Vec::new();
             for class in ["kubepods", "kubepods/burstable", "kubepods/besteffort"] {
-                let Some(dir) = self.runtime.cgroups().dirs(&format!("/{class}")).into_iter().next() else { continue };
+                let Some(dir) = self.runtime.cgroups().dirs(&format!("{}/{class}", self.cgroup_root)).into_iter().next() else { continue };
                 let Ok(entries) = std::fs::read_dir(dir) else { continue };
                 let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
                 found.extend(names.filter(|name| name.starts_with("pod")).map(|name| format!("{class}/{name}")));
@@ -400,7 +402,7 @@ impl ports::Runtime for Containers {
                     host_ipc: config.host_ipc,
                     share_process_namespace: config.share_process_namespace,
                     sysctls: config.sysctls.clone(),
-                    cgroup_parent: format!("/{}", config.cgroup),
+                    cgroup_parent: format!("{}/{}", self.cgroup_root, config.cgroup),
                     ..containers::SandboxConfig::default()
                 })
                 .await
