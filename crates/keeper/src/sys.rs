@@ -42,9 +42,20 @@ pub fn openat(dir: RawFd, path: impl AsRef<[u8]>, flags: i32, mode: u32) -> io::
 
 /// Opens `path` as if `root` were `/`: neither `..` nor any symbolic link leads out of it.
 pub fn open_in_root(root: RawFd, path: impl AsRef<[u8]>, flags: i32) -> io::Result<OwnedFd> {
+    /// A rename or a mount anywhere on the machine may make the kernel unsure of a `..`; it then wants to be asked again.
+    const TRIES: usize = 1000;
     let path = c(path)?;
     let how = [(flags | libc::O_CLOEXEC) as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
-    owned(unsafe { libc::syscall(libc::SYS_openat2, root, path.as_ptr(), how.as_ptr(), size_of::<[u64; 3]>()) })
+    let size = size_of::<[u64; 3]>();
+    let open = || owned(unsafe { libc::syscall(libc::SYS_openat2, root, path.as_ptr(), how.as_ptr(), size) });
+    let mut opened = open();
+    for _ in 1..TRIES {
+        match &opened {
+            Err(e) if errno(e) == libc::EAGAIN => opened = open(),
+            _ => break,
+        }
+    }
+    opened
 }
 
 pub fn mkdirat(dir: RawFd, name: &[u8], mode: u32) -> io::Result<()> {

@@ -286,7 +286,8 @@ async fn a_shared_process_namespace_has_a_harmless_first() {
     assert_eq!(b.wait(&other).await.signal, 9);
     let id = b.runtime.create_container(&pod.id, b.script("true")).await.unwrap();
     let error = b.runtime.start_container(&id).await.unwrap_err().to_string();
-    assert!(error.contains("PID namespace has ended"), "{error}");
+    // The kernel's own word for a dead namespace, if the keeper has not yet reaped its first process.
+    assert!(error.contains("PID namespace has ended") || error.contains("clone: cannot allocate memory"), "{error}");
     b.finish().await;
 }
 
