@@ -1,6 +1,11 @@
 //! What the cluster does next: reconcilers as pure functions, each a [`reconcile::Row`] of [`rows`].
+//!
+//! What works on every kind there is cannot be a row: [`io::namespaces::run`] and [`io::garbage::run`] are tasks of
+//! their own beside the runner.
 
 pub mod cluster;
+#[cfg(test)]
+mod fixtures;
 pub mod garbage;
 pub mod io;
 pub mod scheduler;

@@ -12,7 +12,7 @@ mod plan;
 mod runner;
 mod world;
 
-pub use plan::{Action, DeleteOptions, Patch, Plan, Propagation, Reference, path};
+pub use plan::{Action, AnyObject, DeleteOptions, Patch, Plan, Propagation, Reference, path};
 pub use runner::{Reconcile, Row, Runner, Shared, Trigger, WallClock};
 pub use world::{Key, Objects, World};
 

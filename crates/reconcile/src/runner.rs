@@ -394,8 +394,12 @@ async fn carry_out_stage(shared: &Arc<Shared>, client: &Client, stage: &[Action]
 }
 
 async fn carry_out_one(shared: &Shared, client: &Client, action: &Action) -> Result<(), Error> {
-    let effect = client.execute(action).await?;
-    absorb(shared, effect);
+    match client.execute(action).await {
+        Ok(effect) => absorb(shared, effect),
+        // An event is told for people; that it could not be is no reason to do the rest again.
+        Err(error) if matches!(action, Action::Create(object) if object.kind() == "Event") => tracing::debug!(%error, "an event is not recorded"),
+        Err(error) => return Err(error),
+    }
     Ok(())
 }
 

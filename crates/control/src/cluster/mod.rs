@@ -3,7 +3,6 @@
 mod disruption;
 pub mod endpoint_slices;
 mod endpoints;
-mod finished_jobs;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
@@ -38,7 +37,6 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         disruption::row(),
         endpoints::row(),
         roles::row(),
-        finished_jobs::row(),
         volumes::claims_row(),
         volumes::volumes_row(),
         volumes::claim_protection_row(),

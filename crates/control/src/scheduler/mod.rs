@@ -220,3 +220,6 @@ pub fn schedule(pod: &Pod, nodes: &[NodeInfo], tie: u64) -> Decision {
     let chosen = ties[(tie % ties.len() as u64) as usize];
     Decision::Bind { node: chosen.node.metadata.name.clone() }
 }
+
+#[cfg(test)]
+mod tests;
