@@ -1,15 +1,30 @@
 //! Controllers of workloads: what makes pods.
 
+mod cron;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod failures;
 mod history;
+mod indexes;
+mod job;
 mod pods;
 mod replicaset;
 mod statefulset;
+mod ttl;
 
 /// Rows of this folder.
 pub fn rows() -> Vec<reconcile::Row> {
-    vec![replicaset::row(), deployment::row(), statefulset::row(), daemonset::row()]
+    vec![
+        replicaset::row(),
+        deployment::row(),
+        statefulset::row(),
+        daemonset::row(),
+        job::row(),
+        job::orphans_row(),
+        cronjob::row(),
+        ttl::row(),
+    ]
 }
 
 #[cfg(test)]

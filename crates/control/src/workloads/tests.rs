@@ -1,5 +1,8 @@
 //! A small cluster: reconcilers look at a world by hand, and their plans are carried out in it.
 
+mod cron;
+mod daemonset;
+mod job;
 mod statefulset;
 
 use std::fmt::Debug;

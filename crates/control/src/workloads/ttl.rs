@@ -1,0 +1,35 @@
+//! Jobs that are finished go after `ttlSecondsAfterFinished`.
+
+use std::time::Duration;
+
+use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Propagation, Reference, Row, Trigger, World};
+use schema::api::batch::v1::Job;
+
+use super::job::finished;
+
+pub fn row() -> Row {
+    Row {
+        name: "ttl-after-finished",
+        user: "system:serviceaccount:kube-system:ttl-after-finished-controller",
+        triggers: vec![Trigger::itself::<Job>()],
+        reconcile: Box::new(reconcile),
+        parallel: 5,
+    }
+}
+
+pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(job) = world.get::<Job>(key).filter(|job| job.metadata.deletion_timestamp.is_none()) else { return plan };
+    let (Some(ttl), Some(condition)) = (job.spec.ttl_seconds_after_finished, finished(job)) else { return plan };
+    if condition.last_transition_time.is_zero() {
+        return plan;
+    }
+    let left = condition.last_transition_time.seconds + i64::from(ttl) - ctx.now_seconds();
+    if left > 0 {
+        plan.requeue(Duration::from_secs(left.unsigned_abs()));
+    } else {
+        let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+        plan.push(Action::Delete { of: Reference::to(&**job), options });
+    }
+    plan
+}
