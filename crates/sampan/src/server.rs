@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use apiserver::{
@@ -118,7 +118,7 @@ pub fn run(args: ServerArgs) -> Result<(), Error> {
     let runtime = runtime().map_err(Error::Tokio)?;
     let outcome = runtime.block_on(serve(args, settings));
     // A step that hangs in the kernel does not keep a stopped server.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
 }
 
@@ -155,6 +155,7 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     )?;
 
     let store = Arc::new(Sqlite::open(server_dir.join("db/state.db"), Options::default())?);
+    tokio::spawn(forget_history(store.clone()));
     let proxy = Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
     let server = Server::start(api_config(&args, &settings, &identity, store.clone(), proxy.clone())?).await?;
     let facts = bootstrap::Facts {
@@ -250,9 +251,30 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     Ok(())
 }
 
+/// Changes stay readable for an hour, or the last hundred thousand of them: so long a client may be away and resume.
+/// Looks only when something was written.
+async fn forget_history(store: Arc<Sqlite>) {
+    use store::{Store, retention::Retention};
+    const WINDOW: Duration = Duration::from_secs(3600);
+    const AT_MOST: u64 = 100_000;
+    const PAUSE: Duration = Duration::from_secs(60);
+    let started = Instant::now();
+    let mut retention = Retention::new(WINDOW, AT_MOST);
+    let mut newest = store.watermark();
+    while newest.changed().await.is_ok() {
+        let revision = *newest.borrow_and_update();
+        if let Some(before) = retention.observe(started.elapsed(), revision)
+            && let Err(error) = store.compact(before).await
+        {
+            tracing::warn!(%error, "old history was not forgotten");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Says when the node is Ready.
 async fn progress(client: Client, name: String, started: Instant) {
-    let mut pause = std::time::Duration::from_millis(20);
+    let mut pause = Duration::from_millis(20);
     loop {
         let node = client.get::<Node>("", &name).await;
         let is_ready = |node: &Node| node.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True");
@@ -261,7 +283,7 @@ async fn progress(client: Client, name: String, started: Instant) {
             return;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_secs(1));
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 
