@@ -39,6 +39,8 @@ pub enum Outcome {
     Started { container: String, after: Option<Nanos>, result: Result<String, (String, String)> },
     PostStarted { id: String, failed: Option<String> },
     PreStopped(String),
+    /// The container's id.
+    Resized(String, Result<(), String>),
     SandboxStopped(Result<(), String>),
     Released(Result<(), String>),
     TornDown(Result<(), String>),
@@ -69,7 +71,6 @@ impl Acts {
     pub async fn run(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
         let uid = desired.uid();
         let runtime = &self.shared.ports.runtime;
-        let text = |error: Error| error.to_string();
         match action {
             Action::Sandbox { attempt } => Outcome::Sandbox(self.sandbox(desired, attempt).await),
             Action::Network => Outcome::Network(self.network(desired).await),
@@ -77,7 +78,7 @@ impl Acts {
             Action::Image { container } => {
                 let result = match desired.member(&container) {
                     Some(member) => {
-                        let objects = named.snapshot().await;
+                        let objects = named.snapshot().await.unwrap_or_default();
                         self.shared.puller.ensure(desired, member, &objects).await
                     }
                     None => Err(Failure::default()),
@@ -104,6 +105,13 @@ impl Acts {
                 }
                 Outcome::PreStopped(id)
             }
+            Action::Resize { id, container } => {
+                let resized = match desired.member(&container) {
+                    Some(member) => self.resize(desired, member, &id).await,
+                    None => Ok(()),
+                };
+                Outcome::Resized(id, resized)
+            }
             Action::Stop { id, grace, .. } => Outcome::Done(gone_is_fine(runtime.stop_container(uid, &id, grace, None).await)),
             Action::Remove { id, container } => {
                 let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container, &id));
@@ -129,7 +137,6 @@ impl Acts {
                 let last = written.wait_for(|written| written.as_ref() == Some(&known.status));
                 let _ = tokio::time::timeout(LAST_STATUS_WAIT, last).await;
                 let done = publish::finish(&self.shared.client, &desired.pod).await;
-                let _ = text;
                 Outcome::Finished(done)
             }
         }
@@ -153,6 +160,15 @@ impl Acts {
         Ok(self.attach(desired, &sandbox).await)
     }
 
+    /// Limits that were changed in place: the pod's cgroup as well as the container's.
+    async fn resize(&self, desired: &Desired, member: &Member, id: &str) -> Result<(), String> {
+        let runtime = &self.shared.ports.runtime;
+        let pod = resources::pod_cgroup(&desired.pod, self.shared.config.pod_pids_limit);
+        runtime.set_cgroup(&resources::cgroup(&desired.pod), &pod).await.map_err(|error| error.to_string())?;
+        let own = resources::of_container(desired, member, self.shared.machine.memory_bytes);
+        runtime.update_resources(desired.uid(), id, &own).await.map_err(|error| error.to_string())
+    }
+
     async fn network(&self, desired: &Desired) -> Result<Vec<IpAddr>, String> {
         let state = self.shared.ports.runtime.pod(desired.uid()).await.map_err(|error| error.to_string())?;
         let sandbox = state.sandbox.ok_or("the sandbox is gone")?;
@@ -168,7 +184,7 @@ impl Acts {
     }
 
     async fn volumes(&self, desired: &Arc<Desired>, named: &Named, known: &Known) -> Result<Option<Nanos>, String> {
-        let objects = named.snapshot().await;
+        let objects = named.snapshot().await.map_err(|what| format!("MountVolume.SetUp failed: {what}"))?;
         let services = Vec::new();
         let sources = Sources {
             desired,
@@ -191,7 +207,7 @@ impl Acts {
             (reason.to_owned(), message)
         };
         let _ = shared.services_known.subscribe().wait_for(|known| *known).await;
-        let objects = named.snapshot().await;
+        let objects = named.snapshot().await.map_err(|what| failed("CreateContainerConfigError", "Failed", what))?;
         let services = shared.services();
         let pod_ips = if pod.spec.host_network { shared.host_ips.clone() } else { known.addresses.clone() };
         let sources = Sources {
@@ -205,7 +221,15 @@ impl Acts {
         let image = known.image.as_ref().ok_or_else(|| ("ImageGone".to_owned(), String::new()))?;
         let volumes = lock(&shared.mounted).get(uid).cloned().unwrap_or_default();
         write_etc(&shared.config, desired, &pod_ips).map_err(|error| failed("CreateContainerConfigError", "Failed", format!("cannot write the pod's files of /etc: {error}")))?;
-        let parts = Parts { config: &shared.config, sources: &sources, volumes: &volumes, image, memory_bytes: shared.machine.memory_bytes };
+        let target_id = match &*member.target {
+            "" => String::new(),
+            target => {
+                let state = shared.ports.runtime.pod(uid).await.map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
+                let found = state.containers.into_iter().rev().find(|container| container.name == target && crate::plan::is_running(container));
+                found.map(|container| container.id).ok_or_else(|| failed("CreateContainerError", "Failed", format!("unable to find target container {target}")))?
+            }
+        };
+        let parts = Parts { config: &shared.config, sources: &sources, volumes: &volumes, image, memory_bytes: shared.machine.memory_bytes, target_id };
         let config = container::make(&parts, member, attempt).map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
         let _ = fs::create_dir_all(shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name));
         let runtime = &shared.ports.runtime;
@@ -248,7 +272,13 @@ impl Acts {
         lock(&self.shared.mounted).remove(uid);
         self.shared.puller.forget(uid);
         self.shared.volumes.unmount(uid).await.map_err(|error| error.to_string())?;
-        gone_is_fine(self.shared.ports.runtime.remove_cgroup(&resources::cgroup(&desired.pod)).await)
+        let runtime = &self.shared.ports.runtime;
+        // Of a pod that is known by its containers only, the QoS class is not.
+        let name = format!("/pod{uid}");
+        for cgroup in runtime.pod_cgroups().await.unwrap_or_default().iter().filter(|cgroup| cgroup.ends_with(&name)) {
+            gone_is_fine(runtime.remove_cgroup(cgroup).await)?;
+        }
+        Ok(())
     }
 
     async fn tear_down(&self, desired: &Desired) -> Result<(), String> {

@@ -41,6 +41,8 @@ pub struct Parts<'a> {
     pub volumes: &'a Set,
     pub image: &'a Image,
     pub memory_bytes: u64,
+    /// Of the container that an ephemeral one looks at.
+    pub target_id: String,
 }
 
 /// The sandbox of a pod.
@@ -109,6 +111,7 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         log_path: PathBuf::from(&container.name).join(format!("{attempt}.log")),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()).filter(|signal| !signal.is_empty()),
         env,
+        target_id: parts.target_id.clone(),
     })
 }
 

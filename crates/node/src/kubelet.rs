@@ -114,12 +114,15 @@ impl Kubelet {
         let fs = ports.host.fs(&config.root_dir).or_else(|_| ports.host.fs("/".as_ref())).unwrap_or_default();
         let (_, allocatable) = register::capacity(&config, &machine, &fs);
         let (events, notes) = Recorder::new();
+        let offline = watch::channel(false).0;
+        let kept = config.root_dir.join("last-objects");
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
             volumes: Volumes::new(config.root_dir.clone(), client.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
-            config_maps: Cache::new(client.clone()),
-            secrets: Cache::new(client.clone()),
+            config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
+            secrets: Cache::new(client.clone(), kept, offline.subscribe()),
+            offline,
             services: RwLock::default(),
             services_known: watch::channel(false).0,
             burstable_shares: Mutex::default(),
@@ -150,6 +153,7 @@ impl Kubelet {
             tracing::error!("the kubelet runs already");
             return;
         };
+        let _guard = Guard(self.clone());
         self.make_class_cgroups().await;
         let (to, news) = mpsc::unbounded_channel();
         let mine = Scope { namespace: String::new(), query: format!("fieldSelector=spec.nodeName%3D{}", config.node_name) };
@@ -232,6 +236,7 @@ impl Kubelet {
         let pods = self.store.load();
         tracing::warn!(pods = pods.len(), "the API does not answer: the last known pods start");
         self.shared.services_known.send_replace(true);
+        self.shared.offline.send_replace(true);
         for pod in pods {
             self.put(pod, true);
         }
@@ -272,6 +277,7 @@ impl Kubelet {
             }
         }
         self.store.keep_only(&uids);
+        self.forget_objects();
         for state in here.into_iter().filter(|state| !uids.contains(&state.uid)) {
             let known = lock(&self.workers).contains_key(&state.uid);
             if !known {
@@ -290,6 +296,22 @@ impl Kubelet {
         let orders = Orders { orphaned: true, end: None };
         let handle = worker::spawn(&self.shared, Arc::new(pod), orders);
         lock(&self.workers).insert(uid.to_owned(), handle);
+    }
+
+    /// Objects kept for an offline start that no pod of this node names.
+    fn forget_objects(&self) {
+        let mut named = BTreeSet::new();
+        for view in self.views() {
+            let refs = crate::refs::refs(&view.desired);
+            let namespace = &view.desired.pod.metadata.namespace;
+            named.extend(refs.config_maps.iter().map(|name| format!("configmaps-{namespace}-{name}")));
+            named.extend(refs.secrets.iter().map(|name| format!("secrets-{namespace}-{name}")));
+        }
+        for entry in std::fs::read_dir(self.shared.config.root_dir.join("last-objects")).into_iter().flatten().flatten() {
+            if !entry.file_name().to_str().is_some_and(|name| named.contains(name)) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Volumes and cgroups of pods that are no more.
@@ -317,6 +339,7 @@ impl Kubelet {
         let mut workers = lock(&self.workers);
         workers.retain(|_, handle| !handle.task.is_finished());
         if let Some(handle) = workers.get(&uid) {
+            self.store.put(&pod);
             handle.pod.send_replace(pod);
             return;
         }
@@ -411,9 +434,12 @@ impl Kubelet {
     }
 }
 
-impl Drop for Kubelet {
+/// Workers end with the run.
+struct Guard(Arc<Kubelet>);
+
+impl Drop for Guard {
     fn drop(&mut self) {
-        for handle in lock(&self.workers).values() {
+        for (_, handle) in lock(&self.0.workers).drain() {
             handle.task.abort();
         }
     }

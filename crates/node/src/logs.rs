@@ -3,13 +3,16 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use rustix::fs::inotify;
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, watch},
+};
 
 use crate::{memory::SECOND, ports::Nanos};
 
@@ -234,12 +237,36 @@ impl Reader {
     }
 }
 
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Tells that something in a directory was written, made or moved.
+struct Watch(AsyncFd<OwnedFd>);
 
-/// Sends a log. While it is followed, `alive` says whether more may come; the end of it is read once more.
-pub async fn send(log: PathBuf, options: Options, mut alive: impl FnMut() -> bool, to: mpsc::Sender<Bytes>) -> io::Result<()> {
+impl Watch {
+    fn new(dir: &Path) -> io::Result<Self> {
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&fd, dir, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
+        // An OwnedFd always answers with the same descriptor, which is what the deprecation is about.
+        #[allow(deprecated)]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Self(fd))
+    }
+
+    async fn changed(&self) {
+        let Ok(mut guard) = self.0.readable().await else { return std::future::pending().await };
+        let mut events = [0; 4096];
+        while matches!(rustix::io::read(&self.0, &mut events), Ok(1..)) {}
+        guard.clear_ready();
+    }
+}
+
+/// Sends a log. While it is followed, `alive` says whether more may come; its end is read once more after that.
+pub async fn send(log: PathBuf, options: Options, mut alive: watch::Receiver<bool>, to: mpsc::Sender<Bytes>) -> io::Result<()> {
     let mut filter = Filter::new(&options);
     let mut reader = Reader::new(&log, &options);
+    // Made before the first read, so that nothing is missed between the two.
+    let changes = match log.parent().filter(|_| options.follow) {
+        Some(dir) => Some(Watch::new(dir)?),
+        None => None,
+    };
     let mut last_round = false;
     loop {
         let mut out = Vec::new();
@@ -253,16 +280,21 @@ pub async fn send(log: PathBuf, options: Options, mut alive: impl FnMut() -> boo
         if more {
             continue;
         }
-        if !options.follow || last_round {
-            return Ok(());
-        }
+        let Some(changes) = changes.as_ref().filter(|_| !last_round) else { return Ok(()) };
         if reader.rotated() {
             continue;
         }
-        last_round = !alive();
+        if !*alive.borrow_and_update() {
+            last_round = true;
+            continue;
+        }
         tokio::select! {
             () = to.closed() => return Ok(()),
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = changes.changed() => {}
+            changed = alive.changed() => last_round = changed.is_err(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use schema::api::core::v1::PodStatus;
+use schema::api::core::v1::{PodStatus, ResourceRequirements};
 
 use crate::ports::{Image, Nanos};
 
@@ -141,6 +141,8 @@ pub struct Memory {
     pub stopping: BTreeMap<String, Stopping>,
     /// Container ids whose postStart hook is not done yet; until then a sidecar holds back what follows.
     pub post_start: BTreeSet<String>,
+    /// Requests and limits that a container runs with, by its id.
+    pub applied: BTreeMap<String, ResourceRequirements>,
     /// Termination messages by container id.
     pub messages: BTreeMap<String, String>,
     pub addresses: Vec<IpAddr>,
@@ -170,6 +172,7 @@ impl Memory {
             probes: BTreeMap::new(),
             stopping: BTreeMap::new(),
             post_start: BTreeSet::new(),
+            applied: BTreeMap::new(),
             messages: BTreeMap::new(),
             addresses: Vec::new(),
             end: None,

@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use reconcile::{
@@ -17,6 +19,8 @@ use reconcile::{
 };
 use schema::api::{Object, core::v1::ConfigMap, core::v1::Secret};
 use tokio::sync::{Notify, watch};
+
+use crate::store;
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -93,6 +97,8 @@ impl<K> Entry<K> {
 }
 
 struct Feed<K> {
+    /// Where it is kept for a start without the API.
+    path: PathBuf,
     state: watch::Sender<Seen<K>>,
     wakes: Arc<Mutex<Vec<Weak<Wake>>>>,
 }
@@ -103,6 +109,11 @@ impl<K: Object> Feed<K> {
             Seen::Present(object) => Some(object.metadata().resource_version.clone()),
             _ => None,
         };
+        match &seen {
+            Seen::Present(object) => store::write_private(&self.path, &object.to_vec()),
+            Seen::Absent => drop(std::fs::remove_file(&self.path)),
+            Seen::Unknown => {}
+        }
         let first = matches!(*self.state.borrow(), Seen::Unknown);
         let changed = first || version(&self.state.borrow()) != version(&seen);
         self.state.send_replace(seen);
@@ -129,12 +140,15 @@ impl<K: Object> Sink<K> for Feed<K> {
 /// All followed objects of a kind.
 pub struct Cache<K> {
     client: Client,
+    dir: PathBuf,
+    offline: watch::Receiver<bool>,
     entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
 }
 
 impl<K: Object> Cache<K> {
-    pub fn new(client: Client) -> Self {
-        Self { client, entries: Mutex::default() }
+    /// `dir` keeps what is followed; once `offline` is true, what the API has not told is read from there.
+    pub fn new(client: Client, dir: PathBuf, offline: watch::Receiver<bool>) -> Self {
+        Self { client, dir, offline, entries: Mutex::default() }
     }
 
     /// Follows an object for as long as the entry is held; `wake` learns of changes.
@@ -148,14 +162,39 @@ impl<K: Object> Cache<K> {
         entries.retain(|_, entry| entry.strong_count() > 0);
         let (sender, state) = watch::channel(Seen::Unknown);
         let wakes = Arc::new(Mutex::new(vec![Arc::downgrade(wake)]));
-        let feed = Feed { state: sender, wakes: wakes.clone() };
+        let path = self.dir.join(format!("{}-{namespace}-{name}", K::PLURAL));
+        let feed = Feed { path: path.clone(), state: sender.clone(), wakes: wakes.clone() };
         let scope = Scope { namespace: namespace.to_owned(), query: format!("fieldSelector=metadata.name%3D{name}") };
-        let task = tokio::spawn(reflector::run::<K>(self.client.clone(), scope, feed)).abort_handle();
+        let (client, mut offline) = (self.client.clone(), self.offline.clone());
+        let task = tokio::spawn(async move {
+            let last_known = async {
+                if offline.wait_for(|offline| *offline).await.is_ok()
+                    && let Some(object) = std::fs::read(&path).ok().and_then(|raw| K::decode(&raw).ok())
+                {
+                    sender.send_if_modified(|seen| {
+                        let unknown = matches!(seen, Seen::Unknown);
+                        if unknown {
+                            *seen = Seen::Present(Arc::new(object));
+                        }
+                        unknown
+                    });
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = reflector::run::<K>(client, scope, feed) => {}
+                () = last_known => {}
+            }
+        })
+        .abort_handle();
         let entry = Arc::new(Entry { state, wakes, task });
         entries.insert(key, Arc::downgrade(&entry));
         entry
     }
 }
+
+/// As long does a pod wait for an object before it says so.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// ConfigMaps and Secrets that one pod names.
 #[derive(Default)]
@@ -172,18 +211,22 @@ pub struct Snapshot {
 }
 
 impl Named {
-    pub async fn snapshot(&self) -> Snapshot {
+    /// Waits for the API's first word about each, but not for ever.
+    pub async fn snapshot(&self) -> Result<Snapshot, String> {
+        let timed_out = |kind: &str| format!("failed to sync {kind} cache: timed out waiting for the condition");
         let mut snapshot = Snapshot::default();
         for (name, entry) in &self.config_maps {
-            if let Some(object) = entry.known().await {
+            let known = tokio::time::timeout(FIRST_WORD, entry.known()).await;
+            if let Some(object) = known.map_err(|_| timed_out("configmap"))? {
                 snapshot.config_maps.insert(name.clone(), object);
             }
         }
         for (name, entry) in &self.secrets {
-            if let Some(object) = entry.known().await {
+            let known = tokio::time::timeout(FIRST_WORD, entry.known()).await;
+            if let Some(object) = known.map_err(|_| timed_out("secret"))? {
                 snapshot.secrets.insert(name.clone(), object);
             }
         }
-        snapshot
+        Ok(snapshot)
     }
 }

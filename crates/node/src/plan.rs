@@ -26,6 +26,8 @@ pub enum Action {
     /// The preStop hook, for at most `grace`.
     PreStop { id: String, container: String, grace: Duration, message: String },
     Stop { id: String, container: String, grace: Duration, message: String },
+    /// Requests or limits have changed in place.
+    Resize { id: String, container: String },
     /// A dead container that nobody asks about any more.
     Remove { id: String, container: String },
     StopSandbox,
@@ -103,8 +105,8 @@ impl<'a> Input<'a> {
             .chain(&status.ephemeral_container_statuses)
             .find(|status| status.name == name)
             .map_or(0, |status| {
-                let ran = !status.container_id.is_empty() || status.last_state.terminated.is_some();
-                u32::try_from(status.restart_count).unwrap_or(0) + u32::from(ran)
+                // A status without an id counts the coming run already.
+                u32::try_from(status.restart_count).unwrap_or(0) + u32::from(!status.container_id.is_empty())
             });
         known.unwrap_or(told)
     }
@@ -311,6 +313,10 @@ fn check_running(input: &Input<'_>, member: &Member, container: &Container, plan
     } else if let Some(failed) = probed.and_then(|probed| probed.failed.clone()) {
         (failed, probed.and_then(|probed| probed.grace_seconds))
     } else {
+        let applied = input.memory.applied.get(&container.id);
+        if applied.is_some_and(|applied| *applied != member.container.resources) {
+            plan.actions.push(Action::Resize { id: container.id.clone(), container: name.clone() });
+        }
         return;
     };
     let grace = grace.unwrap_or_else(|| input.desired.grace_seconds()).max(0) * SECOND;

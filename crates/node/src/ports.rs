@@ -151,6 +151,8 @@ pub struct ContainerConfig {
     pub log_path: PathBuf,
     /// Signal instead of the image's or SIGTERM: `SIGUSR1`.
     pub stop_signal: Option<String>,
+    /// Id of the container whose process namespace it joins (ephemeral containers); empty: the pod's rule.
+    pub target_id: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -245,7 +245,13 @@ impl Runner {
                 headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
             };
             return match http_get::get(&target, timeout).await {
-                Ok(answer) if (200..400).contains(&answer.status) => Ok(()),
+                Ok(answer) if (200..400).contains(&answer.status) => {
+                    if answer.elsewhere {
+                        let message = format!("{} probe warning: Probe terminated redirects, Response body: {}", self.of.name(), answer.body);
+                        self.shared.events.note(&*self.desired.pod, &self.member.field_path(), true, "ProbeWarning", message);
+                    }
+                    Ok(())
+                }
                 Ok(answer) => Err(format!("HTTP probe failed with statuscode: {}", answer.status)),
                 Err(error) => Err(error.to_string()),
             };

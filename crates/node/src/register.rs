@@ -25,6 +25,8 @@ const LEASE_SECONDS: i32 = 40;
 const RENEW: Duration = Duration::from_secs(10);
 /// Status is looked at this often, and written if it changed or is `REPORT` old.
 const LOOK: Duration = Duration::from_secs(10);
+/// … or this soon again while it is not ready, and then more and more rarely.
+const SOON: Duration = Duration::from_millis(50);
 const REPORT: Nanos = 300 * SECOND;
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
@@ -208,6 +210,12 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
     let mut reported: Option<(NodeStatus, Nanos)> = None;
     let mut known: Option<Node> = None;
     let mut retry = Duration::from_millis(50);
+    // A node that is not ready yet may be any moment.
+    let mut soon = SOON;
+    let pause = |soon: &mut Duration| {
+        *soon = if health().not_ready.is_none() { SOON } else { (*soon * 2).min(LOOK) };
+        if *soon == SOON { LOOK } else { *soon / 2 }
+    };
     loop {
         let now = shared.ports.clock.now();
         let fs = shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default();
@@ -231,9 +239,9 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
                 reported = Some((node.status.clone(), now));
                 known = Some(node);
                 retry = Duration::from_millis(50);
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(pause(&mut soon)).await;
             }
-            Ok(None) => tokio::time::sleep(LOOK).await,
+            Ok(None) => tokio::time::sleep(pause(&mut soon)).await,
             Err(error) => {
                 tracing::debug!(%error, "the node's status was not written");
                 if error.is_not_found() {

@@ -27,6 +27,8 @@ pub struct Shared {
     pub config_maps: Cache<ConfigMap>,
     pub secrets: Cache<Secret>,
     pub services: RwLock<Vec<Arc<Service>>>,
+    /// No server answered at start: what is known from before must do.
+    pub offline: watch::Sender<bool>,
     /// The services were listed once (or the node is offline).
     pub services_known: watch::Sender<bool>,
     /// `cpu.shares` of `kubepods/burstable`, as last set.

@@ -1,8 +1,34 @@
 //! The pods of this node as last seen, on its own disk: what it starts when it boots and no server is in reach.
 
-use std::{collections::BTreeSet, fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
 
 use schema::api::{Message, core::v1::Pod};
+
+/// Replaces a file that only root may read, if it says something else; what fails is logged, for nothing depends on it now.
+pub fn write_private(path: &Path, bytes: &[u8]) {
+    if fs::read(path).is_ok_and(|known| known == bytes) {
+        return;
+    }
+    let write = || -> std::io::Result<()> {
+        if let Some(dir) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        let mut new = path.as_os_str().to_owned();
+        new.push("~");
+        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        fs::rename(&new, path)
+    };
+    if let Err(error) = write() {
+        tracing::warn!(path = %path.display(), %error, "what is known was not noted on disk");
+    }
+}
 
 pub struct Store {
     dir: PathBuf,
@@ -19,16 +45,7 @@ impl Store {
     }
 
     pub fn put(&self, pod: &Pod) {
-        let write = || -> std::io::Result<()> {
-            fs::create_dir_all(&self.dir)?;
-            let new = self.path(&format!("{}~", pod.metadata.uid));
-            let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&pod.to_vec())?;
-            fs::rename(&new, self.path(&pod.metadata.uid))
-        };
-        if let Err(error) = write() {
-            tracing::warn!(pod = %pod.metadata.name, %error, "a pod was not noted on disk");
-        }
+        write_private(&self.path(&pod.metadata.uid), &pod.to_vec());
     }
 
     pub fn remove(&self, uid: &str) {

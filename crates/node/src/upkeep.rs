@@ -2,8 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
 };
+
+use schema::quantity::Quantity;
 
 use crate::{
     config::Thresholds,
@@ -93,9 +96,76 @@ pub async fn run(kubelet: &Kubelet) {
             images_at = now;
             collect_images(kubelet, &fs, disk, now, &mut seen).await;
         }
+        enforce_limits(kubelet).await;
         let still = !shortage(thresholds, &usage, &shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default()).is_empty();
         if let Some(short) = short.first().filter(|_| still) {
             evict_one(kubelet, *short, &usage, &fs).await;
+        }
+    }
+}
+
+/// Bytes below a directory, on its own file system.
+fn disk_usage(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(own) = std::fs::symlink_metadata(dir) else { return 0 };
+    let mut bytes = own.blocks() * 512;
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() && meta.dev() == own.dev() {
+            bytes += disk_usage(&entry.path());
+        } else if !meta.is_dir() {
+            bytes += meta.blocks() * 512;
+        }
+    }
+    bytes
+}
+
+/// Why a pod that outgrew what it was given on disk must go.
+async fn outgrown(kubelet: &Kubelet, view: &View) -> Option<String> {
+    let pod = &view.desired.pod;
+    let uid = view.desired.uid();
+    for volume in &pod.spec.volumes {
+        let Some(of) = volume.volume_source.empty_dir.as_ref().filter(|of| of.medium.is_empty()) else { continue };
+        let Some(limit) = of.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).filter(|limit| limit.nanos > 0) else { continue };
+        let dir = kubelet.shared.volumes.dir(uid, "empty-dir", &volume.name);
+        let used = tokio::task::spawn_blocking(move || disk_usage(&dir)).await.unwrap_or(0);
+        if i64::try_from(used).is_ok_and(|used| used > limit.value()) {
+            return Some(format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{limit}\". ", volume.name));
+        }
+    }
+    let limited = |member: &&crate::pod::Member| member.container.resources.limits.contains_key("ephemeral-storage");
+    if !view.desired.members.iter().any(|member| limited(&member)) {
+        return None;
+    }
+    let stats = kubelet.shared.ports.runtime.stats(uid).await.ok()?;
+    let meta = &pod.metadata;
+    let logs = kubelet.shared.config.log_dir(&meta.namespace, &meta.name, uid);
+    for member in view.desired.members.iter().filter(limited) {
+        let limit = resources::amount(&member.container.resources.limits, "ephemeral-storage")?;
+        let name = &member.container.name;
+        let written: u64 = view
+            .observed
+            .containers
+            .iter()
+            .filter(|container| container.name == *name)
+            .filter_map(|container| stats.containers.get(&container.id))
+            .map(|usage| usage.root_fs_used_bytes)
+            .sum();
+        let logs = logs.join(name);
+        let used = written + tokio::task::spawn_blocking(move || disk_usage(&logs)).await.unwrap_or(0);
+        if i64::try_from(used).is_ok_and(|used| used > limit.value()) {
+            return Some(format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". "));
+        }
+    }
+    None
+}
+
+async fn enforce_limits(kubelet: &Kubelet) {
+    for view in kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase) && !view.desired.is_deleted()) {
+        if let Some(message) = outgrown(kubelet, &view).await {
+            kubelet.shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
+            let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
+            kubelet.evict(view.desired.uid(), end);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One pod's worker: plans, starts what the plan says, remembers how it went, and sleeps until something happens.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::{HashMap, HashSet}, sync::Arc, time::Duration};
 
 use schema::api::core::v1::{Pod, PodStatus};
 use tokio::{sync::watch, task::JoinSet};
@@ -60,6 +60,8 @@ struct Worker {
     seen: watch::Sender<Arc<View>>,
     noted_backoffs: HashSet<(String, u32)>,
     next: Option<Nanos>,
+    /// Names of containers that are resized, by id.
+    last_resized: HashMap<String, String>,
 }
 
 /// Actions with one key never run side by side.
@@ -75,6 +77,7 @@ fn key(action: &Action) -> Key {
         Action::PreStop { id, .. } => ("preStop", id.clone()),
         // A shorter grace is another stop.
         Action::Stop { id, grace, .. } => ("stop", format!("{id} {}", if grace.as_secs() <= 2 { "now" } else { "" })),
+        Action::Resize { id, .. } => ("resize", id.clone()),
         Action::Remove { id, .. } => ("remove", id.clone()),
         Action::StopSandbox | Action::Release | Action::Teardown | Action::Finish => ("end", String::new()),
     }
@@ -109,6 +112,7 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
         seen: seen_to,
         noted_backoffs: HashSet::new(),
         next: None,
+        last_resized: HashMap::new(),
     };
     let client = shared.client.clone();
     let task = tokio::spawn({
@@ -257,6 +261,13 @@ impl Worker {
         let lives = |id: &String| observed.containers.iter().any(|container| container.id == *id);
         self.memory.messages.retain(|id, _| lives(id));
         self.memory.probes.retain(|id, _| lives(id));
+        self.memory.applied.retain(|id, _| lives(id));
+        for container in observed.containers.iter().filter(|container| plan::is_running(container)) {
+            // What runs when it is first seen runs with what the pod said then.
+            if let Some(member) = self.desired.member(&container.name) {
+                self.memory.applied.entry(container.id.clone()).or_insert_with(|| member.container.resources.clone());
+            }
+        }
         self.probes.follow(&self.shared, &self.desired, observed, &self.memory);
         let ending = self.desired.is_deleted() || self.memory.orphaned || self.memory.end.is_some() || plan::is_terminal(&self.memory.status.phase);
         if ending && self.memory.ending_since.is_none() {
@@ -306,7 +317,19 @@ impl Worker {
         if self.in_flight.contains(&key) {
             return;
         }
+        let begins = |key: &Key| matches!(key.0, "sandbox" | "network" | "volumes" | "start");
+        if key.0 == "end" && self.in_flight.iter().any(begins) {
+            // What is being made is ended when it stands.
+            return;
+        }
         match &action {
+            Action::Resize { id, container } => {
+                self.last_resized.insert(id.clone(), container.clone());
+            }
+            Action::Sandbox { attempt } if *attempt > 0 => {
+                let message = "Pod sandbox changed, it will be killed and re-created.";
+                self.shared.events.note(&*self.desired.pod, "", false, "SandboxChanged", message);
+            }
             Action::PreStop { id, container, message, .. } | Action::Stop { id, container, message, .. } => {
                 if !self.memory.stopping.contains_key(id) {
                     self.memory.stopping.insert(id.clone(), Stopping { since: now, pre_stopped: false });
@@ -423,6 +446,16 @@ impl Worker {
                     probed.failed = Some(message);
                 }
             }
+            Outcome::Resized(id, Ok(())) => {
+                let name = self.last_resized.remove(&id);
+                if let Some(member) = name.and_then(|name| self.desired.member(&name)) {
+                    memory.applied.insert(id, member.container.resources.clone());
+                }
+            }
+            Outcome::Resized(id, Err(error)) => {
+                tracing::warn!(pod = %self.desired.label(), container = id, %error, "a container was not resized");
+                self.hold(key.clone(), Duration::from_secs(5));
+            }
             Outcome::PreStopped(id) => {
                 memory.stopping.entry(id).or_insert(Stopping { since: now, pre_stopped: true }).pre_stopped = true;
             }
@@ -443,9 +476,12 @@ impl Worker {
     }
 
     fn wake_in(&mut self, after: Duration) {
+        self.hold(("end", String::new()), after);
+    }
+
+    /// Holds a key, so that its step is not tried before.
+    fn hold(&mut self, key: Key, after: Duration) {
         let wake = self.wake.clone();
-        // Holds the key, so that the step is not tried before.
-        let key = ("end", String::new());
         self.in_flight.insert(key.clone());
         self.running.spawn(async move {
             tokio::time::sleep(after).await;

@@ -253,7 +253,7 @@ impl Kubelet {
                 }
                 std::future::pending::<()>().await;
             };
-            let sending = logs::send(log, options, || *alive.borrow(), to);
+            let sending = logs::send(log, options, alive, to);
             tokio::select! {
                 () = watcher => {}
                 sent = sending => if let Err(error) = sent { tracing::debug!(%error, "a log was not read to its end") },

@@ -40,6 +40,8 @@ struct Change {
 pub struct Api {
     state: Mutex<State>,
     changes: broadcast::Sender<Change>,
+    /// Nobody answers.
+    pub down: std::sync::atomic::AtomicBool,
 }
 
 fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
@@ -127,7 +129,7 @@ fn version<K: Object>(raw: &Bytes) -> String {
 
 impl Api {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changes: broadcast::channel(1024).0 })
+        Arc::new(Self { state: Mutex::default(), changes: broadcast::channel(1024).0, down: Default::default() })
     }
 
     fn path<K: Object>(namespace: &str, name: &str) -> String {
@@ -212,6 +214,9 @@ fn under(collection: &str, asked: &str) -> bool {
 
 impl Transport for Api {
     fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Body>, BoxError>> {
+        if self.down.load(std::sync::atomic::Ordering::Relaxed) {
+            return Box::pin(async { Err("connection refused".into()) });
+        }
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         let part = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).map(|value| value.replace("%3D", "="));

@@ -1,14 +1,16 @@
 //! A whole node on a machine and an API in memory, with a clock that the tests hold.
 
 mod api;
+mod serving;
 mod machine;
 mod pods;
+mod pure;
+mod restarts;
 
 use std::{sync::Arc, time::Duration};
 
 use reconcile::io::{Client, Identity};
 use schema::api::{
-    Object,
     core::v1::{Container, Event, Pod, PodSpec},
     meta::v1::ObjectMeta,
 };
@@ -24,7 +26,7 @@ pub struct World {
     pub api: Arc<Api>,
     pub machine: Fake,
     pub kubelet: Arc<Kubelet>,
-    pub dir: Dir,
+    pub dir: Option<Dir>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -40,7 +42,11 @@ impl World {
     }
 
     pub fn on(name: &str, api: Arc<Api>, machine: Fake) -> Self {
-        let dir = Dir::new(name);
+        Self::at(Dir::new(name), api, machine)
+    }
+
+    /// A node that starts where another one was.
+    pub fn at(dir: Dir, api: Arc<Api>, machine: Fake) -> Self {
         let config = Config {
             node_name: "one".into(),
             addresses: vec!["192.0.2.1".parse().expect("an address")],
@@ -53,7 +59,7 @@ impl World {
         let client = Client::new(api.clone(), Identity("system:node:one".into()));
         let kubelet = Kubelet::new(config, machine.ports(), client);
         let task = tokio::spawn(kubelet.clone().run());
-        Self { api, machine, kubelet, dir, task }
+        Self { api, machine, kubelet, dir: Some(dir), task }
     }
 
     /// Waits until the API shows what is wanted of a pod; time flies meanwhile.
@@ -76,6 +82,15 @@ impl World {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("{name} is still there: {:?} {:?}", self.machine.log(), self.api.get::<Pod>("default", name).map(|pod| pod.status));
+    }
+
+    pub fn path(&self, of: &str) -> std::path::PathBuf {
+        self.dir.as_ref().expect("a directory").0.join(of)
+    }
+
+    /// Ends the kubelet; containers and files stay.
+    pub fn stop(mut self) -> (Dir, Arc<Api>, Fake) {
+        (self.dir.take().expect("a directory"), self.api.clone(), self.machine.clone())
     }
 
     pub async fn settle(&self) {
@@ -106,6 +121,3 @@ pub fn is_ready(pod: &Pod) -> bool {
     pod.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
 }
 
-pub fn path_of<K: Object>(object: &K) -> String {
-    format!("/api/v1/namespaces/{}/{}/{}", object.namespace(), K::PLURAL, object.name())
-}

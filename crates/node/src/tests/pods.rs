@@ -20,7 +20,7 @@ async fn a_pod_runs_and_ends() {
     assert_eq!((status.started, status.ready, status.restart_count, &*status.image_id), (Some(true), true, 0, "app:1@sha256:d1"));
     let types: Vec<&str> = ready.status.conditions.iter().map(|condition| &*condition.r#type).collect();
     assert_eq!(types, ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]);
-    let hosts = std::fs::read_to_string(world.dir.0.join("kubelet/pods/uid-web/etc-hosts")).expect("a file");
+    let hosts = std::fs::read_to_string(world.path("kubelet/pods/uid-web/etc-hosts")).expect("a file");
     assert!(hosts.ends_with("10.42.0.7\tweb\n"), "{hosts}");
     world.settle().await;
     assert_eq!(world.reasons(), ["Pulled", "Created", "Started"]);
@@ -28,7 +28,7 @@ async fn a_pod_runs_and_ends() {
     world.until_gone("web").await;
     world.settle().await;
     assert_eq!(world.machine.log().last().map(String::as_str), Some("remove uid-web"));
-    assert!(!world.dir.0.join("kubelet/pods/uid-web").exists() && !world.dir.0.join("logs/default_web_uid-web").exists());
+    assert!(!world.path("kubelet/pods/uid-web").exists() && !world.path("logs/default_web_uid-web").exists());
     assert!(lock(&world.machine.state).cgroups.iter().all(|cgroup| !cgroup.contains("uid-web")));
     assert_eq!(world.kubelet.pods(), 0, "no worker stays");
 }

@@ -34,6 +34,7 @@ use crate::{
     objects::lock,
     pod::Desired,
     ports::Nanos,
+    store,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,10 @@ pub enum Error {
     Claim(String),
     #[error("no volume plugin matched: {kind} volumes are not supported by this node")]
     Unsupported { kind: &'static str },
-    #[error("the image of the volume is not here: {0}")]
+    #[error("image volumes are not supported by this node: {0}")]
     Image(String),
+    #[error("MountVolume.SetUp failed for volume \"{name}\" : {source}")]
+    Volume { name: String, source: Box<Error> },
 }
 
 /// A volume that stands.
@@ -136,7 +139,8 @@ impl Volumes {
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
         let mut jobs: Vec<(String, disk::Job)> = Vec::new();
         for volume in &desired.pod.spec.volumes {
-            let plugin = plugin(volume)?;
+            let named = |source: Error| Error::Volume { name: volume.name.clone(), source: Box::new(source) };
+            let plugin = plugin(volume).map_err(named)?;
             let source = &volume.volume_source;
             let dir = self.dir(&uid, plugin, &volume.name);
             let job = match plugin {
@@ -145,10 +149,10 @@ impl Volumes {
                     disk::Job::HostPath { path: of.path.into(), kind: of.r#type.unwrap_or_default() }
                 }
                 "claim" => {
-                    let (found, readonly) = claim::resolve(&self.client, &desired.pod, volume).await?;
+                    let (found, readonly) = claim::resolve(&self.client, &desired.pod, volume).await.map_err(named)?;
                     disk::Job::Local { path: found.path, create: found.create, readonly, block: found.block, group, on_root_mismatch }
                 }
-                "image" => return Err(Error::Image(source.image.clone().unwrap_or_default().reference)),
+                "image" => return Err(named(Error::Image(source.image.clone().unwrap_or_default().reference))),
                 "empty-dir" => {
                     let of = source.empty_dir.clone().unwrap_or_default();
                     let limit = of.size_limit.as_ref().and_then(|limit| schema::quantity::Quantity::parse(&limit.0).ok());
@@ -161,7 +165,7 @@ impl Volumes {
                     }
                 }
                 _ => {
-                    let payload = payload::payload(sources, &tokens, volume)?.unwrap_or_default();
+                    let payload = payload::payload(sources, &tokens, volume).map_err(|error| named(error.into()))?.unwrap_or_default();
                     let secret = matches!(plugin, "secret" | "projected");
                     disk::Job::Files { dir, payload, memory: secret, group, stamp: stamp(now) }
                 }
@@ -169,7 +173,12 @@ impl Volumes {
             jobs.push((volume.name.clone(), job));
         }
         let made = tokio::task::spawn_blocking(move || -> Result<Set, Error> {
-            jobs.into_iter().map(|(name, job)| Ok((name, job.run()?))).collect()
+            let mut set = Set::new();
+            for (name, job) in jobs {
+                let mounted = job.run().map_err(|source| Error::Volume { name: name.clone(), source: Box::new(source) })?;
+                set.insert(name, mounted);
+            }
+            Ok(set)
         });
         done.set = made.await.unwrap_or_else(|_| Ok(Set::new()))?;
         Ok(done)
@@ -188,6 +197,7 @@ impl Volumes {
                 Some(known) if known.1 > now => known,
                 known => match self.request_token(desired, &of.audience, seconds, now).await {
                     Ok(made) => {
+                        store::write_private(&self.token_file(&key), made.0.as_bytes());
                         lock(&self.tokens).insert(key, Token { token: made.0.clone(), renew_at: made.1 });
                         made
                     }
@@ -197,7 +207,11 @@ impl Volumes {
                             tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
                             (token, now + 60 * SECOND)
                         }
-                        None => return Err(error),
+                        // After a boot without a server the last one is better than none: it is renewed soon.
+                        None => match (&error, fs::read_to_string(self.token_file(&(pod.metadata.uid.clone(), of.audience.clone(), seconds)))) {
+                            (Error::Token(reconcile::io::Error::Transport { .. }), Ok(token)) => (token, now + 10 * SECOND),
+                            _ => return Err(error),
+                        },
                     },
                 },
             };
@@ -205,6 +219,12 @@ impl Volumes {
             tokens.insert((of.audience.clone(), seconds), token);
         }
         Ok(tokens)
+    }
+
+    /// Goes with the pod's directory.
+    fn token_file(&self, (uid, audience, seconds): &(String, String, i64)) -> PathBuf {
+        let audience: String = audience.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        self.root.join("pods").join(uid).join("tokens").join(format!("{audience}-{seconds}"))
     }
 
     async fn request_token(&self, desired: &Desired, audience: &str, seconds: i64, now: Nanos) -> Result<(String, Nanos), Error> {

@@ -1,0 +1,213 @@
+//! The pure parts, row by row.
+
+use std::collections::BTreeMap;
+
+use schema::api::{
+    IntOrString, Quantity,
+    core::v1::{ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption, ResourceFieldSelector, ResourceRequirements, Service, ServicePort},
+};
+
+use super::*;
+use crate::{
+    env::{self, Sources, expand},
+    etc::{self, Resolver},
+    hooks,
+    memory::{Crash, SECOND},
+    objects::Snapshot,
+    plan::go_duration,
+    pod::{Desired, pull_policy},
+    resources,
+    volumes::{payload::File, write},
+};
+
+#[test]
+fn variables_expand() {
+    let lookup = |name: &str| (name == "A").then(|| "1".to_owned());
+    for (text, expected) in [("$(A)", "1"), ("$$(A)", "$(A)"), ("$(B)", "$(B)"), ("$A", "$A"), ("x$(A)y$(A", "x1y$(A"), ("$$$$", "$$"), ("$", "$"), ("$()", "$()")] {
+        assert_eq!(expand(text, lookup), expected, "{text}");
+    }
+}
+
+fn listed(rows: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+    rows.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
+}
+
+fn asking(name: &str, requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Container {
+    let resources = ResourceRequirements { requests: listed(requests), limits: listed(limits), ..ResourceRequirements::default() };
+    Container { resources, ..container(name) }
+}
+
+#[test]
+fn environment_of_a_container() {
+    let field = |name: &str, path: &str| EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource { field_ref: Some(ObjectFieldSelector { field_path: path.into(), ..ObjectFieldSelector::default() }), ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    };
+    let resource = |name: &str, resource: &str, divisor: &str| EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            resource_field_ref: Some(ResourceFieldSelector { resource: resource.into(), divisor: Quantity(divisor.into()), ..ResourceFieldSelector::default() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    };
+    let plain = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into(), ..EnvVar::default() };
+    let mut app = asking("app", &[("cpu", "250m")], &[("memory", "64Mi")]);
+    app.env = vec![
+        plain("A", "1"),
+        plain("B", "$(A)-$(KUBERNETES_SERVICE_HOST)"),
+        field("NAME", "metadata.name"),
+        field("LABEL", "metadata.labels['app']"),
+        field("IPS", "status.podIPs"),
+        resource("MEMORY", "limits.memory", "1Mi"),
+        resource("CPU", "requests.cpu", "1m"),
+        resource("WHOLE", "limits.cpu", "0"),
+        plain("A", "2"),
+    ];
+    let mut pod = pod("web", vec![app.clone()]);
+    pod.metadata.labels.insert("app".into(), "web".into());
+    let desired = Desired::new(Arc::new(pod));
+    let mut service = Service::default();
+    service.metadata.name = "kubernetes".into();
+    service.metadata.namespace = "default".into();
+    service.spec.cluster_ip = "10.43.0.1".into();
+    service.spec.ports = vec![ServicePort { name: "https".into(), port: 443, protocol: "TCP".into(), ..ServicePort::default() }];
+    let services = [Arc::new(service)];
+    let ips = ["10.42.0.7".to_owned(), "fd00::7".to_owned()];
+    let allocatable = [("cpu".to_owned(), schema::quantity::Quantity::parse("4").expect("a quantity"))].into();
+    let objects = Snapshot::default();
+    let sources = Sources { desired: &desired, objects: &objects, services: &services, pod_ips: &ips, host_ips: &ips[..1], allocatable: &allocatable };
+    let env: BTreeMap<String, String> = env::make(&sources, &app).expect("made").into_iter().collect();
+    for (name, value) in [
+        ("A", "2"),
+        ("B", "1-10.43.0.1"),
+        ("NAME", "web"),
+        ("LABEL", "web"),
+        ("IPS", "10.42.0.7,fd00::7"),
+        ("MEMORY", "64"),
+        ("CPU", "250"),
+        ("WHOLE", "4"),
+        ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
+        ("KUBERNETES_PORT", "tcp://10.43.0.1:443"),
+        ("KUBERNETES_PORT_443_TCP_ADDR", "10.43.0.1"),
+    ] {
+        assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn resolvers_by_policy() {
+    let host = Resolver::parse("# a comment\nsearch lan.example.\nnameserver 192.0.2.53\noptions rotate\n");
+    let dns = ["10.43.0.10".parse().expect("an address")];
+    let mut pod = pod("web", vec![container("app")]);
+    let cluster = "search default.svc.cluster.local svc.cluster.local cluster.local lan.example\nnameserver 10.43.0.10\noptions ndots:5\n";
+    let own = "search lan.example\nnameserver 192.0.2.53\noptions rotate\n";
+    for (policy, host_network, expected) in [
+        ("ClusterFirst", false, cluster),
+        ("ClusterFirst", true, own),
+        ("ClusterFirstWithHostNet", true, cluster),
+        ("Default", false, own),
+        ("None", false, "nameserver 192.0.2.1\noptions ndots:2\n"),
+    ] {
+        pod.spec.dns_policy = policy.into();
+        pod.spec.host_network = host_network;
+        pod.spec.dns_config = (policy == "None").then(|| PodDNSConfig {
+            nameservers: vec!["192.0.2.1".into()],
+            options: vec![PodDNSConfigOption { name: "ndots".into(), value: Some("2".into()), ..PodDNSConfigOption::default() }],
+            ..PodDNSConfig::default()
+        });
+        assert_eq!(etc::resolver(&pod, &dns, "cluster.local", &host).text(), expected, "{policy} {host_network}");
+    }
+}
+
+#[test]
+fn classes_cgroups_and_scores() {
+    let gib: u64 = 1 << 30;
+    let rows: [(&[Container], &str, u64, i64, u64, i32); 4] = [
+        (&[container("a")], "kubepods/besteffort/poduid-p", 2, 0, 0, 1000),
+        (&[asking("a", &[("cpu", "500m"), ("memory", "1Gi")], &[])], "kubepods/burstable/poduid-p", 512, 0, 0, 875),
+        (&[asking("a", &[], &[("cpu", "1"), ("memory", "1Gi")])], "kubepods/poduid-p", 1024, 100_000, gib, -997),
+        (&[asking("a", &[("cpu", "1m")], &[("cpu", "1m"), ("memory", "1Gi")]), container("b")], "kubepods/burstable/poduid-p", 2, 1000, gib, 999),
+    ];
+    for (containers, cgroup, shares, quota, memory, score) in rows {
+        let desired = Desired::new(Arc::new(pod("p", containers.to_vec())));
+        let own = resources::of_container(&desired, &desired.members[0], 8 * gib);
+        assert_eq!(resources::cgroup(&desired.pod), cgroup);
+        assert_eq!((own.cpu_shares, own.cpu_quota_us, own.memory_limit_bytes, own.oom_score_adj), (shares, quota, memory, Some(score)), "{cgroup}");
+    }
+    // The second container of the last row has no limit, and so has the pod.
+    let half = pod("p", vec![asking("a", &[], &[("memory", "1Gi")]), container("b")]);
+    assert_eq!(resources::pod_cgroup(&half, 0).memory_limit_bytes, 0);
+    // Init containers count by the greatest, sidecars add up.
+    let mut all = pod("p", vec![asking("a", &[("cpu", "1")], &[])]);
+    let sidecar = Container { restart_policy: Some("Always".into()), ..asking("s", &[("cpu", "500m")], &[]) };
+    all.spec.init_containers = vec![asking("i", &[("cpu", "3")], &[]), sidecar, asking("j", &[("cpu", "2")], &[])];
+    assert_eq!(resources::requests(&all)["cpu"].milli_value(), 3000);
+}
+
+#[test]
+fn policies_ports_and_durations() {
+    for (image, policy) in [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("r:5000/a", "Always"), ("a@sha256:0", "IfNotPresent")] {
+        assert_eq!(pull_policy(&Container { image: image.into(), ..Container::default() }), policy, "{image}");
+    }
+    let container = Container { ports: vec![ContainerPort { name: "web".into(), container_port: 80, ..ContainerPort::default() }], ..container("a") };
+    for (asked, expected) in [
+        (IntOrString::Int(8080), Some(8080)),
+        (IntOrString::String("web".into()), Some(80)),
+        (IntOrString::String("81".into()), Some(81)),
+        (IntOrString::String("none".into()), None),
+        (IntOrString::Int(70_000), None),
+    ] {
+        assert_eq!(hooks::port(&container, &asked).ok(), expected, "{asked:?}");
+    }
+    for (seconds, text) in [(10, "10s"), (80, "1m20s"), (300, "5m0s"), (3600, "1h0m0s")] {
+        assert_eq!(go_duration(seconds * SECOND), text);
+    }
+    let (mut crash, mut delays) = (Crash::default(), Vec::new());
+    let mut now = 0;
+    for _ in 0..7 {
+        crash.next(now, now);
+        delays.push(crash.delay / SECOND);
+        now += crash.delay;
+    }
+    assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
+    assert_eq!(crash.until(now + 601 * SECOND), None, "ten good minutes are enough");
+}
+
+#[test]
+fn files_change_as_one() {
+    let dir = machine::Dir::new("atomic");
+    let file = |data: &str| File { data: data.into(), mode: 0o640, user: None };
+    let read = |name: &str| std::fs::read_to_string(dir.0.join(name)).ok();
+    let first = [("a".to_owned(), file("1")), ("sub/b".to_owned(), file("2"))].into();
+    assert!(write::write(&dir.0, &first, None, "v1").expect("written"));
+    assert!(!write::write(&dir.0, &first, None, "v2").expect("nothing to do"));
+    assert_eq!((read("a"), read("sub/b")), (Some("1".into()), Some("2".into())));
+    let second = [("a".to_owned(), file("3"))].into();
+    assert!(write::write(&dir.0, &second, None, "v3").expect("written"));
+    assert_eq!((read("a"), read("sub/b")), (Some("3".into()), None));
+    let mut names: Vec<String> = std::fs::read_dir(&dir.0).expect("a directory").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["..data", "..v3", "a"]);
+}
+
+#[test]
+fn a_sub_path_never_leaves_its_volume() {
+    let dir = machine::Dir::new("subpath");
+    let (volume, target) = (dir.0.join("volume"), dir.0.join("target"));
+    std::fs::create_dir_all(volume.join("inside")).expect("a directory");
+    std::fs::write(volume.join("inside/file"), "here").expect("a file");
+    std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
+    std::os::unix::fs::symlink("inside", volume.join("in")).expect("a link");
+    for (path, fine) in [("inside", true), ("in", true), ("made/new", true), ("inside/file", true), ("out", false), ("out/passwd", false), ("../target", false)] {
+        let target = target.join(path.replace('/', "-"));
+        let bound = crate::volumes::bind_subpath(&volume, path, &target);
+        if bound.as_ref().is_err_and(|error| error.to_string().contains("bind the subPath")) {
+            // Not root.
+            continue;
+        }
+        assert_eq!(bound.is_ok(), fine, "{path}: {bound:?}");
+    }
+    assert!(volume.join("made/new").is_dir());
+}

@@ -1,0 +1,183 @@
+//! Kubelets that end and start again, machines that boot, servers that are away, pods that vanish.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use schema::api::{
+    Quantity,
+    core::v1::{
+        ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference, ProjectedVolumeSource, ResourceRequirements,
+        ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection, VolumeSource,
+    },
+};
+
+use super::*;
+use crate::objects::lock;
+
+fn config_map(value: &str) -> ConfigMap {
+    ConfigMap {
+        metadata: ObjectMeta { name: "settings".into(), namespace: "default".into(), ..ObjectMeta::default() },
+        data: [("COLOUR".to_owned(), value.to_owned())].into(),
+        ..ConfigMap::default()
+    }
+}
+
+fn named(name: &str) -> LocalObjectReference {
+    LocalObjectReference { name: name.into(), ..LocalObjectReference::default() }
+}
+
+/// A pod that takes a ConfigMap as environment and as files, and a token.
+fn configured(name: &str) -> Pod {
+    let app = Container {
+        env_from: vec![EnvFromSource {
+            config_map_ref: Some(ConfigMapEnvSource { local_object_reference: named("settings"), ..ConfigMapEnvSource::default() }),
+            ..EnvFromSource::default()
+        }],
+        volume_mounts: vec![VolumeMount { name: "files".into(), mount_path: "/etc/settings".into(), ..VolumeMount::default() }],
+        ..container("app")
+    };
+    let mut pod = pod(name, vec![app]);
+    let token = ServiceAccountTokenProjection { path: "token".into(), ..ServiceAccountTokenProjection::default() };
+    pod.spec.volumes = vec![
+        Volume {
+            name: "files".into(),
+            volume_source: VolumeSource {
+                config_map: Some(ConfigMapVolumeSource { local_object_reference: named("settings"), ..ConfigMapVolumeSource::default() }),
+                ..VolumeSource::default()
+            },
+            ..Volume::default()
+        },
+        Volume {
+            name: "token".into(),
+            volume_source: VolumeSource {
+                projected: Some(ProjectedVolumeSource {
+                    sources: vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }],
+                    ..ProjectedVolumeSource::default()
+                }),
+                ..VolumeSource::default()
+            },
+            ..Volume::default()
+        },
+    ];
+    pod
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_kubelet_takes_over_what_runs() {
+    let world = World::new("takeover");
+    world.api.put(&pod("web", vec![container("app")]));
+    let before = world.until("web", "ready", is_ready).await;
+    world.settle().await;
+    let created = world.machine.log().len();
+    let (dir, api, machine) = world.stop();
+    let world = World::at(dir, api, machine);
+    world.settle().await;
+    assert_eq!(world.machine.log().len(), created, "nothing is done to a pod that runs: {:?}", world.machine.log());
+    let after = world.until("web", "ready", is_ready).await;
+    assert_eq!(before.status, after.status);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_boot_restarts_are_counted_on() {
+    let world = World::new("boot");
+    world.api.put(&pod("web", vec![container("app")]));
+    world.until("web", "ready", is_ready).await;
+    let (dir, api, machine) = world.stop();
+    lock(&machine.state).pods.clear();
+    let world = World::at(dir, api, machine);
+    let pod = world.until("web", "restarted", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1).await;
+    let last = pod.status.container_statuses[0].last_state.terminated.clone().expect("it ended");
+    assert_eq!((last.exit_code, &*last.reason), (137, "ContainerStatusUnknown"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_server_the_last_pods_start() {
+    let world = World::new("offline");
+    world.api.put(&config_map("red"));
+    world.api.put(&configured("web"));
+    world.until("web", "ready", is_ready).await;
+    let (dir, api, machine) = world.stop();
+    lock(&machine.state).pods.clear();
+    api.down.store(true, Ordering::Relaxed);
+    let world = World::at(dir, api, machine);
+    for _ in 0..2000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if lock(&world.machine.state).pods.values().any(|pod| pod.containers.iter().any(crate::plan::is_running)) {
+            break;
+        }
+    }
+    assert!(lock(&world.machine.state).pods.values().any(|pod| pod.containers.iter().any(crate::plan::is_running)), "{:?}", world.machine.log());
+    world.api.down.store(false, Ordering::Relaxed);
+    world.until("web", "told", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_waited_for_and_what_changes_is_shown() {
+    let world = World::new("configured");
+    world.api.put(&configured("web"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.machine.config("app").is_none());
+    world.api.put(&config_map("red"));
+    world.until("web", "ready", is_ready).await;
+    let config = world.machine.config("app").expect("made");
+    assert!(config.env.contains(&("COLOUR".into(), "red".into())), "{:?}", config.env);
+    let mount = config.mounts.iter().find(|mount| mount.container_path.ends_with("settings")).expect("a mount");
+    assert!(mount.readonly);
+    let file = mount.host_path.join("COLOUR");
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), "red");
+    let token = world.path("kubelet/pods/uid-web/volumes/kubernetes.io~projected/token/token");
+    assert!(std::fs::read_to_string(&token).expect("a token").starts_with("token-"));
+    world.api.put(&config_map("blue"));
+    world.settle().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), "blue");
+    // The token is renewed before it ends.
+    let first = std::fs::read_to_string(&token).expect("a token");
+    tokio::time::sleep(Duration::from_secs(2900)).await;
+    world.settle().await;
+    assert_ne!(first, std::fs::read_to_string(&token).expect("a token"));
+    assert_eq!(world.until("web", "ready", is_ready).await.status.container_statuses[0].restart_count, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_vanishes_is_ended() {
+    let world = World::new("vanishes");
+    world.api.put(&pod("web", vec![container("app")]));
+    world.until("web", "ready", is_ready).await;
+    world.api.remove("/api/v1/namespaces/default/pods/web");
+    for _ in 0..1000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if lock(&world.machine.state).pods.is_empty() {
+            break;
+        }
+    }
+    assert!(lock(&world.machine.state).pods.is_empty(), "{:?}", world.machine.log());
+    assert!(world.machine.log().contains(&"stop app 30".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_is_refused() {
+    let world = World::new("refused");
+    let resources = |cpu: &str| ResourceRequirements { requests: BTreeMap::from([("cpu".to_owned(), Quantity(cpu.into()))]), ..ResourceRequirements::default() };
+    world.api.put(&pod("small", vec![Container { resources: resources("3"), ..container("app") }]));
+    world.until("small", "ready", is_ready).await;
+    world.api.put(&pod("large", vec![Container { resources: resources("2"), ..container("app") }]));
+    let refused = world.until("large", "refused", |pod| pod.status.phase == "Failed").await;
+    assert_eq!(refused.status.reason, "OutOfcpu");
+    assert_eq!(refused.status.message, "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 3000, capacity: 4000");
+    assert!(refused.status.container_statuses.is_empty() && !world.machine.log().iter().any(|line| line.contains("large")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_a_pod_and_a_stubborn_one_is_killed() {
+    let world = World::new("deadline");
+    lock(&world.machine.state).stubborn.insert("app".into());
+    let mut pod = pod("web", vec![container("app")]);
+    pod.spec.active_deadline_seconds = Some(20);
+    pod.spec.termination_grace_period_seconds = Some(5);
+    world.api.put(&pod);
+    world.until("web", "ready", is_ready).await;
+    let failed = world.until("web", "failed", |pod| pod.status.phase == "Failed").await;
+    assert_eq!((&*failed.status.reason, failed.status.container_statuses[0].state.terminated.clone().expect("ended").exit_code), ("DeadlineExceeded", 137));
+    let since = (world.machine.now() - EPOCH) / 1_000_000_000;
+    assert!((24..=27).contains(&since), "{since} s");
+}
