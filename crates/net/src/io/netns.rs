@@ -52,3 +52,20 @@ impl Netns {
         })
     }
 }
+
+/// Runs `work` on a thread that stands in a new network namespace, which goes with it.
+pub fn in_fresh<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let enter = move || {
+            // SAFETY: no memory is involved; only this thread changes.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                let source = io::Error::last_os_error();
+                return Err(Error::Kernel { action: "make a network namespace".into(), source });
+            }
+            work()
+        };
+        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, enter);
+        let thread = thread.map_err(|source| Error::Kernel { action: "start a thread".into(), source })?;
+        thread.join().map_err(|_| Error::Thread { path: "/proc/thread-self/ns/net".into() })?
+    })
+}
