@@ -23,11 +23,11 @@ pub fn not_found() -> Reply {
 pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, body: Body) -> Result<Reply> {
     let path = parts.uri.path().to_owned();
     // Discovery of a version that is served elsewhere.
-    if let ["apis", group, version] = path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
-        if server.registry().of_version(group, version).is_empty() {
-            let info = crate::Attributes { path: path.clone(), ..Default::default() };
-            return crate::aggregate::proxy(server, user, &info, parts, body).await.unwrap_or_else(|| Ok(not_found()));
-        }
+    if let ["apis", group, version] = path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice()
+        && server.registry().of_version(group, version).is_empty()
+    {
+        let info = crate::Attributes { path: path.clone(), ..Default::default() };
+        return crate::aggregate::proxy(server, user, &info, parts, body).await.unwrap_or_else(|| Ok(not_found()));
     }
     let parts = &parts;
     if !matches!(parts.method, Method::GET | Method::HEAD) {

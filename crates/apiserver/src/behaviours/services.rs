@@ -44,7 +44,6 @@ pub static SERVICE: Strategy = Strategy {
 /// A range of addresses in which services live.
 #[derive(Clone, Debug)]
 struct Cidr {
-    text: String,
     base: u128,
     bits: u32,
     is_v4: bool,
@@ -60,7 +59,7 @@ impl Cidr {
         };
         // More than 2^112 addresses have never been of use.
         let bits = u32::checked_sub(width, prefix).filter(|&b| b <= 112)?;
-        Some(Cidr { text: text.into(), base: value >> bits << bits, bits, is_v4 })
+        Some(Cidr { base: value >> bits << bits, bits, is_v4 })
     }
 
     fn size(&self) -> u128 {

@@ -188,7 +188,7 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
     match parsed {
         Ok(parsed) => {
             let selects = !parsed.nothing && parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str));
-            if !selects && !(simple && selector.is_empty()) {
+            if !(selects || simple && selector.is_empty()) {
                 let detail = "`selector` does not match template `labels`";
                 errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
             }
