@@ -80,6 +80,8 @@ impl Fixture {
             "Deployment" => self.add(object::<apps::Deployment>(json)),
             "PodDisruptionBudget" => self.add(object::<policy::PodDisruptionBudget>(json)),
             "ClusterRole" => self.add(object::<rbac::ClusterRole>(json)),
+            "ResourceQuota" => self.add(object::<core::ResourceQuota>(json)),
+            "ConfigMap" => self.add(object::<core::ConfigMap>(json)),
             "Job" => self.add(object::<batch::Job>(json)),
             other => panic!("no {other} in fixtures"),
         }

@@ -46,7 +46,9 @@ pub struct Trigger {
     kind: TypeId,
     map: Box<dyn Fn(&World, &dyn std::any::Any) -> Vec<Key> + Send + Sync>,
     add: fn(&mut World),
-    follow: fn(Arc<Shared>, Client) -> BoxFuture<'static, ()>,
+    /// Only metadata is kept.
+    slim: bool,
+    follow: fn(Arc<Shared>, Client, bool) -> BoxFuture<'static, ()>,
 }
 
 impl Trigger {
@@ -58,8 +60,14 @@ impl Trigger {
                 change.downcast_ref::<Transition<K>>().map_or_else(Vec::new, |change| map(world, change.old.as_deref(), change.new.as_deref()))
             }),
             add: World::add::<K>,
-            follow: |shared, client| Box::pin(follow::<K>(shared, client)),
+            slim: false,
+            follow: |shared, client, slim| Box::pin(follow::<K>(shared, client, slim)),
         }
+    }
+
+    /// As [`Trigger::on`] for who needs no more than metadata: the world keeps no more, unless another row reads it all.
+    pub fn on_metadata<K: Object>(map: fn(&World, Option<&K>, Option<&K>) -> Vec<Key>) -> Self {
+        Self { slim: true, ..Self::on(map) }
     }
 
     /// The object's own key.
@@ -220,29 +228,47 @@ impl RowState {
     }
 }
 
-struct Feed(Arc<Shared>);
+struct Feed {
+    shared: Arc<Shared>,
+    slim: bool,
+}
+
+impl Feed {
+    fn shape<K: Object>(&self, mut object: K) -> K {
+        if !self.slim {
+            return object;
+        }
+        let mut slim = K::default();
+        std::mem::swap(slim.metadata_mut(), object.metadata_mut());
+        slim.metadata_mut().managed_fields.clear();
+        slim.metadata_mut().annotations.clear();
+        slim
+    }
+}
 
 impl<K: Object> Sink<K> for Feed {
     fn replace(&mut self, items: Vec<K>, revision: u64) {
-        self.0.change::<K>(|world| world.of_mut::<K>().replace(items, revision));
+        let items = items.into_iter().map(|object| self.shape(object)).collect();
+        self.shared.change::<K>(|world| world.of_mut::<K>().replace(items, revision));
         // Rows wait for their first complete view.
-        self.0.rows.iter().for_each(|state| state.wake.notify_one());
+        self.shared.rows.iter().for_each(|state| state.wake.notify_one());
     }
 
     fn put(&mut self, object: K) {
-        self.0.change::<K>(|world| world.of_mut::<K>().put(object).into_iter().collect());
+        let object = self.shape(object);
+        self.shared.change::<K>(|world| world.of_mut::<K>().put(object).into_iter().collect());
     }
 
     fn remove(&mut self, object: K) {
         let meta = object.metadata();
         let revision = meta.resource_version.parse().unwrap_or(u64::MAX);
         let (key, uid) = (Key::of(&object), meta.uid.clone());
-        self.0.change::<K>(|world| world.of_mut::<K>().remove(&key, &uid, revision).into_iter().collect());
+        self.shared.change::<K>(|world| world.of_mut::<K>().remove(&key, &uid, revision).into_iter().collect());
     }
 }
 
-async fn follow<K: Object>(shared: Arc<Shared>, client: Client) {
-    reflector::run::<K>(client, Scope::default(), Feed(shared)).await;
+async fn follow<K: Object>(shared: Arc<Shared>, client: Client, slim: bool) {
+    reflector::run::<K>(client, Scope::default(), Feed { shared, slim }).await;
 }
 
 /// Runs a table of rows.
@@ -268,10 +294,11 @@ impl Runner {
         let mut tasks = JoinSet::new();
         let mut followed = HashMap::new();
         for trigger in self.shared.rows.iter().flat_map(|state| &state.row.triggers) {
-            followed.entry(trigger.kind).or_insert(trigger.follow);
+            let (_, slim) = followed.entry(trigger.kind).or_insert((trigger.follow, true));
+            *slim &= trigger.slim;
         }
-        for follow in followed.into_values() {
-            tasks.spawn(follow(self.shared.clone(), self.client.clone()));
+        for (follow, slim) in followed.into_values() {
+            tasks.spawn(follow(self.shared.clone(), self.client.clone(), slim));
         }
         for index in 0..self.shared.rows.len() {
             tasks.spawn(drive(self.shared.clone(), index, self.client.clone()));

@@ -6,6 +6,7 @@ mod endpoints;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
+mod quotas;
 mod roles;
 mod root_ca;
 mod service_accounts;
@@ -37,6 +38,7 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         disruption::row(),
         endpoints::row(),
         roles::row(),
+        quotas::row(),
         volumes::claims_row(),
         volumes::volumes_row(),
         volumes::claim_protection_row(),

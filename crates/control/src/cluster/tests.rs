@@ -246,6 +246,34 @@ fn roles_gather_the_rules_of_those_selected() {
     fixture.check(roles::reconcile, "a", &[]);
 }
 
+#[test]
+fn quotas_are_counted_anew() {
+    #[track_caller]
+    fn check(spec: Json, expected: &[(&str, &str)]) {
+        let hungry = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "300m", "memory": "1Gi"}, "limits": {"cpu": "1"}}}]}});
+        let fixture = Fixture::new(&[
+            json!({"kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": spec}),
+            with(pod("p", "a", true), hungry.clone()),
+            with(pod("pp", "a", true), hungry.clone()),
+            with(pod("ended", "a", true), with(hungry, json!({"status": {"phase": "Succeeded"}}))),
+            pod("idle", "a", true),
+            json!({"kind": "ConfigMap", "metadata": {"name": "m"}}),
+            json!({"kind": "ConfigMap", "metadata": {"name": "m", "namespace": "other"}}),
+            json!({"kind": "Service", "metadata": {"name": "s"}, "spec": {"type": "NodePort", "ports": [{"name": "a", "port": 1}, {"name": "b", "port": 2}]}}),
+        ]);
+        let plan = fixture.plan(quotas::reconcile, "n/q");
+        let status = &plan.actions[0].object::<schema::api::core::v1::ResourceQuota>().unwrap().status;
+        let used: Vec<_> = status.used.iter().map(|(name, amount)| (&**name, &*amount.0)).collect();
+        assert_eq!((used, status.hard.len()), (expected.to_vec(), expected.len()));
+    }
+    let hard = |names: &[&str]| -> Json { json!({"hard": names.iter().map(|name| ((*name).to_owned(), json!("9"))).collect::<serde_json::Map<_, _>>()}) };
+    check(hard(&["pods", "cpu", "requests.memory", "limits.cpu"]), &[("cpu", "600m"), ("limits.cpu", "2"), ("pods", "3"), ("requests.memory", "2Gi")]);
+    check(hard(&["count/pods", "configmaps", "count/configmaps", "secrets"]), &[("configmaps", "1"), ("count/configmaps", "1"), ("count/pods", "4"), ("secrets", "0")]);
+    check(hard(&["services", "services.nodeports", "services.loadbalancers"]), &[("services", "1"), ("services.loadbalancers", "0"), ("services.nodeports", "2")]);
+    check(with(hard(&["pods"]), json!({"scopes": ["BestEffort"]})), &[("pods", "1")]);
+    check(with(hard(&["pods"]), json!({"scopes": ["NotBestEffort", "NotTerminating"]})), &[("pods", "2")]);
+}
+
 mod storage {
     use super::*;
     use schema::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
