@@ -71,10 +71,7 @@ pub async fn run(client: Client) {
             () = &mut follow => return,
             Some(name) = names.recv() => {
                 // A namespace of this name that is on its way is looked at again by its own task.
-                if !working.contains_key(&name) {
-                    let task = tasks.spawn(empty(client.clone(), name.clone()));
-                    working.insert(name, task.id());
-                }
+                working.entry(name).or_insert_with_key(|name| tasks.spawn(empty(client.clone(), name.clone())).id());
             }
             Some(ended) = tasks.join_next_with_id() => {
                 let id = match ended {

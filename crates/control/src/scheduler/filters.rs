@@ -54,8 +54,8 @@ impl Cluster {
                 .iter()
                 .map(|term| nodes.iter().any(|info| info.pods.iter().any(|other| term_matches(term, pod, other))))
                 .collect(),
-            affine: affine_terms.iter().map(|term| domains(term)).collect(),
-            repelled: repelled_terms.iter().map(|term| domains(term)).collect(),
+            affine: affine_terms.iter().map(&domains).collect(),
+            repelled: repelled_terms.iter().map(&domains).collect(),
             repelling,
             spread: hard_spread(pod).map(|constraint| spread_counts(constraint, pod, nodes)).collect(),
         }
