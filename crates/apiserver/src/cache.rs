@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::AtomicU64,
+    },
 };
 
 use bytes::Bytes;
@@ -103,6 +106,8 @@ pub struct Storage {
     pub message: MessageId,
     pub api_version: Box<str>,
     pub kind: Box<str>,
+    /// How often one of its objects was decoded into a value: a list needs none.
+    pub decodes: AtomicU64,
     state: RwLock<State>,
     changed: watch::Sender<Revision>,
 }
@@ -155,6 +160,7 @@ impl Storage {
             message,
             api_version: api_version.into(),
             kind: kind.into(),
+            decodes: AtomicU64::new(0),
             state: RwLock::new(State { loading: Some(Vec::new()), ..State::default() }),
             changed: watch::channel(0).0,
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use schema::{Value, defaults, json, proto, yaml};
+use schema::{Value, defaults, json, proto, validate::FieldError, yaml};
 
 use crate::{
     Attributes, Body, Server, Status, User,
@@ -209,7 +209,11 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
     if parsed.value.as_object().is_none() {
         return Err(unrecognized(kind, &"it is not an object"));
     }
-    named(kind, &parsed.value)?;
+    if kind.custom.is_some() {
+        named_custom(kind, &parsed.value, body)?;
+    } else {
+        named(kind, &parsed.value)?;
+    }
     let (mut value, more) = typed(kind, parsed.value).map_err(|e| cannot_handle(kind, &e))?;
     problems.extend(more);
     kind.stamp(&mut value);
@@ -223,6 +227,21 @@ fn named(kind: &Kind, value: &Value) -> Result<()> {
         return Err(mismatch(kind, api_version, name));
     }
     Ok(())
+}
+
+/// A custom resource always says what it is.
+fn named_custom(kind: &Kind, value: &Value, body: &[u8]) -> Result<()> {
+    let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
+    if name.is_empty() || api_version.is_empty() {
+        let missing = if name.is_empty() { "Kind" } else { "apiVersion" };
+        let text = String::from_utf8_lossy(body);
+        return Err(unrecognized(kind, &format!("Object '{missing}' is missing in '{text}' ({})", summary(body))));
+    }
+    if api_version == &*kind.api_version && name != kind.kind() {
+        let error = FieldError::invalid("kind", name, format!("must be {}", kind.kind()));
+        return Err(Status::invalid(&kind.resource.group, name, value.str_at(&["metadata", "name"]), vec![error]));
+    }
+    named(kind, value)
 }
 
 /// The beginning of a body, for an error message.

@@ -15,7 +15,7 @@ use crate::{
     cache::Storage,
     call::Call,
     encode,
-    kind::{Custom, Held, Kind, ScalePaths, join_group_version},
+    kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority},
     meta,
     options::{DeleteOptions, WriteOptions},
     publish::read_all,
@@ -30,7 +30,8 @@ pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// How often the end of a definition is looked at again while objects of it still wait for their finalizers.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
 
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// In upstream's order.
+const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 
 fn boxes(value: &Value) -> Vec<Box<str>> {
     value.as_list().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
@@ -141,6 +142,12 @@ pub fn is_established(definition: &Value) -> bool {
 
 // ---- serving
 
+/// The best version that is served and not deprecated.
+fn newest_undeprecated(versions: &[Value]) -> Option<&str> {
+    let good = versions.iter().filter(|v| v.bool_at(&["served"]) && !v.bool_at(&["deprecated"]));
+    good.map(|v| v.str_at(&["name"])).max_by_key(|name| version_priority(name))
+}
+
 /// The kinds that a definition serves.
 fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
     let spec = &definition["spec"];
@@ -193,7 +200,10 @@ fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
             columns.push(column("Age", "date", "", 0, ".metadata.creationTimestamp"));
         }
         let deprecated = version.bool_at(&["deprecated"]).then(|| match version.str_at(&["deprecationWarning"]) {
-            "" => format!("{api_version} {kind} is deprecated"),
+            "" => match newest_undeprecated(versions) {
+                Some(newer) => format!("{api_version} {kind} is deprecated; use {} {kind}", join_group_version(group, newer)),
+                None => format!("{api_version} {kind} is deprecated"),
+            },
             warning => warning.to_owned(),
         });
         let resource = Resource {
@@ -338,7 +348,7 @@ async fn update_definition(server: &Server, name: &str, part: Part, change: impl
     let produce = |old: Option<&Value>| {
         let mut object = old.cloned().ok_or_else(Status::no_such_resource)?;
         change(&mut object);
-        Ok(Some(Produced { object, managed: true }))
+        Ok(Some(Produced { object, managed: part != Part::Status }))
     };
     match call.update(&update, &produce).await {
         Err(status) if status.is_not_found() => Ok(()),
@@ -426,16 +436,22 @@ async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()
     if preview["status"] != definition["status"] {
         update_definition(server, name, Part::Status, change).await?;
     }
-    if !meta::is_deleting(definition) && !has_cleanup(definition) {
-        update_definition(server, name, Part::Given, |object| {
-            let list = object.make_list(&["metadata", "finalizers"]);
-            if !list.iter().any(|f| f.as_str() == Some(CLEANUP)) {
-                list.push(CLEANUP.into());
-            }
-        })
-        .await?;
-    }
     Ok(())
+}
+
+/// A deletion first marks the definition: its objects go before it.
+pub fn mark(definition: &mut Value) {
+    definition.remove(&["metadata", "deletionGracePeriodSeconds"]);
+    // A mark is no change of the definition.
+    let generation = meta::generation(definition) - 1;
+    meta::set_generation(definition, generation);
+    let at = definition.str_at(&["metadata", "deletionTimestamp"]).to_owned();
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    set_condition(definition, "Terminating", "True", "InstanceDeletionPending", message, &at);
+    let list = definition.make_list(&["metadata", "finalizers"]);
+    if !list.iter().any(|f| f.as_str() == Some(CLEANUP)) {
+        list.push(CLEANUP.into());
+    }
 }
 
 fn has_cleanup(definition: &Value) -> bool {

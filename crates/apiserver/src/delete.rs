@@ -61,10 +61,15 @@ pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
     DeleteOptions::from_value(&value)
 }
 
+const JOB_KEEPS_PODS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
 pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
     let kind = call.kind.clone();
     let options = options(&call, body)?;
     let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
+    if kind.kind() == "Job" && options.propagation.is_none() && options.orphan_dependents.is_none() {
+        call.warnings.push(JOB_KEEPS_PODS.into());
+    }
     let deleted = call.delete_object(&kind, &namespace, &name, options.clone()).await?;
     let orphan_false = options.orphan_dependents == Some(false);
     let mut response = match deleted {

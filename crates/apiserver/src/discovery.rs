@@ -148,8 +148,11 @@ fn strings(list: &[Box<str>]) -> Value {
     Value::list(list.iter().map(|s| &**s))
 }
 
-/// Verbs in upstream's order.
-fn verbs(list: &[Box<str>]) -> Value {
+/// Verbs in upstream's order: sorted for built-in kinds, as they are for custom ones.
+fn verbs(kind: &Kind, list: &[Box<str>]) -> Value {
+    if kind.custom.is_some() {
+        return strings(list);
+    }
     let mut sorted: Vec<&str> = list.iter().map(|s| &**s).collect();
     sorted.sort_unstable();
     Value::list(sorted)
@@ -169,7 +172,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             ("singularName", (&*r.singular).into()),
             ("namespaced", r.namespaced.into()),
             ("kind", (&*r.kind).into()),
-            ("verbs", verbs(&r.verbs)),
+            ("verbs", verbs(kind, &r.verbs)),
         ]);
         if !r.short_names.is_empty() {
             main.set(&["shortNames"], strings(&r.short_names));
@@ -187,7 +190,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
                 ("singularName", "".into()),
                 ("namespaced", r.namespaced.into()),
                 ("kind", (&*sub.kind).into()),
-                ("verbs", verbs(&sub.verbs)),
+                ("verbs", verbs(kind, &sub.verbs)),
             ]);
             if *sub.api_version != *kind.api_version {
                 let (group, version) = crate::kind::split_api_version(&sub.api_version);
@@ -199,7 +202,9 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             list.push(value);
         }
     }
-    list.sort_by(|a, b| a.str_at(&["name"]).cmp(b.str_at(&["name"])));
+    if registry.of_version(group, version).iter().all(|k| k.custom.is_none()) {
+        list.sort_by(|a, b| a.str_at(&["name"]).cmp(b.str_at(&["name"])));
+    }
     // The core group's lists have no apiVersion, as they were before there were groups.
     let api_version = if group.is_empty() { Value::Null } else { "v1".into() };
     let mut out = Value::object([
@@ -277,7 +282,7 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
                     ("responseKind", kind_of(&kind.api_version, &r.kind)),
                     ("scope", if r.namespaced { "Namespaced" } else { "Cluster" }.into()),
                     ("singularResource", (&*r.singular).into()),
-                    ("verbs", verbs(&r.verbs)),
+                    ("verbs", verbs(kind, &r.verbs)),
                 ]);
                 if !r.short_names.is_empty() {
                     value.set(&["shortNames"], strings(&r.short_names));
@@ -292,7 +297,7 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
                         Value::object([
                             ("subresource", (&*s.name).into()),
                             ("responseKind", kind_of(&s.api_version, &s.kind)),
-                            ("verbs", verbs(&s.verbs)),
+                            ("verbs", verbs(kind, &s.verbs)),
                         ])
                     });
                     value.set(&["subresources"], Value::List(subs.collect()));

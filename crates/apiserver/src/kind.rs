@@ -240,7 +240,7 @@ impl Registry {
 }
 
 /// Kubernetes' order of versions: GA above beta above alpha, then by number.
-fn version_priority(version: &str) -> (u8, u64, u64) {
+pub fn version_priority(version: &str) -> (u8, u64, u64) {
     let parse = || -> Option<(u8, u64, u64)> {
         let rest = version.strip_prefix('v')?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

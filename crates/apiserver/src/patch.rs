@@ -26,12 +26,11 @@ enum Format {
     Apply,
 }
 
-const ALL: [&str; 5] = [
+const ALL: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
-    "application/apply-patch+cbor",
 ];
 
 fn format_of(call: &Call) -> Result<Format> {
@@ -44,7 +43,7 @@ fn format_of(call: &Call) -> Result<Format> {
         "application/strategic-merge-patch+json" if !custom => Ok(Format::Strategic),
         "application/apply-patch+yaml" => Ok(Format::Apply),
         "application/strategic-merge-patch+json" => {
-            Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3], ALL[4]]))
+            Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3]]))
         }
         _ => Err(Status::no_such_patch()),
     }

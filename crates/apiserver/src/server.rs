@@ -162,11 +162,6 @@ impl Server {
         encode::decode(kind, &entry.body)
     }
 
-    /// How many stored objects were decoded into values since the process started: a protobuf list needs none.
-    pub fn decodes() -> u64 {
-        encode::DECODES.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
     /// Once a minute at most, and only if something was written: the idle server has no timer.
     async fn send_bookmarks(self) {
         let mut applied = self.inner.publisher.subscribe();

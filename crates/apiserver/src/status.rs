@@ -200,6 +200,10 @@ impl Status {
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
+        if !accepted.contains(&"application/vnd.kubernetes.protobuf") {
+            let message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+            return Status::make(406, "NotAcceptable", message.into());
+        }
         let mut message = format!("406: Not Acceptable\n\nAvailable representations: {}", accepted.join(", "));
         for stream in ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"] {
             message.push_str(&format!(", {stream}"));

@@ -146,6 +146,11 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     let encoding = call.accepted.encoding;
     if matches!(method, Method::GET | Method::HEAD) {
         let object = call.current().await?;
+        let (spec, ..) = scale_paths(&kind);
+        if kind.custom.is_some() && at(&object, &spec).is_none() {
+            let path = spec.join(".");
+            return Err(Status::internal(format_args!("the spec replicas field \".{path}\" does not exist")));
+        }
         return Ok(reply::value(200, &to_scale(&kind, &object), encoding));
     }
     let patching = method == Method::PATCH;

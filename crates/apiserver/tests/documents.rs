@@ -163,7 +163,9 @@ async fn custom_resources() {
     let apply = Fixture::request(Method::PATCH, &format!("{foos}/g?fieldManager=m"), "application/apply-patch+yaml", "apiVersion: example.com/v1\nkind: Foo\nmetadata:\n  name: g\nspec:\n  size: 4\n");
     f.raw(apply).await.is(201).has(&[("/spec/size", "4"), ("/metadata/managedFields/0/operation", "Apply")]);
     f.delete(&format!("{foos}/f")).await.is(200).has(&[("/status", "Success")]);
-    f.delete(&format!("{definitions}/foos.example.com")).await.is(200);
+    f.post(foos, "{metadata: {name: h}, spec: {size: 1}}").await.is(400);
+    f.get(&format!("{foos}/g/scale")).await.is(500);
+    f.delete(&format!("{definitions}/foos.example.com")).await.is(200).has(&[("/metadata/finalizers/0", "customresourcecleanup.apiextensions.k8s.io")]);
     for _ in 0..200 {
         if f.get(&format!("{definitions}/foos.example.com")).await.code == 404 {
             break;

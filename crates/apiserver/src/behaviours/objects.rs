@@ -268,6 +268,7 @@ pub static API_SERVICE: Strategy = Strategy {
 /// Definitions: the status (names accepted, established) is the server's own work.
 pub static DEFINITION: Strategy = Strategy {
     generation: true,
+    unconditional_update: false,
     prepare_create: |cx, definition| {
         meta::set_generation(definition, 1);
         definition.remove(&["status"]);
@@ -288,5 +289,7 @@ pub static DEFINITION: Strategy = Strategy {
         Ok(())
     },
     validate: crate::crd::validate,
+    may_remove: |definition| meta::is_deleting(definition) && !meta::has_finalizers(definition),
+    marked: crate::crd::mark,
     ..PLAIN
 };
