@@ -118,7 +118,9 @@ impl Field {
             let wrong = || Error::Part { field: self.0, part: part.to_owned() };
             let (range, step) = match part.split_once('/') {
                 None => (part, None),
-                Some((range, step)) => (range, Some(step.parse::<u32>().ok().filter(|step| *step > 0).ok_or_else(wrong)?)),
+                Some((range, step)) => {
+                    (range, Some(step.parse::<u32>().ok().filter(|step| *step > 0).ok_or_else(wrong)?))
+                }
             };
             let (low, high) = match range {
                 "*" | "?" => {
@@ -144,7 +146,8 @@ impl Field {
     }
 
     fn number(&self, text: &str) -> Option<u32> {
-        let named = self.3.iter().zip(self.1..).find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, number)| number);
+        let named =
+            self.3.iter().zip(self.1..).find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, number)| number);
         named.or_else(|| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit())))
     }
 }

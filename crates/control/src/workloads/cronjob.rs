@@ -61,7 +61,11 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let Some(cron) = world.get::<CronJob>(key) else { return Plan::nothing() };
     let cron = &**cron;
     let all = world.of::<Job>();
-    let jobs: Vec<&Job> = all.owned_by(&cron.metadata.uid).map(|job| &**job).filter(|job| is_controlled_by(&job.metadata, &cron.metadata.uid)).collect();
+    let jobs: Vec<&Job> = all
+        .owned_by(&cron.metadata.uid)
+        .map(|job| &**job)
+        .filter(|job| is_controlled_by(&job.metadata, &cron.metadata.uid))
+        .collect();
     let mut look = Look { cron, status: cron.status.clone(), actions: Vec::new() };
     if let Some(failure) = ctx.failure.take() {
         look.tell(ctx, "Warning", "FailedCreate", format!("Error creating job: {failure}"));
@@ -82,9 +86,12 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 /// Deletes finished jobs beyond the limits, the oldest first.
 fn clean_up(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
     let spec = &look.cron.spec;
-    for (kind, limit) in [("Complete", spec.successful_jobs_history_limit), ("Failed", spec.failed_jobs_history_limit)] {
+    for (kind, limit) in [("Complete", spec.successful_jobs_history_limit), ("Failed", spec.failed_jobs_history_limit)]
+    {
         let Some(limit) = limit else { continue };
-        let ended = |job: &&&Job| job.metadata.deletion_timestamp.is_none() && finished(job).is_some_and(|condition| condition.r#type == kind);
+        let ended = |job: &&&Job| {
+            job.metadata.deletion_timestamp.is_none() && finished(job).is_some_and(|condition| condition.r#type == kind)
+        };
         let mut ended: Vec<&Job> = jobs.iter().filter(ended).copied().collect();
         ended.sort_by_key(|job| (job.status.start_time.is_none(), job.status.start_time, job.name()));
         let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
@@ -110,7 +117,12 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
         match finished(job) {
             Some(condition) if known => {
                 look.forget(&job.metadata.uid);
-                look.tell(ctx, "Normal", "SawCompletedJob", format!("Saw completed job: {}, condition: {}", job.name(), condition.r#type));
+                look.tell(
+                    ctx,
+                    "Normal",
+                    "SawCompletedJob",
+                    format!("Saw completed job: {}, condition: {}", job.name(), condition.r#type),
+                );
             }
             None if !known && job.metadata.deletion_timestamp.is_none() => match scheduled_at(look.cron, job) {
                 // We made it a moment ago: only now is its uid known.
@@ -124,7 +136,8 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
                         resource_version: job.metadata.resource_version.clone(),
                         ..ObjectReference::default()
                     });
-                    look.status.last_schedule_time = Some(look.status.last_schedule_time.map_or(at, |known| known.max(at)));
+                    look.status.last_schedule_time =
+                        Some(look.status.last_schedule_time.map_or(at, |known| known.max(at)));
                 }
                 None => {
                     let message = format!("Saw a job that the controller did not create or forgot: {}", job.name());
@@ -134,8 +147,13 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
             _ => {}
         }
     }
-    let lost: Vec<ObjectReference> =
-        look.status.active.iter().filter(|active| !jobs.iter().any(|job| job.metadata.uid == active.uid)).cloned().collect();
+    let lost: Vec<ObjectReference> = look
+        .status
+        .active
+        .iter()
+        .filter(|active| !jobs.iter().any(|job| job.metadata.uid == active.uid))
+        .cloned()
+        .collect();
     for active in lost {
         look.forget(&active.uid);
         look.tell(ctx, "Normal", "MissingJob", format!("Active job went missing: {}", active.name));
@@ -167,7 +185,12 @@ fn start(world: &World, look: &mut Look<'_>, ctx: &mut Ctx) -> Option<i64> {
     let schedule = match Schedule::parse(&spec.schedule) {
         Ok(schedule) => schedule,
         Err(error) => {
-            look.tell(ctx, "Warning", "UnparseableSchedule", format!("unparseable schedule: {:?} : {error}", spec.schedule));
+            look.tell(
+                ctx,
+                "Warning",
+                "UnparseableSchedule",
+                format!("unparseable schedule: {:?} : {error}", spec.schedule),
+            );
             return None;
         }
     };
@@ -175,7 +198,10 @@ fn start(world: &World, look: &mut Look<'_>, ctx: &mut Ctx) -> Option<i64> {
     let begin = look.status.last_schedule_time.unwrap_or(cron.metadata.creation_timestamp).seconds;
     let from = spec.starting_deadline_seconds.map_or(begin, |deadline| begin.max(now - deadline));
     let Ok(due) = recent(&schedule, &zone, from, now) else {
-        let message = format!("invalid schedule: {} : time difference between two schedules is less than 1 second", spec.schedule);
+        let message = format!(
+            "invalid schedule: {} : time difference between two schedules is less than 1 second",
+            spec.schedule
+        );
         look.tell(ctx, "Warning", "InvalidSchedule", message);
         return None;
     };
@@ -193,7 +219,8 @@ fn start(world: &World, look: &mut Look<'_>, ctx: &mut Ctx) -> Option<i64> {
         return next;
     }
     let name = job_name(cron, at);
-    let done = look.status.last_schedule_time == Some(Time { seconds: at }) || look.status.active.iter().any(|active| active.name == name);
+    let done = look.status.last_schedule_time == Some(Time { seconds: at })
+        || look.status.active.iter().any(|active| active.name == name);
     if done || world.of::<Job>().named(cron.namespace(), &name).is_some() {
         return next;
     }

@@ -52,11 +52,15 @@ pub fn row() -> Row {
             Trigger::on::<Pod>(adopters),
             Trigger::controller::<DaemonSet, ControllerRevision>(),
             Trigger::on::<Node>(|world, old, new| {
-                let same = old.zip(new).is_some_and(|(old, new)| old.metadata.labels == new.metadata.labels && old.spec.taints == new.spec.taints);
+                let same = old.zip(new).is_some_and(|(old, new)| {
+                    old.metadata.labels == new.metadata.labels && old.spec.taints == new.spec.taints
+                });
                 if same { Vec::new() } else { world.of::<DaemonSet>().values().map(|set| Key::of(&**set)).collect() }
             }),
         ],
-        reconcile: Box::new(move |world, key, ctx| reconcile(world, key, ctx, &mut failures.lock().unwrap_or_else(PoisonError::into_inner))),
+        reconcile: Box::new(move |world, key, ctx| {
+            reconcile(world, key, ctx, &mut failures.lock().unwrap_or_else(PoisonError::into_inner))
+        }),
         parallel: 2,
     }
 }
@@ -64,7 +68,9 @@ pub fn row() -> Row {
 fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
     let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
     let sets = world.of::<DaemonSet>().in_namespace(&pod.metadata.namespace);
-    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels)).map(|set| Key::of(&**set)).collect()
+    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels))
+        .map(|set| Key::of(&**set))
+        .collect()
 }
 
 /// How often pods failed in a row on a node, and since when: upstream's memory, which no object keeps.
@@ -76,7 +82,10 @@ impl Failures {
     fn count(&mut self, set: &DaemonSet, node: &str, now_seconds: i64) -> Result<(), i64> {
         let wait = |times: u32| (RETRY_SECONDS.0 << times.saturating_sub(1).min(20)).min(RETRY_SECONDS.1);
         self.0.retain(|_, (_, since)| now_seconds - *since <= 2 * RETRY_SECONDS.1);
-        let entry = self.0.entry((set.metadata.uid.clone(), set.status.observed_generation, node.to_owned())).or_insert((0, now_seconds));
+        let entry = self
+            .0
+            .entry((set.metadata.uid.clone(), set.status.observed_generation, node.to_owned()))
+            .or_insert((0, now_seconds));
         let left = if entry.0 == 0 { 0 } else { entry.1 + wait(entry.0) - now_seconds };
         if left > 0 {
             return Err(left);
@@ -121,7 +130,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, failures: &mut Failure
         return plan;
     }
     let matcher = Matcher::new(set.spec.selector.as_ref());
-    let history = History::of(world, set, &matcher, &set.spec.template, set.status.collision_count, POD_HASH, &mut plan.actions);
+    let history =
+        History::of(world, set, &matcher, &set.spec.template, set.status.collision_count, POD_HASH, &mut plan.actions);
     let claimed = claim(set, &matcher, world.of::<Pod>(), |_| true, &mut plan.actions);
     let mut by_node: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
     for pod in claimed.iter().copied().filter(|pod| !(is_terminal(pod) && pod.metadata.deletion_timestamp.is_some())) {
@@ -170,7 +180,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, failures: &mut Failure
     let live: BTreeSet<&String> = claimed.iter().filter_map(|pod| pod.metadata.labels.get(POD_HASH)).collect();
     let old = history.unused(|_| false);
     let limit = usize::try_from(set.spec.revision_history_limit.unwrap_or(10)).unwrap_or(usize::MAX);
-    let unused = old.iter().filter(|revision| revision.metadata.labels.get(POD_HASH).is_none_or(|hash| !live.contains(hash)));
+    let unused =
+        old.iter().filter(|revision| revision.metadata.labels.get(POD_HASH).is_none_or(|hash| !live.contains(hash)));
     plan.actions.extend(unused.take(old.len().saturating_sub(limit)).map(|revision| Action::delete(*revision)));
 
     let soon = claimed.iter().filter_map(|pod| view.available(pod).err().flatten());
@@ -185,7 +196,14 @@ fn target(pod: &Pod) -> Option<&str> {
     if !pod.spec.node_name.is_empty() {
         return Some(&pod.spec.node_name);
     }
-    let required = pod.spec.affinity.as_ref()?.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let required = pod
+        .spec
+        .affinity
+        .as_ref()?
+        .node_affinity
+        .as_ref()?
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
     let by_name = |field: &&NodeSelectorRequirement| field.key == "metadata.name" && field.operator == "In";
     match &required.node_selector_terms.iter().flat_map(|term| &term.match_fields).find(by_name)?.values[..] {
         [node] => Some(node),
@@ -196,10 +214,16 @@ fn target(pod: &Pod) -> Option<&str> {
 fn tolerate(pod: &mut Pod) {
     let count = if pod.spec.host_network { 7 } else { 6 };
     for (key, effect) in &TOLERATIONS[..count] {
-        let toleration =
-            Toleration { key: (*key).to_owned(), operator: "Exists".to_owned(), effect: (*effect).to_owned(), ..Toleration::default() };
+        let toleration = Toleration {
+            key: (*key).to_owned(),
+            operator: "Exists".to_owned(),
+            effect: (*effect).to_owned(),
+            ..Toleration::default()
+        };
         // One that the template has already gives way to ours, which holds for ever.
-        let alike = |held: &&mut Toleration| held.key == toleration.key && held.effect == toleration.effect && held.operator == "Exists";
+        let alike = |held: &&mut Toleration| {
+            held.key == toleration.key && held.effect == toleration.effect && held.operator == "Exists"
+        };
         match pod.spec.tolerations.iter_mut().find(alike) {
             Some(held) => *held = toleration,
             None => pod.spec.tolerations.push(toleration),
@@ -211,11 +235,16 @@ impl<'a> View<'a> {
     /// Whether a pod shall be on a node, and whether one that is there may stay.
     fn should_run(&self, node: &Node) -> (bool, bool) {
         let spec = &self.model.spec;
-        if !(spec.node_name.is_empty() || spec.node_name == node.metadata.name) || !matches_node_affinity(&self.model, node) {
+        if !(spec.node_name.is_empty() || spec.node_name == node.metadata.name)
+            || !matches_node_affinity(&self.model, node)
+        {
             return (false, false);
         }
         let repels = |effects: &[&str]| {
-            node.spec.taints.iter().any(|taint| effects.contains(&&*taint.effect) && !tolerated(&spec.tolerations, taint))
+            node.spec
+                .taints
+                .iter()
+                .any(|taint| effects.contains(&&*taint.effect) && !tolerated(&spec.tolerations, taint))
         };
         (!repels(&["NoSchedule", "NoExecute"]), !repels(&["NoExecute"]))
     }
@@ -234,7 +263,8 @@ impl<'a> View<'a> {
 
     fn is_updated(&self, pod: &Pod) -> bool {
         let label = |name: &str| pod.metadata.labels.get(name);
-        !self.hash.is_empty() && label(POD_HASH) == Some(&self.hash) || self.generation.is_some() && label(POD_GENERATION) == self.generation
+        !self.hash.is_empty() && label(POD_HASH) == Some(&self.hash)
+            || self.generation.is_some() && label(POD_GENERATION) == self.generation
     }
 
     /// (maxSurge, maxUnavailable) of so many nodes.
@@ -264,22 +294,34 @@ impl<'a> View<'a> {
         // Nobody else deletes what waits for a node that is gone.
         let known: BTreeSet<&str> = self.nodes.iter().map(|node| node.metadata.name.as_str()).collect();
         let lost = self.by_node.iter().filter(|(node, _)| !known.contains(*node)).flat_map(|(_, pods)| pods);
-        changes.surplus.extend(lost.filter(|pod| pod.spec.node_name.is_empty() && pod.metadata.deletion_timestamp.is_none()));
+        changes
+            .surplus
+            .extend(lost.filter(|pod| pod.spec.node_name.is_empty() && pod.metadata.deletion_timestamp.is_none()));
         changes
     }
 
     /// Deletes pods of a node that ended or are too many.
-    fn prune(&self, node: &'a str, should_run: bool, pods: &[&'a Pod], failures: &mut Failures, changes: &mut Changes<'a>) {
+    fn prune(
+        &self,
+        node: &'a str,
+        should_run: bool,
+        pods: &[&'a Pod],
+        failures: &mut Failures,
+        changes: &mut Changes<'a>,
+    ) {
         let mut running = Vec::new();
         for pod in pods.iter().copied().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-            let what = format!("daemon pod {}/{} on node {node}, will try to", pod.metadata.namespace, pod.metadata.name);
+            let what =
+                format!("daemon pod {}/{} on node {node}, will try to", pod.metadata.namespace, pod.metadata.name);
             match &*pod.status.phase {
                 "Failed" => match failures.count(self.set, node, self.now_seconds) {
                     Ok(()) => {
                         changes.told.push(("Warning", "FailedDaemonPod", format!("Found failed {what} kill it")));
                         changes.surplus.push(pod);
                     }
-                    Err(left) => changes.again_seconds = Some(changes.again_seconds.map_or(left, |sooner| sooner.min(left))),
+                    Err(left) => {
+                        changes.again_seconds = Some(changes.again_seconds.map_or(left, |sooner| sooner.min(left)))
+                    }
                 },
                 "Succeeded" => {
                     changes.told.push(("Normal", "SucceededDaemonPod", format!("Found succeeded {what} delete it")));
@@ -299,7 +341,8 @@ impl<'a> View<'a> {
             return;
         }
         // The oldest of each template may be side by side until the new one is available.
-        let (new, old): (Vec<&Pod>, Vec<&Pod>) = running.into_iter().partition(|pod| pod.metadata.labels.get(POD_HASH) == Some(&self.hash));
+        let (new, old): (Vec<&Pod>, Vec<&Pod>) =
+            running.into_iter().partition(|pod| pod.metadata.labels.get(POD_HASH) == Some(&self.hash));
         changes.surplus.extend(new.iter().skip(1).chain(old.iter().skip(1)));
         if let (Some(new), Some(old)) = (new.first(), old.first())
             && (!is_ready(old) || self.is_available(new))
@@ -317,7 +360,8 @@ impl<'a> View<'a> {
 
     /// One step towards the current template.
     fn roll(&self) -> Changes<'a> {
-        let wanted: BTreeSet<&str> = self.nodes.iter().filter(|node| self.should_run(node).0).map(|node| node.metadata.name.as_str()).collect();
+        let wanted: BTreeSet<&str> =
+            self.nodes.iter().filter(|node| self.should_run(node).0).map(|node| node.metadata.name.as_str()).collect();
         let (surge, unavailable) = self.fences(i32::try_from(wanted.len()).unwrap_or(i32::MAX));
         let nodes: BTreeSet<&str> = wanted.iter().copied().chain(self.by_node.keys().copied()).collect();
         let limit = |most: i32, used: usize| usize::try_from(most).unwrap_or(0).saturating_sub(used);
@@ -397,15 +441,16 @@ impl<'a> View<'a> {
         }
         pod.metadata.labels.insert(POD_HASH.to_owned(), self.hash.clone());
         let affinity = pod.spec.affinity.get_or_insert_with(Affinity::default).node_affinity.get_or_insert_default();
-        affinity.required_during_scheduling_ignored_during_execution.get_or_insert_default().node_selector_terms = vec![NodeSelectorTerm {
-            match_fields: vec![NodeSelectorRequirement {
-                key: "metadata.name".to_owned(),
-                operator: "In".to_owned(),
-                values: vec![node.to_owned()],
-                ..NodeSelectorRequirement::default()
-            }],
-            ..NodeSelectorTerm::default()
-        }];
+        affinity.required_during_scheduling_ignored_during_execution.get_or_insert_default().node_selector_terms =
+            vec![NodeSelectorTerm {
+                match_fields: vec![NodeSelectorRequirement {
+                    key: "metadata.name".to_owned(),
+                    operator: "In".to_owned(),
+                    values: vec![node.to_owned()],
+                    ..NodeSelectorRequirement::default()
+                }],
+                ..NodeSelectorTerm::default()
+            }];
         pod
     }
 }

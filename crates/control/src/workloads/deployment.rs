@@ -7,7 +7,7 @@ use schema::api::{
     Message, Object, Time,
     apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetSpec},
     core::v1::{Pod, PodTemplateSpec},
-    meta::v1::{LabelSelector, ObjectMeta},
+    meta::v1::ObjectMeta,
 };
 
 use crate::support::{Matcher, claim, controller_of, controller_ref, event, is_terminal, key, safe_encode, scaled, time};
@@ -356,7 +356,7 @@ fn create_new(view: &View<'_>, world: &World, ctx: &mut Ctx) -> Vec<Action> {
     }
     let mut template = deployment.spec.template.clone();
     template.metadata.labels.insert(HASH.to_owned(), hash.clone());
-    let mut selector = deployment.spec.selector.clone().unwrap_or_else(LabelSelector::default);
+    let mut selector = deployment.spec.selector.clone().unwrap_or_default();
     selector.match_labels.insert(HASH.to_owned(), hash);
     let mut annotations: BTreeMap<String, String> = deployment
         .metadata

@@ -13,7 +13,8 @@ const BACKOFF_SECONDS: (i64, i64) = (10, 10 * 60);
 /// Whether a pod counts as failed: with `podReplacementPolicy: Failed` only when it has ended.
 pub fn is_failed(job: &Job, pod: &Pod) -> bool {
     let ended_only = job.spec.pod_replacement_policy.as_deref() == Some("Failed");
-    pod.status.phase == "Failed" || !ended_only && pod.metadata.deletion_timestamp.is_some() && pod.status.phase != "Succeeded"
+    pod.status.phase == "Failed"
+        || !ended_only && pod.metadata.deletion_timestamp.is_some() && pod.status.phase != "Succeeded"
 }
 
 /// The action of the first rule that a failed pod meets, and with FailJob the message.
@@ -24,11 +25,17 @@ pub fn rule<'a>(job: &'a Job, pod: &Pod) -> Option<(&'a str, String)> {
             Some(wanted) => {
                 let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
                 let (name, code) = statuses.filter_map(|status| exit_code(status, wanted)).next()?;
-                format!("Container {name} for pod {}/{} failed with exit code {code}", pod.metadata.namespace, pod.metadata.name)
+                format!(
+                    "Container {name} for pod {}/{} failed with exit code {code}",
+                    pod.metadata.namespace, pod.metadata.name
+                )
             }
             None => {
-                let matching = |kind: &str, status: &str| rule.on_pod_conditions.iter().any(|wanted| wanted.r#type == kind && wanted.status == status);
-                let condition = pod.status.conditions.iter().find(|condition| matching(&condition.r#type, &condition.status))?;
+                let matching = |kind: &str, status: &str| {
+                    rule.on_pod_conditions.iter().any(|wanted| wanted.r#type == kind && wanted.status == status)
+                };
+                let condition =
+                    pod.status.conditions.iter().find(|condition| matching(&condition.r#type, &condition.status))?;
                 format!("Pod {}/{} has condition {}", pod.metadata.namespace, pod.metadata.name, condition.r#type)
             }
         };
@@ -36,7 +43,10 @@ pub fn rule<'a>(job: &'a Job, pod: &Pod) -> Option<(&'a str, String)> {
     })
 }
 
-fn exit_code<'a>(status: &'a ContainerStatus, wanted: &PodFailurePolicyOnExitCodesRequirement) -> Option<(&'a str, i32)> {
+fn exit_code<'a>(
+    status: &'a ContainerStatus,
+    wanted: &PodFailurePolicyOnExitCodesRequirement,
+) -> Option<(&'a str, i32)> {
     let code = status.state.terminated.as_ref()?.exit_code;
     let named = wanted.container_name.as_ref().is_none_or(|name| *name == status.name);
     let listed = wanted.values.contains(&code);
@@ -56,7 +66,10 @@ pub fn counts(job: &Job, pod: &Pod) -> bool {
 /// When a pod ended, as well as that is known.
 pub fn finished_at(pod: &Pod) -> i64 {
     let restartable = |name: &str| {
-        pod.spec.init_containers.iter().any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
+        pod.spec
+            .init_containers
+            .iter()
+            .any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
     };
     let sidecars = pod.status.init_container_statuses.iter().filter(|status| restartable(&status.name));
     let ends: Option<Vec<i64>> = pod
@@ -64,13 +77,21 @@ pub fn finished_at(pod: &Pod) -> i64 {
         .container_statuses
         .iter()
         .chain(sidecars)
-        .map(|status| status.state.terminated.as_ref().filter(|end| !end.finished_at.is_zero()).map(|end| end.finished_at.seconds))
+        .map(|status| {
+            status.state.terminated.as_ref().filter(|end| !end.finished_at.is_zero()).map(|end| end.finished_at.seconds)
+        })
         .collect();
     let not_ready = || {
-        let condition = pod.status.conditions.iter().find(|condition| condition.r#type == "Ready" && condition.status == "False")?;
+        let condition = pod
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.r#type == "Ready" && condition.status == "False")?;
         Some(condition.last_transition_time).filter(|at| !at.is_zero()).map(|at| at.seconds)
     };
-    let deleted = || pod.metadata.deletion_timestamp.map(|at| at.seconds - pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    let deleted = || {
+        pod.metadata.deletion_timestamp.map(|at| at.seconds - pod.metadata.deletion_grace_period_seconds.unwrap_or(0))
+    };
     let ended = ends.and_then(|ends| ends.into_iter().max());
     ended.or_else(not_ready).or_else(deleted).unwrap_or(pod.metadata.creation_timestamp.seconds)
 }
@@ -89,6 +110,7 @@ pub fn backoff_of(job: &Job, pods: &[&Pod], now_seconds: i64) -> i64 {
     let success = pods.iter().filter(|pod| pod.status.phase == "Succeeded").map(|pod| finished_at(pod)).max();
     // One that goes because it is not wanted any more has not failed.
     let failed = pods.iter().filter(|pod| pod.status.phase == "Failed" || is_tracked(pod) && is_failed(job, pod));
-    let failures: Vec<i64> = failed.map(|pod| finished_at(pod)).filter(|at| success.is_none_or(|success| *at >= success)).collect();
+    let failures: Vec<i64> =
+        failed.map(|pod| finished_at(pod)).filter(|at| success.is_none_or(|success| *at >= success)).collect();
     backoff(i32::try_from(failures.len()).unwrap_or(i32::MAX), failures.into_iter().max().unwrap_or(0), now_seconds)
 }

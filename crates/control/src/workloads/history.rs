@@ -9,10 +9,7 @@ use reconcile::{Action, World};
 use schema::{
     Table,
     api::{
-        Message, Object, RawExtension,
-        apps::v1::ControllerRevision,
-        core::v1::PodTemplateSpec,
-        meta::v1::ObjectMeta,
+        Message, Object, RawExtension, apps::v1::ControllerRevision, core::v1::PodTemplateSpec, meta::v1::ObjectMeta,
     },
     json, proto,
     transcode::proto_to_json,
@@ -52,7 +49,9 @@ impl<'a> History<'a> {
         let number = revisions.last().map_or(1, |latest| latest.revision + 1);
         let mut collisions = collisions.unwrap_or(0);
         let same = |revision: &ControllerRevision| revision.data.raw == patch;
-        let update = if let Some(latest) = revisions.last().filter(|latest| same(latest) || template_of(latest).as_ref() == Some(template)) {
+        let update = if let Some(latest) =
+            revisions.last().filter(|latest| same(latest) || template_of(latest).as_ref() == Some(template))
+        {
             Cow::Borrowed(*latest)
         } else if let Some(earlier) = revisions.iter().rev().find(|revision| same(revision)) {
             // Back to an earlier template: its revision becomes the newest.
@@ -63,7 +62,9 @@ impl<'a> History<'a> {
                 let hash = safe_encode(fnv(&patch, collisions));
                 let name = format!("{}-{hash}", owner.name().get(..223).unwrap_or(owner.name()));
                 match all.get(&key(owner.namespace(), &name)) {
-                    Some(held) if same(held) && is_controlled_by(&held.metadata, &owner.metadata().uid) => break Cow::Borrowed(&**held),
+                    Some(held) if same(held) && is_controlled_by(&held.metadata, &owner.metadata().uid) => {
+                        break Cow::Borrowed(&**held);
+                    }
                     Some(_) => collisions += 1,
                     None => {
                         let made = revision(owner, template, label, name, hash, RawExtension { raw: patch }, number);
@@ -78,7 +79,11 @@ impl<'a> History<'a> {
 
     /// Revisions that nothing uses, oldest first.
     pub fn unused(&self, used: impl Fn(&ControllerRevision) -> bool) -> Vec<&'a ControllerRevision> {
-        self.revisions.iter().copied().filter(|revision| revision.name() != self.update.name() && !used(revision)).collect()
+        self.revisions
+            .iter()
+            .copied()
+            .filter(|revision| revision.name() != self.update.name() && !used(revision))
+            .collect()
     }
 }
 
@@ -112,7 +117,9 @@ fn revision<O: Object>(
 fn patch(template: &PodTemplateSpec) -> Vec<u8> {
     let table = Table::builtin();
     let mut text = Vec::new();
-    let written = table.id(PodTemplateSpec::NAME).and_then(|id| proto_to_json(table, id, None, &template.to_vec(), &mut text).ok());
+    let written = table
+        .id(PodTemplateSpec::NAME)
+        .and_then(|id| proto_to_json(table, id, None, &template.to_vec(), &mut text).ok());
     let mut template: Json = written.and_then(|()| serde_json::from_slice(&text).ok()).unwrap_or_default();
     template["$patch"] = json!("replace");
     json!({"spec": {"template": template}}).to_string().into_bytes()

@@ -21,7 +21,9 @@ use super::{
     indexes::Indexes,
     pods,
 };
-use crate::support::{Matcher, claim, controller_of, event, is_active, is_controlled_by, is_ready, is_terminal, key, time};
+use crate::support::{
+    Matcher, claim, controller_of, event, is_active, is_controlled_by, is_ready, is_terminal, key, time,
+};
 
 const COMPONENT: &str = "job-controller";
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
@@ -46,7 +48,9 @@ pub fn row() -> Row {
 fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
     let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
     let jobs = world.of::<Job>().in_namespace(&pod.metadata.namespace);
-    jobs.filter(|job| Matcher::new(job.spec.selector.as_ref()).matches(&pod.metadata.labels)).map(|job| Key::of(&**job)).collect()
+    jobs.filter(|job| Matcher::new(job.spec.selector.as_ref()).matches(&pod.metadata.labels))
+        .map(|job| Key::of(&**job))
+        .collect()
 }
 
 /// Pods whose Job is gone or done let go of the finalizer; by pod.
@@ -58,7 +62,9 @@ pub fn orphans_row() -> Row {
             Trigger::on::<Pod>(|_, _, new| new.filter(|pod| is_tracked(pod)).map(Key::of).into_iter().collect()),
             Trigger::on::<Job>(|world, old, new| {
                 let done = old.or(new).filter(|_| new.is_none_or(|job| finished(job).is_some()));
-                let pods = done.map(|job| pods::owned(world, &job.metadata.uid).filter(|pod| is_tracked(pod)).map(Key::of).collect());
+                let pods = done.map(|job| {
+                    pods::owned(world, &job.metadata.uid).filter(|pod| is_tracked(pod)).map(Key::of).collect()
+                });
                 pods.unwrap_or_default()
             }),
         ],
@@ -83,7 +89,10 @@ pub fn release(world: &World, at: &Key, _: &mut Ctx) -> Plan {
 
 /// The condition of a Job that came to its end.
 pub fn finished(job: &Job) -> Option<&JobCondition> {
-    job.status.conditions.iter().find(|condition| matches!(&*condition.r#type, "Complete" | "Failed") && condition.status == "True")
+    job.status
+        .conditions
+        .iter()
+        .find(|condition| matches!(&*condition.r#type, "Complete" | "Failed") && condition.status == "True")
 }
 
 fn is_foreign(job: &Job) -> bool {
@@ -105,7 +114,12 @@ fn index_of(pod: &Pod) -> Option<i32> {
 }
 
 fn number(pod: &Pod, annotation: &str) -> i32 {
-    pod.metadata.annotations.get(annotation).and_then(|number| number.parse().ok()).filter(|number| *number >= 0).unwrap_or(0)
+    pod.metadata
+        .annotations
+        .get(annotation)
+        .and_then(|number| number.parse().ok())
+        .filter(|number| *number >= 0)
+        .unwrap_or(0)
 }
 
 fn count<T>(items: &[T]) -> i32 {
@@ -132,7 +146,9 @@ impl End {
 
     /// What an earlier look decided stays.
     fn told(status: &JobStatus) -> Option<Self> {
-        let condition = |kind: &str| status.conditions.iter().find(|condition| condition.r#type == kind && condition.status == "True");
+        let condition = |kind: &str| {
+            status.conditions.iter().find(|condition| condition.r#type == kind && condition.status == "True")
+        };
         let found = condition("SuccessCriteriaMet").or_else(|| condition("FailureTarget"))?;
         let (reason, message) = (found.reason.clone(), found.message.clone());
         Some(Self { success: found.r#type == "SuccessCriteriaMet", reason, message, told: true })
@@ -193,7 +209,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
         0
     } else {
         let active = if job.metadata.deletion_timestamp.is_none() { look.manage(ctx) } else { count(&look.active) };
-        let complete = job.spec.completions.map_or(look.succeeded > 0, |completions| look.succeeded >= completions) && active == 0;
+        let complete =
+            job.spec.completions.map_or(look.succeeded > 0, |completions| look.succeeded >= completions) && active == 0;
         if complete {
             end = End::success("CompletionsReached", "Reached expected number of succeeded pods");
         } else if job.metadata.deletion_timestamp.is_none() {
@@ -225,7 +242,10 @@ type Told = (&'static str, String, String);
 
 fn set_condition(status: &mut JobStatus, ctx: &Ctx, kind: &str, value: &str, reason: &str, message: &str) -> bool {
     let held = status.conditions.iter_mut().find(|condition| condition.r#type == kind);
-    if held.as_ref().map_or(value == "False", |held| held.status == value && held.reason == reason && held.message == message) {
+    if held
+        .as_ref()
+        .map_or(value == "False", |held| held.status == value && held.reason == reason && held.message == message)
+    {
         return false;
     }
     let condition = JobCondition {
@@ -247,7 +267,8 @@ fn set_condition(status: &mut JobStatus, ctx: &Ctx, kind: &str, value: &str, rea
 /// The Suspended condition and the start time that goes with it.
 fn suspend(job: &Job, status: &mut JobStatus, ctx: &Ctx) -> Option<Told> {
     let suspended = job.spec.suspend == Some(true);
-    let (value, reason, message) = if suspended { ("True", "Suspended", "Job suspended") } else { ("False", "Resumed", "Job resumed") };
+    let (value, reason, message) =
+        if suspended { ("True", "Suspended", "Job suspended") } else { ("False", "Resumed", "Job resumed") };
     if !set_condition(status, ctx, "Suspended", value, &format!("Job{reason}"), message) {
         return None;
     }
@@ -257,10 +278,20 @@ fn suspend(job: &Job, status: &mut JobStatus, ctx: &Ctx) -> Option<Told> {
 }
 
 /// Writes the conditions of the end: the second when the first is known and nothing is left to count or to wait for.
-fn conclude(job: &Job, status: &mut JobStatus, end: &End, look: &Look<'_>, all_untracked: bool, ctx: &Ctx) -> Option<Told> {
+fn conclude(
+    job: &Job,
+    status: &mut JobStatus,
+    end: &End,
+    look: &Look<'_>,
+    all_untracked: bool,
+    ctx: &Ctx,
+) -> Option<Told> {
     let (first, last) = if end.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
     set_condition(status, ctx, first, "True", &end.reason, &end.message);
-    let counted = status.uncounted_terminated_pods.as_ref().is_none_or(|uncounted| uncounted.succeeded.is_empty() && uncounted.failed.is_empty());
+    let counted = status
+        .uncounted_terminated_pods
+        .as_ref()
+        .is_none_or(|uncounted| uncounted.succeeded.is_empty() && uncounted.failed.is_empty());
     if !end.told || !counted || !all_untracked || look.terminating > 0 {
         return None;
     }
@@ -270,7 +301,11 @@ fn conclude(job: &Job, status: &mut JobStatus, end: &End, look: &Look<'_>, all_u
     }
     status.completion_time = Some(time(ctx));
     Some(if job.spec.completions.is_some_and(|completions| status.succeeded > completions) {
-        ("Warning", "TooManySucceededPods".to_owned(), "Too many succeeded pods running after completion count reached".to_owned())
+        (
+            "Warning",
+            "TooManySucceededPods".to_owned(),
+            "Too many succeeded pods running after completion count reached".to_owned(),
+        )
     } else {
         ("Normal", "Completed".to_owned(), "Job completed".to_owned())
     })
@@ -283,7 +318,12 @@ impl<'a> Look<'a> {
         let mut look = Self {
             job,
             ready: count(&active.iter().filter(|pod| is_ready(pod)).collect::<Vec<_>>()),
-            terminating: count(&pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_terminal(pod)).collect::<Vec<_>>()),
+            terminating: count(
+                &pods
+                    .iter()
+                    .filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_terminal(pod))
+                    .collect::<Vec<_>>(),
+            ),
             active,
             pods,
             uncounted: job.status.uncounted_terminated_pods.clone().unwrap_or_default(),
@@ -334,7 +374,9 @@ impl<'a> Look<'a> {
     /// Pods that have not been counted; of an Indexed Job only those with an index of it.
     fn countable(&self) -> impl Iterator<Item = &'a Pod> {
         let bound = self.is_indexed().then(|| self.completions());
-        self.pods.iter().copied().filter(move |pod| is_tracked(pod) && bound.is_none_or(|bound| index_of(pod).is_some_and(|index| index < bound)))
+        self.pods.iter().copied().filter(move |pod| {
+            is_tracked(pod) && bound.is_none_or(|bound| index_of(pod).is_some_and(|index| index < bound))
+        })
     }
 
     fn fails_index(&self, pod: &Pod, limit: i32) -> bool {
@@ -353,7 +395,10 @@ impl<'a> Look<'a> {
         let mut awaiting: BTreeMap<i32, &Pod> = BTreeMap::new();
         for pod in self.countable().filter(|pod| is_failed(self.job, pod)) {
             let Some(index) = index_of(pod) else { continue };
-            if self.completed.has(index) || self.failed_indexes.as_ref().is_some_and(|failed| failed.has(index)) || active.contains(&index) {
+            if self.completed.has(index)
+                || self.failed_indexes.as_ref().is_some_and(|failed| failed.has(index))
+                || active.contains(&index)
+            {
                 continue;
             }
             let held = awaiting.entry(index).or_insert(pod);
@@ -374,7 +419,12 @@ impl<'a> Look<'a> {
         if let Some(told) = End::told(status) {
             return Some(told);
         }
-        let fatal = self.pods.iter().filter(|pod| is_failed(self.job, pod)).filter_map(|pod| rule(self.job, pod)).find(|(action, _)| *action == "FailJob");
+        let fatal = self
+            .pods
+            .iter()
+            .filter(|pod| is_failed(self.job, pod))
+            .filter_map(|pod| rule(self.job, pod))
+            .find(|(action, _)| *action == "FailJob");
         if let Some((_, message)) = fatal {
             return End::failure("PodFailurePolicy", &message);
         }
@@ -386,10 +436,13 @@ impl<'a> Look<'a> {
             .flat_map(|pod| pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses))
             .map(|status| status.restart_count)
             .sum();
-        if self.failed > limit || spec.template.spec.restart_policy == "OnFailure" && restarts > 0 && restarts >= limit {
+        if self.failed > limit || spec.template.spec.restart_policy == "OnFailure" && restarts > 0 && restarts >= limit
+        {
             return End::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit");
         }
-        if let (Some(deadline), Some(start), false) = (spec.active_deadline_seconds, status.start_time, self.is_suspended()) {
+        if let (Some(deadline), Some(start), false) =
+            (spec.active_deadline_seconds, status.start_time, self.is_suspended())
+        {
             let left = start.seconds + deadline - self.now_seconds;
             if left <= 0 {
                 return End::failure("DeadlineExceeded", "Job was active longer than specified deadline");
@@ -398,7 +451,10 @@ impl<'a> Look<'a> {
         }
         if let Some(failed) = &self.failed_indexes {
             if spec.max_failed_indexes.is_some_and(|most| failed.total() > most) {
-                return End::failure("MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes");
+                return End::failure(
+                    "MaxFailedIndexesExceeded",
+                    "Job has exceeded the specified maximal number of failed indexes",
+                );
             }
             if !failed.is_empty() && failed.total() + self.completed.total() >= self.completions() {
                 return End::failure("FailedIndexes", "Job has failed indexes");
@@ -409,7 +465,8 @@ impl<'a> Look<'a> {
             Some(text) => {
                 let wanted = Indexes::parse(text, self.completions());
                 let common = wanted.common(&self.completed);
-                !wanted.is_empty() && (common == wanted.total() || rule.succeeded_count.is_some_and(|count| common >= count))
+                !wanted.is_empty()
+                    && (common == wanted.total() || rule.succeeded_count.is_some_and(|count| common >= count))
             }
             None => rule.succeeded_count.is_some_and(|count| self.completed.total() >= count),
         })?;
@@ -440,7 +497,8 @@ impl<'a> Look<'a> {
             return active - count(&surplus);
         }
         let ended_only = spec.pod_replacement_policy.as_deref() == Some("Failed");
-        let lacking = usize::try_from(wanted - active - if ended_only { self.terminating } else { 0 }).unwrap_or(0).min(BURST);
+        let lacking =
+            usize::try_from(wanted - active - if ended_only { self.terminating } else { 0 }).unwrap_or(0).min(BURST);
         if lacking == 0 {
             return active;
         }
@@ -451,13 +509,13 @@ impl<'a> Look<'a> {
             return active;
         }
         let indexes: Vec<Option<i32>> = if self.is_indexed() {
-            let (ready, waits): (Vec<(i32, i64)>, Vec<(i32, i64)>) =
-                self.pending(lacking, ended_only).into_iter().map(|index| (index, self.wait_of(index))).partition(|(_, wait)| *wait == 0);
-            match waits.iter().map(|(_, wait)| *wait).min() {
+            let (ready, waiting): (Vec<i32>, Vec<i32>) =
+                self.pending(lacking, ended_only).into_iter().partition(|index| self.wait_of(*index) == 0);
+            match waiting.into_iter().map(|index| self.wait_of(index)).min() {
                 Some(wait) if ready.is_empty() => self.again(wait),
                 _ => {}
             }
-            ready.into_iter().map(|(index, _)| Some(index)).collect()
+            ready.into_iter().map(Some).collect()
         } else {
             vec![None; lacking]
         };
@@ -469,7 +527,9 @@ impl<'a> Look<'a> {
 
     /// The first indexes that are neither done, nor failed, nor held by a pod.
     fn pending(&self, most: usize, ended_only: bool) -> Vec<i32> {
-        let held = self.pods.iter().filter(|pod| is_active(pod) || ended_only && pod.metadata.deletion_timestamp.is_some() && !is_terminal(pod));
+        let held = self.pods.iter().filter(|pod| {
+            is_active(pod) || ended_only && pod.metadata.deletion_timestamp.is_some() && !is_terminal(pod)
+        });
         let taken = self.completed.with(held.filter_map(|pod| index_of(pod)));
         let taken = self.failed_indexes.as_ref().map_or_else(|| taken.clone(), |failed| taken.and(failed));
         taken.missing(most, self.completions())
@@ -525,7 +585,8 @@ impl<'a> Look<'a> {
             let former = self.awaiting.get(&index);
             let counted = former.is_some_and(|former| counts(self.job, former));
             let failures = former.map_or(0, |former| number(former, INDEX_FAILURES)) + i32::from(counted);
-            let ignored = former.map_or(0, |former| number(former, INDEX_IGNORED)) + i32::from(former.is_some() && !counted);
+            let ignored =
+                former.map_or(0, |former| number(former, INDEX_IGNORED)) + i32::from(former.is_some() && !counted);
             pod.metadata.annotations.insert(INDEX_FAILURES.to_owned(), failures.to_string());
             if ignored > 0 {
                 pod.metadata.annotations.insert(INDEX_IGNORED.to_owned(), ignored.to_string());
@@ -537,9 +598,12 @@ impl<'a> Look<'a> {
     /// Takes ended pods into the status and uncounted ones that are released into its numbers; returns those to release.
     fn track(&self, status: &mut JobStatus, end: Option<&End>) -> Vec<&'a Pod> {
         let job = self.job;
-        let tracked: BTreeSet<&String> = self.pods.iter().filter(|pod| is_tracked(pod)).map(|pod| &pod.metadata.uid).collect();
+        let tracked: BTreeSet<&String> =
+            self.pods.iter().filter(|pod| is_tracked(pod)).map(|pod| &pod.metadata.uid).collect();
         let mut uncounted = self.uncounted.clone();
-        for (uids, number) in [(&mut uncounted.succeeded, &mut status.succeeded), (&mut uncounted.failed, &mut status.failed)] {
+        for (uids, number) in
+            [(&mut uncounted.succeeded, &mut status.succeeded), (&mut uncounted.failed, &mut status.failed)]
+        {
             let before = count(uids);
             uids.retain(|uid| tracked.contains(uid));
             *number += before - count(uids);
@@ -548,7 +612,8 @@ impl<'a> Look<'a> {
         for pod in self.pods.iter().copied().filter(|pod| is_tracked(pod)) {
             let (uid, failed, index) = (&pod.metadata.uid, is_failed(job, pod), index_of(pod));
             let succeeded = pod.status.phase == "Succeeded";
-            let held_back = index.is_some_and(|index| self.awaiting.get(&index).is_some_and(|awaiting| awaiting.metadata.uid == *uid));
+            let held_back = index
+                .is_some_and(|index| self.awaiting.get(&index).is_some_and(|awaiting| awaiting.metadata.uid == *uid));
             if !(job.metadata.deletion_timestamp.is_some() || end.is_some() || succeeded || failed && !held_back) {
                 continue;
             }
@@ -560,7 +625,11 @@ impl<'a> Look<'a> {
                 } else if !uncounted.succeeded.contains(uid) {
                     uncounted.succeeded.push(uid.clone());
                 }
-            } else if (failed || end.is_some_and(|end| !end.success)) && valid && !uncounted.failed.contains(uid) && counts(job, pod) {
+            } else if (failed || end.is_some_and(|end| !end.success))
+                && valid
+                && !uncounted.failed.contains(uid)
+                && counts(job, pod)
+            {
                 uncounted.failed.push(uid.clone());
             }
             if completed.len() + uncounted.succeeded.len() + uncounted.failed.len() >= BURST {
@@ -583,7 +652,8 @@ fn tell_index(container: &mut Container) {
     if container.env.iter().any(|variable| variable.name == INDEX_ENV) {
         return;
     }
-    let field = ObjectFieldSelector { field_path: format!("metadata.labels['{INDEX}']"), ..ObjectFieldSelector::default() };
+    let field =
+        ObjectFieldSelector { field_path: format!("metadata.labels['{INDEX}']"), ..ObjectFieldSelector::default() };
     container.env.push(EnvVar {
         name: INDEX_ENV.to_owned(),
         value_from: Some(EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() }),

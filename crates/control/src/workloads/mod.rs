@@ -13,10 +13,13 @@ mod replicaset;
 mod statefulset;
 mod ttl;
 
+use schema::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+
 /// Rows of this folder.
 pub fn rows() -> Vec<reconcile::Row> {
     vec![
-        replicaset::row(),
+        replicaset::row::<ReplicaSet>(),
+        replicaset::row::<ReplicationController>(),
         deployment::row(),
         statefulset::row(),
         daemonset::row(),

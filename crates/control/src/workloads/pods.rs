@@ -31,7 +31,9 @@ pub fn generated<O: Object>(owner: &O, template: &PodTemplateSpec, prefix: Strin
 pub fn create<O: Object>(owner: &O, component: &str, pods: Vec<Pod>, ctx: &mut Ctx) -> Vec<Action> {
     let events: Vec<Action> = pods
         .iter()
-        .map(|pod| event(ctx, owner, component, "Normal", "SuccessfulCreate", format!("Created pod: {}", pod.metadata.name)))
+        .map(|pod| {
+            event(ctx, owner, component, "Normal", "SuccessfulCreate", format!("Created pod: {}", pod.metadata.name))
+        })
         .collect();
     pods.into_iter().map(Action::create).chain(events).collect()
 }
@@ -40,7 +42,9 @@ pub fn create<O: Object>(owner: &O, component: &str, pods: Vec<Pod>, ctx: &mut C
 pub fn delete<O: Object>(owner: &O, component: &str, pods: &[&Pod], ctx: &mut Ctx) -> Vec<Action> {
     let events: Vec<Action> = pods
         .iter()
-        .map(|pod| event(ctx, owner, component, "Normal", "SuccessfulDelete", format!("Deleted pod: {}", pod.metadata.name)))
+        .map(|pod| {
+            event(ctx, owner, component, "Normal", "SuccessfulDelete", format!("Deleted pod: {}", pod.metadata.name))
+        })
         .collect();
     pods.iter().map(|pod| Action::delete(*pod)).chain(events).collect()
 }
@@ -75,7 +79,11 @@ pub fn deletion_order<'a>(mut pods: Vec<&'a Pod>, related: &[&Pod], now_seconds:
         _ => 1,
     };
     let cost = |pod: &Pod| -> i32 {
-        pod.metadata.annotations.get("controller.kubernetes.io/pod-deletion-cost").and_then(|cost| cost.parse().ok()).unwrap_or(0)
+        pod.metadata
+            .annotations
+            .get("controller.kubernetes.io/pod-deletion-cost")
+            .and_then(|cost| cost.parse().ok())
+            .unwrap_or(0)
     };
     // Ages are compared by order of magnitude, so that who is oldest by seconds does not always stay.
     let magnitude = |since: i64| {
@@ -83,7 +91,8 @@ pub fn deletion_order<'a>(mut pods: Vec<&'a Pod>, related: &[&Pod], now_seconds:
         if age <= 0 { 0 } else { 64 - age.leading_zeros() }
     };
     let ready_since = |pod: &Pod| pod_condition(pod, "Ready").map_or(0, |(_, since)| since.seconds);
-    let restarts = |pod: &Pod| pod.status.container_statuses.iter().map(|status| status.restart_count).max().unwrap_or(0);
+    let restarts =
+        |pod: &Pod| pod.status.container_statuses.iter().map(|status| status.restart_count).max().unwrap_or(0);
     pods.sort_by_cached_key(|pod| {
         let assigned = !pod.spec.node_name.is_empty();
         let ready = is_ready(pod);

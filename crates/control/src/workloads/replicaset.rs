@@ -1,65 +1,178 @@
-//! ReplicaSet: as many pods of a template as asked for.
+//! ReplicaSets and ReplicationControllers: as many pods of a template as asked for.
 
 use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::{
+    Object,
     apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
-    core::v1::Pod,
+    core::v1::{
+        Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+    },
 };
 
 use super::pods;
 use crate::support::{Matcher, availability, claim, controller_of, event, is_active, is_ready, is_terminal, time};
 
-const COMPONENT: &str = "replicaset-controller";
 /// Creations or deletions of one look.
 const BURST: usize = 500;
 
-pub fn row() -> Row {
+/// A kind that is a number of pods of a template.
+pub trait Replicated: Object {
+    const NAME: &'static str;
+    const COMPONENT: &'static str;
+    const USER: &'static str;
+
+    fn matcher(&self) -> Matcher;
+    fn replicas(&self) -> i32;
+    fn min_ready_seconds(&self) -> i32;
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    fn status(&self) -> ReplicaSetStatus;
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+impl Replicated for ReplicaSet {
+    const NAME: &'static str = "replicaset";
+    const COMPONENT: &'static str = "replicaset-controller";
+    const USER: &'static str = "system:serviceaccount:kube-system:replicaset-controller";
+
+    fn matcher(&self) -> Matcher {
+        Matcher::new(self.spec.selector.as_ref())
+    }
+
+    fn replicas(&self) -> i32 {
+        self.spec.replicas.unwrap_or(1)
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.min_ready_seconds
+    }
+
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        Some(&self.spec.template)
+    }
+
+    fn status(&self) -> ReplicaSetStatus {
+        self.status.clone()
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        Self { status, ..self.clone() }
+    }
+}
+
+impl Replicated for ReplicationController {
+    const NAME: &'static str = "replicationcontroller";
+    const COMPONENT: &'static str = "replication-controller";
+    const USER: &'static str = "system:serviceaccount:kube-system:replication-controller";
+
+    fn matcher(&self) -> Matcher {
+        Matcher::labels(&self.spec.selector)
+    }
+
+    fn replicas(&self) -> i32 {
+        self.spec.replicas.unwrap_or(1)
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.min_ready_seconds
+    }
+
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.template.as_ref()
+    }
+
+    fn status(&self) -> ReplicaSetStatus {
+        let status = self.status.clone();
+        let conditions = status.conditions.into_iter().map(|condition| ReplicaSetCondition {
+            r#type: condition.r#type,
+            status: condition.status,
+            last_transition_time: condition.last_transition_time,
+            reason: condition.reason,
+            message: condition.message,
+            unknown: condition.unknown,
+        });
+        ReplicaSetStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            ready_replicas: status.ready_replicas,
+            available_replicas: status.available_replicas,
+            terminating_replicas: None,
+            observed_generation: status.observed_generation,
+            conditions: conditions.collect(),
+            unknown: status.unknown,
+        }
+    }
+
+    /// It does not tell how many pods are on their way out.
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        let conditions = status.conditions.into_iter().map(|condition| ReplicationControllerCondition {
+            r#type: condition.r#type,
+            status: condition.status,
+            last_transition_time: condition.last_transition_time,
+            reason: condition.reason,
+            message: condition.message,
+            unknown: condition.unknown,
+        });
+        let status = ReplicationControllerStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            ready_replicas: status.ready_replicas,
+            available_replicas: status.available_replicas,
+            observed_generation: status.observed_generation,
+            conditions: conditions.collect(),
+            unknown: status.unknown,
+        };
+        Self { status, ..self.clone() }
+    }
+}
+
+pub fn row<K: Replicated>() -> Row {
     Row {
-        name: "replicaset",
-        user: "system:serviceaccount:kube-system:replicaset-controller",
-        triggers: vec![Trigger::itself::<ReplicaSet>(), Trigger::controller::<ReplicaSet, Pod>(), Trigger::on::<Pod>(adopters)],
-        reconcile: Box::new(reconcile),
+        name: <K as Replicated>::NAME,
+        user: K::USER,
+        triggers: vec![Trigger::itself::<K>(), Trigger::controller::<K, Pod>(), Trigger::on::<Pod>(adopters::<K>)],
+        reconcile: Box::new(reconcile::<K>),
         parallel: 5,
     }
 }
 
 /// An orphan concerns every set that would adopt it.
-fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
+fn adopters<K: Replicated>(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
     let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
-    let sets = world.of::<ReplicaSet>().in_namespace(&pod.metadata.namespace);
-    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels)).map(|set| Key::of(&**set)).collect()
+    let sets = world.of::<K>().in_namespace(&pod.metadata.namespace);
+    sets.filter(|set| set.matcher().matches(&pod.metadata.labels)).map(|set| Key::of(&**set)).collect()
 }
 
-pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
+pub fn reconcile<K: Replicated>(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(set) = world.get::<ReplicaSet>(key) else { return plan };
+    let Some(set) = world.get::<K>(key) else { return plan };
     let set = &**set;
-    let matcher = Matcher::new(set.spec.selector.as_ref());
-    let claimed = claim(set, &matcher, world.of::<Pod>(), is_active, &mut plan.actions);
+    let claimed = claim(set, &set.matcher(), world.of::<Pod>(), is_active, &mut plan.actions);
     let active: Vec<&Pod> = claimed.iter().copied().filter(|pod| is_active(pod)).collect();
 
-    let wanted = usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = usize::try_from(set.replicas()).unwrap_or(0);
     let failure = ctx.failure.take();
     let mut writes = Vec::new();
-    if set.metadata.deletion_timestamp.is_none() {
+    if let Some(template) = set.template().filter(|_| set.metadata().deletion_timestamp.is_none()) {
         if let Some(failure) = &failure {
-            plan.push(event(ctx, set, COMPONENT, "Warning", "FailedCreate", format!("Error creating: {failure}")));
+            plan.push(event(ctx, set, K::COMPONENT, "Warning", "FailedCreate", format!("Error creating: {failure}")));
         }
-        for _ in active.len()..wanted.min(active.len() + BURST) {
-            writes.push(Action::create(pods::from_template(set, &set.spec.template, ctx)));
-        }
+        let made =
+            (active.len()..wanted.min(active.len() + BURST)).map(|_| pods::from_template(set, template, ctx)).collect();
+        writes = pods::create(set, K::COMPONENT, made, ctx);
         if active.len() > wanted {
             let related = related_pods(world, set);
-            let order = pods::deletion_order(active.clone(), &related, ctx.now_seconds());
-            writes.extend(order.into_iter().take((active.len() - wanted).min(BURST)).map(Action::delete));
+            let mut surplus = pods::deletion_order(active.clone(), &related, ctx.now_seconds());
+            surplus.truncate((active.len() - wanted).min(BURST));
+            writes.extend(pods::delete(set, K::COMPONENT, &surplus, ctx));
         }
     }
 
     let (status, again) = status(set, &claimed, failure.as_deref(), ctx);
-    if status != set.status {
-        plan.push(Action::update_status(ReplicaSet { status, ..set.clone() }));
+    let changed = set.with_status(status);
+    if changed != *set {
+        plan.push(Action::update_status(changed));
     }
     plan.actions.extend(writes);
     if let Some(seconds) = again {
@@ -69,14 +182,22 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 }
 
 /// Pods of all sets with the same controller, which share nodes with ours.
-fn related_pods<'a>(world: &'a World, set: &'a ReplicaSet) -> Vec<&'a Pod> {
-    let Some(owner) = controller_of(&set.metadata) else { return pods::owned(world, &set.metadata.uid).filter(|pod| is_active(pod)).collect() };
-    let siblings = world.of::<ReplicaSet>().owned_by(&owner.uid);
-    siblings.flat_map(|sibling| pods::owned(world, &sibling.metadata.uid)).filter(|pod| is_active(pod)).collect()
+fn related_pods<'a, K: Replicated>(world: &'a World, set: &'a K) -> Vec<&'a Pod> {
+    let meta = set.metadata();
+    let Some(owner) = controller_of(meta) else {
+        return pods::owned(world, &meta.uid).filter(|pod| is_active(pod)).collect();
+    };
+    let siblings = world.of::<K>().owned_by(&owner.uid);
+    siblings.flat_map(|sibling| pods::owned(world, &sibling.metadata().uid)).filter(|pod| is_active(pod)).collect()
 }
 
-fn status(set: &ReplicaSet, claimed: &[&Pod], failure: Option<&str>, ctx: &Ctx) -> (ReplicaSetStatus, Option<i64>) {
-    let mut status = ReplicaSetStatus { observed_generation: set.metadata.generation, ..set.status.clone() };
+fn status<K: Replicated>(
+    set: &K,
+    claimed: &[&Pod],
+    failure: Option<&str>,
+    ctx: &Ctx,
+) -> (ReplicaSetStatus, Option<i64>) {
+    let mut status = ReplicaSetStatus { observed_generation: set.metadata().generation, ..set.status() };
     (status.replicas, status.ready_replicas, status.available_replicas, status.fully_labeled_replicas) = (0, 0, 0, 0);
     let (mut terminating, mut again) = (0, None);
     for pod in claimed.iter().filter(|pod| !is_terminal(pod)) {
@@ -85,19 +206,19 @@ fn status(set: &ReplicaSet, claimed: &[&Pod], failure: Option<&str>, ctx: &Ctx) 
             continue;
         }
         status.replicas += 1;
-        let labels = &set.spec.template.metadata.labels;
-        if labels.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value)) {
-            status.fully_labeled_replicas += 1;
-        }
+        let wears = |template: &PodTemplateSpec| {
+            template.metadata.labels.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
+        };
+        status.fully_labeled_replicas += i32::from(set.template().is_some_and(wears));
         status.ready_replicas += i32::from(is_ready(pod));
-        match availability(pod, set.spec.min_ready_seconds, ctx.now_seconds()) {
+        match availability(pod, set.min_ready_seconds(), ctx.now_seconds()) {
             Ok(()) => status.available_replicas += 1,
             Err(Some(seconds)) => again = Some(again.map_or(seconds, |sooner: i64| sooner.min(seconds))),
             Err(None) => {}
         }
     }
     status.terminating_replicas = Some(terminating);
-    let wanted = set.spec.replicas.unwrap_or(1);
+    let wanted = set.replicas();
     let existing = status.conditions.iter().any(|condition| condition.r#type == "ReplicaFailure");
     match failure {
         Some(message) if !existing => status.conditions.push(ReplicaSetCondition {

@@ -14,7 +14,9 @@ use super::{
     history::{self, History, POD_HASH},
     pods,
 };
-use crate::support::{Matcher, availability, claim, controller_of, controller_ref, event, is_ready, is_terminal, key, scaled};
+use crate::support::{
+    Matcher, availability, claim, controller_of, controller_ref, event, is_ready, is_terminal, key, scaled,
+};
 
 const COMPONENT: &str = "statefulset-controller";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
@@ -46,7 +48,9 @@ pub fn row() -> Row {
 fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
     let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
     let sets = world.of::<StatefulSet>().in_namespace(&pod.metadata.namespace);
-    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels)).map(|set| Key::of(&**set)).collect()
+    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels))
+        .map(|set| Key::of(&**set))
+        .collect()
 }
 
 /// A place of the set: the pod that holds it, or the one that shall.
@@ -93,7 +97,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let is_member = |pod: &Pod| place(&pod.metadata.name).is_some_and(|(parent, _)| parent == set.name());
     let pods = claim(set, &matcher, world.of::<Pod>(), is_member, &mut plan.actions);
     let template = &set.spec.template;
-    let history = History::of(world, set, &matcher, template, set.status.collision_count, history::HASH, &mut plan.actions);
+    let history =
+        History::of(world, set, &matcher, template, set.status.collision_count, history::HASH, &mut plan.actions);
     let update = history.update.name().to_owned();
     let remembered = history.revisions.iter().find(|revision| revision.name() == set.status.current_revision);
     let current = remembered.map_or_else(|| update.clone(), |revision| revision.name().to_owned());
@@ -109,7 +114,14 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     };
 
     if let Some(failure) = ctx.failure.take() {
-        plan.push(event(ctx, set, COMPONENT, "Warning", "FailedCreate", format!("Pods of StatefulSet {} failed error: {failure}", set.name())));
+        plan.push(event(
+            ctx,
+            set,
+            COMPONENT,
+            "Warning",
+            "FailedCreate",
+            format!("Pods of StatefulSet {} failed error: {failure}", set.name()),
+        ));
     }
     let mut status = look.status(&pods, history.collisions);
     if set.metadata.deletion_timestamp.is_none() {
@@ -120,7 +132,10 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
         status.current_revision.clone_from(&status.update_revision);
     }
 
-    let next = pods.iter().filter_map(|pod| availability(pod, set.spec.min_ready_seconds, look.now_seconds).err().flatten()).min();
+    let next = pods
+        .iter()
+        .filter_map(|pod| availability(pod, set.spec.min_ready_seconds, look.now_seconds).err().flatten())
+        .min();
     let Look { current, actions, told, .. } = look;
     let live: BTreeSet<&str> = pods.iter().map(|pod| revision_of(pod)).chain([current.1.as_str()]).collect();
     let unused = history.unused(|revision| live.contains(revision.name()));
@@ -173,7 +188,8 @@ impl<'a> Look<'a> {
     }
 
     fn in_range(&self, pod: &Pod) -> bool {
-        ordinal(pod).is_some_and(|ordinal| ordinal >= self.start() && ordinal < self.start().saturating_add(replicas(self.set)))
+        ordinal(pod)
+            .is_some_and(|ordinal| ordinal >= self.start() && ordinal < self.start().saturating_add(replicas(self.set)))
     }
 
     fn is_parallel(&self) -> bool {
@@ -189,7 +205,9 @@ impl<'a> Look<'a> {
     }
 
     fn status(&self, pods: &[&Pod], collisions: i32) -> StatefulSetStatus {
-        let count = |of: &dyn Fn(&Pod) -> bool| i32::try_from(pods.iter().filter(|pod| !pod.status.phase.is_empty() && of(pod)).count()).unwrap_or(i32::MAX);
+        let count = |of: &dyn Fn(&Pod) -> bool| {
+            i32::try_from(pods.iter().filter(|pod| !pod.status.phase.is_empty() && of(pod)).count()).unwrap_or(i32::MAX)
+        };
         StatefulSetStatus {
             observed_generation: self.set.metadata.generation,
             replicas: count(&|_| true),
@@ -210,9 +228,12 @@ impl<'a> Look<'a> {
         let end = self.start().saturating_add(replicas(self.set));
         let here = |wanted: i32| pods.iter().copied().find(|pod| ordinal(pod) == Some(wanted));
         let places: Vec<Replica<'a>> = (self.start()..end)
-            .map(|ordinal| here(ordinal).map_or_else(|| Replica::Missing(Box::new(self.new_pod(ordinal))), Replica::Here))
+            .map(|ordinal| {
+                here(ordinal).map_or_else(|| Replica::Missing(Box::new(self.new_pod(ordinal))), Replica::Here)
+            })
             .collect();
-        let mut condemned: Vec<&'a Pod> = pods.iter().copied().filter(|pod| ordinal(pod).is_some() && !self.in_range(pod)).collect();
+        let mut condemned: Vec<&'a Pod> =
+            pods.iter().copied().filter(|pod| ordinal(pod).is_some() && !self.in_range(pod)).collect();
         condemned.sort_by_key(|pod| Reverse(ordinal(pod)));
         let ordered = !self.is_parallel();
         let first_unavailable = places
@@ -231,7 +252,9 @@ impl<'a> Look<'a> {
             self.tend_claims(pod);
         }
         for pod in &condemned {
-            let waits = is_deleting(pod) || (!runs_ready(pod) || !self.is_available(pod)) && first_unavailable.as_ref() != Some(&pod.metadata.name);
+            let waits = is_deleting(pod)
+                || (!runs_ready(pod) || !self.is_available(pod))
+                    && first_unavailable.as_ref() != Some(&pod.metadata.name);
             if ordered && waits {
                 return 0;
             }
@@ -287,7 +310,9 @@ impl<'a> Look<'a> {
     fn roll(&mut self, places: &[Replica<'a>]) -> i32 {
         let rolling = self.set.spec.update_strategy.rolling_update.as_ref();
         let partition = usize::try_from(rolling.and_then(|rolling| rolling.partition).unwrap_or(0)).unwrap_or(0);
-        let most = rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).map_or(1, |most| scaled(Some(most), replicas(self.set), false).max(1));
+        let most = rolling
+            .and_then(|rolling| rolling.max_unavailable.as_ref())
+            .map_or(1, |most| scaled(Some(most), replicas(self.set), false).max(1));
         let away = places.iter().filter(|replica| self.is_unavailable(replica.pod())).count();
         let mut budget = i64::from(most) - i64::try_from(away).unwrap_or(i64::MAX);
         let outdated: Vec<&Pod> = places
@@ -326,7 +351,8 @@ impl<'a> Look<'a> {
     }
 
     fn tell(&mut self, reason: &'static str, verb: &str, pod: &Pod) {
-        self.told.push((reason, format!("{verb} Pod {} in StatefulSet {} successful", pod.metadata.name, self.set.name())));
+        self.told
+            .push((reason, format!("{verb} Pod {} in StatefulSet {} successful", pod.metadata.name, self.set.name())));
     }
 
     fn new_pod(&self, ordinal: i32) -> Pod {
@@ -335,13 +361,16 @@ impl<'a> Look<'a> {
             None => strategy.r#type == "RollingUpdate" && ordinal < self.start() + self.set.status.current_replicas,
             Some(rolling) => ordinal < self.start() + rolling.partition.unwrap_or(0),
         };
-        let (template, revision) = if stays { (&self.current.0, &self.current.1) } else { (self.update.0, &self.update.1) };
+        let (template, revision) =
+            if stays { (&self.current.0, &self.current.1) } else { (self.update.0, &self.update.1) };
         let mut pod = pods::named(self.set, template, &format!("{}-{ordinal}", self.set.name()));
         self.identify(&mut pod);
         pod.metadata.labels.insert(POD_HASH.to_owned(), revision.clone());
         pod.spec.hostname.clone_from(&pod.metadata.name);
         pod.spec.subdomain.clone_from(&self.set.spec.service_name);
-        let own = |volume: &Volume| self.set.spec.volume_claim_templates.iter().any(|template| template.metadata.name == volume.name);
+        let own = |volume: &Volume| {
+            self.set.spec.volume_claim_templates.iter().any(|template| template.metadata.name == volume.name)
+        };
         let rest: Vec<Volume> = pod.spec.volumes.drain(..).filter(|volume| !own(volume)).collect();
         let claims = self.set.spec.volume_claim_templates.iter().map(|template| Volume {
             name: template.metadata.name.clone(),
@@ -390,7 +419,8 @@ impl<'a> Look<'a> {
     fn make_claims(&mut self, pod: &Pod) -> bool {
         let mut usable = true;
         for (claim, held) in self.claims(pod) {
-            let (name, of) = (&claim.metadata.name, format!("Pod {} in StatefulSet {}", pod.metadata.name, self.set.name()));
+            let (name, of) =
+                (&claim.metadata.name, format!("Pod {} in StatefulSet {}", pod.metadata.name, self.set.name()));
             match held {
                 Some(held) if held.metadata.deletion_timestamp.is_some() => {
                     self.told.push(("FailedCreate", format!("Create {of} failed error: pvc {name} is being deleted")));
@@ -426,13 +456,15 @@ impl<'a> Look<'a> {
             let Some(claim) = held else { continue };
             let owners = &claim.metadata.owner_references;
             let stale = |owner: &&OwnerReference| {
-                refers(owner, self.set) && owner.uid != self.set.metadata.uid || refers(owner, pod) && owner.uid != pod.metadata.uid
+                refers(owner, self.set) && owner.uid != self.set.metadata.uid
+                    || refers(owner, pod) && owner.uid != pod.metadata.uid
             };
             if owners.iter().any(|owner| stale(&owner)) {
                 continue;
             }
             let (when_deleted, when_scaled) = self.retention();
-            let mut wanted: Vec<OwnerReference> = owners.iter().filter(|owner| !refers(owner, self.set) && !refers(owner, pod)).cloned().collect();
+            let mut wanted: Vec<OwnerReference> =
+                owners.iter().filter(|owner| !refers(owner, self.set) && !refers(owner, pod)).cloned().collect();
             if (when_deleted || when_scaled) && wanted.iter().any(|owner| owner.controller == Some(true)) {
                 self.told.push(("ConflictingController", format!(
                     "PersistentVolumeClaim {} has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim",

@@ -3,6 +3,7 @@
 mod cron;
 mod daemonset;
 mod job;
+mod replicaset;
 mod statefulset;
 
 use std::fmt::Debug;
@@ -179,7 +180,9 @@ impl Cluster {
                 match of.plural {
                     "pods" => self.patch_pod(&of.key.name, patch),
                     "controllerrevisions" => {
-                        self.change::<ControllerRevision>(&of.key.name, |held| held.revision = patch["revision"].as_i64().unwrap());
+                        self.change::<ControllerRevision>(&of.key.name, |held| {
+                            held.revision = patch["revision"].as_i64().unwrap()
+                        });
                     }
                     other => panic!("patch {other} {patch}"),
                 }
@@ -221,7 +224,9 @@ impl Cluster {
     fn patch_pod(&mut self, name: &str, patch: &Json) {
         let removed = &patch["metadata"]["$deleteFromPrimitiveList/finalizers"];
         self.change::<Pod>(name, |pod| {
-            pod.metadata.finalizers.retain(|finalizer| !removed.as_array().unwrap().contains(&Json::from(finalizer.as_str())));
+            pod.metadata
+                .finalizers
+                .retain(|finalizer| !removed.as_array().unwrap().contains(&Json::from(finalizer.as_str())));
         });
         let pod = self.get::<Pod>(name);
         if pod.metadata.deletion_timestamp.is_some() && pod.metadata.finalizers.is_empty() {

@@ -41,7 +41,15 @@ fn run(cluster: &mut Cluster) -> Vec<String> {
     for pod in &pods {
         let name = pod.metadata.name.as_str();
         cluster.change::<Pod>(name, |pod| {
-            let affinity = pod.spec.affinity.clone().unwrap().node_affinity.unwrap().required_during_scheduling_ignored_during_execution.unwrap();
+            let affinity = pod
+                .spec
+                .affinity
+                .clone()
+                .unwrap()
+                .node_affinity
+                .unwrap()
+                .required_during_scheduling_ignored_during_execution
+                .unwrap();
             pod.spec.node_name = affinity.node_selector_terms[0].match_fields[0].values[0].clone();
         });
         if pod.status.phase == "Pending" {
@@ -52,8 +60,12 @@ fn run(cluster: &mut Cluster) -> Vec<String> {
 }
 
 fn on_nodes(cluster: &Cluster) -> Vec<String> {
-    let mut pods: Vec<String> =
-        cluster.world.of::<Pod>().values().map(|pod| format!("{} {}", pod.spec.node_name, pod.spec.containers[0].image)).collect();
+    let mut pods: Vec<String> = cluster
+        .world
+        .of::<Pod>()
+        .values()
+        .map(|pod| format!("{} {}", pod.spec.node_name, pod.spec.containers[0].image))
+        .collect();
     pods.sort();
     pods
 }
@@ -66,13 +78,19 @@ fn taint(key: &str, effect: &str) -> Taint {
 fn every_node_that_may_has_a_pod() {
     let (mut cluster, look) = (cluster(rolling(json!(1), json!(0))), look());
     cluster.change::<Node>("n3", |node| node.spec.taints = vec![taint("dedicated", "NoSchedule")]);
-    cluster.change::<Node>("n2", |node| node.spec.taints = vec![taint("node.kubernetes.io/unschedulable", "NoSchedule")]);
+    cluster
+        .change::<Node>("n2", |node| node.spec.taints = vec![taint("node.kubernetes.io/unschedulable", "NoSchedule")]);
     cluster.settle(&look, "agent");
     assert_eq!(run(&mut cluster), ["n1 one", "n2 one"]);
     cluster.settle(&look, "agent");
     let status = cluster.get::<DaemonSet>("agent").status;
     let numbers = |status: &schema::api::apps::v1::DaemonSetStatus| {
-        (status.desired_number_scheduled, status.current_number_scheduled, status.number_available, status.number_misscheduled)
+        (
+            status.desired_number_scheduled,
+            status.current_number_scheduled,
+            status.number_available,
+            status.number_misscheduled,
+        )
     };
     assert_eq!(numbers(&status), (2, 2, 2, 0));
     // NoSchedule lets stay, NoExecute does not.
@@ -97,7 +115,12 @@ fn pods_are_made_for_their_node_and_tolerate_its_troubles() {
     assert_eq!(lines.iter().filter(|line| line.starts_with("create Pod agent-")).count(), 3);
     assert_eq!(lines.iter().filter(|line| line.starts_with("Normal SuccessfulCreate: Created pod: agent-")).count(), 3);
     let pod = cluster.world.of::<Pod>().values().next().unwrap().clone();
-    let tolerated: Vec<_> = pod.spec.tolerations.iter().map(|toleration| format!("{}:{}", &toleration.key[19..], toleration.effect)).collect();
+    let tolerated: Vec<_> = pod
+        .spec
+        .tolerations
+        .iter()
+        .map(|toleration| format!("{}:{}", &toleration.key[19..], toleration.effect))
+        .collect();
     assert_eq!(
         tolerated,
         [
@@ -111,12 +134,17 @@ fn pods_are_made_for_their_node_and_tolerate_its_troubles() {
     );
     let revision = cluster.world.of::<ControllerRevision>().values().next().unwrap().clone();
     let hash = &pod.metadata.labels["controller-revision-hash"];
-    assert_eq!((&revision.metadata.labels["controller-revision-hash"], &revision.metadata.name), (hash, &format!("agent-{hash}")));
+    assert_eq!(
+        (&revision.metadata.labels["controller-revision-hash"], &revision.metadata.name),
+        (hash, &format!("agent-{hash}"))
+    );
 }
 
 #[test]
 fn a_new_template_replaces_or_surges() {
-    let image = |cluster: &mut Cluster| cluster.change::<DaemonSet>("agent", |set| set.spec.template.spec.containers[0].image = "two".into());
+    let image = |cluster: &mut Cluster| {
+        cluster.change::<DaemonSet>("agent", |set| set.spec.template.spec.containers[0].image = "two".into())
+    };
     let check = |strategy: Json, expected: &[&[&str]]| {
         let (mut cluster, look) = (cluster(strategy), look());
         cluster.settle(&look, "agent");
@@ -135,7 +163,12 @@ fn a_new_template_replaces_or_surges() {
     check(rolling(json!("50%"), json!(0)), &[&["n1 two", "n2 two", "n3 one"], &["n1 two", "n2 two", "n3 two"]]);
     check(
         rolling(json!(0), json!(1)),
-        &[&["n1 one", "n1 two", "n2 one", "n3 one"], &["n1 two", "n2 one", "n2 two", "n3 one"], &["n1 two", "n2 two", "n3 one", "n3 two"], &["n1 two", "n2 two", "n3 two"]],
+        &[
+            &["n1 one", "n1 two", "n2 one", "n3 one"],
+            &["n1 two", "n2 one", "n2 two", "n3 one"],
+            &["n1 two", "n2 two", "n3 one", "n3 two"],
+            &["n1 two", "n2 two", "n3 two"],
+        ],
     );
     check(json!({"type": "OnDelete"}), &[&["n1 one", "n2 one", "n3 one"]]);
 }
@@ -154,7 +187,12 @@ fn failed_pods_are_replaced_ever_more_slowly() {
     };
     let first = fail(&mut cluster);
     let lines = cluster.look(&look, "agent");
-    assert!(lines.contains(&format!("Warning FailedDaemonPod: Found failed daemon pod default/{first} on node n1, will try to kill it")), "{lines:?}");
+    assert!(
+        lines.contains(&format!(
+            "Warning FailedDaemonPod: Found failed daemon pod default/{first} on node n1, will try to kill it"
+        )),
+        "{lines:?}"
+    );
     cluster.settle(&look, "agent");
     run(&mut cluster);
     fail(&mut cluster);

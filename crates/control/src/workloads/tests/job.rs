@@ -37,8 +37,12 @@ fn cluster(spec: Json) -> Cluster {
 /// The names of active pods, of an index if one is given.
 fn active(cluster: &Cluster, index: Option<i32>) -> Vec<String> {
     let pods = cluster.world.of::<Pod>().values();
-    let label = |pod: &Pod| pod.metadata.labels.get("batch.kubernetes.io/job-completion-index").and_then(|index| index.parse().ok());
-    pods.filter(|pod| crate::support::is_active(pod) && (index.is_none() || label(pod) == index)).map(|pod| pod.metadata.name.clone()).collect()
+    let label = |pod: &Pod| {
+        pod.metadata.labels.get("batch.kubernetes.io/job-completion-index").and_then(|index| index.parse().ok())
+    };
+    pods.filter(|pod| crate::support::is_active(pod) && (index.is_none() || label(pod) == index))
+        .map(|pod| pod.metadata.name.clone())
+        .collect()
 }
 
 /// Ends one active pod now, and settles.
@@ -46,7 +50,8 @@ fn end(cluster: &mut Cluster, index: Option<i32>, exit_code: i32) {
     let (name, now) = (active(cluster, index).remove(0), cluster.now);
     cluster.change::<Pod>(&name, |pod| {
         pod.status.phase = if exit_code == 0 { "Succeeded" } else { "Failed" }.into();
-        let terminated = ContainerStateTerminated { exit_code, finished_at: Time { seconds: now }, ..Default::default() };
+        let terminated =
+            ContainerStateTerminated { exit_code, finished_at: Time { seconds: now }, ..Default::default() };
         let state = ContainerState { terminated: Some(terminated), ..Default::default() };
         pod.status.container_statuses = vec![ContainerStatus { name: "main".into(), state, ..Default::default() }];
     });
@@ -66,7 +71,8 @@ fn status(cluster: &Cluster) -> JobStatus {
 fn told(cluster: &Cluster) -> String {
     let status = status(cluster);
     let conditions = status.conditions.iter().filter(|condition| condition.status == "True");
-    let conditions: Vec<String> = conditions.map(|condition| format!("{}={}", condition.r#type, condition.reason)).collect();
+    let conditions: Vec<String> =
+        conditions.map(|condition| format!("{}={}", condition.r#type, condition.reason)).collect();
     format!("{}/{}/{} {}", status.active, status.succeeded, status.failed, conditions.join(" ")).trim_end().to_owned()
 }
 
@@ -93,7 +99,10 @@ fn completions_are_counted_once() {
         ],
     );
     let status = status(&cluster);
-    assert_eq!((status.start_time, status.completion_time), (Some(Time { seconds: START }), Some(Time { seconds: START + 5 })));
+    assert_eq!(
+        (status.start_time, status.completion_time),
+        (Some(Time { seconds: START }), Some(Time { seconds: START + 5 }))
+    );
     assert!(cluster.world.of::<Pod>().values().all(|pod| pod.metadata.finalizers.is_empty()));
     assert_eq!(cluster.settle(reconcile, "pi"), [""; 0]);
     cluster.change::<Job>("pi", |job| job.spec.ttl_seconds_after_finished = Some(60));
@@ -167,10 +176,16 @@ fn indexes_have_their_pods() {
     );
     assert_eq!(status(&cluster).completed_indexes, "0-3");
     let pod = cluster.world.of::<Pod>().values().find(|pod| pod.metadata.name.starts_with("pi-2-")).unwrap().clone();
-    assert_eq!((&*pod.spec.hostname, &*pod.metadata.annotations["batch.kubernetes.io/job-completion-index"]), ("pi-2", "2"));
+    assert_eq!(
+        (&*pod.spec.hostname, &*pod.metadata.annotations["batch.kubernetes.io/job-completion-index"]),
+        ("pi-2", "2")
+    );
     let variable = &pod.spec.containers[0].env[0];
     let path = variable.value_from.clone().unwrap().field_ref.unwrap().field_path;
-    assert_eq!((&*variable.name, &*path), ("JOB_COMPLETION_INDEX", "metadata.labels['batch.kubernetes.io/job-completion-index']"));
+    assert_eq!(
+        (&*variable.name, &*path),
+        ("JOB_COMPLETION_INDEX", "metadata.labels['batch.kubernetes.io/job-completion-index']")
+    );
 }
 
 #[test]
@@ -197,7 +212,10 @@ fn policies_decide_what_a_failure_means() {
         json!({"podFailurePolicy": rule("FailJob")}),
         &[(0, None, 42, "0/0/2 FailureTarget=PodFailurePolicy Failed=PodFailurePolicy")],
     );
-    check(json!({"podFailurePolicy": rule("Ignore"), "backoffLimit": 0}), &[(0, None, 42, "1/0/0"), (10, None, 42, "1/0/0")]);
+    check(
+        json!({"podFailurePolicy": rule("Ignore"), "backoffLimit": 0}),
+        &[(0, None, 42, "1/0/0"), (10, None, 42, "1/0/0")],
+    );
     check(
         json!({
             "completionMode": "Indexed", "completions": 3, "parallelism": 3,
@@ -236,7 +254,8 @@ fn orphans_are_released() {
 
 #[test]
 fn others_manage_their_jobs() {
-    let mut cluster = Cluster::new().with::<Job>(json!({"metadata": {"name": "pi"}, "spec": {"managedBy": "example.com/queue", "template": {}}}));
+    let mut cluster = Cluster::new()
+        .with::<Job>(json!({"metadata": {"name": "pi"}, "spec": {"managedBy": "example.com/queue", "template": {}}}));
     assert_eq!(cluster.look(reconcile, "pi"), [""; 0]);
 }
 

@@ -41,8 +41,10 @@ fn image(cluster: &mut Cluster, image: &str) {
     cluster.change::<StatefulSet>("web", |set| set.spec.template.spec.containers[0].image = image.into());
 }
 
-/// Steps: a change of the cluster, and what one look then does.
-fn check(spec: Json, steps: &[(fn(&mut Cluster), &[&str])]) {
+/// A change of the cluster, and what is then done.
+type Step<'a> = (fn(&mut Cluster), &'a [&'a str]);
+
+fn check(spec: Json, steps: &[Step<'_>]) {
     let mut cluster = complete(spec);
     for (number, (change, expected)) in steps.iter().enumerate() {
         change(&mut cluster);
@@ -58,7 +60,11 @@ fn pods_come_in_order_with_their_identity() {
     assert!(made.starts_with("web-"), "{made}");
     assert_eq!(
         first,
-        [&*format!("create ControllerRevision {made}"), "create Pod web-5", "Normal SuccessfulCreate: Create Pod web-5 in StatefulSet web successful"]
+        [
+            &*format!("create ControllerRevision {made}"),
+            "create Pod web-5",
+            "Normal SuccessfulCreate: Create Pod web-5 in StatefulSet web successful"
+        ]
     );
     assert_eq!(cluster.settle(reconcile, "web"), [""; 0]);
     let pod = cluster.get::<Pod>("web-5");
@@ -76,7 +82,10 @@ fn pods_come_in_order_with_their_identity() {
     cluster.ready(&["web-5"]);
     assert_eq!(cluster.settle(reconcile, "web"), ["create Pod web-6"]);
     let status = cluster.get::<StatefulSet>("web").status;
-    assert_eq!((status.replicas, status.ready_replicas, status.current_replicas, status.updated_replicas), (2, 1, 2, 2));
+    assert_eq!(
+        (status.replicas, status.ready_replicas, status.current_replicas, status.updated_replicas),
+        (2, 1, 2, 2)
+    );
     assert_eq!((status.current_revision, status.update_revision), (made.clone(), made));
 }
 
@@ -91,7 +100,10 @@ fn scaling_down_takes_the_last_first_and_waits_for_health() {
     check(
         json!({}),
         &[
-            (|cluster| cluster.change::<StatefulSet>("web", |set| set.spec.replicas = Some(1)), &["delete pods web-2", "delete pods web-1"]),
+            (
+                |cluster| cluster.change::<StatefulSet>("web", |set| set.spec.replicas = Some(1)),
+                &["delete pods web-2", "delete pods web-1"],
+            ),
             (|cluster| cluster.phase("web-0", "Failed"), &["delete pods web-0", "create Pod web-0"]),
         ],
     );
@@ -118,7 +130,9 @@ fn a_new_template_rolls_from_the_end() {
     assert_eq!((status.current_replicas, status.updated_replicas), (2, 1));
     assert_eq!(status.current_revision, old);
     assert_ne!(status.update_revision, old);
-    for (ready, expected) in [("web-2", ["delete pods web-1", "create Pod web-1"]), ("web-1", ["delete pods web-0", "create Pod web-0"])] {
+    for (ready, expected) in
+        [("web-2", ["delete pods web-1", "create Pod web-1"]), ("web-1", ["delete pods web-0", "create Pod web-0"])]
+    {
         cluster.ready(&[ready]);
         assert_eq!(cluster.settle(reconcile, "web"), expected);
     }
@@ -140,9 +154,16 @@ fn partitions_and_max_unavailable_bound_a_roll() {
     };
     check(
         json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}),
-        &[(change, &[]), (|cluster| cluster.ready(&["web-2"]), &[]), (|cluster| cluster.remove::<Pod>("web-0"), &["create Pod web-0"])],
+        &[
+            (change, &[]),
+            (|cluster| cluster.ready(&["web-2"]), &[]),
+            (|cluster| cluster.remove::<Pod>("web-0"), &["create Pod web-0"]),
+        ],
     );
-    check(json!({"updateStrategy": {"type": "OnDelete"}}), &[(change, &[]), (|cluster| cluster.remove::<Pod>("web-1"), &["create Pod web-1"])]);
+    check(
+        json!({"updateStrategy": {"type": "OnDelete"}}),
+        &[(change, &[]), (|cluster| cluster.remove::<Pod>("web-1"), &["create Pod web-1"])],
+    );
     let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 2}});
     let mut cluster = complete(json!({"updateStrategy": rolling, "podManagementPolicy": "Parallel"}));
     cluster.phase("web-0", "Pending");
@@ -166,9 +187,13 @@ fn pods_of_the_partition_keep_the_old_template() {
 fn claims_are_made_and_go_by_policy() {
     let templates = json!([{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]);
     let policy = json!({"whenDeleted": "Delete", "whenScaled": "Delete"});
-    let mut cluster = complete(json!({"replicas": 2, "volumeClaimTemplates": templates, "persistentVolumeClaimRetentionPolicy": policy}));
+    let mut cluster = complete(
+        json!({"replicas": 2, "volumeClaimTemplates": templates, "persistentVolumeClaimRetentionPolicy": policy}),
+    );
     let owners = |cluster: &Cluster| {
-        cluster.all::<PersistentVolumeClaim, _>(|claim| claim.metadata.owner_references.iter().map(|owner| owner.name.clone()).collect::<Vec<_>>())
+        cluster.all::<PersistentVolumeClaim, _>(|claim| {
+            claim.metadata.owner_references.iter().map(|owner| owner.name.clone()).collect::<Vec<_>>()
+        })
     };
     assert_eq!(owners(&cluster), ["data-web-0: [\"web\"]", "data-web-1: [\"web\"]"]);
     let volume = &cluster.get::<Pod>("web-1").spec.volumes[0].volume_source.persistent_volume_claim.clone().unwrap();
@@ -180,7 +205,10 @@ fn claims_are_made_and_go_by_policy() {
     cluster.change::<StatefulSet>("web", |set| set.spec.replicas = Some(2));
     assert_eq!(cluster.settle(reconcile, "web"), [""; 0]);
     cluster.remove::<PersistentVolumeClaim>("data-web-1");
-    assert_eq!(cluster.settle(reconcile, "web"), ["create PersistentVolumeClaim data-web-1", "create Pod web-1", "update PersistentVolumeClaim data-web-1"]);
+    assert_eq!(
+        cluster.settle(reconcile, "web"),
+        ["create PersistentVolumeClaim data-web-1", "create Pod web-1", "update PersistentVolumeClaim data-web-1"]
+    );
 }
 
 #[test]
