@@ -20,7 +20,8 @@ unit:                       ## Each room's own tests (as root: containers and ne
 walk: build                 ## The program from outside, by kubectl
 	tests/walk.sh
 
-lint:                       ## Warnings are errors; the rules of the house
+lint:                       ## Formatting, warnings, the rules of the house
+	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo xtask tidy
 

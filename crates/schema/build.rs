@@ -32,7 +32,8 @@ fn build() -> Result<(), String> {
     let mut overlay = overlay::Overlay::default();
     let folder = root.join("overlay");
     let files = fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let mut files: Vec<_> = files.flatten().map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "yaml")).collect();
+    let mut files: Vec<_> =
+        files.flatten().map(|f| f.path()).filter(|p| p.extension().is_some_and(|e| e == "yaml")).collect();
     files.sort();
     for file in files {
         overlay.add(&file.display().to_string(), &read(&file)?)?;

@@ -33,7 +33,9 @@ pub fn facts(root: &Path) -> Result<Vec<u8>, SchemaError> {
 /// Runs one of the Go programs beside this one; `server-gen` builds much of upstream's API server.
 fn go(root: &Path, program: &'static str, arguments: &[&OsStr]) -> Result<Vec<u8>, SchemaError> {
     let mut go = Command::new("go");
-    go.current_dir(root.join("xtask").join(program)).env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false").env("CGO_ENABLED", "0");
+    go.current_dir(root.join("xtask").join(program))
+        .env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false")
+        .env("CGO_ENABLED", "0");
     let output = go.args(["run", "."]).args(arguments).output();
     let output = output.map_err(|source| SchemaError::Start { program, source })?;
     if output.status.success() {

@@ -4,12 +4,7 @@ use http::{HeaderValue, header, request::Parts};
 use schema::Value;
 
 use crate::{
-    Attributes, Body, Server, Status, User,
-    connect::endpoint,
-    meta,
-    reply::Reply,
-    seams::Target,
-    status::Result,
+    Attributes, Body, Server, Status, User, connect::endpoint, meta, reply::Reply, seams::Target, status::Result,
 };
 
 const GROUP: &str = "apiregistration.k8s.io";
@@ -28,7 +23,8 @@ pub fn groups(server: &Server) -> Vec<(String, Vec<String>)> {
     let registry = server.registry();
     let mut out: Vec<(String, Vec<(i64, String)>)> = Vec::new();
     for service in remote(server) {
-        let (group, version) = (service.str_at(&["spec", "group"]).to_owned(), service.str_at(&["spec", "version"]).to_owned());
+        let (group, version) =
+            (service.str_at(&["spec", "group"]).to_owned(), service.str_at(&["spec", "version"]).to_owned());
         if !registry.of_version(&group, &version).is_empty() {
             continue;
         }
@@ -48,9 +44,14 @@ pub fn groups(server: &Server) -> Vec<(String, Vec<String>)> {
 
 /// Forwards a request for a group's version that is served elsewhere; `None` if nobody serves it.
 pub async fn proxy(server: &Server, user: &User, info: &Attributes, parts: Parts, body: Body) -> Option<Result<Reply>> {
-    let group = if info.api_group.is_empty() { group_of(&info.path) } else { (info.api_group.clone(), info.api_version.clone()) };
+    let group = if info.api_group.is_empty() {
+        group_of(&info.path)
+    } else {
+        (info.api_group.clone(), info.api_version.clone())
+    };
     let all = remote(server);
-    let service = all.iter().find(|s| s.str_at(&["spec", "group"]) == group.0 && s.str_at(&["spec", "version"]) == group.1)?;
+    let service =
+        all.iter().find(|s| s.str_at(&["spec", "group"]) == group.0 && s.str_at(&["spec", "version"]) == group.1)?;
     Some(forward(server, user, service, parts, body).await)
 }
 
@@ -71,7 +72,8 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
     let (ip, target) = endpoint(server, namespace, name, &port).map_err(|s| unavailable(s.message))?;
     let shown = if ip.contains(':') { format!("[{ip}]:{target}") } else { format!("{ip}:{target}") };
     let address = shown.parse().map_err(|_| unavailable(format!("{shown} is no address")))?;
-    let bundle = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, service.str_at(&["spec", "caBundle"]));
+    let bundle =
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, service.str_at(&["spec", "caBundle"]));
     // Who asks is told by the front proxy's headers, which only our client certificate makes credible.
     let headers = &mut parts.headers;
     headers.remove(header::AUTHORIZATION);
@@ -79,7 +81,9 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
     stale.into_iter().for_each(|k| {
         headers.remove(k);
     });
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Status::bad_request("a user name that no header can carry"));
+    let value = |text: &str| {
+        HeaderValue::from_str(text).map_err(|_| Status::bad_request("a user name that no header can carry"))
+    };
     headers.insert("x-remote-user", value(&user.name)?);
     if !user.uid.is_empty() {
         headers.insert("x-remote-uid", value(&user.uid)?);
@@ -90,7 +94,13 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
     for (key, values) in &user.extra {
         let escaped: String = key
             .bytes()
-            .map(|b| if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.') { (b as char).to_string() } else { format!("%{b:02X}") })
+            .map(|b| {
+                if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.') {
+                    (b as char).to_string()
+                } else {
+                    format!("%{b:02X}")
+                }
+            })
             .collect();
         let Ok(name) = format!("x-remote-extra-{escaped}").parse::<http::HeaderName>() else { continue };
         for text in values {
@@ -159,17 +169,29 @@ async fn check(server: &Server, service: &Value) -> bool {
         let limit = std::time::Duration::from_secs(5);
         match tokio::time::timeout(limit, forward(server, &user, service, parts, body)).await {
             Ok(Ok(reply)) if reply.status().is_success() => ("True", "Passed", "all checks passed".to_owned()),
-            Ok(Ok(reply)) => ("False", "FailedDiscoveryCheck", format!("failing or missing response from https://{name}.{namespace}.svc/apis/{group}/{version}: bad status: {}", reply.status().as_u16())),
-            Ok(Err(status)) if status.message.contains("no endpoints") => {
-                ("False", "MissingEndpoints", format!("endpoints for service/{name} in {namespace:?} have no addresses"))
-            }
+            Ok(Ok(reply)) => (
+                "False",
+                "FailedDiscoveryCheck",
+                format!(
+                    "failing or missing response from https://{name}.{namespace}.svc/apis/{group}/{version}: bad status: {}",
+                    reply.status().as_u16()
+                ),
+            ),
+            Ok(Err(status)) if status.message.contains("no endpoints") => (
+                "False",
+                "MissingEndpoints",
+                format!("endpoints for service/{name} in {namespace:?} have no addresses"),
+            ),
             Ok(Err(status)) => ("False", "FailedDiscoveryCheck", status.message),
             Err(_) => ("False", "FailedDiscoveryCheck", "context deadline exceeded".to_owned()),
         }
     };
     let conditions = service.list_at(&["status", "conditions"]);
     let same = conditions.iter().any(|c| {
-        c.str_at(&["type"]) == "Available" && c.str_at(&["status"]) == status && c.str_at(&["reason"]) == reason && c.str_at(&["message"]) == message
+        c.str_at(&["type"]) == "Available"
+            && c.str_at(&["status"]) == status
+            && c.str_at(&["reason"]) == reason
+            && c.str_at(&["message"]) == message
     });
     if !same {
         let condition = Value::object([

@@ -6,10 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
-    sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::AtomicU64,
-    },
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -148,7 +145,13 @@ pub struct Behind {
 }
 
 impl Storage {
-    pub fn new(prefix: &str, namespaced: bool, stored: Option<(&'static Table, MessageId)>, api_version: &str, kind: &str) -> Self {
+    pub fn new(
+        prefix: &str,
+        namespaced: bool,
+        stored: Option<(&'static Table, MessageId)>,
+        api_version: &str,
+        kind: &str,
+    ) -> Self {
         static NO_TABLE: OnceLock<Table> = OnceLock::new();
         let custom = stored.is_none();
         let (table, message) = stored.unwrap_or_else(|| (NO_TABLE.get_or_init(Table::default), MessageId(0)));

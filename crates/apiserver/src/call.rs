@@ -120,7 +120,8 @@ pub fn decode_other(body: &[u8], encoding: Encoding, api_version: &str, kind: &s
     let bad = |e: &dyn std::fmt::Display| {
         Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {e}"))
     };
-    let message = message_of(api_version, kind).ok_or_else(|| Status::internal(format_args!("no type {api_version} {kind}")))?;
+    let message =
+        message_of(api_version, kind).ok_or_else(|| Status::internal(format_args!("no type {api_version} {kind}")))?;
     let mut value = match encoding {
         Encoding::Protobuf => {
             let envelope = proto::open(body).map_err(|e| bad(&e))?;
@@ -175,8 +176,8 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
         if !envelope.kind.is_empty() && (envelope.kind != kind.kind() || envelope.api_version != &*kind.api_version) {
             return Err(mismatch(kind, envelope.api_version, envelope.kind));
         }
-        let mut value =
-            proto::decode(kind.table(), kind.message(), envelope.raw).map_err(|e| cannot_handle(kind, &e.to_string()))?;
+        let mut value = proto::decode(kind.table(), kind.message(), envelope.raw)
+            .map_err(|e| cannot_handle(kind, &e.to_string()))?;
         kind.stamp(&mut value);
         return Ok((value, Vec::new()));
     }
@@ -203,7 +204,9 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
     }
     let parsed = match encoding {
         Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(kind, &e))?,
-        _ => json::parse_strict(body).map_err(|e| unrecognized(kind, &format!("couldn't get version/kind; json parse error: {e} ({})", summary(body))))?,
+        _ => json::parse_strict(body).map_err(|e| {
+            unrecognized(kind, &format!("couldn't get version/kind; json parse error: {e} ({})", summary(body)))
+        })?,
     };
     let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
     if parsed.value.as_object().is_none() {
@@ -278,7 +281,9 @@ pub fn typed(kind: &Kind, value: Value) -> std::result::Result<(Value, Vec<Strin
 fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Status {
     let (group, version) = crate::kind::split_api_version(api_version);
     let known = builtin().kind(group, version, name).is_some();
-    let short = |group: &str| if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or("").to_owned() };
+    let short = |group: &str| {
+        if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or("").to_owned() }
+    };
     let own = short(&kind.resource.group);
     let why = if known && name != kind.kind() {
         format!("converting ({version}.{name}) to ({own}.{}): unknown conversion", kind.kind())
@@ -295,7 +300,11 @@ fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Status {
 
 fn check_type(value: &Value, kind: &Kind) -> Result<()> {
     let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
-    if api_version != &*kind.api_version || name != kind.kind() { Err(mismatch(kind, api_version, name)) } else { Ok(()) }
+    if api_version != &*kind.api_version || name != kind.kind() {
+        Err(mismatch(kind, api_version, name))
+    } else {
+        Ok(())
+    }
 }
 
 /// The object's namespace must be the request's; a missing one is filled in.

@@ -23,7 +23,8 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     if subresource != "log" {
         let (name, namespace) = (call.info.name.clone(), call.info.namespace.clone());
         let options = connect_options(&call, &subresource);
-        let mut request = call.admission(&kind, Operation::Connect, &name, &namespace, &subresource, Value::Null, false);
+        let mut request =
+            call.admission(&kind, Operation::Connect, &name, &namespace, &subresource, Value::Null, false);
         request.kind = options.str_at(&["kind"]).to_owned();
         request.object = options;
         call.server.mutate(&mut request).await?;
@@ -43,7 +44,11 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
                     other => other,
                 };
                 let on = value == "true" || value == "1";
-                let value = if matches!(name, "input" | "output" | "error" | "tty") { if on { "1" } else { "" } } else { value };
+                let value = if matches!(name, "input" | "output" | "error" | "tty") {
+                    if on { "1" } else { "" }
+                } else {
+                    value
+                };
                 (name, value)
             });
             let query: Vec<(&str, &str)> = query.filter(|(n, v)| *n == "command" || !v.is_empty()).collect();
@@ -54,7 +59,8 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
         ("pods", "portforward") => {
             let pod = pod(&call)?;
             let node = node_of(&call, &pod)?;
-            let query: Vec<(&str, &str)> = call.query.iter().map(|(n, v)| (if n == "ports" { "port" } else { n }, v)).collect();
+            let query: Vec<(&str, &str)> =
+                call.query.iter().map(|(n, v)| (if n == "ports" { "port" } else { n }, v)).collect();
             let path = format!("/portForward/{}/{}", call.info.namespace, call.info.name);
             to_node(&call, &node, parts, body, &path, &query).await
         }
@@ -148,7 +154,8 @@ fn container(call: &Call, pod: &Value) -> Result<String> {
             [one] => Ok(one.clone()),
             [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
             many => {
-                let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+                let mut text =
+                    format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
                 if !init.is_empty() {
                     text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
                 }
@@ -176,12 +183,13 @@ async fn log(call: &Call, parts: Parts, body: Body) -> Result<Reply> {
     for name in ["sinceSeconds", "tailLines", "limitBytes"] {
         if let Some(text) = call.query.get(name).filter(|t| !t.is_empty()) {
             let minimum = if name == "tailLines" { 0 } else { 1 };
-            let number: i64 = text.parse().map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            })?;
+            let number: i64 = text
+                .parse()
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
             if number < minimum {
                 let detail = format!("must be greater than {}", minimum - 1);
-                let error = crate::status::field_error(schema::validate::ErrorKind::Invalid, name, number.into(), &detail);
+                let error =
+                    crate::status::field_error(schema::validate::ErrorKind::Invalid, name, number.into(), &detail);
                 return Err(Status::invalid("", "PodLogOptions", &call.info.name, vec![error]));
             }
         }
@@ -239,7 +247,10 @@ async fn to_address(call: &Call, mut parts: Parts, body: Body, scheme: &str, ip:
     let address = format!("{}:{port}", if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() });
     let address = address.parse().map_err(|_| Status::bad_request(format!("address not allowed: {address}")))?;
     // Browsers are sent to the directory form, so that relative links work.
-    if call.info.rest.is_empty() && !parts.uri.path().ends_with('/') && matches!(parts.method, Method::GET | Method::HEAD) {
+    if call.info.rest.is_empty()
+        && !parts.uri.path().ends_with('/')
+        && matches!(parts.method, Method::GET | Method::HEAD)
+    {
         let query = parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
         let mut response = reply::bytes(301, "text/plain", "");
         if let Ok(location) = http::HeaderValue::from_str(&format!("{}/{query}", parts.uri.path())) {
@@ -261,7 +272,9 @@ fn split(text: &str) -> Result<(&str, &str, &str)> {
     match parts.as_slice() {
         [name] => Ok(("http", name, "")),
         [name, port] => Ok(("http", name, port)),
-        [scheme @ ("http" | "https" | ""), name, port] => Ok((if scheme.is_empty() { "http" } else { scheme }, name, port)),
+        [scheme @ ("http" | "https" | ""), name, port] => {
+            Ok((if scheme.is_empty() { "http" } else { scheme }, name, port))
+        }
         _ => Err(Status::bad_request(format!("invalid service request {text:?}"))),
     }
 }
@@ -288,7 +301,11 @@ pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Res
         if slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str() != Some(name) {
             continue;
         }
-        let number = slice.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name).and_then(|p| p.i64_at(&["port"]));
+        let number = slice
+            .list_at(&["ports"])
+            .iter()
+            .find(|p| p.str_at(&["name"]) == port_name)
+            .and_then(|p| p.i64_at(&["port"]));
         let Some(number) = number else { continue };
         for endpoint in slice.list_at(&["endpoints"]) {
             let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);

@@ -69,7 +69,9 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         let problems = names::dns1035_label(&value.to_lowercase());
         errors.extend(problems.into_iter().map(|p| FieldError::invalid(path.as_str(), value.as_str(), p)));
     }
-    if text(&["spec", "names", "kind"]) == text(&["spec", "names", "listKind"]) && !text(&["spec", "names", "kind"]).is_empty() {
+    if text(&["spec", "names", "kind"]) == text(&["spec", "names", "listKind"])
+        && !text(&["spec", "names", "kind"]).is_empty()
+    {
         let detail = "kind and listKind may not be the same";
         errors.push(FieldError::invalid("spec.names.listKind", text(&["spec", "names", "listKind"]), detail));
     }
@@ -80,7 +82,8 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         errors.push(FieldError::not_supported("spec.scope", scope.as_str(), &["Cluster", "Namespaced"]));
     }
     if new.bool_at(&["spec", "preserveUnknownFields"]) {
-        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        let detail =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
     }
     let versions = new.list_at(&["spec", "versions"]);
@@ -107,12 +110,18 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
             errors.extend(wrong);
         }
     }
-    if new.str_at(&["spec", "conversion", "strategy"]) == "Webhook" && new["spec"]["conversion"]["webhook"]["clientConfig"].is_null() {
+    if new.str_at(&["spec", "conversion", "strategy"]) == "Webhook"
+        && new["spec"]["conversion"]["webhook"]["clientConfig"].is_null()
+    {
         let path = "spec.conversion.webhook.clientConfig";
         errors.push(FieldError::required(path, "required when strategy is set to \"Webhook\""));
     }
     if let Some(old) = old {
-        let fixed = if is_established(old) { &["spec.group", "spec.names.plural", "spec.names.kind", "spec.scope"][..] } else { &["spec.group", "spec.names.plural"] };
+        let fixed = if is_established(old) {
+            &["spec.group", "spec.names.plural", "spec.names.kind", "spec.scope"][..]
+        } else {
+            &["spec.group", "spec.names.plural"]
+        };
         for path in fixed {
             let (before, after) = (old.dotted(path), new.dotted(path));
             if before != after {
@@ -162,7 +171,12 @@ fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
             Ok(schema) => schema,
             Err(errors) => {
                 let problems = schema::validate::aggregate(&errors);
-                tracing::warn!(definition = definition.str_at(&["metadata", "name"]), version = name, problems, "not served");
+                tracing::warn!(
+                    definition = definition.str_at(&["metadata", "name"]),
+                    version = name,
+                    problems,
+                    "not served"
+                );
                 continue;
             }
         };
@@ -194,14 +208,22 @@ fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
         let mut columns = vec![column("Name", "string", "name", 0, ".metadata.name")];
         for c in version.list_at(&["additionalPrinterColumns"]) {
             let text = |field: &str| c.str_at(&[field]);
-            columns.push(column(text("name"), text("type"), text("format"), c.i64_at(&["priority"]).unwrap_or(0), text("jsonPath")));
+            columns.push(column(
+                text("name"),
+                text("type"),
+                text("format"),
+                c.i64_at(&["priority"]).unwrap_or(0),
+                text("jsonPath"),
+            ));
         }
         if columns.len() == 1 {
             columns.push(column("Age", "date", "", 0, ".metadata.creationTimestamp"));
         }
         let deprecated = version.bool_at(&["deprecated"]).then(|| match version.str_at(&["deprecationWarning"]) {
             "" => match newest_undeprecated(versions) {
-                Some(newer) => format!("{api_version} {kind} is deprecated; use {} {kind}", join_group_version(group, newer)),
+                Some(newer) => {
+                    format!("{api_version} {kind} is deprecated; use {} {kind}", join_group_version(group, newer))
+                }
                 None => format!("{api_version} {kind} is deprecated"),
             },
             warning => warning.to_owned(),
@@ -263,7 +285,8 @@ impl Server {
             let storage = match current.storage(&prefix) {
                 Some(storage) if storage.namespaced == namespaced => storage.clone(),
                 _ => {
-                    let storage = Arc::new(Storage::new(&prefix, namespaced, None, "", spec.str_at(&["names", "kind"])));
+                    let storage =
+                        Arc::new(Storage::new(&prefix, namespaced, None, "", spec.str_at(&["names", "kind"])));
                     fresh.push(storage.clone());
                     storage
                 }
@@ -275,7 +298,8 @@ impl Server {
         // Changes reach a cache only when it is in the registry: first there, then filled.
         self.replace_registry(registry);
         for storage in fresh {
-            let (entries, revision) = read_all(&*self.inner.config.store, &storage.prefix, None).await.map_err(store_error)?;
+            let (entries, revision) =
+                read_all(&*self.inner.config.store, &storage.prefix, None).await.map_err(store_error)?;
             self.inner.publisher.reach(revision).await;
             storage.load(entries, revision);
         }
@@ -319,7 +343,8 @@ pub async fn follow(server: Server) {
             served = now;
         }
         let wait = changed.changed();
-        let done = if ending { tokio::time::timeout(CLEANUP_INTERVAL, wait).await.unwrap_or(Ok(())) } else { wait.await };
+        let done =
+            if ending { tokio::time::timeout(CLEANUP_INTERVAL, wait).await.unwrap_or(Ok(())) } else { wait.await };
         if done.is_err() {
             return;
         }
@@ -330,7 +355,12 @@ fn internal(server: &Server, kind: &Arc<Kind>, namespace: &str, name: &str) -> C
     Call::internal(server, User::new("system:apiserver", &["system:masters"]), kind.clone(), namespace, name)
 }
 
-async fn update_definition(server: &Server, name: &str, part: Part, change: impl Fn(&mut Value) + Send + Sync) -> Result<()> {
+async fn update_definition(
+    server: &Server,
+    name: &str,
+    part: Part,
+    change: impl Fn(&mut Value) + Send + Sync,
+) -> Result<()> {
     let registry = server.registry();
     let kind = registry.preferred(GROUP, PLURAL).cloned().ok_or_else(Status::no_such_resource)?;
     let mut call = internal(server, &kind, "", name);
@@ -415,19 +445,24 @@ async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()
     let name = definition.str_at(&["metadata", "name"]);
     let now = server.now_text();
     let conflict = name_conflict(definition, all);
-    let change = |object: &mut Value| {
-        match &conflict {
-            None => {
-                let names = object["spec"]["names"].clone();
-                object.set(&["status", "acceptedNames"], names);
-                set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
-                set_condition(object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now);
-            }
-            Some((reason, message)) => {
-                set_condition(object, "NamesAccepted", "False", reason, message, &now);
-                if !is_established(object) {
-                    set_condition(object, "Established", "False", "NotAccepted", "not all names are accepted", &now);
-                }
+    let change = |object: &mut Value| match &conflict {
+        None => {
+            let names = object["spec"]["names"].clone();
+            object.set(&["status", "acceptedNames"], names);
+            set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
+            set_condition(
+                object,
+                "Established",
+                "True",
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+                &now,
+            );
+        }
+        Some((reason, message)) => {
+            set_condition(object, "NamesAccepted", "False", reason, message, &now);
+            if !is_established(object) {
+                set_condition(object, "Established", "False", "NotAccepted", "not all names are accepted", &now);
             }
         }
     };
@@ -467,7 +502,9 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
     let now = server.now_text();
     let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
     let registry = server.registry();
-    if let Some(kind) = registry.preferred(group, plural).filter(|k| k.custom.as_ref().is_some_and(|c| c.definition == name)) {
+    if let Some(kind) =
+        registry.preferred(group, plural).filter(|k| k.custom.as_ref().is_some_and(|c| c.definition == name))
+    {
         let storage = kind.storage()?;
         let (entries, _) = storage.newest(&storage.span(""));
         if !entries.is_empty() {

@@ -50,7 +50,8 @@ pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
         Encoding::Protobuf => decode_other(body, encoding, "meta.k8s.io/v1", "DeleteOptions")?,
         Encoding::Yaml => yaml::parse(body).map_err(|e| Status::bad_request(e.to_string()))?.value,
         _ => {
-            let id = encode::message_of("meta.k8s.io/v1", "DeleteOptions").ok_or_else(|| Status::internal("no type DeleteOptions"))?;
+            let id = encode::message_of("meta.k8s.io/v1", "DeleteOptions")
+                .ok_or_else(|| Status::internal("no type DeleteOptions"))?;
             json::decode(builtin(), id, body).map_err(|e| Status::bad_request(e.to_string()))?.value
         }
     };
@@ -127,7 +128,13 @@ impl Call {
             let old = Arc::new(encode::decode(kind, &entry.body)?);
             check_preconditions(kind, &options, &old)?;
             if validated_at != Some(entry.revision) {
-                let ns = if kind.resource.namespaced { namespace } else if &*gr.resource == "namespaces" { name } else { "" };
+                let ns = if kind.resource.namespaced {
+                    namespace
+                } else if &*gr.resource == "namespaces" {
+                    name
+                } else {
+                    ""
+                };
                 let mut request =
                     self.admission(kind, Operation::Delete, name, ns, "", options.to_value(), options.dry_run);
                 request.old = Some(old.clone());
@@ -191,12 +198,16 @@ fn check_preconditions(kind: &Kind, options: &DeleteOptions, old: &Value) -> Res
     let name = old.str_at(&["metadata", "name"]);
     let uid = old.str_at(&["metadata", "uid"]);
     if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
-        let why = format!("the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict(&gr, name, &why));
     }
     let version = old.str_at(&["metadata", "resourceVersion"]);
     if let Some(wanted) = options.resource_version.as_deref().filter(|w| *w != version) {
-        let why = format!("the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified");
+        let why = format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        );
         return Err(Status::conflict(&gr, name, &why));
     }
     Ok(())
@@ -248,15 +259,16 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
             graceful = true;
         }
     } else if !meta::is_deleting(old)
-        && let Some(grace) = (kind.strategy.grace)(old, options.grace_period_seconds) {
-            options.grace_period_seconds = Some(grace);
-            object.set(&["metadata", "deletionTimestamp"], time::format(now + grace));
-            object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
-            if meta::generation(old) > 0 {
-                meta::set_generation(&mut object, meta::generation(old) + 1);
-            }
-            graceful = true;
+        && let Some(grace) = (kind.strategy.grace)(old, options.grace_period_seconds)
+    {
+        options.grace_period_seconds = Some(grace);
+        object.set(&["metadata", "deletionTimestamp"], time::format(now + grace));
+        object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+        if meta::generation(old) > 0 {
+            meta::set_generation(&mut object, meta::generation(old) + 1);
         }
+        graceful = true;
+    }
     let finalizers = finalizers(kind, old, options);
     let pending = !finalizers.is_empty();
     object.set(&["metadata", "finalizers"], finalizers);

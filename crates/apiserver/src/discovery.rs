@@ -317,7 +317,8 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
     }
     if !core {
         for (group, versions) in crate::aggregate::groups(server) {
-            let versions = versions.iter().map(|v| Value::object([("version", v.as_str().into()), ("freshness", "Stale".into())]));
+            let versions =
+                versions.iter().map(|v| Value::object([("version", v.as_str().into()), ("freshness", "Stale".into())]));
             items.push(Value::object([
                 ("metadata", Value::object([("name", group.as_str().into())])),
                 ("versions", Value::List(versions.collect())),
@@ -337,4 +338,3 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
         ("items", Value::List(items)),
     ])
 }
-

@@ -57,8 +57,7 @@ pub fn decode(kind: &Kind, body: &[u8]) -> Result<Value> {
     }
     let envelope = proto::open(body).map_err(|e| broken(kind, "", e))?;
     let storage = kind.storage()?;
-    let mut value =
-        proto::decode(builtin(), storage.message, envelope.raw).map_err(|e| broken(kind, "", e))?;
+    let mut value = proto::decode(builtin(), storage.message, envelope.raw).map_err(|e| broken(kind, "", e))?;
     value.set(&["apiVersion"], &*storage.api_version);
     value.set(&["kind"], &*storage.kind);
     if storage.api_version != kind.api_version {
@@ -183,12 +182,13 @@ impl View {
         let kind = &*self.kind;
         if self.accepted.shape == Shape::Partial {
             if kind.custom.is_none()
-                && let Some(id) = message_of(META, PARTIAL) {
-                    let raw = self.partial_raw(entry)?;
-                    // Items of a metadata list carry their kind too.
-                    return transcode::proto_to_json(builtin(), id, Some((META, PARTIAL)), &raw, out)
-                        .map_err(|e| broken(kind, &entry.key, e));
-                }
+                && let Some(id) = message_of(META, PARTIAL)
+            {
+                let raw = self.partial_raw(entry)?;
+                // Items of a metadata list carry their kind too.
+                return transcode::proto_to_json(builtin(), id, Some((META, PARTIAL)), &raw, out)
+                    .map_err(|e| broken(kind, &entry.key, e));
+            }
             let value = partial(decode(kind, &entry.body)?);
             json::encode_untyped(&value, out);
             return Ok(());
@@ -314,9 +314,10 @@ impl View {
         let table = if partial { builtin() } else { self.kind.table() };
         let message = if self.kind.custom.is_some() && !partial { None } else { message };
         if let Some(id) = message
-            && let Ok(decoded) = json::typed(table, id, object.clone()) {
-                object = decoded.value;
-            }
+            && let Ok(decoded) = json::typed(table, id, object.clone())
+        {
+            object = decoded.value;
+        }
         self.event_of_value("BOOKMARK", &object, table, message)
     }
 

@@ -82,7 +82,9 @@ pub async fn expire_events(server: Server) {
 }
 
 /// New events need no attention before the ring could forget them.
-async fn gather(changed: &mut tokio::sync::watch::Receiver<Revision>) -> Result<(), tokio::sync::watch::error::RecvError> {
+async fn gather(
+    changed: &mut tokio::sync::watch::Receiver<Revision>,
+) -> Result<(), tokio::sync::watch::error::RecvError> {
     changed.changed().await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     Ok(())

@@ -105,7 +105,9 @@ fn deprecation(kind: &Kind) -> Option<String> {
     }
     match (&*kind.api_version, kind.kind()) {
         ("v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+".into()),
-        ("v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()),
+        ("v1", "Endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into())
+        }
         _ => None,
     }
 }
@@ -116,8 +118,8 @@ impl Server {
     pub async fn handle(&self, request: Request<Body>) -> Reply {
         let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
-        let fallback = negotiate::accept(&parts.headers, &query, false, true)
-            .map_or(Encoding::Json, |accepted| accepted.encoding);
+        let fallback =
+            negotiate::accept(&parts.headers, &query, false, true).map_or(Encoding::Json, |accepted| accepted.encoding);
         let started = self.inner.metrics.start();
         let mut info = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""));
         let response = match self.admitted(&mut parts, &mut info).await {
@@ -266,7 +268,12 @@ impl Server {
         };
         let scoped = kind.resource.namespaced;
         let single = !info.name.is_empty();
-        let fits = if scoped { !info.namespace.is_empty() || (!single || matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")) } else { info.namespace.is_empty() || &*kind.resource.plural == "namespaces" };
+        let fits = if scoped {
+            !info.namespace.is_empty()
+                || (!single || matches!(info.verb.as_str(), "list" | "watch" | "deletecollection"))
+        } else {
+            info.namespace.is_empty() || &*kind.resource.plural == "namespaces"
+        };
         if !fits {
             return Err(Status::no_such_resource());
         }
@@ -311,8 +318,13 @@ impl Server {
         };
         let single = !call.info.name.is_empty();
         let allowed = |verb: &str| {
-            let verbs = if subresource.is_empty() { &call.kind.resource.verbs } else {
-                match call.kind.subresource(subresource) { Some(s) => &s.verbs, None => return false }
+            let verbs = if subresource.is_empty() {
+                &call.kind.resource.verbs
+            } else {
+                match call.kind.subresource(subresource) {
+                    Some(s) => &s.verbs,
+                    None => return false,
+                }
             };
             verbs.iter().any(|v| &**v == verb)
         };

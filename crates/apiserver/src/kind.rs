@@ -63,11 +63,7 @@ pub struct Kind {
 }
 
 impl Kind {
-    pub fn new(
-        resource: Held<Resource>,
-        custom: Option<Arc<Custom>>,
-        storage: Option<Arc<Storage>>,
-    ) -> Self {
+    pub fn new(resource: Held<Resource>, custom: Option<Arc<Custom>>, storage: Option<Arc<Storage>>) -> Self {
         let api_version = join_group_version(&resource.group, &resource.version).into();
         let strategy = if custom.is_some() { &behaviours::CUSTOM } else { behaviours::find(&resource) };
         let ty = Type::Message(resource.message);
@@ -106,8 +102,7 @@ impl Kind {
     }
 
     pub fn allows(&self, verb: &str) -> bool {
-        self.resource.verbs.iter().any(|v| &**v == verb)
-            || (self.resource.verbs.is_empty() && verb == "create")
+        self.resource.verbs.iter().any(|v| &**v == verb) || (self.resource.verbs.is_empty() && verb == "create")
     }
 
     pub fn subresource(&self, name: &str) -> Option<&schema::Subresource> {
@@ -184,7 +179,8 @@ impl Registry {
                 out.groups.push((group.clone(), kept));
             }
         }
-        out.kinds = self.kinds.iter().filter(|(_, k)| k.custom.is_none()).map(|(n, k)| (n.clone(), k.clone())).collect();
+        out.kinds =
+            self.kinds.iter().filter(|(_, k)| k.custom.is_none()).map(|(n, k)| (n.clone(), k.clone())).collect();
         out
     }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    sync::{Mutex, PoisonError, atomic::{AtomicI64, Ordering}},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Instant,
 };
 
@@ -91,16 +94,34 @@ impl Metrics {
         out.push_str("# HELP apiserver_request_total Counter of apiserver requests broken out for each verb, resource and HTTP response code.\n# TYPE apiserver_request_total counter\n");
         for (row, count) in &state.requests {
             let Row { verb, group, version, resource, subresource, scope, code } = row;
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"\",group={group:?},resource={resource:?},scope=\"{scope}\",subresource={subresource:?},verb={verb:?},version={version:?}}} {count}");
+            let _ = writeln!(
+                out,
+                "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",dry_run=\"\",group={group:?},resource={resource:?},scope=\"{scope}\",subresource={subresource:?},verb={verb:?},version={version:?}}} {count}"
+            );
         }
         out.push_str("# HELP apiserver_request_duration_seconds Response latency in seconds for each verb and resource.\n# TYPE apiserver_request_duration_seconds histogram\n");
         for ((verb, resource), d) in &state.durations {
             for (count, limit) in d.buckets.iter().zip(BUCKETS_SECONDS) {
-                let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{resource={resource:?},verb={verb:?},le=\"{limit}\"}} {count}");
+                let _ = writeln!(
+                    out,
+                    "apiserver_request_duration_seconds_bucket{{resource={resource:?},verb={verb:?},le=\"{limit}\"}} {count}"
+                );
             }
-            let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{resource={resource:?},verb={verb:?},le=\"+Inf\"}} {}", d.count);
-            let _ = writeln!(out, "apiserver_request_duration_seconds_sum{{resource={resource:?},verb={verb:?}}} {}", d.sum);
-            let _ = writeln!(out, "apiserver_request_duration_seconds_count{{resource={resource:?},verb={verb:?}}} {}", d.count);
+            let _ = writeln!(
+                out,
+                "apiserver_request_duration_seconds_bucket{{resource={resource:?},verb={verb:?},le=\"+Inf\"}} {}",
+                d.count
+            );
+            let _ = writeln!(
+                out,
+                "apiserver_request_duration_seconds_sum{{resource={resource:?},verb={verb:?}}} {}",
+                d.sum
+            );
+            let _ = writeln!(
+                out,
+                "apiserver_request_duration_seconds_count{{resource={resource:?},verb={verb:?}}} {}",
+                d.count
+            );
         }
         drop(state);
         out.push_str("# HELP apiserver_current_inflight_requests Requests being served now.\n# TYPE apiserver_current_inflight_requests gauge\n");

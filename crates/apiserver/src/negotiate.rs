@@ -68,8 +68,7 @@ fn clauses(accept: &str) -> Vec<Clause<'_>> {
             let mut parts = clause.split(';').map(str::trim);
             let media = parts.next().unwrap_or("");
             let params: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
-            let quality =
-                params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
+            let quality = params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
             Clause { media, params, quality }
         })
         .collect();

@@ -58,7 +58,12 @@ impl WriteOptions {
             errors.push(field_error(ErrorKind::TooLong, "fieldManager", manager.into(), &detail));
         }
         if !manager.chars().all(|c| !c.is_control()) {
-            errors.push(field_error(ErrorKind::Invalid, "fieldManager", manager.into(), "should only contain printable characters"));
+            errors.push(field_error(
+                ErrorKind::Invalid,
+                "fieldManager",
+                manager.into(),
+                "should only contain printable characters",
+            ));
         }
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
@@ -126,13 +131,17 @@ impl ListOptions {
     pub fn parse(query: &Query, kind: &Kind, name: &str, watch: bool) -> Result<Self> {
         let text = |n: &str| query.get(n).unwrap_or("").to_owned();
         let labels = LabelSelector::parse(&text("labelSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
-        let mut fields = FieldSelector::parse(&text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
+        let mut fields =
+            FieldSelector::parse(&text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &fields.terms {
             let known = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
                 || kind.resource.selectable.iter().any(|s| **s == term.path);
             if !known {
                 return Err(Status::bad_request(if kind.resource.selectable.is_empty() {
-                    format!("{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", term.path)
+                    format!(
+                        "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                        term.path
+                    )
                 } else {
                     format!("field label not supported: {}", term.path)
                 }));
@@ -160,9 +169,10 @@ impl ListOptions {
         let number = |n: &str| -> Result<Option<u64>> {
             match query.get(n) {
                 None | Some("") => Ok(None),
-                Some(v) => v.parse::<i64>().map(|v| Some(v.max(0) as u64)).map_err(|_| {
-                    Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))
-                }),
+                Some(v) => v
+                    .parse::<i64>()
+                    .map(|v| Some(v.max(0) as u64))
+                    .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))),
             }
         };
         let options = ListOptions {
@@ -186,10 +196,16 @@ impl ListOptions {
         };
         if watch {
             if self.send_initial_events.is_some() && match_text != "NotOlderThan" {
-                forbid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+                forbid(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
             }
             if !match_text.is_empty() && self.send_initial_events.is_none() {
-                forbid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                forbid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
             }
             if !match_text.is_empty() && !self.continue_token.is_empty() {
                 forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
@@ -267,9 +283,9 @@ impl DeleteOptions {
     pub fn from_query(query: &Query) -> Result<Self> {
         let mut value = Value::object::<&str>([]);
         if let Some(grace) = query.get("gracePeriodSeconds").filter(|v| !v.is_empty()) {
-            let grace = grace.parse::<i64>().map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {grace:?}: invalid syntax"))
-            })?;
+            let grace = grace
+                .parse::<i64>()
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {grace:?}: invalid syntax")))?;
             value.set(&["gracePeriodSeconds"], grace);
         }
         if query.get("orphanDependents").is_some_and(|v| !v.is_empty()) {
@@ -310,7 +326,12 @@ impl DeleteOptions {
         };
         if options.orphan_dependents.is_some() && options.propagation.is_some() {
             let detail = "orphanDependents and deletionPropagation cannot be both set";
-            errors.push(field_error(ErrorKind::Invalid, "propagationPolicy", value["propagationPolicy"].clone(), detail));
+            errors.push(field_error(
+                ErrorKind::Invalid,
+                "propagationPolicy",
+                value["propagationPolicy"].clone(),
+                detail,
+            ));
         }
         if errors.is_empty() { Ok(options) } else { Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors)) }
     }

@@ -42,9 +42,7 @@ fn format_of(call: &Call) -> Result<Format> {
         "application/merge-patch+json" => Ok(Format::Merge),
         "application/strategic-merge-patch+json" if !custom => Ok(Format::Strategic),
         "application/apply-patch+yaml" => Ok(Format::Apply),
-        "application/strategic-merge-patch+json" => {
-            Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3]]))
-        }
+        "application/strategic-merge-patch+json" => Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3]])),
         _ => Err(Status::no_such_patch()),
     }
 }
@@ -126,7 +124,12 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
                 let shown = String::from_utf8_lossy(body).into_owned();
                 let why = format!("strict decoding error: {}", problems.join(", "));
-                return Err(Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)]));
+                return Err(Status::invalid(
+                    "",
+                    "",
+                    "",
+                    vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)],
+                ));
             }
             check_identity(&kind, &object)?;
             kind.stamp(&mut object);
@@ -165,7 +168,12 @@ fn check_options(format: Format, call: &Call, options: &WriteOptions) -> Result<
             errors.push(field_error(ErrorKind::Required, "fieldManager", Value::Null, detail));
         }
     } else if call.query.get("force").is_some_and(|f| !f.is_empty()) {
-        errors.push(field_error(ErrorKind::Forbidden, "force", Value::Null, "may not be specified for non-apply patch"));
+        errors.push(field_error(
+            ErrorKind::Forbidden,
+            "force",
+            Value::Null,
+            "may not be specified for non-apply patch",
+        ));
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors)) }
 }
@@ -180,7 +188,10 @@ fn parse_apply(call: &mut Call, body: &[u8], kind: &Kind, options: &WriteOptions
     }
     let (api_version, name) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
     if name.is_empty() || api_version.is_empty() {
-        return Err(Status::bad_request(format!("invalid object type: {}, Kind={name}", if api_version.is_empty() { "/" } else { api_version })));
+        return Err(Status::bad_request(format!(
+            "invalid object type: {}, Kind={name}",
+            if api_version.is_empty() { "/" } else { api_version }
+        )));
     }
     if api_version != &*kind.api_version || name != kind.kind() {
         return Err(Status::bad_request(format!(
@@ -191,7 +202,13 @@ fn parse_apply(call: &mut Call, body: &[u8], kind: &Kind, options: &WriteOptions
     }
     let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
     let (_, unknown) = typed(kind, config.clone()).map_err(|e| {
-        Status::bad_request(format!("failed to create typed patch object ({}/{}; {}, Kind={}): {e}", config.str_at(&["metadata", "namespace"]), config.str_at(&["metadata", "name"]), kind.api_version, kind.kind()))
+        Status::bad_request(format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {e}",
+            config.str_at(&["metadata", "namespace"]),
+            config.str_at(&["metadata", "name"]),
+            kind.api_version,
+            kind.kind()
+        ))
     })?;
     problems.extend(unknown);
     call.report(kind, problems, options.field_validation)?;

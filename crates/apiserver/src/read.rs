@@ -128,8 +128,7 @@ async fn at(server: &Server, storage: &Storage, span: &Span, revision: Revision)
 /// Does an object fit the selectors?
 pub fn matches(storage: &Storage, entry: &Entry, options: &ListOptions) -> bool {
     options.labels.matches(|name| entry.label(name))
-        && (options.fields.terms.is_empty()
-            || options.fields.matches(|path| storage.field(entry, path).into()))
+        && (options.fields.terms.is_empty() || options.fields.matches(|path| storage.field(entry, path).into()))
 }
 
 /// What a list has selected.
@@ -197,8 +196,7 @@ pub async fn select(server: &Server, storage: &Storage, namespace: &str, options
     let mut meta = ListMeta { revision, ..ListMeta::default() };
     let everything = options.selects_everything();
     if options.limit == 0 {
-        let entries =
-            if everything { all } else { all.into_iter().filter(|e| matches(storage, e, options)).collect() };
+        let entries = if everything { all } else { all.into_iter().filter(|e| matches(storage, e, options)).collect() };
         return Ok(Selected { entries, meta });
     }
     let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);

@@ -63,7 +63,10 @@ pub fn chunks(
     if gzip && hint > GZIP_BYTES_MIN {
         // The first chunk shows whether the list can be encoded at all.
         let first = chunks.next().transpose()?;
-        let compressed = Gzip { encoder: Some(GzEncoder::new(Vec::new(), Compression::new(1))), chunks: first.into_iter().map(Ok).chain(chunks) };
+        let compressed = Gzip {
+            encoder: Some(GzEncoder::new(Vec::new(), Compression::new(1))),
+            chunks: first.into_iter().map(Ok).chain(chunks),
+        };
         let mut response = streamed(content_type, compressed);
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));

@@ -54,13 +54,9 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 impl Attributes {
     /// Reads method, path and query. Never fails: what is no resource path is a non-resource request.
     pub fn parse(method: &Method, path: &str, query: &str) -> Self {
-        let mut info = Attributes {
-            verb: method.as_str().to_ascii_lowercase(),
-            path: path.into(),
-            ..Attributes::default()
-        };
-        let decoded: Vec<String> =
-            path.trim_matches('/').split('/').map(percent_decode).collect();
+        let mut info =
+            Attributes { verb: method.as_str().to_ascii_lowercase(), path: path.into(), ..Attributes::default() };
+        let decoded: Vec<String> = path.trim_matches('/').split('/').map(percent_decode).collect();
         let mut parts: &[String] = &decoded;
         match parts.first().map(String::as_str) {
             Some("api") if parts.len() >= 3 => parts = &parts[1..],
@@ -88,14 +84,13 @@ impl Attributes {
             info.verb = parts[0].clone();
             parts = &parts[1..];
         }
-        if parts[0] == "namespaces"
-            && parts.len() > 1 {
-                info.namespace = parts[1].clone();
-                // `/namespaces/NAME/RESOURCE` names a resource in it, but for the namespace's own subresources.
-                if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
-                    parts = &parts[2..];
-                }
+        if parts[0] == "namespaces" && parts.len() > 1 {
+            info.namespace = parts[1].clone();
+            // `/namespaces/NAME/RESOURCE` names a resource in it, but for the namespace's own subresources.
+            if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
+                parts = &parts[2..];
             }
+        }
         info.resource = parts[0].clone();
         info.name = parts.get(1).cloned().unwrap_or_default();
         info.subresource = parts.get(2).cloned().unwrap_or_default();
@@ -115,9 +110,10 @@ impl Attributes {
             info.field_selector = query.get("fieldSelector").unwrap_or_default().into();
             info.label_selector = query.get("labelSelector").unwrap_or_default().into();
             if info.name.is_empty()
-                && let Some(name) = single_name(&info.field_selector) {
-                    info.name = name.into();
-                }
+                && let Some(name) = single_name(&info.field_selector)
+            {
+                info.name = name.into();
+            }
         }
         info
     }
@@ -130,10 +126,13 @@ impl Attributes {
 
 /// The name that a field selector asks for, if it asks for one.
 fn single_name(selector: &str) -> Option<&str> {
-    selector.split(',').find_map(|term| {
-        let value = term.strip_prefix("metadata.name=")?;
-        Some(value.strip_prefix('=').unwrap_or(value))
-    }).filter(|name| !name.is_empty())
+    selector
+        .split(',')
+        .find_map(|term| {
+            let value = term.strip_prefix("metadata.name=")?;
+            Some(value.strip_prefix('=').unwrap_or(value))
+        })
+        .filter(|name| !name.is_empty())
 }
 
 /// A resource and its group, printed as upstream's messages do.

@@ -191,7 +191,8 @@ fn selector(attributes: &Value) -> String {
 /// The deprecated ComponentStatus: what runs in this process is healthy if it answers.
 pub fn component_statuses(call: &Call) -> Result<Reply> {
     let status = |name: &str| {
-        let condition = Value::object([("type", "Healthy".into()), ("status", "True".into()), ("message", "ok".into())]);
+        let condition =
+            Value::object([("type", "Healthy".into()), ("status", "True".into()), ("message", "ok".into())]);
         Value::object([
             ("apiVersion", "v1".into()),
             ("kind", "ComponentStatus".into()),

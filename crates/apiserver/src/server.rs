@@ -59,7 +59,11 @@ const BOOKMARK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot read {prefix} from the datastore")]
-    Load { prefix: String, #[source] source: store::Error },
+    Load {
+        prefix: String,
+        #[source]
+        source: store::Error,
+    },
     #[error("service CIDR {cidr}: {why}")]
     ServiceCidr { cidr: String, why: &'static str },
 }

@@ -179,8 +179,11 @@ impl Status {
 
     /// 504: a resourceVersion that has not happened yet.
     pub fn resource_version_too_large(asked: u64, current: u64) -> Self {
-        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1)
-            .with_cause("ResourceVersionTooLarge", "Too large resource version", "")
+        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1).with_cause(
+            "ResourceVersionTooLarge",
+            "Too large resource version",
+            "",
+        )
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
@@ -196,7 +199,10 @@ impl Status {
 
     /// A content type that no patch has.
     pub fn no_such_patch() -> Self {
-        Status { details: Some(Box::default()), ..Status::make(415, "UnsupportedMediaType", "415: Unsupported Media Type".into()) }
+        Status {
+            details: Some(Box::default()),
+            ..Status::make(415, "UnsupportedMediaType", "415: Unsupported Media Type".into())
+        }
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
@@ -223,16 +229,32 @@ impl Status {
     }
 
     pub fn internal(why: impl std::fmt::Display) -> Self {
-        Status::make(500, "InternalError", format!("Internal error occurred: {why}"))
-            .with_cause("", why.to_string(), "")
+        Status::make(500, "InternalError", format!("Internal error occurred: {why}")).with_cause(
+            "",
+            why.to_string(),
+            "",
+        )
     }
 
     /// A webhook's refusal, in its own code and reason.
     pub fn denied(code: i64, reason: &str, message: String) -> Self {
         const REASONS: [&str; 16] = [
-            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "InternalError", "Invalid",
-            "MethodNotAllowed", "NotAcceptable", "NotFound", "RequestEntityTooLarge", "ServiceUnavailable", "Timeout",
-            "TooManyRequests", "Unauthorized",
+            "AlreadyExists",
+            "BadRequest",
+            "Conflict",
+            "Expired",
+            "Forbidden",
+            "Gone",
+            "InternalError",
+            "Invalid",
+            "MethodNotAllowed",
+            "NotAcceptable",
+            "NotFound",
+            "RequestEntityTooLarge",
+            "ServiceUnavailable",
+            "Timeout",
+            "TooManyRequests",
+            "Unauthorized",
         ];
         let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
         let reason = REASONS.into_iter().find(|r| *r == reason).unwrap_or("");

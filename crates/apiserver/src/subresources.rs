@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
-use schema::{
-    MessageId, Type, Value, json, patch,
-    selector::LabelSelector,
-    validate::ErrorKind,
-};
+use schema::{MessageId, Type, Value, json, patch, selector::LabelSelector, validate::ErrorKind};
 
 use crate::{
     Status,
@@ -79,7 +75,8 @@ impl Call {
 
 /// Where a kind keeps what `Scale` shows.
 fn scale_paths(kind: &Kind) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let split = |path: &str| path.trim_start_matches('.').split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    let split =
+        |path: &str| path.trim_start_matches('.').split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect();
     match kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
         Some(paths) => (split(&paths.spec), split(&paths.status), split(&paths.selector)),
         None => (split("spec.replicas"), split("status.replicas"), split("spec.selector")),
@@ -95,7 +92,8 @@ pub fn selector_text(selector: &Value) -> String {
     if let Some(text) = selector.as_str() {
         return text.into();
     }
-    let plain = selector.as_object().is_some_and(|o| !o.contains_key("matchLabels") && !o.contains_key("matchExpressions"));
+    let plain =
+        selector.as_object().is_some_and(|o| !o.contains_key("matchLabels") && !o.contains_key("matchExpressions"));
     let (labels, expressions) =
         if plain { (selector, &Value::Null) } else { (&selector["matchLabels"], &selector["matchExpressions"]) };
     let mut terms: Vec<(String, String)> = labels
@@ -154,7 +152,8 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
         return Ok(reply::value(200, &to_scale(&kind, &object), encoding));
     }
     let patching = method == Method::PATCH;
-    let options = WriteOptions::parse(&call.query, if patching { "PatchOptions" } else { "UpdateOptions" }, call.user_agent())?;
+    let options =
+        WriteOptions::parse(&call.query, if patching { "PatchOptions" } else { "UpdateOptions" }, call.user_agent())?;
     let id = message_of("autoscaling/v1", "Scale").ok_or_else(|| Status::internal("no type Scale"))?;
     let content = negotiate::join_header(&call.headers, http::header::CONTENT_TYPE);
     let given = if patching {
@@ -180,12 +179,17 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
             }
             let uid = after.str_at(&["metadata", "uid"]);
             if !uid.is_empty() && uid != old.str_at(&["metadata", "uid"]) {
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.str_at(&["metadata", "uid"]));
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    old.str_at(&["metadata", "uid"])
+                );
                 return Err(Status::conflict(&kind.group_resource(), &name, &why));
             }
             let given_name = after.str_at(&["metadata", "name"]);
             if !given_name.is_empty() && given_name != name {
-                return Err(Status::bad_request(format!("the name of the object ({given_name}) does not match the name on the URL ({name})")));
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({given_name}) does not match the name on the URL ({name})"
+                )));
             }
             let replicas = after.i64_at(&["spec", "replicas"]).unwrap_or(0);
             if replicas < 0 {
@@ -201,7 +205,15 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     };
     // Admission sees the Scale, once.
     let old = call.current().await?;
-    let mut request = call.admission(&kind, Operation::Update, &call.info.name, &call.info.namespace, "scale", options.to_value("UpdateOptions"), options.dry_run);
+    let mut request = call.admission(
+        &kind,
+        Operation::Update,
+        &call.info.name,
+        &call.info.namespace,
+        "scale",
+        options.to_value("UpdateOptions"),
+        options.dry_run,
+    );
     request.object = to_scale(&kind, &make(&old)?);
     request.old = Some(Arc::new(to_scale(&kind, &old)));
     request.version = "v1".into();
@@ -265,14 +277,27 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
     }
     let target_kind = binding.str_at(&["target", "kind"]);
     if !matches!(target_kind, "" | "Node") {
-        let error = field_error(ErrorKind::NotSupported, "target.kind", target_kind.into(), "supported values: \"Node\", \"<empty>\"");
+        let error = field_error(
+            ErrorKind::NotSupported,
+            "target.kind",
+            target_kind.into(),
+            "supported values: \"Node\", \"<empty>\"",
+        );
         return Err(Status::invalid("", "Binding", name, vec![error]));
     }
     if binding.str_at(&["target", "name"]).is_empty() {
         let error = field_error(ErrorKind::Required, "target.name", Value::Null, "");
         return Err(Status::invalid("", "Binding", name, vec![error]));
     }
-    let mut request = call.admission(&pods, Operation::Create, name, &call.info.namespace, "binding", options.to_value("CreateOptions"), options.dry_run);
+    let mut request = call.admission(
+        &pods,
+        Operation::Create,
+        name,
+        &call.info.namespace,
+        "binding",
+        options.to_value("CreateOptions"),
+        options.dry_run,
+    );
     request.kind = "Binding".into();
     request.object = binding;
     call.server.mutate(&mut request).await?;
@@ -293,7 +318,9 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
         for (wanted, field, label) in [(&uid, "uid", "UID"), (&version, "resourceVersion", "ResourceVersion")] {
             let found = pod.str_at(&["metadata", field]);
             if !wanted.is_empty() && wanted != found {
-                return conflict(format!("Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"));
+                return conflict(format!(
+                    "Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"
+                ));
             }
         }
         if meta::is_deleting(pod) {
@@ -326,7 +353,8 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
 /// Sets a condition to True.
 fn set_condition(pod: &mut Value, ty: &str, reason: &str, message: &str, now: &str) {
     let conditions = pod.make_list(&["status", "conditions"]);
-    let mut condition = Value::object([("type", ty.into()), ("status", "True".into()), ("lastTransitionTime", now.into())]);
+    let mut condition =
+        Value::object([("type", ty.into()), ("status", "True".into()), ("lastTransitionTime", now.into())]);
     for (name, text) in [("reason", reason), ("message", message)] {
         if !text.is_empty() {
             condition.set(&[name], text);
@@ -359,7 +387,15 @@ async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
     }
     let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
     delete.dry_run |= options.dry_run;
-    let mut request = call.admission(&call.kind, Operation::Create, &name, &namespace, "eviction", options.to_value("CreateOptions"), delete.dry_run);
+    let mut request = call.admission(
+        &call.kind,
+        Operation::Create,
+        &name,
+        &namespace,
+        "eviction",
+        options.to_value("CreateOptions"),
+        delete.dry_run,
+    );
     request.kind = "Eviction".into();
     request.object = eviction;
     call.server.mutate(&mut request).await?;
@@ -461,16 +497,25 @@ async fn spend(call: &mut Call, pod: &str, budget: &Value, dry_run: bool) -> Res
         }
         let allowed = count(&["status", "disruptionsAllowed"]);
         if allowed < 0 {
-            return Err(Status::forbidden(&GroupResource::new("policy", "poddisruptionbudget"), &name, "pdb disruptions allowed is negative"));
+            return Err(Status::forbidden(
+                &GroupResource::new("policy", "poddisruptionbudget"),
+                &name,
+                "pdb disruptions allowed is negative",
+            ));
         }
         let disrupted = budget.object_at(&["status", "disruptedPods"]).map_or(0, |o| o.len());
         if disrupted > DISRUPTED_PODS_MAX {
-            return Err(Status::forbidden(&GroupResource::new("policy", "poddisruptionbudget"), &name, "DisruptedPods map too big - too many evictions not confirmed by PDB controller"));
+            return Err(Status::forbidden(
+                &GroupResource::new("policy", "poddisruptionbudget"),
+                &name,
+                "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+            ));
         }
         if allowed == 0 {
             let (healthy, desired) = (count(&["status", "currentHealthy"]), count(&["status", "desiredHealthy"]));
             let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-            let cause = format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
+            let cause =
+                format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
             let mut status = Status::too_many_requests(message, 0).with_cause("DisruptionBudget", cause, "");
             if let Some(details) = &mut status.details {
                 details.retry_after_seconds = 0;
@@ -511,7 +556,9 @@ async fn disrupt(call: &mut Call, namespace: &str, name: &str, mut delete: Delet
             for (wanted, field) in [(&wanted.uid, "uid"), (&wanted.resource_version, "resourceVersion")] {
                 let found = pod.str_at(&["metadata", field]);
                 if let Some(wanted) = wanted.as_deref().filter(|w| !w.is_empty() && *w != found) {
-                    let why = format!("the {field} in the precondition ({wanted}) does not match the {field} in record ({found})");
+                    let why = format!(
+                        "the {field} in the precondition ({wanted}) does not match the {field} in record ({found})"
+                    );
                     return Err(Status::conflict(&gr, name, &why));
                 }
             }
@@ -550,10 +597,20 @@ async fn token(mut call: Call, body: &[u8]) -> Result<Reply> {
     let mut errors = Vec::new();
     let field = "spec.expirationSeconds";
     if seconds < TOKEN_SECONDS_MIN {
-        errors.push(field_error(ErrorKind::Invalid, field, seconds.into(), "may not specify a duration less than 10 minutes"));
+        errors.push(field_error(
+            ErrorKind::Invalid,
+            field,
+            seconds.into(),
+            "may not specify a duration less than 10 minutes",
+        ));
     }
     if seconds > TOKEN_SECONDS_MAX {
-        errors.push(field_error(ErrorKind::Invalid, field, seconds.into(), "may not specify a duration larger than 2^32 seconds"));
+        errors.push(field_error(
+            ErrorKind::Invalid,
+            field,
+            seconds.into(),
+            "may not specify a duration larger than 2^32 seconds",
+        ));
     }
     if !errors.is_empty() {
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", errors));
@@ -561,7 +618,15 @@ async fn token(mut call: Call, body: &[u8]) -> Result<Reply> {
     request.set(&["spec", "expirationSeconds"], seconds);
     let bound = bound_object(&call, &account, &request)?;
     let kind = call.kind.clone();
-    let mut admission = call.admission(&kind, Operation::Create, &name, &namespace, "token", options.to_value("CreateOptions"), options.dry_run);
+    let mut admission = call.admission(
+        &kind,
+        Operation::Create,
+        &name,
+        &namespace,
+        "token",
+        options.to_value("CreateOptions"),
+        options.dry_run,
+    );
     admission.kind = "TokenRequest".into();
     admission.object = request;
     call.server.mutate(&mut admission).await?;
@@ -586,7 +651,9 @@ fn bound_object(call: &Call, account: &Value, request: &Value) -> Result<Option<
         ("v1" | "", "Secret") => ("secrets", call.info.namespace.as_str()),
         ("v1" | "", "Node") => ("nodes", ""),
         (version, _) => {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to kind {version}, Kind={kind}")));
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount to kind {version}, Kind={kind}"
+            )));
         }
     };
     let gr = GroupResource::new("", plural);
@@ -594,14 +661,18 @@ fn bound_object(call: &Call, account: &Value, request: &Value) -> Result<Option<
     let uid = reference.str_at(&["uid"]);
     let found = object.str_at(&["metadata", "uid"]);
     if !uid.is_empty() && uid != found {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict(&GroupResource::new("", kind), name, &why));
     }
     if plural == "pods" {
         let own = object.str_at(&["spec", "serviceAccountName"]);
         let account = account.str_at(&["metadata", "name"]);
         if own != account {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.")));
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+            )));
         }
     }
     Ok(Some(object))

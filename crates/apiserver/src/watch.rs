@@ -55,7 +55,10 @@ pub async fn watch(call: &Call) -> Result<Reply> {
     let storage = call.kind.storage()?.clone();
     let options = ListOptions::parse(&call.query, &call.kind, &call.info.name, true)?;
     if call.accepted.encoding == Encoding::Yaml {
-        return Err(Status::not_acceptable(&["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]));
+        return Err(Status::not_acceptable(&[
+            "application/json;stream=watch",
+            "application/vnd.kubernetes.protobuf;stream=watch",
+        ]));
     }
     let server = call.server.clone();
     let seconds = options.timeout_seconds.filter(|&s| s > 0).unwrap_or_else(|| {

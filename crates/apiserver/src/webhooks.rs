@@ -87,9 +87,11 @@ fn covers(rule: &Value, request: &AdmissionRequest, server: &Server, equivalent:
     });
     let version = has("apiVersions", &request.version)
         || equivalent
-            && server.registry().groups().iter().any(|(group, versions)| {
-                *group == request.group && versions.iter().any(|v| has("apiVersions", v))
-            });
+            && server
+                .registry()
+                .groups()
+                .iter()
+                .any(|(group, versions)| *group == request.group && versions.iter().any(|v| has("apiVersions", v)));
     let scope = match rule.str_at(&["scope"]) {
         "Cluster" => request.namespace.is_empty() || request.is("", "namespaces"),
         "Namespaced" => !request.namespace.is_empty() && !request.is("", "namespaces"),
@@ -157,7 +159,8 @@ fn review(server: &Server, request: &AdmissionRequest) -> (String, Value) {
         ("resource", request.resource.as_str().into()),
     ]);
     let list = |v: &[String]| Value::list(v.iter().map(String::as_str));
-    let mut user = Value::object([("username", request.user.name.as_str().into()), ("groups", list(&request.user.groups))]);
+    let mut user =
+        Value::object([("username", request.user.name.as_str().into()), ("groups", list(&request.user.groups))]);
     if !request.user.uid.is_empty() {
         user.set(&["uid"], request.user.uid.as_str());
     }
@@ -178,7 +181,12 @@ fn review(server: &Server, request: &AdmissionRequest) -> (String, Value) {
         ("dryRun", request.dry_run.into()),
         ("options", request.options.clone()),
     ]);
-    for (name, text) in [("name", &request.name), ("namespace", &request.namespace), ("subResource", &request.subresource), ("requestSubResource", &request.subresource)] {
+    for (name, text) in [
+        ("name", &request.name),
+        ("namespace", &request.namespace),
+        ("subResource", &request.subresource),
+        ("requestSubResource", &request.subresource),
+    ] {
         if !text.is_empty() {
             body.set(&[name], text.as_str());
         }
@@ -227,7 +235,10 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
         let code = response.status();
         let bytes = read_body(response.into_body()).await.map_err(|s| s.message)?;
         if !code.is_success() {
-            return Err(format!("an error on the server ({:?}) has prevented the request from succeeding", String::from_utf8_lossy(&bytes)));
+            return Err(format!(
+                "an error on the server ({:?}) has prevented the request from succeeding",
+                String::from_utf8_lossy(&bytes)
+            ));
         }
         json::parse(&bytes).map_err(|e| e.message)
     });
@@ -258,7 +269,9 @@ async fn ask(server: &Server, hook: &Hook, request: &AdmissionRequest) -> Result
             tracing::warn!(webhook = hook.name, configuration = hook.configuration, why, "failed open");
             Ok(None)
         }
-        Err(why) => Err(Status::internal(format_args!("failed calling webhook {:?}: failed to call webhook: {why}", hook.name))),
+        Err(why) => {
+            Err(Status::internal(format_args!("failed calling webhook {:?}: failed to call webhook: {why}", hook.name)))
+        }
     }
 }
 
@@ -290,7 +303,8 @@ async fn call_mutating(server: &Server, hook: &Hook, request: &mut AdmissionRequ
     if encoded.is_empty() || request.operation == Operation::Delete {
         return Ok(false);
     }
-    let failed = |why: &dyn std::fmt::Display| Status::internal(format_args!("failed calling webhook {:?}: {why}", hook.name));
+    let failed =
+        |why: &dyn std::fmt::Display| Status::internal(format_args!("failed calling webhook {:?}: {why}", hook.name));
     if response.str_at(&["patchType"]) != "JSONPatch" {
         return Err(failed(&"webhook returned response.patch but not response.patchType"));
     }
@@ -299,10 +313,8 @@ async fn call_mutating(server: &Server, hook: &Hook, request: &mut AdmissionRequ
     let before = request.object.clone();
     let patched = patch::json_patch(request.object.clone(), &operations).map_err(|e| failed(&e))?;
     let registry = server.registry();
-    let kind: Option<Arc<Kind>> = registry
-        .get(&request.group, &request.version, &request.resource)
-        .filter(|k| k.kind() == request.kind)
-        .cloned();
+    let kind: Option<Arc<Kind>> =
+        registry.get(&request.group, &request.version, &request.resource).filter(|k| k.kind() == request.kind).cloned();
     request.object = match kind {
         Some(kind) => {
             let (mut object, _) = typed(&kind, patched).map_err(|e| failed(&e))?;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use schema::{
-    Value, apply,
-    time,
+    Value, apply, time,
     validate::{ErrorKind, FieldError, metadata, metadata_update},
 };
 use store::{Guard, Write};
@@ -141,7 +140,13 @@ impl Call {
     }
 
     /// Creates an object that is decoded and defaulted.
-    pub async fn create(&mut self, kind: Arc<Kind>, namespace: &str, object: Value, options: &WriteOptions) -> Result<Written> {
+    pub async fn create(
+        &mut self,
+        kind: Arc<Kind>,
+        namespace: &str,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written> {
         self.create_produced(kind, namespace, Produced::new(object), options).await
     }
 
@@ -167,7 +172,13 @@ impl Call {
         }
         let name = object.str_at(&["metadata", "name"]).to_owned();
         let options_value = options.to_value("CreateOptions");
-        let ns = if kind.resource.namespaced { namespace } else if &*kind.resource.plural == "namespaces" && kind.resource.group.is_empty() { &name } else { "" };
+        let ns = if kind.resource.namespaced {
+            namespace
+        } else if &*kind.resource.plural == "namespaces" && kind.resource.group.is_empty() {
+            &name
+        } else {
+            ""
+        };
         let mut request = self.admission(&kind, Operation::Create, &name, ns, "", options_value, options.dry_run);
         request.object = object;
         self.server.mutate(&mut request).await?;
@@ -285,7 +296,14 @@ impl Call {
     }
 
     /// Records in managedFields who wrote what.
-    fn record_managers(&self, kind: &Kind, old: Option<&Value>, new: &mut Value, subresource: &str, options: &WriteOptions) {
+    fn record_managers(
+        &self,
+        kind: &Kind,
+        old: Option<&Value>,
+        new: &mut Value,
+        subresource: &str,
+        options: &WriteOptions,
+    ) {
         let now = self.server.now_text();
         let writer = apply::Writer {
             manager: if options.field_manager.is_empty() { "unknown" } else { &options.field_manager },
@@ -388,7 +406,9 @@ impl Call {
         let old_uid = old.str_at(&["metadata", "uid"]);
         let uid = object.str_at(&["metadata", "uid"]);
         if !uid.is_empty() && uid != old_uid {
-            let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
+            );
             return Err(Status::conflict(&gr, &update.name, &why));
         }
         let version = object.str_at(&["metadata", "resourceVersion"]);
@@ -414,7 +434,15 @@ impl Call {
         }
         let options = update.options.to_value(update.options_kind);
         let dry_run = update.options.dry_run;
-        let mut request = self.admission(kind, Operation::Update, &update.name, &update.namespace, update.subresource, options, dry_run);
+        let mut request = self.admission(
+            kind,
+            Operation::Update,
+            &update.name,
+            &update.namespace,
+            update.subresource,
+            options,
+            dry_run,
+        );
         request.old = Some(old.clone());
         request.object = object;
         if update.admission {
@@ -427,7 +455,9 @@ impl Call {
             Part::Main => (kind.strategy.prepare_update)(&cx, &mut object, &old)?,
             Part::Status => (kind.strategy.prepare_status)(&cx, &mut object, &old)?,
             Part::Other => (kind.strategy.prepare_other)(&cx, &mut object, &old)?,
-            Part::Given => meta::bump_given(kind.strategy.generation && update.subresource == "scale", &mut object, &old),
+            Part::Given => {
+                meta::bump_given(kind.strategy.generation && update.subresource == "scale", &mut object, &old)
+            }
         }
         let object = normalize(kind, object).map_err(|(_, status)| status)?;
         let errors = self.problems(kind, &object, Some(&old), update.subresource);

@@ -85,10 +85,22 @@ async fn a_fresh_cluster_is_complete_and_stays_so() {
         ("/spec/ports/0/targetPort", "6443"),
         ("/metadata/labels/provider", "kubernetes"),
     ]);
-    f.get("/api/v1/namespaces/default/endpoints/kubernetes").await.is(200).has(&[("/subsets/0/addresses/0/ip", "192.168.1.5")]);
-    f.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.is(200).has(&[("/endpoints/0/addresses/0", "192.168.1.5")]);
-    f.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await.is(200).has(&[("/status/conditions/0/type", "Ready")]);
-    f.get("/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical").await.is(200).has(&[("/value", "2000001000")]);
+    f.get("/api/v1/namespaces/default/endpoints/kubernetes")
+        .await
+        .is(200)
+        .has(&[("/subsets/0/addresses/0/ip", "192.168.1.5")]);
+    f.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")
+        .await
+        .is(200)
+        .has(&[("/endpoints/0/addresses/0", "192.168.1.5")]);
+    f.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes")
+        .await
+        .is(200)
+        .has(&[("/status/conditions/0/type", "Ready")]);
+    f.get("/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical")
+        .await
+        .is(200)
+        .has(&[("/value", "2000001000")]);
 }
 
 #[tokio::test]
@@ -107,22 +119,43 @@ async fn rbac_guards_requests() {
     f.as_user(anna(), Method::GET, "/api/v1/namespaces/kube-system/pods", "").await.is(403);
     let grant = "{metadata: {name: more}, rules: [{apiGroups: [\"\"], resources: [secrets], verbs: [get]}]}";
     let refused = f.as_user(anna(), Method::POST, roles, grant).await.is(403);
-    assert!(refused.at("/message").contains("is attempting to grant RBAC permissions not currently held"), "{}", refused.text());
+    assert!(
+        refused.at("/message").contains("is attempting to grant RBAC permissions not currently held"),
+        "{}",
+        refused.text()
+    );
     let same = "{metadata: {name: same}, rules: [{apiGroups: [\"\"], resources: [pods], verbs: [list]}]}";
     f.as_user(anna(), Method::POST, roles, same).await.is(201);
     // What a user may do, as reviews tell it.
     let review = "{spec: {resourceAttributes: {verb: list, resource: pods, namespace: default}}}";
-    f.as_user(anna(), Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await.is(201).has(&[
-        ("/status/allowed", "true"),
-        ("/status/reason", "RBAC: allowed by RoleBinding \"b/default\" of Role \"r\" to User \"anna\""),
-    ]);
-    let rules = f.as_user(anna(), Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", "{spec: {namespace: default}}").await.is(201);
+    f.as_user(anna(), Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        .await
+        .is(201)
+        .has(&[
+            ("/status/allowed", "true"),
+            ("/status/reason", "RBAC: allowed by RoleBinding \"b/default\" of Role \"r\" to User \"anna\""),
+        ]);
+    let rules = f
+        .as_user(
+            anna(),
+            Method::POST,
+            "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+            "{spec: {namespace: default}}",
+        )
+        .await
+        .is(201);
     assert!(rules.text().contains("\"pods\""), "{}", rules.text());
-    f.as_user(anna(), Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}").await.is(201).has(&[("/status/userInfo/username", "anna")]);
+    f.as_user(anna(), Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}")
+        .await
+        .is(201)
+        .has(&[("/status/userInfo/username", "anna")]);
     // Upstream's health and version for everyone.
     let nobody = User::anonymous();
     f.as_user(nobody.clone(), Method::GET, "/version", "").await.is(200);
-    f.as_user(nobody, Method::GET, "/api", "").await.is(403).has(&[("/message", "forbidden: User \"system:anonymous\" cannot get path \"/api\"")]);
+    f.as_user(nobody, Method::GET, "/api", "")
+        .await
+        .is(403)
+        .has(&[("/message", "forbidden: User \"system:anonymous\" cannot get path \"/api\"")]);
 }
 
 #[tokio::test]
@@ -130,18 +163,25 @@ async fn tokens_of_pods_live_and_die_with_them() {
     let f = cluster().await;
     f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: default}}").await.is(201);
     let pods = "/api/v1/namespaces/default/pods";
-    let pod = f.post(pods, "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}").await.is(201).has(&[
-        ("/spec/serviceAccountName", "default"),
-        ("/spec/priority", "0"),
-        ("/spec/preemptionPolicy", "PreemptLowerPriority"),
-        ("/spec/tolerations/0/key", "node.kubernetes.io/not-ready"),
-        ("/spec/volumes/0/projected/defaultMode", "420"),
-        ("/spec/containers/0/volumeMounts/0/mountPath", "/var/run/secrets/kubernetes.io/serviceaccount"),
-    ]);
+    let pod =
+        f.post(pods, "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}").await.is(201).has(&[
+            ("/spec/serviceAccountName", "default"),
+            ("/spec/priority", "0"),
+            ("/spec/preemptionPolicy", "PreemptLowerPriority"),
+            ("/spec/tolerations/0/key", "node.kubernetes.io/not-ready"),
+            ("/spec/volumes/0/projected/defaultMode", "420"),
+            ("/spec/containers/0/volumeMounts/0/mountPath", "/var/run/secrets/kubernetes.io/serviceaccount"),
+        ]);
     let uid = pod.at("/metadata/uid");
-    let request = format!("{{spec: {{expirationSeconds: 3607, boundObjectRef: {{apiVersion: v1, kind: Pod, name: p, uid: \"{uid}\"}}}}}}");
+    let request = format!(
+        "{{spec: {{expirationSeconds: 3607, boundObjectRef: {{apiVersion: v1, kind: Pod, name: p, uid: \"{uid}\"}}}}}}"
+    );
     let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
-    let answer = f.post(path, &request).await.is(201).has(&[("/status/expirationTimestamp", "2027-01-15T09:00:07Z"), ("/spec/audiences/0", ISSUER)]);
+    let answer = f
+        .post(path, &request)
+        .await
+        .is(201)
+        .has(&[("/status/expirationTimestamp", "2027-01-15T09:00:07Z"), ("/spec/audiences/0", ISSUER)]);
     let token = answer.at("/status/token");
     // A service account has no rights of its own, but those of everyone.
     f.with_token(&token, "/api").await.is(200);
@@ -163,24 +203,44 @@ async fn tokens_of_pods_live_and_die_with_them() {
     // A node asks for its own pods' tokens, and only for those.
     let node = identity::kubelet("n1");
     let answer = f.as_user(node.clone(), Method::POST, path, &request).await.is(403);
-    assert!(answer.at("/message").ends_with("no relationship found between node 'n1' and this object"), "{}", answer.text());
+    assert!(
+        answer.at("/message").ends_with("no relationship found between node 'n1' and this object"),
+        "{}",
+        answer.text()
+    );
     let bind = "{metadata: {name: p}, target: {kind: Node, name: n1}}";
     f.as_user(identity::scheduler(), Method::POST, "/api/v1/namespaces/default/pods/p/binding", bind).await.is(201);
     f.as_user(node.clone(), Method::POST, path, &request).await.is(201);
     f.as_user(node.clone(), Method::GET, "/api/v1/namespaces/default/pods/p", "").await.is(200);
     let unbound = "{spec: {expirationSeconds: 3600}}";
-    f.as_user(node, Method::POST, path, unbound).await.is(403).has(&[("/message", "serviceaccounts \"default\" is forbidden: node requested token not bound to a pod")]);
+    f.as_user(node, Method::POST, path, unbound)
+        .await
+        .is(403)
+        .has(&[("/message", "serviceaccounts \"default\" is forbidden: node requested token not bound to a pod")]);
     // The pod goes, and its token with it.
-    f.send(Method::DELETE, "/api/v1/namespaces/default/pods/p", "application/json", "{gracePeriodSeconds: 0}").await.is(200);
+    f.send(Method::DELETE, "/api/v1/namespaces/default/pods/p", "application/json", "{gracePeriodSeconds: 0}")
+        .await
+        .is(200);
     f.with_token(&token, "/api").await.is(401);
 }
 
 #[tokio::test]
 async fn admission_refuses_in_upstreams_words() {
     let f = cluster().await;
-    f.post("/api/v1/namespaces/nowhere/configmaps", "{metadata: {name: c}}").await.is(404).has(&[("/message", "namespaces \"nowhere\" not found")]);
-    f.delete("/api/v1/namespaces/kube-system").await.is(403).has(&[("/message", "namespaces \"kube-system\" is forbidden: this namespace may not be deleted")]);
-    f.post("/api/v1/namespaces", "{metadata: {name: safe, labels: {\"pod-security.kubernetes.io/enforce\": baseline}}}").await.is(201);
+    f.post("/api/v1/namespaces/nowhere/configmaps", "{metadata: {name: c}}")
+        .await
+        .is(404)
+        .has(&[("/message", "namespaces \"nowhere\" not found")]);
+    f.delete("/api/v1/namespaces/kube-system")
+        .await
+        .is(403)
+        .has(&[("/message", "namespaces \"kube-system\" is forbidden: this namespace may not be deleted")]);
+    f.post(
+        "/api/v1/namespaces",
+        "{metadata: {name: safe, labels: {\"pod-security.kubernetes.io/enforce\": baseline}}}",
+    )
+    .await
+    .is(201);
     f.post("/api/v1/namespaces/safe/serviceaccounts", "{metadata: {name: default}}").await.is(201);
     let pod = "{metadata: {name: p}, spec: {hostNetwork: true, containers: [{name: c, image: nginx}]}}";
     f.post("/api/v1/namespaces/safe/pods", pod).await.is(403).has(&[(
@@ -188,18 +248,24 @@ async fn admission_refuses_in_upstreams_words() {
         "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)",
     )]);
     let node = identity::kubelet("n1");
-    f.as_user(node.clone(), Method::POST, "/api/v1/nodes", "{metadata: {name: n1}}").await.is(201).has(&[("/spec/taints/0/key", "node.kubernetes.io/not-ready")]);
-    f.as_user(node, Method::POST, "/api/v1/nodes", "{metadata: {name: n2}}").await.is(403).has(&[(
-        "/message",
-        "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"",
-    )]);
+    f.as_user(node.clone(), Method::POST, "/api/v1/nodes", "{metadata: {name: n1}}")
+        .await
+        .is(201)
+        .has(&[("/spec/taints/0/key", "node.kubernetes.io/not-ready")]);
+    f.as_user(node, Method::POST, "/api/v1/nodes", "{metadata: {name: n2}}")
+        .await
+        .is(403)
+        .has(&[("/message", "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"")]);
 }
 
 /// A pod that comes before its namespace's account waits for it.
 #[tokio::test]
 async fn pods_wait_for_the_default_account() {
     let f = cluster().await;
-    let pod = f.post("/api/v1/namespaces/default/pods", "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}");
+    let pod = f.post(
+        "/api/v1/namespaces/default/pods",
+        "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}",
+    );
     let account = f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: default}}");
     let (pod, account) = tokio::join!(pod, account);
     account.is(201);
@@ -229,7 +295,14 @@ async fn quotas_hold_under_concurrency() {
     let f = cluster().await;
     let quotas = "/api/v1/namespaces/default/resourcequotas";
     f.post(quotas, "{metadata: {name: q}, spec: {hard: {configmaps: \"5\"}}}").await.is(201);
-    f.send(Method::PUT, &format!("{quotas}/q/status"), "application/json", "{metadata: {name: q}, status: {hard: {configmaps: \"5\"}, used: {configmaps: \"0\"}}}").await.is(200);
+    f.send(
+        Method::PUT,
+        &format!("{quotas}/q/status"),
+        "application/json",
+        "{metadata: {name: q}, status: {hard: {configmaps: \"5\"}, used: {configmaps: \"0\"}}}",
+    )
+    .await
+    .is(200);
     let bodies: Vec<String> = (0..12).map(|i| format!("{{metadata: {{name: c{i}}}}}")).collect();
     let creates = bodies.iter().map(|body| f.post("/api/v1/namespaces/default/configmaps", body));
     let codes: Vec<u16> = futures_util::future::join_all(creates).await.iter().map(|reply| reply.code).collect();

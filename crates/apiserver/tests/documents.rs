@@ -14,18 +14,38 @@ async fn accept(f: &Fixture, path: &str, accept: &str) -> Reply {
 async fn discovery() {
     let f = Fixture::new().await;
     f.get("/api").await.is(200).has(&[("/kind", "APIVersions"), ("/versions/0", "v1")]);
-    f.get("/apis").await.is(200).has(&[("/kind", "APIGroupList"), ("/groups/0/name", "apiregistration.k8s.io"), ("/groups/1/name", "apps")]);
+    f.get("/apis").await.is(200).has(&[
+        ("/kind", "APIGroupList"),
+        ("/groups/0/name", "apiregistration.k8s.io"),
+        ("/groups/1/name", "apps"),
+    ]);
     f.get("/apis/autoscaling").await.is(200).has(&[("/kind", "APIGroup"), ("/preferredVersion/version", "v2")]);
-    f.get("/apis/apps/v1").await.is(200).has(&[("/kind", "APIResourceList"), ("/groupVersion", "apps/v1"), ("/resources/0/name", "controllerrevisions")]);
+    f.get("/apis/apps/v1").await.is(200).has(&[
+        ("/kind", "APIResourceList"),
+        ("/groupVersion", "apps/v1"),
+        ("/resources/0/name", "controllerrevisions"),
+    ]);
     f.get("/apis/none").await.is(404);
     let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-    let list = accept(&f, "/apis", v2).await.is(200).has(&[("/kind", "APIGroupDiscoveryList"), ("/items/1/versions/0/resources/0/scope", "Namespaced")]);
+    let list = accept(&f, "/apis", v2)
+        .await
+        .is(200)
+        .has(&[("/kind", "APIGroupDiscoveryList"), ("/items/1/versions/0/resources/0/scope", "Namespaced")]);
     let etag = list.headers["etag"].clone();
     let mut again = Fixture::request(Method::GET, "/apis", "", "");
     again.headers_mut().insert("accept", v2.parse().expect("a header"));
     again.headers_mut().insert("if-none-match", etag);
     f.raw(again).await.is(304);
-    for (path, code) in [("/healthz", 200), ("/livez?verbose", 200), ("/readyz/ping", 200), ("/readyz/none", 404), ("/version", 200), ("/metrics", 200), ("/", 200), ("/nothing", 404)] {
+    for (path, code) in [
+        ("/healthz", 200),
+        ("/livez?verbose", 200),
+        ("/readyz/ping", 200),
+        ("/readyz/none", 404),
+        ("/version", 200),
+        ("/metrics", 200),
+        ("/", 200),
+        ("/nothing", 404),
+    ] {
         f.get(path).await.is(code);
     }
 }
@@ -50,14 +70,19 @@ async fn open_api() {
         assert!(schemas.member(name).is_some(), "{name}");
     }
     f.get("/openapi/v3/apis/apps/v1?hash=OLD").await.is(301);
-    f.get("/openapi/v2").await.is(200).has(&[("/swagger", "2.0"), ("/definitions/io.k8s.api.core.v1.Pod/x-kubernetes-group-version-kind/0/kind", "Pod")]);
+    f.get("/openapi/v2").await.is(200).has(&[
+        ("/swagger", "2.0"),
+        ("/definitions/io.k8s.api.core.v1.Pod/x-kubernetes-group-version-kind/0/kind", "Pod"),
+    ]);
 }
 
 #[tokio::test]
 async fn tables() {
     let f = Fixture::new().await;
     let pods = "/api/v1/namespaces/default/pods";
-    f.post(pods, "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}, {name: d, image: redis}]}}").await.is(201);
+    f.post(pods, "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}, {name: d, image: redis}]}}")
+        .await
+        .is(201);
     f.patch(&format!("{pods}/p/status"), "strategic-merge-patch", "{status: {phase: Running, podIP: \"10.42.0.2\", containerStatuses: [{name: c, ready: true, restartCount: 2, image: nginx, imageID: x, state: {running: {}}}, {name: d, ready: false, restartCount: 0, image: redis, imageID: y, state: {waiting: {reason: CrashLoopBackOff}}}]}}").await.is(200);
     let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
     let rows = accept(&f, pods, table).await.is(200);
@@ -78,12 +103,28 @@ async fn scale_and_status() {
     let f = Fixture::new().await;
     let path = "/apis/apps/v1/namespaces/default/deployments";
     f.post(path, "{metadata: {name: web}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: nginx}]}}}}").await.is(201);
-    f.get(&format!("{path}/web/scale")).await.is(200).has(&[("/kind", "Scale"), ("/spec/replicas", "1"), ("/status/selector", "a=b")]);
-    f.patch(&format!("{path}/web/scale"), "merge-patch", "{spec: {replicas: 3}}").await.is(200).has(&[("/spec/replicas", "3")]);
-    f.put(&format!("{path}/web/scale"), "{metadata: {name: web}, spec: {replicas: 4}}").await.is(200).has(&[("/spec/replicas", "4")]);
+    f.get(&format!("{path}/web/scale")).await.is(200).has(&[
+        ("/kind", "Scale"),
+        ("/spec/replicas", "1"),
+        ("/status/selector", "a=b"),
+    ]);
+    f.patch(&format!("{path}/web/scale"), "merge-patch", "{spec: {replicas: 3}}")
+        .await
+        .is(200)
+        .has(&[("/spec/replicas", "3")]);
+    f.put(&format!("{path}/web/scale"), "{metadata: {name: web}, spec: {replicas: 4}}")
+        .await
+        .is(200)
+        .has(&[("/spec/replicas", "4")]);
     f.get(&format!("{path}/web")).await.has(&[("/spec/replicas", "4"), ("/metadata/generation", "3")]);
-    f.patch(&format!("{path}/web/status"), "merge-patch", "{spec: {replicas: 9}, status: {replicas: 2}}").await.is(200).has(&[("/spec/replicas", "4"), ("/status/replicas", "2")]);
-    f.patch(&format!("{path}/web"), "merge-patch", "{status: {replicas: 7}}").await.is(200).has(&[("/status/replicas", "2")]);
+    f.patch(&format!("{path}/web/status"), "merge-patch", "{spec: {replicas: 9}, status: {replicas: 2}}")
+        .await
+        .is(200)
+        .has(&[("/spec/replicas", "4"), ("/status/replicas", "2")]);
+    f.patch(&format!("{path}/web"), "merge-patch", "{status: {replicas: 7}}")
+        .await
+        .is(200)
+        .has(&[("/status/replicas", "2")]);
     f.patch(&format!("{path}/web"), "merge-patch", "{spec: {selector: {matchLabels: {x: y}}}}").await.is(422);
 }
 
@@ -94,32 +135,61 @@ async fn connects_and_reviews() {
     f.post(pods, "{metadata: {name: p}, spec: {nodeName: n1, containers: [{name: c, image: nginx}]}}").await.is(201);
     for (path, want) in [
         ("p/log?tailLines=5", "n1 GET /containerLogs/default/p/c?tailLines=5"),
-        ("p/exec?command=ls&command=-l&stdin=true&stdout=1&container=c", "n1 GET /exec/default/p/c?command=ls&command=-l&input=1&output=1"),
+        (
+            "p/exec?command=ls&command=-l&stdin=true&stdout=1&container=c",
+            "n1 GET /exec/default/p/c?command=ls&command=-l&input=1&output=1",
+        ),
         ("p/portforward", "n1 GET /portForward/default/p"),
     ] {
         assert_eq!(f.get(&format!("{pods}/{path}")).await.is(200).text(), want);
     }
     f.get(&format!("{pods}/p/log?container=none")).await.is(400);
-    f.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "{spec: {resourceAttributes: {verb: get, resource: pods}}}").await.is(201).has(&[("/status/allowed", "true")]);
-    f.post("/apis/authentication.k8s.io/v1/tokenreviews", "{spec: {token: good}}").await.is(201).has(&[("/status/user/username", "jane")]);
-    f.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}").await.is(201).has(&[("/status/userInfo/username", "admin")]);
+    f.post(
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        "{spec: {resourceAttributes: {verb: get, resource: pods}}}",
+    )
+    .await
+    .is(201)
+    .has(&[("/status/allowed", "true")]);
+    f.post("/apis/authentication.k8s.io/v1/tokenreviews", "{spec: {token: good}}")
+        .await
+        .is(201)
+        .has(&[("/status/user/username", "jane")]);
+    f.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}")
+        .await
+        .is(201)
+        .has(&[("/status/userInfo/username", "admin")]);
     f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: sa}}").await.is(201);
-    f.post("/api/v1/namespaces/default/serviceaccounts/sa/token", "{spec: {audiences: []}}").await.is(201).has(&[("/status/token", "signed"), ("/spec/expirationSeconds", "3600")]);
+    f.post("/api/v1/namespaces/default/serviceaccounts/sa/token", "{spec: {audiences: []}}")
+        .await
+        .is(201)
+        .has(&[("/status/token", "signed"), ("/spec/expirationSeconds", "3600")]);
 }
 
 #[tokio::test]
 async fn evictions_spend_a_budget() {
     let f = Fixture::new().await;
     let pods = "/api/v1/namespaces/default/pods";
-    f.post(pods, "{metadata: {name: p, labels: {a: b}}, spec: {nodeName: n, containers: [{name: c, image: nginx}]}}").await.is(201);
-    f.patch(&format!("{pods}/p/status"), "merge-patch", "{status: {phase: Running, conditions: [{type: Ready, status: \"True\"}]}}").await.is(200);
+    f.post(pods, "{metadata: {name: p, labels: {a: b}}, spec: {nodeName: n, containers: [{name: c, image: nginx}]}}")
+        .await
+        .is(201);
+    f.patch(
+        &format!("{pods}/p/status"),
+        "merge-patch",
+        "{status: {phase: Running, conditions: [{type: Ready, status: \"True\"}]}}",
+    )
+    .await
+    .is(200);
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
     f.post(budgets, "{metadata: {name: b}, spec: {minAvailable: 1, selector: {matchLabels: {a: b}}}}").await.is(201);
     let evict = "{apiVersion: policy/v1, kind: Eviction, metadata: {name: p}}";
     f.post(&format!("{pods}/p/eviction"), evict).await.is(429);
     f.patch(&format!("{budgets}/b/status"), "merge-patch", "{status: {observedGeneration: 1, disruptionsAllowed: 1, currentHealthy: 2, desiredHealthy: 1, expectedPods: 2}}").await.is(200);
     f.post(&format!("{pods}/p/eviction"), evict).await.is(201);
-    f.get(&format!("{pods}/p")).await.is(200).has(&[("/metadata/deletionGracePeriodSeconds", "30"), ("/status/conditions/1/type", "DisruptionTarget")]);
+    f.get(&format!("{pods}/p"))
+        .await
+        .is(200)
+        .has(&[("/metadata/deletionGracePeriodSeconds", "30"), ("/status/conditions/1/type", "DisruptionTarget")]);
     f.get(&format!("{budgets}/b")).await.has(&[("/status/disruptionsAllowed", "0")]);
 }
 
@@ -143,7 +213,9 @@ async fn custom_resources() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    f.get(&format!("{definitions}/foos.example.com")).await.has(&[("/status/acceptedNames/kind", "Foo"), ("/status/storedVersions/0", "v1")]);
+    f.get(&format!("{definitions}/foos.example.com"))
+        .await
+        .has(&[("/status/acceptedNames/kind", "Foo"), ("/status/storedVersions/0", "v1")]);
     let made = f.post(foos, "{apiVersion: example.com/v1, kind: Foo, metadata: {name: f}, spec: {size: 2, odd: 1}, status: {replicas: 9}}").await.is(201).has(&[
         ("/spec/color", "red"),
         ("/spec/odd", "-"),
@@ -153,19 +225,42 @@ async fn custom_resources() {
     ]);
     assert_eq!(made.headers["warning"], "299 - \"unknown field \\\"spec.odd\\\"\"");
     f.post(foos, "{apiVersion: example.com/v1, kind: Foo, metadata: {name: bad}, spec: {size: 0}}").await.is(422);
-    f.patch(&format!("{foos}/f"), "merge-patch", "{spec: {size: 3}}").await.is(200).has(&[("/metadata/generation", "2")]);
-    f.patch(&format!("{foos}/f/status"), "merge-patch", "{status: {replicas: 1}}").await.is(200).has(&[("/status/replicas", "1"), ("/metadata/generation", "2")]);
-    f.patch(&format!("{foos}/f/scale"), "merge-patch", "{spec: {replicas: 5}}").await.is(200).has(&[("/spec/replicas", "5"), ("/status/replicas", "1")]);
+    f.patch(&format!("{foos}/f"), "merge-patch", "{spec: {size: 3}}")
+        .await
+        .is(200)
+        .has(&[("/metadata/generation", "2")]);
+    f.patch(&format!("{foos}/f/status"), "merge-patch", "{status: {replicas: 1}}")
+        .await
+        .is(200)
+        .has(&[("/status/replicas", "1"), ("/metadata/generation", "2")]);
+    f.patch(&format!("{foos}/f/scale"), "merge-patch", "{spec: {replicas: 5}}")
+        .await
+        .is(200)
+        .has(&[("/spec/replicas", "5"), ("/status/replicas", "1")]);
     f.get(foos).await.is(200).has(&[("/kind", "FooList"), ("/items/0/kind", "Foo"), ("/items/0/spec/replicas", "5")]);
-    accept(&f, foos, "application/json;as=Table;g=meta.k8s.io;v=v1").await.is(200).has(&[("/columnDefinitions/1/name", "Size"), ("/rows/0/cells/1", "3")]);
+    accept(&f, foos, "application/json;as=Table;g=meta.k8s.io;v=v1")
+        .await
+        .is(200)
+        .has(&[("/columnDefinitions/1/name", "Size"), ("/rows/0/cells/1", "3")]);
     f.get("/apis/example.com/v1").await.is(200).has(&[("/resources/0/shortNames/0", "fo")]);
-    f.get("/openapi/v3/apis/example.com/v1").await.is(200).has(&[("/components/schemas/com.example.v1.Foo/properties/spec/properties/size/type", "integer")]);
-    let apply = Fixture::request(Method::PATCH, &format!("{foos}/g?fieldManager=m"), "application/apply-patch+yaml", "apiVersion: example.com/v1\nkind: Foo\nmetadata:\n  name: g\nspec:\n  size: 4\n");
+    f.get("/openapi/v3/apis/example.com/v1")
+        .await
+        .is(200)
+        .has(&[("/components/schemas/com.example.v1.Foo/properties/spec/properties/size/type", "integer")]);
+    let apply = Fixture::request(
+        Method::PATCH,
+        &format!("{foos}/g?fieldManager=m"),
+        "application/apply-patch+yaml",
+        "apiVersion: example.com/v1\nkind: Foo\nmetadata:\n  name: g\nspec:\n  size: 4\n",
+    );
     f.raw(apply).await.is(201).has(&[("/spec/size", "4"), ("/metadata/managedFields/0/operation", "Apply")]);
     f.delete(&format!("{foos}/f")).await.is(200).has(&[("/status", "Success")]);
     f.post(foos, "{metadata: {name: h}, spec: {size: 1}}").await.is(400);
     f.get(&format!("{foos}/g/scale")).await.is(500);
-    f.delete(&format!("{definitions}/foos.example.com")).await.is(200).has(&[("/metadata/finalizers/0", "customresourcecleanup.apiextensions.k8s.io")]);
+    f.delete(&format!("{definitions}/foos.example.com"))
+        .await
+        .is(200)
+        .has(&[("/metadata/finalizers/0", "customresourcecleanup.apiextensions.k8s.io")]);
     for _ in 0..200 {
         if f.get(&format!("{definitions}/foos.example.com")).await.code == 404 {
             break;

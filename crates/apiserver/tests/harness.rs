@@ -11,7 +11,9 @@ use std::{
 
 use apiserver::{
     Attributes, Body, Config, Server, Status, User, body,
-    seams::{Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule, Target},
+    seams::{
+        Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule, Target,
+    },
 };
 use http::{Method, Request, request::Parts};
 use http_body_util::BodyExt;

@@ -31,10 +31,10 @@ async fn create_get_list_delete() {
         ("/items/0/kind", "-"),
         ("/metadata/resourceVersion", &created.at("/metadata/resourceVersion")),
     ]);
-    f.post("/api/v1/namespaces/default/pods", &pod("a")).await.is(409).has(&[
-        ("/reason", "AlreadyExists"),
-        ("/message", "pods \"a\" already exists"),
-    ]);
+    f.post("/api/v1/namespaces/default/pods", &pod("a"))
+        .await
+        .is(409)
+        .has(&[("/reason", "AlreadyExists"), ("/message", "pods \"a\" already exists")]);
     f.delete("/api/v1/namespaces/default/pods/a").await.is(200).has(&[("/kind", "Pod")]);
     f.get("/api/v1/namespaces/default/pods/a").await.is(404).has(&[
         ("/message", "pods \"a\" not found"),
@@ -57,10 +57,25 @@ async fn bad_requests() {
     let maps = "/api/v1/namespaces/default/configmaps";
     for (path, body, code, message) in [
         (maps, "{", 400, ""),
-        (maps, "{metadata: {}}", 422, "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required"),
+        (
+            maps,
+            "{metadata: {}}",
+            422,
+            "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required",
+        ),
         (maps, "{metadata: {name: UP}}", 422, ""),
-        (maps, "{metadata: {name: a, namespace: other}}", 400, "the namespace of the provided object does not match the namespace sent on the request"),
-        (maps, "{metadata: {name: a, resourceVersion: \"1\"}}", 500, "resourceVersion should not be set on objects to be created"),
+        (
+            maps,
+            "{metadata: {name: a, namespace: other}}",
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            maps,
+            "{metadata: {name: a, resourceVersion: \"1\"}}",
+            500,
+            "resourceVersion should not be set on objects to be created",
+        ),
         (maps, "{kind: Pod, apiVersion: v1, metadata: {name: a}}", 400, ""),
         ("/api/v1/namespaces/default/pods", "{metadata: {name: a}, spec: {containers: 1}}", 400, ""),
         ("/api/v1/nothing", "{}", 404, "the server could not find the requested resource"),
@@ -93,10 +108,16 @@ async fn updates() {
         ("/reason", "Conflict"),
         ("/message", "Operation cannot be fulfilled on configmaps \"m\": the object has been modified; please apply your changes to the latest version and try again"),
     ]);
-    f.put(&path, "{metadata: {name: other}}").await.is(400).has(&[("/message", "the name of the object (other) does not match the name on the URL (m)")]);
+    f.put(&path, "{metadata: {name: other}}")
+        .await
+        .is(400)
+        .has(&[("/message", "the name of the object (other) does not match the name on the URL (m)")]);
     f.put(&format!("{maps}/none"), "{metadata: {name: none}}").await.is(404);
     f.put("/api/v1/namespaces/default/endpoints/made", "{metadata: {name: made}}").await.is(201);
-    f.put(&format!("{path}?dryRun=All"), "{metadata: {name: m}, data: {a: dry}}").await.is(200).has(&[("/data/a", "dry")]);
+    f.put(&format!("{path}?dryRun=All"), "{metadata: {name: m}, data: {a: dry}}")
+        .await
+        .is(200)
+        .has(&[("/data/a", "dry")]);
     f.get(&path).await.has(&[("/data/a", "2")]);
 }
 
@@ -108,7 +129,12 @@ async fn patches() {
     let path = format!("{pods}/p");
     for (kind, body, at, want) in [
         ("merge-patch", "{metadata: {labels: {x: y}}}", "/metadata/labels/x", "y"),
-        ("strategic-merge-patch", "{spec: {containers: [{name: c, image: \"nginx:2\"}]}}", "/spec/containers/0/image", "nginx:2"),
+        (
+            "strategic-merge-patch",
+            "{spec: {containers: [{name: c, image: \"nginx:2\"}]}}",
+            "/spec/containers/0/image",
+            "nginx:2",
+        ),
         ("json-patch", "[{op: add, path: \"/metadata/labels/j\", value: k}]", "/metadata/labels/j", "k"),
         ("merge-patch", "{metadata: {labels: {x: null}}}", "/metadata/labels/x", "-"),
     ] {
@@ -127,7 +153,8 @@ async fn apply() {
     let path = "/api/v1/namespaces/default/configmaps/applied";
     let send = |manager: &str, force: bool, body: &'static str| {
         let url = format!("{path}?fieldManager={manager}&force={force}");
-        let request = Fixture::request(http::Method::PATCH, &url, "application/apply-patch+yaml", crate::harness::relaxed(body));
+        let request =
+            Fixture::request(http::Method::PATCH, &url, "application/apply-patch+yaml", crate::harness::relaxed(body));
         f.raw(request)
     };
     let body = "{apiVersion: v1, kind: ConfigMap, metadata: {name: applied}, data: {a: x}}";
@@ -149,17 +176,22 @@ async fn finalizers_and_preconditions() {
     let path = format!("{maps}/m");
     let uid = f.get(&path).await.at("/metadata/uid");
     f.send(http::Method::DELETE, &path, "application/json", "{preconditions: {uid: other}}").await.is(409);
-    f.send(http::Method::DELETE, &path, "application/json", &format!("{{preconditions: {{uid: \"{uid}\"}}}}")).await.is(200).has(&[
-        ("/metadata/deletionGracePeriodSeconds", "0"),
-        ("/metadata/deletionTimestamp", "2027-01-15T08:00:00Z"),
-    ]);
+    f.send(http::Method::DELETE, &path, "application/json", &format!("{{preconditions: {{uid: \"{uid}\"}}}}"))
+        .await
+        .is(200)
+        .has(&[("/metadata/deletionGracePeriodSeconds", "0"), ("/metadata/deletionTimestamp", "2027-01-15T08:00:00Z")]);
     f.patch(&path, "merge-patch", "{metadata: {finalizers: [example.com/new]}}").await.is(422);
     f.patch(&path, "merge-patch", "{metadata: {finalizers: null}}").await.is(200);
     f.get(&path).await.is(404);
 
     f.post(maps, "{metadata: {name: o}}").await.is(201);
-    f.send(http::Method::DELETE, &format!("{maps}/o"), "application/json", "{propagationPolicy: Foreground}").await.is(200).has(&[("/metadata/finalizers/0", "foregroundDeletion")]);
-    f.send(http::Method::DELETE, &format!("{maps}/o"), "application/json", "{propagationPolicy: Sideways}").await.is(422);
+    f.send(http::Method::DELETE, &format!("{maps}/o"), "application/json", "{propagationPolicy: Foreground}")
+        .await
+        .is(200)
+        .has(&[("/metadata/finalizers/0", "foregroundDeletion")]);
+    f.send(http::Method::DELETE, &format!("{maps}/o"), "application/json", "{propagationPolicy: Sideways}")
+        .await
+        .is(422);
 }
 
 #[tokio::test]
@@ -167,7 +199,10 @@ async fn pods_die_gracefully() {
     let f = Fixture::new().await;
     let pods = "/api/v1/namespaces/default/pods";
     f.post(pods, &pod("p")).await.is(201);
-    f.post(&format!("{pods}/p/binding"), "{metadata: {name: p}, target: {name: n1}}").await.is(201).has(&[("/status", "Success")]);
+    f.post(&format!("{pods}/p/binding"), "{metadata: {name: p}, target: {name: n1}}")
+        .await
+        .is(201)
+        .has(&[("/status", "Success")]);
     f.get(&format!("{pods}/p")).await.has(&[("/spec/nodeName", "n1"), ("/status/conditions/0/type", "PodScheduled")]);
     f.post(&format!("{pods}/p/binding"), "{metadata: {name: p}, target: {name: n2}}").await.is(409).has(&[(
         "/message",
@@ -178,7 +213,10 @@ async fn pods_die_gracefully() {
         ("/metadata/deletionTimestamp", "2027-01-15T08:00:30Z"),
         ("/metadata/generation", "2"),
     ]);
-    f.delete(&format!("{pods}/p?gracePeriodSeconds=5")).await.is(200).has(&[("/metadata/deletionGracePeriodSeconds", "5")]);
+    f.delete(&format!("{pods}/p?gracePeriodSeconds=5"))
+        .await
+        .is(200)
+        .has(&[("/metadata/deletionGracePeriodSeconds", "5")]);
     f.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await.is(200);
     f.get(&format!("{pods}/p")).await.is(404);
 }
@@ -190,10 +228,11 @@ async fn pages() {
     for name in ["a", "b", "c", "d", "e"] {
         f.post(maps, &format!("{{metadata: {{name: {name}, labels: {{odd: {name}}}}}}}")).await.is(201);
     }
-    let first = f.get(&format!("{maps}?limit=2")).await.is(200).has(&[
-        ("/items/1/metadata/name", "b"),
-        ("/metadata/remainingItemCount", "3"),
-    ]);
+    let first = f
+        .get(&format!("{maps}?limit=2"))
+        .await
+        .is(200)
+        .has(&[("/items/1/metadata/name", "b"), ("/metadata/remainingItemCount", "3")]);
     // What happens between the pages is not seen.
     f.delete(&format!("{maps}/c")).await.is(200);
     f.post(maps, "{metadata: {name: bb}}").await.is(201);
@@ -204,28 +243,44 @@ async fn pages() {
         ("/metadata/resourceVersion", &first.at("/metadata/resourceVersion")),
     ]);
     let token = second.at("/metadata/continue");
-    f.get(&format!("{maps}?limit=2&continue={token}")).await.is(200).has(&[("/items/0/metadata/name", "e"), ("/metadata/continue", "-")]);
+    f.get(&format!("{maps}?limit=2&continue={token}"))
+        .await
+        .is(200)
+        .has(&[("/items/0/metadata/name", "e"), ("/metadata/continue", "-")]);
     f.get(&format!("{maps}?continue=nonsense")).await.is(400);
-    f.get(&format!("{maps}?labelSelector=odd+in+(a,e)")).await.is(200).has(&[("/items/1/metadata/name", "e"), ("/items/2", "-")]);
-    f.get(&format!("{maps}?fieldSelector=metadata.name%3Dd")).await.is(200).has(&[("/items/0/metadata/name", "d"), ("/items/1", "-")]);
+    f.get(&format!("{maps}?labelSelector=odd+in+(a,e)"))
+        .await
+        .is(200)
+        .has(&[("/items/1/metadata/name", "e"), ("/items/2", "-")]);
+    f.get(&format!("{maps}?fieldSelector=metadata.name%3Dd"))
+        .await
+        .is(200)
+        .has(&[("/items/0/metadata/name", "d"), ("/items/1", "-")]);
     f.get(&format!("{maps}?fieldSelector=data.x%3Dd")).await.is(400);
-    f.get(&format!("{maps}?resourceVersion=99999999")).await.is(504).has(&[("/details/causes/0/reason", "ResourceVersionTooLarge")]);
+    f.get(&format!("{maps}?resourceVersion=99999999"))
+        .await
+        .is(504)
+        .has(&[("/details/causes/0/reason", "ResourceVersionTooLarge")]);
     let then = first.at("/metadata/resourceVersion");
-    f.get(&format!("{maps}?resourceVersion={then}&resourceVersionMatch=Exact")).await.is(200).has(&[("/items/4/metadata/name", "e"), ("/items/1/metadata/name", "b")]);
+    f.get(&format!("{maps}?resourceVersion={then}&resourceVersionMatch=Exact"))
+        .await
+        .is(200)
+        .has(&[("/items/4/metadata/name", "e"), ("/items/1/metadata/name", "b")]);
 }
 
 #[tokio::test]
 async fn services_get_addresses() {
     let f = Fixture::new().await;
     let services = "/api/v1/namespaces/default/services";
-    let made = f.post(services, "{metadata: {name: s}, spec: {selector: {a: b}, ports: [{port: 80}]}}").await.is(201).has(&[
-        ("/spec/type", "ClusterIP"),
-        ("/spec/ipFamilies/0", "IPv4"),
-        ("/spec/ipFamilyPolicy", "SingleStack"),
-        ("/spec/ports/0/targetPort", "80"),
-        ("/spec/sessionAffinity", "None"),
-        ("/spec/internalTrafficPolicy", "Cluster"),
-    ]);
+    let made =
+        f.post(services, "{metadata: {name: s}, spec: {selector: {a: b}, ports: [{port: 80}]}}").await.is(201).has(&[
+            ("/spec/type", "ClusterIP"),
+            ("/spec/ipFamilies/0", "IPv4"),
+            ("/spec/ipFamilyPolicy", "SingleStack"),
+            ("/spec/ports/0/targetPort", "80"),
+            ("/spec/sessionAffinity", "None"),
+            ("/spec/internalTrafficPolicy", "Cluster"),
+        ]);
     let ip = made.at("/spec/clusterIP");
     assert!(ip.starts_with("10.43."), "{ip}");
     let taken = format!("{{metadata: {{name: t}}, spec: {{clusterIP: \"{ip}\", ports: [{{port: 80}}]}}}}");
@@ -234,10 +289,16 @@ async fn services_get_addresses() {
     let port: u16 = f.get(&format!("{services}/s")).await.at("/spec/ports/0/nodePort").parse().expect("a port");
     assert!((30000..=32767).contains(&port));
     f.patch(&format!("{services}/s"), "merge-patch", "{spec: {clusterIP: \"10.43.0.9\"}}").await.is(422);
-    f.patch(&format!("{services}/s"), "merge-patch", "{spec: {type: ClusterIP}}").await.is(200).has(&[("/spec/ports/0/nodePort", "-")]);
+    f.patch(&format!("{services}/s"), "merge-patch", "{spec: {type: ClusterIP}}")
+        .await
+        .is(200)
+        .has(&[("/spec/ports/0/nodePort", "-")]);
     f.delete(&format!("{services}/s")).await.is(200);
     f.post(services, &taken).await.is(201);
-    f.post(services, "{metadata: {name: h}, spec: {clusterIP: None, selector: {a: b}}}").await.is(201).has(&[("/spec/clusterIPs/0", "None")]);
+    f.post(services, "{metadata: {name: h}, spec: {clusterIP: None, selector: {a: b}}}")
+        .await
+        .is(201)
+        .has(&[("/spec/clusterIPs/0", "None")]);
 }
 
 #[tokio::test]
@@ -296,10 +357,10 @@ async fn encodings() {
         ("/metadata/name", "p"),
         ("/spec", "-"),
     ]);
-    accept(pods, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await.is(200).has(&[
-        ("/kind", "PartialObjectMetadataList"),
-        ("/items/0/metadata/name", "p"),
-    ]);
+    accept(pods, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")
+        .await
+        .is(200)
+        .has(&[("/kind", "PartialObjectMetadataList"), ("/items/0/metadata/name", "p")]);
     accept(pods, "application/json;as=Table;g=meta.k8s.io;v=v1,application/json").await.is(200).has(&[
         ("/kind", "Table"),
         ("/rows/0/cells/0", "p"),
@@ -318,8 +379,17 @@ async fn lists_decode_nothing() {
     }
     let decodes = || f.server.storage("", "pods").unwrap().decodes.load(std::sync::atomic::Ordering::Relaxed);
     let before = decodes();
-    for accept in ["application/vnd.kubernetes.protobuf", "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"] {
-        let mut request = Fixture::request(http::Method::GET, &format!("{pods}?labelSelector=app%3Dweb&fieldSelector=spec.nodeName%3D"), "", "");
+    for accept in [
+        "application/vnd.kubernetes.protobuf",
+        "application/json",
+        "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+    ] {
+        let mut request = Fixture::request(
+            http::Method::GET,
+            &format!("{pods}?labelSelector=app%3Dweb&fieldSelector=spec.nodeName%3D"),
+            "",
+            "",
+        );
         request.headers_mut().insert("accept", accept.parse().unwrap());
         f.raw(request).await.is(200);
     }

@@ -15,7 +15,9 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     if let Some(user) = user {
         assert!(target.front_proxy && target.address.is_some());
-        return Ok(Response::new(body::full(format!("{{\"kind\":\"Answer\",\"path\":\"{path}\",\"user\":\"{user}\"}}"))));
+        return Ok(Response::new(body::full(format!(
+            "{{\"kind\":\"Answer\",\"path\":\"{path}\",\"user\":\"{user}\"}}"
+        ))));
     }
     let review = json::parse(&bytes).unwrap();
     let mut response = Value::object([("uid", review["request"]["uid"].clone()), ("allowed", true.into())]);
@@ -37,7 +39,9 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
 }
 
 fn hook(kind: &str, url: &str, policy: &str) -> String {
-    format!("{{metadata: {{name: {kind}}}, webhooks: [{{name: {kind}.example.com, clientConfig: {{url: \"{url}\"}}, admissionReviewVersions: [v1], sideEffects: None, failurePolicy: {policy}, rules: [{{apiGroups: [\"\"], apiVersions: [v1], resources: [configmaps], operations: [CREATE]}}]}}]}}")
+    format!(
+        "{{metadata: {{name: {kind}}}, webhooks: [{{name: {kind}.example.com, clientConfig: {{url: \"{url}\"}}, admissionReviewVersions: [v1], sideEffects: None, failurePolicy: {policy}, rules: [{{apiGroups: [\"\"], apiVersions: [v1], resources: [configmaps], operations: [CREATE]}}]}}]}}"
+    )
 }
 
 #[tokio::test]
@@ -50,25 +54,40 @@ async fn webhooks_change_and_refuse() {
     .await;
     let maps = "/api/v1/namespaces/default/configmaps";
     let registration = "/apis/admissionregistration.k8s.io/v1";
-    f.post(&format!("{registration}/mutatingwebhookconfigurations"), &hook("label", "https://label/", "Fail")).await.is(201);
-    f.post(&format!("{registration}/validatingwebhookconfigurations"), &hook("deny", "https://deny/", "Fail")).await.is(201);
-    f.post(&format!("{registration}/validatingwebhookconfigurations"), &hook("gone", "https://gone/", "Ignore")).await.is(201);
+    f.post(&format!("{registration}/mutatingwebhookconfigurations"), &hook("label", "https://label/", "Fail"))
+        .await
+        .is(201);
+    f.post(&format!("{registration}/validatingwebhookconfigurations"), &hook("deny", "https://deny/", "Fail"))
+        .await
+        .is(201);
+    f.post(&format!("{registration}/validatingwebhookconfigurations"), &hook("gone", "https://gone/", "Ignore"))
+        .await
+        .is(201);
     let made = f.post(maps, "{metadata: {name: m}, data: {a: b}}").await.is(201).has(&[("/data/touched", "yes")]);
     assert_eq!(made.headers["warning"], "299 - \"touched\"");
-    f.post(maps, "{metadata: {name: n}, data: {bad: x}}").await.is(403).has(&[
-        ("/message", "admission webhook \"deny.example.com\" denied the request: it is bad"),
-    ]);
+    f.post(maps, "{metadata: {name: n}, data: {bad: x}}")
+        .await
+        .is(403)
+        .has(&[("/message", "admission webhook \"deny.example.com\" denied the request: it is bad")]);
     f.delete(&format!("{registration}/validatingwebhookconfigurations/gone")).await;
 }
 
 #[tokio::test]
 async fn remote_groups_are_proxied() {
     let f = Fixture::new().await;
-    f.post("/api/v1/namespaces/default/services", "{metadata: {name: sample}, spec: {ports: [{port: 443}]}}").await.is(201);
+    f.post("/api/v1/namespaces/default/services", "{metadata: {name: sample}, spec: {ports: [{port: 443}]}}")
+        .await
+        .is(201);
     f.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", "{metadata: {name: sample, labels: {kubernetes.io/service-name: sample}}, addressType: IPv4, endpoints: [{addresses: [\"10.42.0.9\"]}], ports: [{port: 8443, name: \"\"}]}").await.is(201);
     f.post("/apis/apiregistration.k8s.io/v1/apiservices", "{metadata: {name: v1.wardle.example.com}, spec: {group: wardle.example.com, version: v1, groupPriorityMinimum: 2000, versionPriority: 200, insecureSkipTLSVerify: true, service: {name: sample, namespace: default}}}").await.is(201);
-    f.get("/apis/wardle.example.com/v1").await.is(200).has(&[("/path", "/apis/wardle.example.com/v1"), ("/user", "admin")]);
-    f.get("/apis/wardle.example.com/v1/namespaces/default/flunders").await.is(200).has(&[("/path", "/apis/wardle.example.com/v1/namespaces/default/flunders")]);
+    f.get("/apis/wardle.example.com/v1")
+        .await
+        .is(200)
+        .has(&[("/path", "/apis/wardle.example.com/v1"), ("/user", "admin")]);
+    f.get("/apis/wardle.example.com/v1/namespaces/default/flunders")
+        .await
+        .is(200)
+        .has(&[("/path", "/apis/wardle.example.com/v1/namespaces/default/flunders")]);
     f.get("/apis/wardle.example.com").await.is(200).has(&[("/preferredVersion/version", "v1")]);
     f.get("/apis/other.example.com/v1").await.is(404);
 }

@@ -6,8 +6,8 @@ use reconcile::{Action, Ctx, Key, Patch, Plan, World};
 use schema::{
     Table,
     api::{
-        Object, Time, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core, policy::v1 as policy,
-        rbac::v1 as rbac, storage::v1 as storage,
+        Object, Time, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
+        policy::v1 as policy, rbac::v1 as rbac, storage::v1 as storage,
     },
     json, proto,
     transcode::proto_to_json,
@@ -120,9 +120,17 @@ impl Fixture {
             Action::UpdateStatus(object) => format!("status {} {}", object.reference().plural, self.changes(&**object)),
             Action::Patch { of, subresource, patch } => {
                 let body = match patch {
-                    Patch::Json(body) | Patch::Merge(body) | Patch::Strategic(body) | Patch::Apply { object: body, .. } => body,
+                    Patch::Json(body)
+                    | Patch::Merge(body)
+                    | Patch::Strategic(body)
+                    | Patch::Apply { object: body, .. } => body,
                 };
-                format!("patch {} {}{} {body}", of.plural, of.key, subresource.map_or(String::new(), |name| format!(" {name}")))
+                format!(
+                    "patch {} {}{} {body}",
+                    of.plural,
+                    of.key,
+                    subresource.map_or(String::new(), |name| format!(" {name}"))
+                )
             }
             Action::Delete { of, options } => {
                 let grace = options.grace_period_seconds.map_or(String::new(), |grace| format!(" grace {grace}"));
@@ -152,6 +160,9 @@ fn difference(old: &Json, new: &Json) -> Option<Json> {
             changed.insert(name.clone(), value);
         }
     }
-    before.keys().filter(|name| !after.contains_key(*name)).for_each(|name| drop(changed.insert(name.clone(), Json::Null)));
+    before
+        .keys()
+        .filter(|name| !after.contains_key(*name))
+        .for_each(|name| drop(changed.insert(name.clone(), Json::Null)));
     Some(changed.into())
 }

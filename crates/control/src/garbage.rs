@@ -48,7 +48,9 @@ impl Node {
             resource,
             namespace: meta.namespace.as_str().into(),
             name: meta.name.as_str().into(),
-            owners: owners.map(|owner| Owner { uid: owner.uid.as_str().into(), blocks: owner.block_owner_deletion == Some(true) }).collect(),
+            owners: owners
+                .map(|owner| Owner { uid: owner.uid.as_str().into(), blocks: owner.block_owner_deletion == Some(true) })
+                .collect(),
             deleting: meta.deletion_timestamp.is_some(),
             foreground: has(FOREGROUND),
             orphan: has(ORPHAN),
@@ -144,7 +146,8 @@ impl Graph {
             let known = old.as_ref().and_then(|old| old.owned_by(&owner.uid));
             self.owned.entry(owner.uid.clone()).or_default().insert(uid.clone());
             // A new owner may not exist; one that waits wants its dependents looked at.
-            look |= known.is_none() && (!self.present.contains(&owner.uid) || self.nodes.get(&owner.uid).is_some_and(Node::waits));
+            look |= known.is_none()
+                && (!self.present.contains(&owner.uid) || self.nodes.get(&owner.uid).is_some_and(Node::waits));
             if known.is_some_and(|known| known.blocks) && !owner.blocks {
                 self.reconsider(&owner.uid.clone());
             }
@@ -185,7 +188,12 @@ impl Graph {
     /// Takes all objects of a resource. Those of an earlier list that are missing are gone; owners may be, too.
     pub fn replace(&mut self, resource: ResourceId, listed: Vec<(Uid, Node)>) {
         let uids: HashSet<&Uid> = listed.iter().map(|(uid, _)| uid).collect();
-        let missing: Vec<Uid> = self.nodes.iter().filter(|(uid, node)| node.resource == resource && !uids.contains(uid)).map(|(uid, _)| uid.clone()).collect();
+        let missing: Vec<Uid> = self
+            .nodes
+            .iter()
+            .filter(|(uid, node)| node.resource == resource && !uids.contains(uid))
+            .map(|(uid, _)| uid.clone())
+            .collect();
         missing.iter().for_each(|uid| self.remove(uid));
         for (uid, node) in listed {
             self.observe(&uid, node);
@@ -195,7 +203,8 @@ impl Graph {
     /// Events were missed: whoever is an owner has to be asked for again.
     pub fn doubt_owners(&mut self) {
         self.present.clear();
-        let dependents: Vec<Uid> = self.nodes.iter().filter(|(_, node)| !node.owners.is_empty()).map(|(uid, _)| uid.clone()).collect();
+        let dependents: Vec<Uid> =
+            self.nodes.iter().filter(|(_, node)| !node.owners.is_empty()).map(|(uid, _)| uid.clone()).collect();
         dependents.iter().for_each(|uid| self.enqueue(uid));
     }
 
@@ -205,7 +214,11 @@ impl Graph {
     }
 
     fn unlink(&mut self, uid: &Uid, old: Option<&Node>, new: Option<&Node>) {
-        for owner in old.into_iter().flat_map(|old| &old.owners).filter(|owner| new.is_none_or(|new| new.owned_by(&owner.uid).is_none())) {
+        for owner in old
+            .into_iter()
+            .flat_map(|old| &old.owners)
+            .filter(|owner| new.is_none_or(|new| new.owned_by(&owner.uid).is_none()))
+        {
             if let Some(dependents) = self.owned.get_mut(&owner.uid) {
                 dependents.remove(uid);
                 if dependents.is_empty() {
@@ -246,7 +259,12 @@ impl Standing {
         match live {
             Some(meta) if meta.uid != reference.uid => Self::Dangling,
             None => Self::Dangling,
-            Some(meta) if meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|finalizer| finalizer == FOREGROUND) => Self::Waiting,
+            Some(meta)
+                if meta.deletion_timestamp.is_some()
+                    && meta.finalizers.iter().any(|finalizer| finalizer == FOREGROUND) =>
+            {
+                Self::Waiting
+            }
             Some(_) => Self::Solid,
         }
     }
@@ -259,7 +277,9 @@ pub enum Verdict {
     /// It stays, without these owners.
     Release(Vec<String>),
     /// First its references stop blocking (a circle would wait forever), if `unblock`.
-    DeleteForeground { unblock: bool },
+    DeleteForeground {
+        unblock: bool,
+    },
     DeleteOrphaning,
     DeleteBackground,
 }
@@ -272,7 +292,8 @@ pub fn decide(live: &ObjectMeta, standings: &[(String, Standing)], dependents: &
         return Verdict::Keep;
     }
     if any(Standing::Solid) {
-        let others: Vec<String> = standings.iter().filter(|(_, standing)| *standing != Standing::Solid).map(|(uid, _)| uid.clone()).collect();
+        let others: Vec<String> =
+            standings.iter().filter(|(_, standing)| *standing != Standing::Solid).map(|(uid, _)| uid.clone()).collect();
         return if others.is_empty() { Verdict::Keep } else { Verdict::Release(others) };
     }
     if any(Standing::Waiting) && !dependents.is_empty() {

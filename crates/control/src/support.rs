@@ -30,7 +30,12 @@ impl Matcher {
             };
             (&expression.key, operator, expression.values.clone())
         });
-        Self(equal.chain(expressions).map(|(key, operator, values)| selector::Requirement::new(key.clone(), operator, values).ok()).collect())
+        Self(
+            equal
+                .chain(expressions)
+                .map(|(key, operator, values)| selector::Requirement::new(key.clone(), operator, values).ok())
+                .collect(),
+        )
     }
 
     /// `spec.selector` of Services and ReplicationControllers: an empty one matches nothing.
@@ -42,7 +47,9 @@ impl Matcher {
     }
 
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.0.as_ref().is_some_and(|all| all.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str))))
+        self.0.as_ref().is_some_and(|all| {
+            all.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
+        })
     }
 }
 
@@ -85,7 +92,8 @@ pub fn claim<'a, O: Object, K: Object>(
             Some(controller) if controller.uid != meta.uid => {}
             Some(_) if matcher.matches(&their.labels) => mine.push(candidate),
             Some(_) if meta.deletion_timestamp.is_none() && their.deletion_timestamp.is_none() => {
-                let kept: Vec<_> = their.owner_references.iter().filter(|owner| owner.uid != meta.uid).map(owner_json).collect();
+                let kept: Vec<_> =
+                    their.owner_references.iter().filter(|owner| owner.uid != meta.uid).map(owner_json).collect();
                 actions.push(Action::merge(candidate, None, json!({"metadata": {"ownerReferences": kept}})));
             }
             Some(_) => {}
@@ -126,7 +134,14 @@ pub fn time(ctx: &Ctx) -> Time {
 }
 
 /// An event about `object`, as upstream's recorders write them.
-pub fn event<K: Object>(ctx: &mut Ctx, object: &K, component: &str, kind: &str, reason: &str, message: impl Into<String>) -> Action {
+pub fn event<K: Object>(
+    ctx: &mut Ctx,
+    object: &K,
+    component: &str,
+    kind: &str,
+    reason: &str,
+    message: impl Into<String>,
+) -> Action {
     let meta = object.metadata();
     let namespace = if meta.namespace.is_empty() { "default" } else { &meta.namespace };
     let now = time(ctx);
@@ -160,7 +175,11 @@ pub fn event<K: Object>(ctx: &mut Ctx, object: &K, component: &str, kind: &str, 
 
 /// The pod's condition of a type: its status and since when.
 pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Time)> {
-    pod.status.conditions.iter().find(|condition| condition.r#type == kind).map(|condition| (&*condition.status, condition.last_transition_time))
+    pod.status
+        .conditions
+        .iter()
+        .find(|condition| condition.r#type == kind)
+        .map(|condition| (&*condition.status, condition.last_transition_time))
 }
 
 pub fn is_ready(pod: &Pod) -> bool {

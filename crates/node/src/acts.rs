@@ -1,13 +1,6 @@
 //! Carries out a pod's actions on the machine.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    net::IpAddr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use schema::api::core::v1::{LifecycleHandler, PodStatus};
 use tokio::sync::watch;
@@ -16,8 +9,7 @@ use crate::{
     config::Config,
     container::{self, Parts},
     env::Sources,
-    etc,
-    hooks,
+    etc, hooks,
     memory::Failure,
     objects::{Named, lock},
     plan::Action,
@@ -36,8 +28,15 @@ pub enum Outcome {
     Volumes(Result<Option<Nanos>, String>),
     Image(String, Result<Image, Failure>),
     /// The new container's id, or reason and message.
-    Started { container: String, after: Option<Nanos>, result: Result<String, (String, String)> },
-    PostStarted { id: String, failed: Option<String> },
+    Started {
+        container: String,
+        after: Option<Nanos>,
+        result: Result<String, (String, String)>,
+    },
+    PostStarted {
+        id: String,
+        failed: Option<String>,
+    },
     PreStopped(String),
     /// The container's id.
     Resized(String, Result<(), String>),
@@ -95,12 +94,21 @@ impl Acts {
                 Outcome::Started { container, after, result }
             }
             Action::PreStop { id, container, grace, .. } => {
-                let hook = desired.member(&container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
+                let hook =
+                    desired.member(&container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
                 if let (Some(hook), Some(member)) = (hook, desired.member(&container)) {
                     let addresses: Vec<IpAddr> = known.addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
-                    let done = tokio::time::timeout(grace, hooks::run(&self.shared, desired, member, &id, &hook, &addresses)).await;
+                    let done =
+                        tokio::time::timeout(grace, hooks::run(&self.shared, desired, member, &id, &hook, &addresses))
+                            .await;
                     if !matches!(done, Ok(Ok(()))) {
-                        self.shared.events.note(&*desired.pod, &member.field_path(), true, "FailedPreStopHook", "PreStopHook failed");
+                        self.shared.events.note(
+                            &*desired.pod,
+                            &member.field_path(),
+                            true,
+                            "FailedPreStopHook",
+                            "PreStopHook failed",
+                        );
                     }
                 }
                 Outcome::PreStopped(id)
@@ -112,10 +120,17 @@ impl Acts {
                 };
                 Outcome::Resized(id, resized)
             }
-            Action::Stop { id, grace, .. } => Outcome::Done(gone_is_fine(runtime.stop_container(uid, &id, grace, None).await)),
+            Action::Stop { id, grace, .. } => {
+                Outcome::Done(gone_is_fine(runtime.stop_container(uid, &id, grace, None).await))
+            }
             Action::Remove { id, container } => {
                 let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container, &id));
-                let log = runtime.pod(uid).await.ok().and_then(|pod| pod.containers.into_iter().find(|c| c.id == id)).map(|c| c.log_path);
+                let log = runtime
+                    .pod(uid)
+                    .await
+                    .ok()
+                    .and_then(|pod| pod.containers.into_iter().find(|c| c.id == id))
+                    .map(|c| c.log_path);
                 let removed = gone_is_fine(runtime.remove_container(uid, &id).await);
                 if let (Ok(()), Some(log)) = (&removed, log) {
                     remove_logs(&log);
@@ -148,7 +163,10 @@ impl Acts {
         let wanted = container::sandbox(config, desired, attempt);
         make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
         make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
-        runtime.set_cgroup(&wanted.cgroup, &resources::pod_cgroup(&desired.pod, config.pod_pids_limit)).await.map_err(text)?;
+        runtime
+            .set_cgroup(&wanted.cgroup, &resources::pod_cgroup(&desired.pod, config.pod_pids_limit))
+            .await
+            .map_err(text)?;
         if attempt > 0 {
             // What is left of the sandbox before this one.
             runtime.stop_sandbox(desired.uid()).await.or_else(ignore_missing).map_err(text)?;
@@ -178,7 +196,11 @@ impl Acts {
     async fn attach(&self, desired: &Desired, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
         let ports = &self.shared.ports;
         ports.network.ready().map_err(|reason| format!("network is not ready: {reason}"))?;
-        let addresses = ports.network.attach(sandbox, desired.uid(), &mappings(desired)).await.map_err(|error| error.to_string())?;
+        let addresses = ports
+            .network
+            .attach(sandbox, desired.uid(), &mappings(desired))
+            .await
+            .map_err(|error| error.to_string())?;
         ports.runtime.set_addresses(desired.uid(), &addresses).await.map_err(|error| error.to_string())?;
         Ok(addresses)
     }
@@ -194,12 +216,24 @@ impl Acts {
             host_ips: &self.shared.host_ips,
             allocatable: &self.shared.allocatable,
         };
-        let done = self.shared.volumes.mount(&sources, self.shared.ports.clock.now()).await.map_err(|error| error.to_string())?;
+        let done = self
+            .shared
+            .volumes
+            .mount(&sources, self.shared.ports.clock.now())
+            .await
+            .map_err(|error| error.to_string())?;
         lock(&self.shared.mounted).insert(desired.uid().to_owned(), done.set);
         Ok(done.refresh_at)
     }
 
-    async fn start(&self, desired: &Arc<Desired>, named: &Named, member: &Member, attempt: u32, known: &Known) -> Result<String, (String, String)> {
+    async fn start(
+        &self,
+        desired: &Arc<Desired>,
+        named: &Named,
+        member: &Member,
+        attempt: u32,
+        known: &Known,
+    ) -> Result<String, (String, String)> {
         let shared = &self.shared;
         let (uid, pod, path) = (desired.uid(), &*desired.pod, member.field_path());
         let failed = |reason: &str, event: &'static str, message: String| {
@@ -220,22 +254,47 @@ impl Acts {
         };
         let image = known.image.as_ref().ok_or_else(|| ("ImageGone".to_owned(), String::new()))?;
         let volumes = lock(&shared.mounted).get(uid).cloned().unwrap_or_default();
-        write_etc(&shared.config, desired, &pod_ips).map_err(|error| failed("CreateContainerConfigError", "Failed", format!("cannot write the pod's files of /etc: {error}")))?;
+        write_etc(&shared.config, desired, &pod_ips).map_err(|error| {
+            failed("CreateContainerConfigError", "Failed", format!("cannot write the pod's files of /etc: {error}"))
+        })?;
         let target_id = match &*member.target {
             "" => String::new(),
             target => {
-                let state = shared.ports.runtime.pod(uid).await.map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
-                let found = state.containers.into_iter().rev().find(|container| container.name == target && crate::plan::is_running(container));
-                found.map(|container| container.id).ok_or_else(|| failed("CreateContainerError", "Failed", format!("unable to find target container {target}")))?
+                let state = shared
+                    .ports
+                    .runtime
+                    .pod(uid)
+                    .await
+                    .map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
+                let found = state
+                    .containers
+                    .into_iter()
+                    .rev()
+                    .find(|container| container.name == target && crate::plan::is_running(container));
+                found.map(|container| container.id).ok_or_else(|| {
+                    failed("CreateContainerError", "Failed", format!("unable to find target container {target}"))
+                })?
             }
         };
-        let parts = Parts { config: &shared.config, sources: &sources, volumes: &volumes, image, memory_bytes: shared.machine.memory_bytes, target_id };
-        let config = container::make(&parts, member, attempt).map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
-        let _ = fs::create_dir_all(shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name));
+        let parts = Parts {
+            config: &shared.config,
+            sources: &sources,
+            volumes: &volumes,
+            image,
+            memory_bytes: shared.machine.memory_bytes,
+            target_id,
+        };
+        let config = container::make(&parts, member, attempt)
+            .map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
+        let _ = fs::create_dir_all(
+            shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name),
+        );
         let runtime = &shared.ports.runtime;
         let id = match runtime.create_container(uid, &config).await {
             Ok(id) => id,
-            Err(Error::NotFound(message)) if shared.ports.images.find(&image.id).await.is_ok_and(|found| found.is_none()) => {
+            Err(Error::NotFound(message))
+                if shared.ports.images.find(&image.id).await.is_ok_and(|found| found.is_none()) =>
+            {
                 return Err(("ImageGone".to_owned(), message));
             }
             Err(Error::Invalid(message)) => return Err(failed("CreateContainerConfigError", "Failed", message)),
@@ -255,13 +314,26 @@ impl Acts {
     }
 
     /// Why the container must be killed, if the hook failed.
-    pub async fn post_start(&self, desired: &Arc<Desired>, container: &str, id: &str, hook: &LifecycleHandler, addresses: &[IpAddr]) -> Option<String> {
+    pub async fn post_start(
+        &self,
+        desired: &Arc<Desired>,
+        container: &str,
+        id: &str,
+        hook: &LifecycleHandler,
+        addresses: &[IpAddr],
+    ) -> Option<String> {
         let member = desired.member(container)?;
         match hooks::run(&self.shared, desired, member, id, hook, addresses).await {
             Ok(()) => None,
             Err(error) => {
                 tracing::debug!(pod = %desired.label(), container, %error, "a postStart hook failed");
-                self.shared.events.note(&*desired.pod, &member.field_path(), true, "FailedPostStartHook", "PostStartHook failed");
+                self.shared.events.note(
+                    &*desired.pod,
+                    &member.field_path(),
+                    true,
+                    "FailedPostStartHook",
+                    "PostStartHook failed",
+                );
                 Some("FailedPostStartHook".into())
             }
         }
@@ -287,7 +359,8 @@ impl Acts {
         let meta = &desired.pod.metadata;
         if let Ok(state) = runtime.pod(uid).await {
             for container in &state.containers {
-                let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container.name, &container.id));
+                let _ =
+                    fs::remove_file(container::log_link(&self.shared.config, desired, &container.name, &container.id));
             }
         }
         if !desired.pod.spec.host_network {
@@ -297,7 +370,9 @@ impl Acts {
         self.release(desired).await?;
         let logs = self.shared.config.log_dir(&meta.namespace, &meta.name, uid);
         match fs::remove_dir_all(&logs) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot remove {}: {error}", logs.display())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("cannot remove {}: {error}", logs.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -320,7 +395,10 @@ fn remove_logs(log: &Path) {
     let Some((dir, name)) = log.parent().zip(log.file_name().and_then(|name| name.to_str())) else { return };
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let own = entry.file_name();
-        if own.to_str().is_some_and(|own| own == name || own.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))) {
+        if own
+            .to_str()
+            .is_some_and(|own| own == name || own.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+        {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -362,7 +440,8 @@ fn write_etc(config: &Config, desired: &Desired, pod_ips: &[String]) -> io::Resu
             continue;
         }
         fs::write(&path, text)?;
-        std::os::unix::fs::chown(&path, Some(0), Some(0)).or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })?;
+        std::os::unix::fs::chown(&path, Some(0), Some(0))
+            .or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })?;
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     }
     Ok(())
@@ -377,7 +456,9 @@ pub async fn termination_message(config: &Config, desired: &Desired, container: 
     let ContainerState::Exited(exit) = &container.state else { return String::new() };
     let path = container::termination_log(config, desired.uid(), &container.name, container.attempt);
     let text = read_at_most(&path, MAX_MESSAGE_BYTES);
-    let falls_back = desired.member(&container.name).is_some_and(|member| member.container.termination_message_policy == "FallbackToLogsOnError");
+    let falls_back = desired
+        .member(&container.name)
+        .is_some_and(|member| member.container.termination_message_policy == "FallbackToLogsOnError");
     if text.is_empty() {
         if falls_back && exit.code != 0 {
             return crate::logs::tail(&container.log_path, MAX_MESSAGE_LINES, MAX_LOG_MESSAGE_BYTES);

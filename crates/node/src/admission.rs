@@ -10,12 +10,19 @@ use schema::{
 use crate::{memory::End, resources};
 
 /// Upstream's reasons, in upstream's words.
-pub fn admit(pod: &Pod, others: &[&Pod], node: Option<&Node>, allocatable: &BTreeMap<String, Quantity>) -> Result<(), End> {
-    let refuse = |reason: &str, message: String| {
-        Err(End { reason: reason.into(), message, rejected: true, ..End::default() })
-    };
+pub fn admit(
+    pod: &Pod,
+    others: &[&Pod],
+    node: Option<&Node>,
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Result<(), End> {
+    let refuse =
+        |reason: &str, message: String| Err(End { reason: reason.into(), message, rejected: true, ..End::default() });
     if let Some(of) = pod.spec.os.as_ref().filter(|of| of.name != "linux") {
-        return refuse("PodOSNotSupported", format!("Failed to admit pod as the OS field doesn't match node OS: {}", of.name));
+        return refuse(
+            "PodOSNotSupported",
+            format!("Failed to admit pod as the OS field doesn't match node OS: {}", of.name),
+        );
     }
     if let Some(pods) = allocatable.get("pods")
         && others.len() as i64 >= pods.value()
@@ -41,7 +48,11 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: Option<&Node>, allocatable: &BTre
     }
     if let Some(node) = node {
         if !matches_node(pod, node) {
-            return refuse("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into());
+            return refuse(
+                "NodeAffinity",
+                "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+                    .into(),
+            );
         }
         let untolerated = node.spec.taints.iter().find(|taint| {
             taint.effect == "NoExecute"
@@ -52,13 +63,19 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: Option<&Node>, allocatable: &BTre
                 })
         });
         if untolerated.is_some() && !pod.metadata.annotations.contains_key("kubernetes.io/config.mirror") {
-            return refuse("TaintToleration", "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate".into());
+            return refuse(
+                "TaintToleration",
+                "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+                    .into(),
+            );
         }
     }
     let taken: BTreeSet<_> = others.iter().flat_map(|other| host_ports(other)).collect();
     for (ip, protocol, port) in host_ports(pod) {
         let clash = taken.iter().any(|(other_ip, other_protocol, other_port)| {
-            *other_port == port && *other_protocol == protocol && (*other_ip == ip || ip == "0.0.0.0" || other_ip == "0.0.0.0")
+            *other_port == port
+                && *other_protocol == protocol
+                && (*other_ip == ip || ip == "0.0.0.0" || other_ip == "0.0.0.0")
         });
         if clash {
             return refuse("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into());
@@ -68,13 +85,18 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: Option<&Node>, allocatable: &BTre
 }
 
 fn lack(name: &str, requested: i64, used: i64, capacity: i64) -> String {
-    format!("Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
+    format!(
+        "Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+    )
 }
 
 fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
     let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|container| &container.ports);
     let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
-    ports.filter(|port| port.host_port > 0).map(|port| (or(&port.host_ip, "0.0.0.0"), or(&port.protocol, "TCP"), port.host_port)).collect()
+    ports
+        .filter(|port| port.host_port > 0)
+        .map(|port| (or(&port.host_ip, "0.0.0.0"), or(&port.protocol, "TCP"), port.host_port))
+        .collect()
 }
 
 /// `nodeSelector` and required node affinity.
@@ -102,12 +124,25 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
         "Gt" | "Lt" => {
             let parse = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
             match (parse(own), parse(values.first().map(String::as_str))) {
-                (Some(own), Some(value)) => if operator == "Gt" { own > value } else { own < value },
+                (Some(own), Some(value)) => {
+                    if operator == "Gt" {
+                        own > value
+                    } else {
+                        own < value
+                    }
+                }
                 _ => false,
             }
         }
         _ => false,
     };
-    let by_label = term.match_expressions.iter().all(|of| check(&of.operator, &of.values, node.metadata.labels.get(&of.key).map(String::as_str)));
-    by_label && term.match_fields.iter().all(|of| of.key == "metadata.name" && check(&of.operator, &of.values, Some(&node.metadata.name)))
+    let by_label = term
+        .match_expressions
+        .iter()
+        .all(|of| check(&of.operator, &of.values, node.metadata.labels.get(&of.key).map(String::as_str)));
+    by_label
+        && term
+            .match_fields
+            .iter()
+            .all(|of| of.key == "metadata.name" && check(&of.operator, &of.values, Some(&node.metadata.name)))
 }

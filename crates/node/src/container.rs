@@ -29,7 +29,9 @@ pub enum Error {
     RootUser { pod: String, container: String },
     #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
     RootImage { pod: String, container: String },
-    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})"
+    )]
     NamedUser { user: String, pod: String, container: String },
     #[error("cannot {what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
@@ -64,7 +66,11 @@ pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> SandboxConfi
         host_pid: spec.host_pid,
         host_ipc: spec.host_ipc,
         share_process_namespace: spec.share_process_namespace == Some(true),
-        sysctls: security.into_iter().flat_map(|of| &of.sysctls).map(|of| (of.name.clone(), of.value.clone())).collect(),
+        sysctls: security
+            .into_iter()
+            .flat_map(|of| &of.sysctls)
+            .map(|of| (of.name.clone(), of.value.clone()))
+            .collect(),
         cgroup: resources::cgroup(&desired.pod),
         log_directory: config.log_dir(&meta.namespace, &meta.name, &meta.uid),
     }
@@ -89,7 +95,11 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         .map(|device| {
             let volume = parts.volumes.get(&device.name).ok_or_else(|| Error::NoVolume(device.name.clone()))?;
             let permissions = if volume.readonly { "r" } else { "mrw" };
-            Ok(Device { host_path: volume.host_path.clone(), container_path: device.device_path.clone().into(), permissions: permissions.into() })
+            Ok(Device {
+                host_path: volume.host_path.clone(),
+                container_path: device.device_path.clone().into(),
+                permissions: permissions.into(),
+            })
         })
         .collect::<Result<_, Error>>()?;
     Ok(ContainerConfig {
@@ -109,7 +119,11 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         stdin_once: container.stdin_once,
         tty: container.tty,
         log_path: PathBuf::from(&container.name).join(format!("{attempt}.log")),
-        stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()).filter(|signal| !signal.is_empty()),
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone())
+            .filter(|signal| !signal.is_empty()),
         env,
         target_id: parts.target_id.clone(),
     })
@@ -124,7 +138,8 @@ fn volume_mount(
     lookup: &impl Fn(&str) -> Option<String>,
 ) -> Result<Mount, Error> {
     let volume = parts.volumes.get(&mount.name).ok_or_else(|| Error::NoVolume(mount.name.clone()))?;
-    let sub_path = if mount.sub_path_expr.is_empty() { mount.sub_path.clone() } else { env::expand(&mount.sub_path_expr, lookup) };
+    let sub_path =
+        if mount.sub_path_expr.is_empty() { mount.sub_path.clone() } else { env::expand(&mount.sub_path_expr, lookup) };
     let host_path = if sub_path.is_empty() {
         volume.host_path.clone()
     } else {
@@ -166,13 +181,19 @@ fn managed(parts: &Parts<'_>, desired: &Desired, container: &Container, attempt:
     let dir = parts.config.pod_dir(desired.uid());
     let mut mounts = Vec::new();
     let taken = |path: &str| container.volume_mounts.iter().any(|mount| absolute(&mount.mount_path) == Path::new(path));
-    for (name, path) in [("etc-hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")] {
+    for (name, path) in
+        [("etc-hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
+    {
         let host_path = dir.join(name);
         if !taken(path) && host_path.exists() {
             mounts.push(Mount { host_path, container_path: path.into(), ..Mount::default() });
         }
     }
-    let path = if container.termination_message_path.is_empty() { "/dev/termination-log" } else { &container.termination_message_path };
+    let path = if container.termination_message_path.is_empty() {
+        "/dev/termination-log"
+    } else {
+        &container.termination_message_path
+    };
     if !taken(path) {
         let host_path = termination_log(parts.config, desired.uid(), &container.name, attempt);
         let failed = |source| Error::Io { what: "make the termination log", path: host_path.clone(), source };
@@ -218,7 +239,11 @@ pub fn security(desired: &Desired, container: &Container) -> Security {
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
         // Without a word about it a container is unconfined, as upstream without SeccompDefault.
         seccomp: seccomp.map_or(Profile::Unconfined, |of| profile(&of.r#type, of.localhost_profile.as_ref())),
-        apparmor: if privileged { Profile::Unconfined } else { apparmor.map_or(Profile::RuntimeDefault, |of| profile(&of.r#type, of.localhost_profile.as_ref())) },
+        apparmor: if privileged {
+            Profile::Unconfined
+        } else {
+            apparmor.map_or(Profile::RuntimeDefault, |of| profile(&of.r#type, of.localhost_profile.as_ref()))
+        },
     }
 }
 

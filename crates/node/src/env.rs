@@ -42,11 +42,12 @@ pub fn make(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String,
     let namespace = &pod.metadata.namespace;
     let links = service_env(sources.services, namespace, pod.spec.enable_service_links != Some(false));
     let mut env: Vec<(String, String)> = Vec::new();
-    let set = |env: &mut Vec<(String, String)>, name: String, value: String| {
-        match env.iter_mut().find(|(known, _)| *known == name) {
-            Some(entry) => entry.1 = value,
-            None => env.push((name, value)),
-        }
+    let set = |env: &mut Vec<(String, String)>, name: String, value: String| match env
+        .iter_mut()
+        .find(|(known, _)| *known == name)
+    {
+        Some(entry) => entry.1 = value,
+        None => env.push((name, value)),
     };
     for from in &container.env_from {
         let valid = |key: &str| !key.is_empty() && key.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=');
@@ -67,7 +68,8 @@ pub fn make(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String,
             match sources.objects.secrets.get(name) {
                 Some(secret) => {
                     for (key, value) in secret.data.iter().filter(|(key, _)| valid(key)) {
-                        let value = String::from_utf8(value.clone()).map_err(|_| Error::Text(format!("{name}/{key}")))?;
+                        let value =
+                            String::from_utf8(value.clone()).map_err(|_| Error::Text(format!("{name}/{key}")))?;
                         set(&mut env, format!("{}{key}", from.prefix), value);
                     }
                 }
@@ -79,7 +81,12 @@ pub fn make(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String,
     for var in &container.env {
         let value = match &var.value_from {
             None => {
-                let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).or_else(|| links.get(name).cloned());
+                let lookup = |name: &str| {
+                    env.iter()
+                        .find(|(known, _)| known == name)
+                        .map(|(_, value)| value.clone())
+                        .or_else(|| links.get(name).cloned())
+                };
                 Some(expand(&var.value, lookup))
             }
             Some(source) => {
@@ -100,7 +107,9 @@ pub fn make(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String,
                     let name = &of.local_object_reference.name;
                     let secret = sources.objects.secrets.get(name);
                     match (secret, secret.and_then(|secret| secret.data.get(&of.key))) {
-                        (_, Some(value)) => Some(String::from_utf8(value.clone()).map_err(|_| Error::Text(format!("{name}/{}", of.key)))?),
+                        (_, Some(value)) => Some(
+                            String::from_utf8(value.clone()).map_err(|_| Error::Text(format!("{name}/{}", of.key)))?,
+                        ),
                         _ if of.optional == Some(true) => None,
                         (None, _) => return Err(Error::NoObject { kind: "secret", name: name.clone() }),
                         _ => return Err(no_key("Secret", namespace, name, &of.key)),
@@ -216,7 +225,11 @@ pub fn resource_value(sources: &Sources<'_>, of: &ResourceFieldSelector, own: &C
     let container = if of.container_name.is_empty() {
         own
     } else {
-        &sources.desired.member(&of.container_name).ok_or_else(|| Error::NoContainer(of.container_name.clone()))?.container
+        &sources
+            .desired
+            .member(&of.container_name)
+            .ok_or_else(|| Error::NoContainer(of.container_name.clone()))?
+            .container
     };
     let (list, name) = of.resource.split_once('.').ok_or_else(|| Error::Resource(of.resource.clone()))?;
     let is_known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
@@ -230,8 +243,12 @@ pub fn resource_value(sources: &Sources<'_>, of: &ResourceFieldSelector, own: &C
     }
     let amount = resources::amount(list, name).filter(|amount| !amount.is_zero());
     let is_limit = of.resource.starts_with("limits");
-    let amount = amount.or_else(|| is_limit.then(|| sources.allocatable.get(name).copied()).flatten()).unwrap_or(Quantity::ZERO);
-    let divisor = Quantity::parse(&of.divisor.0).ok().filter(|divisor| divisor.nanos > 0).map_or(1_000_000_000, |divisor| divisor.nanos);
+    let amount =
+        amount.or_else(|| is_limit.then(|| sources.allocatable.get(name).copied()).flatten()).unwrap_or(Quantity::ZERO);
+    let divisor = Quantity::parse(&of.divisor.0)
+        .ok()
+        .filter(|divisor| divisor.nanos > 0)
+        .map_or(1_000_000_000, |divisor| divisor.nanos);
     // Rounded up, as upstream.
     Ok(((amount.nanos + divisor - 1) / divisor).to_string())
 }
@@ -240,7 +257,8 @@ pub fn resource_value(sources: &Sources<'_>, of: &ResourceFieldSelector, own: &C
 pub fn service_env(services: &[std::sync::Arc<Service>], namespace: &str, links: bool) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let has_ip = |service: &&std::sync::Arc<Service>| !matches!(&*service.spec.cluster_ip, "" | "None");
-    let is_master = |service: &Service| service.metadata.namespace == "default" && service.metadata.name == "kubernetes";
+    let is_master =
+        |service: &Service| service.metadata.namespace == "default" && service.metadata.name == "kubernetes";
     let of_namespace = |service: &&std::sync::Arc<Service>| links && service.metadata.namespace == namespace;
     let wanted = services.iter().filter(has_ip).filter(|service| of_namespace(service) || is_master(service));
     // One of the pod's own namespace stands above the API's of the same name.
@@ -257,7 +275,10 @@ pub fn service_env(services: &[std::sync::Arc<Service>], namespace: &str, links:
                 env.insert(format!("{prefix}_SERVICE_PORT"), number.clone());
             }
             if !port.name.is_empty() {
-                env.insert(format!("{prefix}_SERVICE_PORT_{}", port.name.to_ascii_uppercase().replace('-', "_")), number.clone());
+                env.insert(
+                    format!("{prefix}_SERVICE_PORT_{}", port.name.to_ascii_uppercase().replace('-', "_")),
+                    number.clone(),
+                );
             }
             let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
             let url = format!("{}://{bracketed}:{number}", protocol.to_ascii_lowercase());

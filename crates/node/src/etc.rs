@@ -56,7 +56,11 @@ impl Resolver {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => resolver.nameservers.extend(words.next().map(str::to_owned)),
-                Some("search" | "domain") => resolver.searches = words.map(|word| if word == "." { word } else { word.trim_end_matches('.') }.to_owned()).collect(),
+                Some("search" | "domain") => {
+                    resolver.searches = words
+                        .map(|word| if word == "." { word } else { word.trim_end_matches('.') }.to_owned())
+                        .collect()
+                }
                 Some("options") => resolver.options.extend(words.map(str::to_owned)),
                 _ => {}
             }
@@ -92,7 +96,11 @@ pub fn resolver(pod: &Pod, cluster_dns: &[IpAddr], domain: &str, host: &Resolver
         let namespace = &pod.metadata.namespace;
         let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
         searches.extend(host.searches.iter().cloned());
-        Resolver { nameservers: cluster_dns.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".into()] }
+        Resolver {
+            nameservers: cluster_dns.iter().map(ToString::to_string).collect(),
+            searches,
+            options: vec!["ndots:5".into()],
+        }
     } else {
         host.clone()
     };

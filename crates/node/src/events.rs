@@ -5,10 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use reconcile::{
-    Key, Patch,
-    io::Client,
-};
+use reconcile::{Key, Patch, io::Client};
 use schema::api::{
     MicroTime, Object, Time,
     core::v1::{Event, EventSource, Node, ObjectReference},
@@ -53,7 +50,14 @@ impl Recorder {
     }
 
     /// Never waits; a full queue loses the event.
-    pub fn note<K: Object>(&self, object: &K, field_path: &str, warning: bool, reason: &'static str, message: impl Into<String>) {
+    pub fn note<K: Object>(
+        &self,
+        object: &K,
+        field_path: &str,
+        warning: bool,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         let meta = object.metadata();
         let about = ObjectReference {
             kind: K::KIND.to_owned(),
@@ -70,7 +74,12 @@ impl Recorder {
 
     /// About the node, which is named by its name instead of a uid, as kubelets do.
     pub fn node(&self, name: &str, warning: bool, reason: &'static str, message: impl Into<String>) {
-        let about = ObjectReference { kind: Node::kind().into(), name: name.into(), uid: name.into(), ..ObjectReference::default() };
+        let about = ObjectReference {
+            kind: Node::kind().into(),
+            name: name.into(),
+            uid: name.into(),
+            ..ObjectReference::default()
+        };
         self.send(about, warning, reason, message.into());
     }
 

@@ -14,12 +14,16 @@ const SERVING: u8 = 1;
 pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
     match tokio::time::timeout(timeout, ask(host, port, service)).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("timeout: failed to connect service \"{host}:{port}\" within {}s: context deadline exceeded", timeout.as_secs())),
+        Err(_) => Err(format!(
+            "timeout: failed to connect service \"{host}:{port}\" within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )),
     }
 }
 
 async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
-    let unreachable = |error: &dyn std::error::Error| format!("error: this server does not answer at {host}:{port}: {error}");
+    let unreachable =
+        |error: &dyn std::error::Error| format!("error: this server does not answer at {host}:{port}: {error}");
     let stream = TcpStream::connect((host, port)).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(stream))
@@ -58,7 +62,11 @@ async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
         let code = code.or_else(|| collected.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned());
         match code.as_ref().and_then(|code| code.to_str().ok()) {
             Some("0") => {}
-            Some("12") => return Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
+            Some("12") => {
+                return Err(
+                    "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()
+                );
+            }
             code => return Err(format!("error: health rpc probe failed with status {}", code.unwrap_or("?"))),
         }
         // HealthCheckResponse { status = 1 } behind five bytes of frame.

@@ -66,7 +66,9 @@ async fn follow(mut target: Target) -> Result<Answer, Error> {
         let url = target.url();
         let failed = |why: String| Error::Failed { url: url.clone(), why };
         let (status, location, body) = once(&target).await.map_err(failed)?;
-        let (300..400, Some(location)) = (status, location) else { return Ok(Answer { status, body, elsewhere: false }) };
+        let (300..400, Some(location)) = (status, location) else {
+            return Ok(Answer { status, body, elsewhere: false });
+        };
         let there: http::Uri = location.parse().map_err(|_| failed(format!("a redirect to {location}")))?;
         if there.host().is_some_and(|host| host.trim_matches(['[', ']']) != target.host) {
             return Ok(Answer { status, body, elsewhere: true });
@@ -106,7 +108,8 @@ async fn once(target: &Target) -> Result<(u16, Option<String>, String), String> 
     }
     if target.secure {
         let name = ServerName::try_from(target.host.clone()).map_err(|error| text(&error))?;
-        let stream = tokio_rustls::TlsConnector::from(anyone()?).connect(name, stream).await.map_err(|error| text(&error))?;
+        let stream =
+            tokio_rustls::TlsConnector::from(anyone()?).connect(name, stream).await.map_err(|error| text(&error))?;
         send(TokioIo::new(stream), request).await
     } else {
         send(TokioIo::new(stream), request).await
@@ -117,12 +120,14 @@ async fn send<T>(io: T, request: Request<Empty<Bytes>>) -> Result<(u16, Option<S
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(connection);
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
-        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let location =
+            response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = response.into_body();
         let mut kept = Vec::new();
         while let Some(Ok(frame)) = body.frame().await {
@@ -167,11 +172,21 @@ impl ServerCertVerifier for Anyone {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
-    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
 

@@ -66,7 +66,9 @@ fn files(log: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| {
             let own = path.file_name().and_then(|own| own.to_str()).unwrap_or_default();
-            own.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')) && !own.ends_with(".gz") && !own.ends_with(".tmp")
+            own.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+                && !own.ends_with(".gz")
+                && !own.ends_with(".tmp")
         })
         .collect();
     rotated.sort();
@@ -174,7 +176,9 @@ impl Reader {
         for path in files(log).into_iter().rev() {
             let mut from = 0;
             if let Some(lines) = &mut wanted {
-                let Ok((offset, found)) = File::open(&path).and_then(|mut file| tail_offset(&mut file, *lines)) else { continue };
+                let Ok((offset, found)) = File::open(&path).and_then(|mut file| tail_offset(&mut file, *lines)) else {
+                    continue;
+                };
                 from = offset;
                 *lines -= found.min(*lines);
             }
@@ -243,7 +247,11 @@ struct Watch(AsyncFd<OwnedFd>);
 impl Watch {
     fn new(dir: &Path) -> io::Result<Self> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&fd, dir, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
+        inotify::add_watch(
+            &fd,
+            dir,
+            inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO,
+        )?;
         // An OwnedFd always answers with the same descriptor, which is what the deprecation is about.
         #[allow(deprecated)]
         let fd = AsyncFd::new(fd)?;
@@ -259,7 +267,12 @@ impl Watch {
 }
 
 /// Sends a log. While it is followed, `alive` says whether more may come; its end is read once more after that.
-pub async fn send(log: PathBuf, options: Options, mut alive: watch::Receiver<bool>, to: mpsc::Sender<Bytes>) -> io::Result<()> {
+pub async fn send(
+    log: PathBuf,
+    options: Options,
+    mut alive: watch::Receiver<bool>,
+    to: mpsc::Sender<Bytes>,
+) -> io::Result<()> {
     let mut filter = Filter::new(&options);
     let mut reader = Reader::new(&log, &options);
     // Made before the first read, so that nothing is missed between the two.

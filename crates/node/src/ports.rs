@@ -83,7 +83,9 @@ pub struct Container {
 pub enum ContainerState {
     #[default]
     Created,
-    Running { started_at: Nanos },
+    Running {
+        started_at: Nanos,
+    },
     Exited(Exit),
     /// It was there before, and nothing is known of its end.
     Unknown,
@@ -290,20 +292,34 @@ pub trait Runtime: Send + Sync + 'static {
     fn start_container<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>>;
 
     /// Sends the stop signal (`signal` instead of the container's own), SIGKILL after `grace`, and returns at its end.
-    fn stop_container<'a>(&'a self, pod: &'a str, id: &'a str, grace: Duration, signal: Option<&'a str>) -> BoxFuture<'a, Result<()>>;
+    fn stop_container<'a>(
+        &'a self,
+        pod: &'a str,
+        id: &'a str,
+        grace: Duration,
+        signal: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<()>>;
 
     fn remove_container<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>>;
 
-    fn update_resources<'a>(&'a self, pod: &'a str, id: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>>;
+    fn update_resources<'a>(&'a self, pod: &'a str, id: &'a str, resources: &'a Resources)
+    -> BoxFuture<'a, Result<()>>;
 
     /// Makes the log go on in a new file.
     fn reopen_log<'a>(&'a self, pod: &'a str, id: &'a str) -> BoxFuture<'a, Result<()>>;
 
     /// Runs a command to its end, or kills it at `timeout`.
-    fn exec_sync<'a>(&'a self, pod: &'a str, id: &'a str, command: &'a [String], timeout: Option<Duration>) -> BoxFuture<'a, Result<ExecOutput>>;
+    fn exec_sync<'a>(
+        &'a self,
+        pod: &'a str,
+        id: &'a str,
+        command: &'a [String],
+        timeout: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutput>>;
 
     /// Runs a command with streams; its exit code.
-    fn exec<'a>(&'a self, pod: &'a str, id: &'a str, command: &'a [String], stdio: Stdio) -> BoxFuture<'a, Result<i32>>;
+    fn exec<'a>(&'a self, pod: &'a str, id: &'a str, command: &'a [String], stdio: Stdio)
+    -> BoxFuture<'a, Result<i32>>;
 
     /// Joins a running container's streams until it ends or the caller hangs up.
     fn attach<'a>(&'a self, pod: &'a str, id: &'a str, stdio: Stdio) -> BoxFuture<'a, Result<()>>;
@@ -390,7 +406,11 @@ pub trait Images: Send + Sync + 'static {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>>>;
 
     /// Fetches what is missing; asks the registry in any case.
-    fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials]) -> BoxFuture<'a, std::result::Result<Image, PullError>>;
+    fn pull<'a>(
+        &'a self,
+        name: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, std::result::Result<Image, PullError>>;
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
 
@@ -416,7 +436,12 @@ pub trait Network: Send + Sync + 'static {
     fn ready(&self) -> std::result::Result<(), String>;
 
     /// Gives the sandbox an interface and addresses; again for the same pod gives the same ones.
-    fn attach<'a>(&'a self, sandbox: &'a Sandbox, pod_uid: &'a str, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>>;
+    fn attach<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        pod_uid: &'a str,
+        ports: &'a [PortMapping],
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>>>;
 
     fn detach<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<()>>;
 

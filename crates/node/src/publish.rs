@@ -12,7 +12,11 @@ use crate::{objects::Wake, status};
 /// pod is gone; `written` says what the API has by now.
 pub async fn publish(
     client: Client,
-    mut pods: watch::Receiver<Arc<Pod>>, mut statuses: watch::Receiver<Option<PodStatus>>, written: watch::Sender<Option<PodStatus>>, wake: Arc<Wake>) {
+    mut pods: watch::Receiver<Arc<Pod>>,
+    mut statuses: watch::Receiver<Option<PodStatus>>,
+    written: watch::Sender<Option<PodStatus>>,
+    wake: Arc<Wake>,
+) {
     let mut known: Arc<Pod> = pods.borrow().clone();
     let mut retry = Duration::from_millis(100);
     loop {
@@ -31,15 +35,17 @@ pub async fn publish(
                         known = Arc::new(stored);
                         retry = Duration::from_millis(100);
                     }
-                    Err(error) if error.code() == 409 => match client.get::<Pod>(&pod.metadata.namespace, &pod.metadata.name).await {
-                        Ok(stored) if stored.metadata.uid == pod.metadata.uid => {
-                            known = Arc::new(stored);
-                            continue;
+                    Err(error) if error.code() == 409 => {
+                        match client.get::<Pod>(&pod.metadata.namespace, &pod.metadata.name).await {
+                            Ok(stored) if stored.metadata.uid == pod.metadata.uid => {
+                                known = Arc::new(stored);
+                                continue;
+                            }
+                            Ok(_) => return,
+                            Err(error) if error.is_not_found() => return,
+                            Err(_) => tokio::time::sleep(retry).await,
                         }
-                        Ok(_) => return,
-                        Err(error) if error.is_not_found() => return,
-                        Err(_) => tokio::time::sleep(retry).await,
-                    },
+                    }
                     Err(error) if error.is_not_found() => return,
                     Err(error) => {
                         tracing::debug!(pod = %pod.metadata.name, %error, "a status was not written");

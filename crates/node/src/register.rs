@@ -7,7 +7,10 @@ use schema::{
     api::{
         MicroTime, Quantity as Text, Time,
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo},
+        core::v1::{
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+            NodeSystemInfo,
+        },
         meta::v1::{ObjectMeta, OwnerReference},
     },
     quantity::{Format, Quantity},
@@ -32,7 +35,11 @@ const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
 
 /// What a node has, before and after what is kept from pods.
-pub fn capacity(config: &Config, machine: &Machine, fs: &FsStats) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
+pub fn capacity(
+    config: &Config,
+    machine: &Machine,
+    fs: &FsStats,
+) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
     let int = |value: u64, format| Quantity::from_int(i64::try_from(value).unwrap_or(i64::MAX), format);
     let mut capacity: BTreeMap<String, Quantity> = [
         ("cpu".to_owned(), int(machine.cpus, Format::DecimalSI)),
@@ -52,13 +59,20 @@ pub fn capacity(config: &Config, machine: &Machine, fs: &FsStats) -> (BTreeMap<S
         ("memory", int(reserved.memory_bytes + config.thresholds.memory_available_bytes + huge, Format::BinarySI)),
         (
             "ephemeral-storage",
-            int(reserved.ephemeral_storage_bytes + fs.capacity_bytes / 100 * config.thresholds.nodefs_available_percent, Format::BinarySI),
+            int(
+                reserved.ephemeral_storage_bytes + fs.capacity_bytes / 100 * config.thresholds.nodefs_available_percent,
+                Format::BinarySI,
+            ),
         ),
     ];
     for (name, amount) in kept {
         if let Some(entry) = allocatable.get_mut(name) {
             let left = entry.minus(amount);
-            *entry = if left.nanos < 0 { Quantity { nanos: 0, format: entry.format } } else { Quantity { format: entry.format, ..left } };
+            *entry = if left.nanos < 0 {
+                Quantity { nanos: 0, format: entry.format }
+            } else {
+                Quantity { format: entry.format, ..left }
+            };
         }
     }
     (capacity, allocatable)
@@ -148,7 +162,9 @@ pub fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
 pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Image]) {
     let (config, machine) = (&shared.config, &shared.machine);
     let (capacity, allocatable) = capacity(config, machine, fs);
-    let text = |list: BTreeMap<String, Quantity>| list.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect::<BTreeMap<_, _>>();
+    let text = |list: BTreeMap<String, Quantity>| {
+        list.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect::<BTreeMap<_, _>>()
+    };
     // Extended resources are somebody else's.
     for (kept, new) in [(&mut status.capacity, text(capacity)), (&mut status.allocatable, text(allocatable))] {
         kept.retain(|name, _| name.contains('/') && !new.contains_key(name));
@@ -194,7 +210,8 @@ fn new_node(shared: &Shared) -> Node {
         metadata: ObjectMeta {
             name: config.node_name.clone(),
             labels: labels(config, &shared.machine),
-            annotations: [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into(),
+            annotations: [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]
+                .into(),
             ..ObjectMeta::default()
         },
         ..Node::default()
@@ -267,7 +284,10 @@ fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
 }
 
 /// Creates the Node with its status, or takes over the one that is there.
-async fn register(shared: &Shared, fresh: &(impl Fn(&NodeStatus) -> NodeStatus + Sync)) -> Result<Node, reconcile::io::Error> {
+async fn register(
+    shared: &Shared,
+    fresh: &(impl Fn(&NodeStatus) -> NodeStatus + Sync),
+) -> Result<Node, reconcile::io::Error> {
     let client = &shared.client;
     let mut node = new_node(shared);
     node.status = fresh(&node.status);
@@ -278,7 +298,8 @@ async fn register(shared: &Shared, fresh: &(impl Fn(&NodeStatus) -> NodeStatus +
     }
     let found: Node = client.get("", &shared.config.node_name).await?;
     let wanted = node.metadata.labels.iter().filter(|(key, value)| found.metadata.labels.get(*key) != Some(value));
-    let labels: serde_json::Map<String, serde_json::Value> = wanted.map(|(key, value)| (key.clone(), json!(value))).collect();
+    let labels: serde_json::Map<String, serde_json::Value> =
+        wanted.map(|(key, value)| (key.clone(), json!(value))).collect();
     let found = if labels.is_empty() {
         found
     } else {
@@ -304,7 +325,10 @@ pub async fn keep_lease(client: Client, node: String, clock: Arc<dyn Clock>) {
     let mut retry = Duration::from_millis(200);
     loop {
         let now = clock.now();
-        let stamp = MicroTime { seconds: now.div_euclid(SECOND), nanos: u32::try_from(now.rem_euclid(SECOND)).unwrap_or(0) / 1000 * 1000 };
+        let stamp = MicroTime {
+            seconds: now.div_euclid(SECOND),
+            nanos: u32::try_from(now.rem_euclid(SECOND)).unwrap_or(0) / 1000 * 1000,
+        };
         let spec = LeaseSpec {
             holder_identity: Some(node.clone()),
             lease_duration_seconds: Some(LEASE_SECONDS),

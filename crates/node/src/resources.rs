@@ -42,16 +42,25 @@ pub fn qos(pod: &Pod) -> String {
     }
     let of = |resources: &ResourceRequirements| {
         let positive = |list: &List, name| amount(list, name).is_some_and(|amount| amount.nanos > 0);
-        let any = ["cpu", "memory"].iter().any(|name| positive(&resources.requests, name) || positive(&resources.limits, name));
+        let any = ["cpu", "memory"]
+            .iter()
+            .any(|name| positive(&resources.requests, name) || positive(&resources.limits, name));
         let all = ["cpu", "memory"].iter().all(|name| {
             positive(&resources.limits, name)
-                && amount(&resources.requests, name).is_none_or(|request| amount(&resources.limits, name) == Some(request))
+                && amount(&resources.requests, name)
+                    .is_none_or(|request| amount(&resources.limits, name) == Some(request))
         });
         (any, all)
     };
     let each: Vec<(bool, bool)> = match &pod.spec.resources {
         Some(resources) if of(resources).0 => vec![of(resources)],
-        _ => pod.spec.containers.iter().chain(&pod.spec.init_containers).map(|container| of(&container.resources)).collect(),
+        _ => pod
+            .spec
+            .containers
+            .iter()
+            .chain(&pod.spec.init_containers)
+            .map(|container| of(&container.resources))
+            .collect(),
     };
     let class = match (each.iter().any(|(any, _)| *any), each.iter().all(|(_, all)| *all)) {
         (false, _) => "BestEffort",
@@ -152,7 +161,8 @@ pub fn pod_cgroup(pod: &Pod, pids_limit: u64) -> Resources {
     let bytes = |quantity: &Quantity| u64::try_from(quantity.value()).unwrap_or(0);
     // A sum of limits bounds the pod only if every container has one.
     let all_limited = |name: &str| {
-        let own = |container: &Container| amount(&container.resources.limits, name).is_some_and(|limit| limit.nanos > 0);
+        let own =
+            |container: &Container| amount(&container.resources.limits, name).is_some_and(|limit| limit.nanos > 0);
         pod.spec.resources.as_ref().is_some_and(|resources| resources.limits.contains_key(name))
             || pod.spec.containers.iter().chain(&pod.spec.init_containers).all(own)
     };

@@ -12,7 +12,14 @@ use schema::{
 };
 use tokio::sync::watch;
 
-use crate::{config::{Config, Ports}, events::Recorder, images::Puller, objects::Cache, ports::Machine, volumes::Volumes};
+use crate::{
+    config::{Config, Ports},
+    events::Recorder,
+    images::Puller,
+    objects::Cache,
+    ports::Machine,
+    volumes::Volumes,
+};
 
 pub struct Shared {
     pub config: Config,

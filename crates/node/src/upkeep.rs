@@ -78,7 +78,11 @@ pub async fn run(kubelet: &Kubelet) {
         let signals = [
             ("memory", short.contains(&Short::Memory)),
             ("disk", disk),
-            ("pid", usage.processes + thresholds.pids_available > shared.machine.pids_limit && shared.machine.pids_limit > 0),
+            (
+                "pid",
+                usage.processes + thresholds.pids_available > shared.machine.pids_limit
+                    && shared.machine.pids_limit > 0,
+            ),
         ];
         for (name, is) in signals {
             if is {
@@ -97,7 +101,8 @@ pub async fn run(kubelet: &Kubelet) {
             collect_images(kubelet, &fs, disk, now, &mut seen).await;
         }
         enforce_limits(kubelet).await;
-        let still = !shortage(thresholds, &usage, &shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default()).is_empty();
+        let still = !shortage(thresholds, &usage, &shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default())
+            .is_empty();
         if let Some(short) = short.first().filter(|_| still) {
             evict_one(kubelet, *short, &usage, &fs).await;
         }
@@ -126,7 +131,11 @@ async fn outgrown(kubelet: &Kubelet, view: &View) -> Option<String> {
     let uid = view.desired.uid();
     for volume in &pod.spec.volumes {
         let Some(of) = volume.volume_source.empty_dir.as_ref().filter(|of| of.medium.is_empty()) else { continue };
-        let Some(limit) = of.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).filter(|limit| limit.nanos > 0) else { continue };
+        let Some(limit) =
+            of.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).filter(|limit| limit.nanos > 0)
+        else {
+            continue;
+        };
         let dir = kubelet.shared.volumes.dir(uid, "empty-dir", &volume.name);
         let used = tokio::task::spawn_blocking(move || disk_usage(&dir)).await.unwrap_or(0);
         if i64::try_from(used).is_ok_and(|used| used > limit.value()) {
@@ -161,10 +170,13 @@ async fn outgrown(kubelet: &Kubelet, view: &View) -> Option<String> {
 }
 
 async fn enforce_limits(kubelet: &Kubelet) {
-    for view in kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase) && !view.desired.is_deleted()) {
+    for view in
+        kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase) && !view.desired.is_deleted())
+    {
         if let Some(message) = outgrown(kubelet, &view).await {
             kubelet.shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
-            let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
+            let end =
+                End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
             kubelet.evict(view.desired.uid(), end);
         }
     }
@@ -187,10 +199,17 @@ async fn evict_one(kubelet: &Kubelet, short: Short, usage: &NodeUsage, fs: &FsSt
     let Some(view) = rank(&views, &used) else { return };
     let (resource, available, threshold) = match short {
         Short::Memory => ("memory", usage.memory_available_bytes, shared.config.thresholds.memory_available_bytes),
-        Short::Disk => ("ephemeral-storage", fs.available_bytes, fs.capacity_bytes / 100 * shared.config.thresholds.nodefs_available_percent),
-        Short::Inodes => ("inodes", fs.inodes_free, fs.inodes / 100 * shared.config.thresholds.nodefs_inodes_free_percent),
+        Short::Disk => (
+            "ephemeral-storage",
+            fs.available_bytes,
+            fs.capacity_bytes / 100 * shared.config.thresholds.nodefs_available_percent,
+        ),
+        Short::Inodes => {
+            ("inodes", fs.inodes_free, fs.inodes / 100 * shared.config.thresholds.nodefs_inodes_free_percent)
+        }
     };
-    let message = format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. ");
+    let message =
+        format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. ");
     shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
     // Hard thresholds leave no grace but the signal's.
     let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
@@ -198,7 +217,12 @@ async fn evict_one(kubelet: &Kubelet, short: Short, usage: &NodeUsage, fs: &FsSt
 }
 
 /// Which images go so that `bytes` are freed: unused ones, the longest unused first.
-pub fn doomed<'a>(images: &'a [Image], used: &BTreeSet<String>, seen: &BTreeMap<String, Nanos>, bytes: u64) -> Vec<&'a Image> {
+pub fn doomed<'a>(
+    images: &'a [Image],
+    used: &BTreeSet<String>,
+    seen: &BTreeMap<String, Nanos>,
+    bytes: u64,
+) -> Vec<&'a Image> {
     let mut free: Vec<&Image> = images.iter().filter(|image| !image.pinned && !used.contains(&image.id)).collect();
     free.sort_by_key(|image| seen.get(&image.id).copied().unwrap_or(0));
     let mut freed = 0;
@@ -211,7 +235,13 @@ pub fn doomed<'a>(images: &'a [Image], used: &BTreeSet<String>, seen: &BTreeMap<
         .collect()
 }
 
-async fn collect_images(kubelet: &Kubelet, fs: &FsStats, pressed: bool, now: Nanos, seen: &mut BTreeMap<String, Nanos>) {
+async fn collect_images(
+    kubelet: &Kubelet,
+    fs: &FsStats,
+    pressed: bool,
+    now: Nanos,
+    seen: &mut BTreeMap<String, Nanos>,
+) {
     let shared = &kubelet.shared;
     let thresholds = &shared.config.thresholds;
     let Ok(images) = shared.ports.images.list().await else { return };
@@ -254,7 +284,9 @@ async fn collect_images(kubelet: &Kubelet, fs: &FsStats, pressed: bool, now: Nan
         }
     }
     if !pressed && freed < bytes {
-        let message = format!("Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free.");
+        let message = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free."
+        );
         shared.events.node(&shared.config.node_name, true, "FreeDiskSpaceFailed", message);
     }
 }

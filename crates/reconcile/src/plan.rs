@@ -46,10 +46,21 @@ pub enum Action {
     Update(Box<dyn AnyObject>),
     /// PUT of `/status`.
     UpdateStatus(Box<dyn AnyObject>),
-    Patch { of: Reference, subresource: Option<&'static str>, patch: Patch },
-    Delete { of: Reference, options: DeleteOptions },
+    Patch {
+        of: Reference,
+        subresource: Option<&'static str>,
+        patch: Patch,
+    },
+    Delete {
+        of: Reference,
+        options: DeleteOptions,
+    },
     /// POST to a subresource: `binding`, `eviction`, `token`.
-    Post { of: Reference, subresource: &'static str, body: Box<dyn AnyObject> },
+    Post {
+        of: Reference,
+        subresource: &'static str,
+        body: Box<dyn AnyObject>,
+    },
 }
 
 impl Action {
@@ -82,7 +93,10 @@ pub enum Patch {
     Merge(Json),
     Strategic(Json),
     /// Server-side apply, forced.
-    Apply { manager: &'static str, object: Json },
+    Apply {
+        manager: &'static str,
+        object: Json,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -152,7 +166,13 @@ impl Reference {
 
     /// The collection's path, or with `name` the object's.
     pub(crate) fn path(&self, name: bool) -> String {
-        path(self.group, self.version, self.plural, self.namespaced.then_some(&*self.key.namespace), name.then_some(&*self.key.name))
+        path(
+            self.group,
+            self.version,
+            self.plural,
+            self.namespaced.then_some(&*self.key.namespace),
+            name.then_some(&*self.key.name),
+        )
     }
 }
 
@@ -211,7 +231,9 @@ impl Action {
     /// The object that is created, updated or posted, if it is a `K`.
     pub fn object<K: Object>(&self) -> Option<&K> {
         match self {
-            Self::Create(object) | Self::Update(object) | Self::UpdateStatus(object) => (**object).as_any().downcast_ref(),
+            Self::Create(object) | Self::Update(object) | Self::UpdateStatus(object) => {
+                (**object).as_any().downcast_ref()
+            }
             Self::Post { body, .. } => (**body).as_any().downcast_ref(),
             Self::Patch { .. } | Self::Delete { .. } => None,
         }

@@ -57,7 +57,9 @@ impl Trigger {
         Self {
             kind: TypeId::of::<K>(),
             map: Box::new(move |world, change| {
-                change.downcast_ref::<Transition<K>>().map_or_else(Vec::new, |change| map(world, change.old.as_deref(), change.new.as_deref()))
+                change
+                    .downcast_ref::<Transition<K>>()
+                    .map_or_else(Vec::new, |change| map(world, change.old.as_deref(), change.new.as_deref()))
             }),
             add: World::add::<K>,
             slim: false,
@@ -326,7 +328,8 @@ async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
         while running.len() < state.row.parallel && complete_view(&shared, &state.row) {
             let Some(key) = state.lock().take() else { break };
             let (now_ns, seed) = (shared.clock)();
-            let plan = (state.row.reconcile)(&shared.read(), &key, &mut Ctx { now_ns, seed, failure: failures.remove(&key) });
+            let plan =
+                (state.row.reconcile)(&shared.read(), &key, &mut Ctx { now_ns, seed, failure: failures.remove(&key) });
             if plan.actions.is_empty() {
                 finish(state, &mut backoff, &key, Ok(plan.requeue_after));
             } else {
@@ -424,7 +427,9 @@ async fn carry_out_one(shared: &Shared, client: &Client, action: &Action) -> Res
     match client.execute(action).await {
         Ok(effect) => absorb(shared, effect),
         // An event is told for people; that it could not be is no reason to do the rest again.
-        Err(error) if matches!(action, Action::Create(object) if object.kind() == "Event") => tracing::debug!(%error, "an event is not recorded"),
+        Err(error) if matches!(action, Action::Create(object) if object.kind() == "Event") => {
+            tracing::debug!(%error, "an event is not recorded")
+        }
         Err(error) => return Err(error),
     }
     Ok(())

@@ -86,10 +86,7 @@ impl<K: Object> Objects<K> {
     pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<K>> + use<'a, K> {
         let from = Key::new(namespace, "");
         let namespace = from.namespace.clone();
-        self.items
-            .range(from..)
-            .take_while(move |(key, _)| key.namespace == namespace)
-            .map(|(_, object)| object)
+        self.items.range(from..).take_while(move |(key, _)| key.namespace == namespace).map(|(_, object)| object)
     }
 
     /// Objects that name `uid` among their owners.

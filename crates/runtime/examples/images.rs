@@ -8,7 +8,8 @@ use runtime::images::platform::Platform;
 use runtime::images::registries::Registries;
 use runtime::images::{Error, Images, Options, PullOptions};
 
-const USAGE: &str = "images ROOT (pull NAME | import TAR | export NAME TAR | list | show NAME | remove NAME | gc | check | usage)
+const USAGE: &str =
+    "images ROOT (pull NAME | import TAR | export NAME TAR | list | show NAME | remove NAME | gc | check | usage)
 REGISTRIES (registries.yaml as JSON), PLATFORM (os/arch) and DISCARD_BLOBS=1 are taken from the environment.";
 
 #[tokio::main]
@@ -44,7 +45,8 @@ async fn run(arguments: &[String]) -> Result<(), Error> {
         }
         ("import", [tar]) => println!("{:#?}", images.import_file(tar.as_ref(), None).await?),
         ("export", [name, tar]) => {
-            let file = std::fs::File::create(tar).map_err(|source| Error::Io { doing: "create", path: tar.into(), source })?;
+            let file =
+                std::fs::File::create(tar).map_err(|source| Error::Io { doing: "create", path: tar.into(), source })?;
             images.export(&[(*name).to_owned()], file).await?;
         }
         ("list", []) => println!("{:#?}", images.list().await?),

@@ -57,7 +57,11 @@ pub enum Error {
 impl Error {
     /// Trying again would not help: the token or a name is wrong.
     fn is_final(&self) -> bool {
-        !matches!(self, Self::Remote(remote::Error::Connect { .. } | remote::Error::Timeout { .. } | remote::Error::Http { .. }) | Self::Answer { .. })
+        !matches!(
+            self,
+            Self::Remote(remote::Error::Connect { .. } | remote::Error::Timeout { .. } | remote::Error::Http { .. })
+                | Self::Answer { .. }
+        )
     }
 }
 
@@ -217,8 +221,13 @@ async fn ask(
 
     let random = SystemRandom::new();
     let request_for = |key: &KeyPair| {
-        CertificateRequest::create(key, &Subject { common_name: format!("system:node:{node}"), organizations: vec![] }, &Names::default(), &random)
-            .map_err(Error::Keys)
+        CertificateRequest::create(
+            key,
+            &Subject { common_name: format!("system:node:{node}"), organizations: vec![] },
+            &Names::default(),
+            &random,
+        )
+        .map_err(Error::Keys)
     };
     let ask = Ask {
         node_name: node.to_owned(),
@@ -239,7 +248,11 @@ async fn ask(
     if code >= 400 {
         let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let why = json["message"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
-        return Err(if code >= 500 { Error::Answer { url: args.server.clone(), why } } else { Error::Refused { url: args.server.clone(), why } });
+        return Err(if code >= 500 {
+            Error::Answer { url: args.server.clone(), why }
+        } else {
+            Error::Refused { url: args.server.clone(), why }
+        });
     }
     serde_json::from_str(&text).map_err(|error| Error::Answer { url: args.server.clone(), why: error.to_string() })
 }

@@ -100,7 +100,9 @@ fn kernel() -> Finding {
     let release = text("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut parts = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     match (parts.next(), parts.next()) {
-        (Some(major), Some(minor)) if (major, minor) < (5, 4) => weak("kernel", format!("Linux {release}; 5.4 and newer are tested")),
+        (Some(major), Some(minor)) if (major, minor) < (5, 4) => {
+            weak("kernel", format!("Linux {release}; 5.4 and newer are tested"))
+        }
         (Some(_), _) => good("kernel", format!("Linux {release}")),
         _ => missing("kernel", "no Linux release in /proc/sys/kernel/osrelease: is /proc mounted?"),
     }
@@ -108,9 +110,14 @@ fn kernel() -> Finding {
 
 fn memory() -> Finding {
     let info = text("/proc/meminfo").unwrap_or_default();
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let kib =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
     let mib = kib.unwrap_or(0) / 1024;
-    if mib < 256 { weak("memory", format!("{mib} MiB; pods will have little room")) } else { good("memory", format!("{mib} MiB")) }
+    if mib < 256 {
+        weak("memory", format!("{mib} MiB; pods will have little room"))
+    } else {
+        good("memory", format!("{mib} MiB"))
+    }
 }
 
 fn cgroups() -> Vec<Finding> {
@@ -149,8 +156,10 @@ fn cgroups() -> Vec<Finding> {
 }
 
 fn namespaces() -> Finding {
-    let lacks: Vec<&str> =
-        ["mnt", "pid", "net", "uts", "ipc"].into_iter().filter(|kind| !Path::new("/proc/self/ns").join(kind).exists()).collect();
+    let lacks: Vec<&str> = ["mnt", "pid", "net", "uts", "ipc"]
+        .into_iter()
+        .filter(|kind| !Path::new("/proc/self/ns").join(kind).exists())
+        .collect();
     if !lacks.is_empty() {
         return missing("namespaces", format!("the kernel has no {} namespaces", lacks.join(", ")));
     }
@@ -162,14 +171,18 @@ fn namespaces() -> Finding {
 fn seccomp() -> Finding {
     match text("/proc/sys/kernel/seccomp/actions_avail") {
         Some(actions) if actions.contains("errno") => good("seccomp", "filters"),
-        _ => missing("seccomp", "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER); pods' default profile needs them"),
+        _ => missing(
+            "seccomp",
+            "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER); pods' default profile needs them",
+        ),
     }
 }
 
 /// By a mount in the data dir: some file systems cannot be a layer.
 fn overlay(places: &Places) -> Finding {
     let failed = |error: io::Error| {
-        let text = format!("cannot mount overlayfs below {}: {error}; containers' roots need it", places.data_dir.display());
+        let text =
+            format!("cannot mount overlayfs below {}: {error}; containers' roots need it", places.data_dir.display());
         missing("overlayfs", text)
     };
     let existed = places.data_dir.exists();
@@ -213,15 +226,24 @@ fn network() -> Vec<Finding> {
     let attempts: [(&'static str, &'static str, Attempt); 4] = [
         ("veth", "pods' links need it (CONFIG_VETH)", || {
             let own = Netns::open(Path::new("/proc/thread-self/ns/net"))?;
-            let ends = (End { name: "check0", mac: [2, 0, 0, 0, 0, 1] }, End { name: "check1", mac: [2, 0, 0, 0, 0, 2] });
+            let ends =
+                (End { name: "check0", mac: [2, 0, 0, 0, 0, 1] }, End { name: "check1", mac: [2, 0, 0, 0, 0, 2] });
             Links::open()?.add_veth(ends.0, ends.1, own.fd(), 1500).map(drop)
         }),
-        ("nftables", "Services and network policies need it (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)", || Nft::open()?.remove()),
-        ("conntrack", "Services need it (CONFIG_NF_CONNTRACK, CONFIG_NF_CT_NETLINK)", || Conntrack::open()?.udp().map(drop)),
-        ("vxlan", "pods of other nodes are reached by it (CONFIG_VXLAN), or run all nodes with --flannel-backend host-gw", || {
-            let end = End { name: "check2", mac: [2, 0, 0, 0, 0, 3] };
-            Links::open()?.add_vxlan(end, 1, 8472, Ipv4Addr::LOCALHOST.into(), 1450)
+        ("nftables", "Services and network policies need it (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)", || {
+            Nft::open()?.remove()
         }),
+        ("conntrack", "Services need it (CONFIG_NF_CONNTRACK, CONFIG_NF_CT_NETLINK)", || {
+            Conntrack::open()?.udp().map(drop)
+        }),
+        (
+            "vxlan",
+            "pods of other nodes are reached by it (CONFIG_VXLAN), or run all nodes with --flannel-backend host-gw",
+            || {
+                let end = End { name: "check2", mac: [2, 0, 0, 0, 0, 3] };
+                Links::open()?.add_vxlan(end, 1, 8472, Ipv4Addr::LOCALHOST.into(), 1450)
+            },
+        ),
     ];
     let findings = attempts.into_iter().map(|(what, need, attempt)| match in_fresh(attempt) {
         Ok(()) => good(what, "works"),
@@ -258,7 +280,11 @@ fn forwarding() -> Finding {
 fn watches() -> Finding {
     let instances = number("/proc/sys/fs/inotify/max_user_instances").unwrap_or(0);
     let text = format!("{instances} instances");
-    if instances < 256 { weak("inotify", format!("{text}; raise fs.inotify.max_user_instances for many pods")) } else { good("inotify", text) }
+    if instances < 256 {
+        weak("inotify", format!("{text}; raise fs.inotify.max_user_instances for many pods"))
+    } else {
+        good("inotify", text)
+    }
 }
 
 fn ports(places: &Places) -> Vec<Finding> {
@@ -268,7 +294,11 @@ fn ports(places: &Places) -> Vec<Finding> {
     let any: IpAddr = Ipv4Addr::UNSPECIFIED.into();
     let tcp = |port| TcpListener::bind(SocketAddr::new(any, port)).err();
     let udp = |port| UdpSocket::bind(SocketAddr::new(any, port)).err();
-    let wanted = [("6443/tcp", tcp(6443), "the API"), ("10250/tcp", tcp(10250), "the kubelet"), ("8472/udp", udp(8472), "VXLAN")];
+    let wanted = [
+        ("6443/tcp", tcp(6443), "the API"),
+        ("10250/tcp", tcp(10250), "the kubelet"),
+        ("8472/udp", udp(8472), "VXLAN"),
+    ];
     let taken: Vec<Finding> = wanted
         .iter()
         .filter_map(|(port, error, what)| Some(weak("ports", format!("{port} ({what}): {}", error.as_ref()?))))

@@ -146,7 +146,13 @@ pub struct ServerArgs {
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub cluster_domain: String,
     /// Where the admin's kubeconfig is written.
-    #[arg(short = 'o', long, env = "SAMPAN_KUBECONFIG_OUTPUT", default_value = "/etc/sampan/kubeconfig.yaml", value_name = "FILE")]
+    #[arg(
+        short = 'o',
+        long,
+        env = "SAMPAN_KUBECONFIG_OUTPUT",
+        default_value = "/etc/sampan/kubeconfig.yaml",
+        value_name = "FILE"
+    )]
     pub write_kubeconfig: PathBuf,
     /// Its mode.
     #[arg(long, env = "SAMPAN_KUBECONFIG_MODE", default_value = "0600", value_name = "MODE")]

@@ -61,7 +61,10 @@ pub async fn run(client: Client, dir: PathBuf) {
     let mut deployer = Deployer {
         client: client.with_identity(Identity("system:sampan:deployer".into())),
         kinds: HashMap::new(),
-        record: std::fs::read(dir.join(".deployed.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default(),
+        record: std::fs::read(dir.join(".deployed.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default(),
         done: BTreeMap::new(),
     };
     let mut inbox = match Inbox::open(&dir) {
@@ -203,7 +206,13 @@ impl Deployer {
         self.kinds.get(&key).cloned().ok_or_else(no_kind)
     }
 
-    async fn send(&self, method: Method, path: String, content_type: Option<&'static str>, body: Bytes) -> Result<Bytes, Error> {
+    async fn send(
+        &self,
+        method: Method,
+        path: String,
+        content_type: Option<&'static str>,
+        body: Bytes,
+    ) -> Result<Bytes, Error> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| Error::Cut { path: path.clone() })?;
@@ -252,7 +261,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<(Target, Value)>, Error> {
                 namespace: text(&["metadata", "namespace"]),
                 name: text(&["metadata", "name"]),
             };
-            for (field, what) in [(&target.api_version, "apiVersion"), (&target.kind, "kind"), (&target.name, "metadata.name")] {
+            for (field, what) in
+                [(&target.api_version, "apiVersion"), (&target.kind, "kind"), (&target.name, "metadata.name")]
+            {
                 // They become parts of a path.
                 if field.is_empty() || field.contains(['?', '#', '%', ' ']) {
                     return Err(nameless(what));
@@ -276,7 +287,8 @@ fn group_path(api_version: &str) -> String {
 
 fn path(target: &Target, plural: &str) -> String {
     let group = group_path(&target.api_version);
-    let namespace = if target.namespace.is_empty() { String::new() } else { format!("/namespaces/{}", target.namespace) };
+    let namespace =
+        if target.namespace.is_empty() { String::new() } else { format!("/namespaces/{}", target.namespace) };
     format!("{group}{namespace}/{plural}/{}", target.name)
 }
 

@@ -6,7 +6,9 @@ use crate::cli::NodeArgs;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("--node-name {0:?} is no name for a node: lower-case letters, digits, `-` and `.`, at most 253, with a letter or digit at both ends")]
+    #[error(
+        "--node-name {0:?} is no name for a node: lower-case letters, digits, `-` and `.`, at most 253, with a letter or digit at both ends"
+    )]
     NodeName(String),
     #[error("--node-ip: give at most one address per family, not {0:?}")]
     NodeIp(Vec<IpAddr>),
@@ -79,7 +81,11 @@ pub fn nth_address(cidr: &str, index: u32) -> Option<IpAddr> {
 
 /// `30000-32767`.
 pub fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, Error> {
-    let bad = || Error::Flag { flag: "--service-node-port-range", value: text.to_owned(), why: "expected FIRST-LAST, such as 30000-32767" };
+    let bad = || Error::Flag {
+        flag: "--service-node-port-range",
+        value: text.to_owned(),
+        why: "expected FIRST-LAST, such as 30000-32767",
+    };
     let (first, last) = text.split_once('-').ok_or_else(bad)?;
     let (first, last) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
     if first == 0 || first > last { Err(bad()) } else { Ok(first..=last) }
@@ -87,10 +93,11 @@ pub fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, Error> {
 
 /// An octal mode: `0600`, `644`.
 pub fn mode(text: &str) -> Result<u32, Error> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| Error::Flag { flag: "--write-kubeconfig-mode", value: text.to_owned(), why: "expected an octal mode, such as 0600" })
+    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| Error::Flag {
+        flag: "--write-kubeconfig-mode",
+        value: text.to_owned(),
+        why: "expected an octal mode, such as 0600",
+    })
 }
 
 /// The host part of a URL for an address.

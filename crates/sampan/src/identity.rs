@@ -70,12 +70,17 @@ impl Identity {
         let authority = |name: &str| load_authority(&tls.join(name), &format!("sampan-{name}"), wanted.now);
         let (server_ca, client_ca, front_proxy_ca) =
             (authority("server-ca")?, authority("client-ca")?, authority("request-header-ca")?);
-        let leaf = |name: &str, authority: &Authority, leaf: &Leaf| load_leaf(&tls.join(name), authority, leaf, wanted.now);
+        let leaf =
+            |name: &str, authority: &Authority, leaf: &Leaf| load_leaf(&tls.join(name), authority, leaf, wanted.now);
         let client = |user: &str, groups: &[&str]| Leaf::client(user, groups, wanted.now, VALIDITY);
-        let serving =
-            leaf("serving-kube-apiserver", &server_ca, &Leaf::server("kube-apiserver", wanted.names.clone(), wanted.now, VALIDITY))?;
+        let serving = leaf(
+            "serving-kube-apiserver",
+            &server_ca,
+            &Leaf::server("kube-apiserver", wanted.names.clone(), wanted.now, VALIDITY),
+        )?;
         let admin = leaf("client-admin", &client_ca, &client("system:admin", &["system:masters"]))?;
-        let kubelet_client = leaf("client-kube-apiserver", &client_ca, &client("system:apiserver", &["system:masters"]))?;
+        let kubelet_client =
+            leaf("client-kube-apiserver", &client_ca, &client("system:apiserver", &["system:masters"]))?;
         let front_proxy = leaf("client-auth-proxy", &front_proxy_ca, &client("system:auth-proxy", &[]))?;
         let service_account_key = load_key(&tls.join("service.key"))?;
         let server_secret = load_secret(&dir.join("token"), wanted.token, &server_ca, "server")?;
@@ -166,10 +171,12 @@ fn load_key(path: &Path) -> Result<KeyPair, Error> {
 /// A join secret: the stored one, which a given token must agree with, or a new one.
 fn load_secret(path: &Path, given: Option<&str>, ca: &Authority, user: &str) -> Result<String, Error> {
     let bad = |source| Error::Pki { path: path.to_owned(), source };
-    let secret_of = |token: &str| -> Result<String, Error> { Ok(match JoinToken::parse(token).map_err(bad)?.credential {
-        pki::Credential::Password { secret, .. } => secret,
-        pki::Credential::Bootstrap { id, secret } => format!("{id}.{secret}"),
-    }) };
+    let secret_of = |token: &str| -> Result<String, Error> {
+        Ok(match JoinToken::parse(token).map_err(bad)?.credential {
+            pki::Credential::Password { secret, .. } => secret,
+            pki::Credential::Bootstrap { id, secret } => format!("{id}.{secret}"),
+        })
+    };
     let given = given.map(secret_of).transpose()?;
     if let Some(stored) = files::read(path)? {
         let stored = secret_of(stored.trim())?;

@@ -15,7 +15,9 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use runtime::images::{self, Event, EventSink, Images, LayerState, PullOptions, credentials::Credentials, reference::Reference};
+use runtime::images::{
+    self, Event, EventSink, Images, LayerState, PullOptions, credentials::Credentials, reference::Reference,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -114,7 +116,8 @@ fn ask(action: ImagesCommand) -> Result<(PathBuf, Ask), Error> {
         ImagesCommand::Ls { .. } => Ask::List,
         ImagesCommand::Pull { image, credentials, private_registry } => {
             registries = private_registry;
-            let pair = |text: String| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
+            let pair =
+                |text: String| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
             let credentials = credentials.map(|text| pair(text).ok_or(Error::Credentials)).transpose()?;
             Ask::Pull { image, credentials }
         }
@@ -148,7 +151,10 @@ fn remote(stream: UnixStream, ask: &Ask, printer: &mut Printer) -> io::Result<()
 }
 
 fn local(places: &Places, registries: &Path, ask: Ask, printer: &mut Printer) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| Error::Store(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Store(error.to_string()))?;
     let images = image_store(&places.images(), registries).map_err(Error::Store)?;
     let (sender, mut answers) = mpsc::unbounded_channel();
     let (own, containers) = (images.clone(), places.containers());
@@ -236,7 +242,13 @@ async fn perform(images: &Images, containers: &Path, ask: Ask, input: impl Read 
     answers(outcome.map_or_else(|why| Answer::Failed { why }, |()| Answer::Done));
 }
 
-async fn act(images: &Images, containers: &Path, ask: Ask, input: impl Read + Send + 'static, answers: &Answers) -> Result<(), String> {
+async fn act(
+    images: &Images,
+    containers: &Path,
+    ask: Ask,
+    input: impl Read + Send + 'static,
+    answers: &Answers,
+) -> Result<(), String> {
     let chain = |error: images::Error| error.chain();
     match ask {
         Ask::List => {
@@ -246,7 +258,8 @@ async fn act(images: &Images, containers: &Path, ask: Ask, input: impl Read + Se
         }
         Ask::Pull { image, credentials } => {
             let credentials = credentials.map(|(username, password)| Credentials::Basic { username, password });
-            let options = PullOptions { credentials: credentials.into_iter().collect(), events: Some(progress(answers.clone())) };
+            let options =
+                PullOptions { credentials: credentials.into_iter().collect(), events: Some(progress(answers.clone())) };
             images.pull(&image, options).await.map_err(chain)?;
         }
         Ask::Import { files } => {
@@ -267,7 +280,9 @@ async fn act(images: &Images, containers: &Path, ask: Ask, input: impl Read + Se
             let failed = |error: io::Error| format!("cannot write {}: {error}", file.display());
             let output = File::create(&file).map_err(failed)?;
             match images.export(&names, io::BufWriter::new(output)).await {
-                Ok(output) => output.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?,
+                Ok(output) => {
+                    output.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?
+                }
                 Err(error) => {
                     // Half a tar is worth less than none.
                     let _ = std::fs::remove_file(&file);
@@ -296,10 +311,12 @@ async fn act(images: &Images, containers: &Path, ask: Ask, input: impl Read + Se
 /// A name takes the image with it if it is the last one; an id always does.
 async fn remove(images: &Images, containers: &Path, name: &str) -> Result<u64, String> {
     let in_use = layers_in_use(containers);
-    let found = images.get(name).await.map_err(|error| error.chain())?.ok_or_else(|| format!("{name}: no such image here"))?;
+    let found =
+        images.get(name).await.map_err(|error| error.chain())?.ok_or_else(|| format!("{name}: no such image here"))?;
     let tag = Reference::parse(name).ok().map(|reference| reference.to_string());
     let by_tag = tag.as_ref().is_some_and(|tag| found.repo_tags.contains(tag));
-    let freed = if by_tag { images.untag(name, &in_use).await } else { images.remove(found.id.as_str(), &in_use).await };
+    let freed =
+        if by_tag { images.untag(name, &in_use).await } else { images.remove(found.id.as_str(), &in_use).await };
     freed.map(|freed| freed.bytes).map_err(|error| error.chain())
 }
 
@@ -307,8 +324,15 @@ async fn remove(images: &Images, containers: &Path, name: &str) -> Result<u64, S
 fn layers_in_use(containers: &Path) -> Vec<PathBuf> {
     let records = std::fs::read_dir(containers.join("containers")).into_iter().flatten().flatten();
     let layers = records.filter_map(|entry| {
-        let record: serde_json::Value = serde_json::from_slice(&std::fs::read(entry.path().join("container.json")).ok()?).ok()?;
-        Some(record["config"]["image"]["lower"].as_array()?.iter().filter_map(|path| Some(PathBuf::from(path.as_str()?))).collect::<Vec<_>>())
+        let record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(entry.path().join("container.json")).ok()?).ok()?;
+        Some(
+            record["config"]["image"]["lower"]
+                .as_array()?
+                .iter()
+                .filter_map(|path| Some(PathBuf::from(path.as_str()?)))
+                .collect::<Vec<_>>(),
+        )
     });
     layers.flatten().collect()
 }
@@ -331,7 +355,8 @@ fn imported(outcome: images::Result<images::ImportReport>, answers: &Answers) ->
         let names = if image.names.is_empty() { image.id.to_string() } else { image.names.join(", ") };
         answers(Answer::Progress { line: format!("{names}: imported") });
     }
-    let failures: Vec<String> = report.failures.iter().map(|(name, error)| format!("{name}: {}", error.chain())).collect();
+    let failures: Vec<String> =
+        report.failures.iter().map(|(name, error)| format!("{name}: {}", error.chain())).collect();
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
@@ -437,13 +462,22 @@ pub async fn import_directory(images: Images, dir: &Path) -> io::Result<()> {
         let mut now = BTreeMap::new();
         for path in inbox.files().into_iter().filter(|path| is_archive(path)) {
             let Ok(metadata) = path.metadata() else { continue };
-            let modified_ns = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_nanos());
-            let known = taken.get(&path).filter(|taken| (taken.bytes, taken.modified_ns) == (metadata.len(), modified_ns));
+            let modified_ns = metadata
+                .modified()
+                .ok()
+                .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+                .map_or(0, |since| since.as_nanos());
+            let known =
+                taken.get(&path).filter(|taken| (taken.bytes, taken.modified_ns) == (metadata.len(), modified_ns));
             let present = match known {
                 Some(known) => !first || all_present(&images, &known.images).await,
                 None => false,
             };
-            let ids = if let (true, Some(known)) = (present, known) { known.images.clone() } else { take(&images, &path).await };
+            let ids = if let (true, Some(known)) = (present, known) {
+                known.images.clone()
+            } else {
+                take(&images, &path).await
+            };
             now.insert(path, Taken { bytes: metadata.len(), modified_ns, images: ids });
         }
         if now != taken {

@@ -29,7 +29,10 @@ impl Inbox {
         inotify::add_watch(&events, directory, what)?;
         let (sender, news) = mpsc::channel(1);
         // Of its own and not tokio's: it sleeps in the kernel for as long as nothing happens.
-        std::thread::Builder::new().name("inbox".into()).stack_size(STACK_BYTES).spawn(move || follow(&events, &sender))?;
+        std::thread::Builder::new()
+            .name("inbox".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || follow(&events, &sender))?;
         Ok(Self { directory: directory.to_owned(), news })
     }
 

@@ -89,7 +89,9 @@ impl Desk {
         if !self.knows(request.headers().get(header::AUTHORIZATION)) {
             return Err(refuse(StatusCode::UNAUTHORIZED, "the token is not one of this cluster"));
         }
-        let body = collect(request.into_body(), MAX_BYTES).await.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        let body = collect(request.into_body(), MAX_BYTES)
+            .await
+            .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         let ask: Ask = serde_json::from_slice(&body).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         if !is_name(&ask.node_name) {
             return Err(refuse(StatusCode::BAD_REQUEST, "the node's name is no DNS name"));
@@ -113,7 +115,11 @@ impl Desk {
         };
         Ok(Given {
             client_certificate: issue(&self.client_ca, &client_leaf, &client.public_key)?,
-            network_certificate: issue(&self.client_ca, &Leaf::client(NETWORK_USER, &[], now, VALIDITY), &network.public_key)?,
+            network_certificate: issue(
+                &self.client_ca,
+                &Leaf::client(NETWORK_USER, &[], now, VALIDITY),
+                &network.public_key,
+            )?,
             serving_certificate: issue(&self.server_ca, &serving_leaf, &serving.public_key)?,
             server_ca: self.server_ca.bundle_pem(),
             client_ca: self.client_ca.bundle_pem(),
@@ -140,7 +146,9 @@ fn answer(code: StatusCode, body: Vec<u8>) -> Response<Body> {
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 253 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+    !name.is_empty()
+        && name.len() <= 253
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
 }
 
 /// The node of this name is the machine that first had it.
@@ -157,7 +165,9 @@ async fn check_password(server: &Server, node: &str, password: &str) -> Result<(
         }
         return Err((
             StatusCode::FORBIDDEN,
-            format!("there is a node {node:?} on another machine; choose another --node-name, or if that machine is gone, delete the node and the secret kube-system/{name}"),
+            format!(
+                "there is a node {node:?} on another machine; choose another --node-name, or if that machine is gone, delete the node and the secret kube-system/{name}"
+            ),
         ));
     }
     let secret = json!({

@@ -73,8 +73,12 @@ fn network(places: &Places, left: &mut Vec<String>) {
     let outcome = (|| {
         Nft::open()?.remove()?;
         let mut links = Links::open()?;
-        let ours: Vec<String> =
-            links.all()?.into_iter().map(|link| link.name).filter(|name| name == OVERLAY || pod::is_pod_link(name)).collect();
+        let ours: Vec<String> = links
+            .all()?
+            .into_iter()
+            .map(|link| link.name)
+            .filter(|name| name == OVERLAY || pod::is_pod_link(name))
+            .collect();
         for name in &ours {
             links.delete(name)?;
         }
@@ -108,9 +112,11 @@ fn mounts(places: &Places, left: &mut Vec<String>) -> Result<(), Error> {
 
 /// Mount points strictly below these directories, the latest first.
 fn mounts_below(mountinfo: &str, directories: &[&Path]) -> Vec<PathBuf> {
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)));
-    let mut ours: Vec<PathBuf> =
-        points.filter(|point| directories.iter().any(|directory| point.starts_with(directory) && point != directory)).collect();
+    let points =
+        mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)));
+    let mut ours: Vec<PathBuf> = points
+        .filter(|point| directories.iter().any(|directory| point.starts_with(directory) && point != directory))
+        .collect();
     ours.reverse();
     ours
 }

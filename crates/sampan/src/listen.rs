@@ -54,7 +54,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// A TLS configuration which can be replaced while connections are accepted (renewed certificates).
 pub fn tls(pair: &Pair) -> Result<Arc<rustls::ServerConfig>, Error> {
-    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| Error::Pem)?;
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Error::Pem)?;
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -66,7 +68,11 @@ pub fn tls(pair: &Pair) -> Result<Arc<rustls::ServerConfig>, Error> {
 }
 
 /// Accepts until dropped.
-pub async fn serve(listener: TcpListener, tls: tokio::sync::watch::Receiver<Arc<rustls::ServerConfig>>, handler: Arc<impl Handler>) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: tokio::sync::watch::Receiver<Arc<rustls::ServerConfig>>,
+    handler: Arc<impl Handler>,
+) {
     loop {
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -90,8 +96,13 @@ pub async fn serve(listener: TcpListener, tls: tokio::sync::watch::Receiver<Arc<
     }
 }
 
-async fn serve_connection(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, address: SocketAddr, handler: Arc<impl Handler>) {
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
+async fn serve_connection(
+    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
+    address: SocketAddr,
+    handler: Arc<impl Handler>,
+) {
+    let certificates =
+        stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
     let peer = Peer { address: Some(address), certificates: Arc::new(certificates) };
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
@@ -127,7 +138,12 @@ impl ClientCertVerifier for AnyClient {
         false
     }
 
-    fn verify_client_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
         Ok(ClientCertVerified::assertion())
     }
 
@@ -137,7 +153,12 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -146,7 +167,12 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

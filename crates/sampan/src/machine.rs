@@ -86,7 +86,8 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
             tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
         }
     });
-    let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses"), places.cgroup_root()).map_err(Error::Directories)?;
+    let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses"), places.cgroup_root())
+        .map_err(Error::Directories)?;
     let resolv_conf = args.resolv_conf.clone().unwrap_or_else(|| "/etc/resolv.conf".into());
     let network = Network::new(Settings {
         node: (*name).to_owned(),
@@ -147,10 +148,8 @@ fn listen_ip(addresses: &[IpAddr]) -> IpAddr {
 
 fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, facts::Error> {
     let parse = |text: &String| {
-        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| facts::Error::Flag {
-            flag: "--node-label",
-            value: text.clone(),
-            why: "expected KEY=VALUE",
+        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
+            facts::Error::Flag { flag: "--node-label", value: text.clone(), why: "expected KEY=VALUE" }
         })?;
         Ok((key.to_owned(), value.to_owned()))
     };
@@ -159,7 +158,11 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, facts::Error> {
 
 /// `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
 fn taint(text: &str) -> Result<Taint, facts::Error> {
-    let bad = || facts::Error::Flag { flag: "--node-taint", value: text.to_owned(), why: "expected KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute" };
+    let bad = || facts::Error::Flag {
+        flag: "--node-taint",
+        value: text.to_owned(),
+        why: "expected KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute",
+    };
     let (pair, effect) = text.rsplit_once(':').ok_or_else(bad)?;
     if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
         return Err(bad());

@@ -66,7 +66,8 @@ impl Places {
         if self.data_dir == Path::new(DEFAULT_DATA_DIR) {
             return String::new();
         }
-        let name: String = self.data_dir.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let name: String =
+            self.data_dir.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         format!("/sampan{name}")
     }
 

@@ -156,7 +156,8 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
 
     let store = Arc::new(Sqlite::open(server_dir.join("db/state.db"), Options::default())?);
     tokio::spawn(forget_history(store.clone()));
-    let proxy = Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
+    let proxy =
+        Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
     let server = Server::start(api_config(&args, &settings, &identity, store.clone(), proxy.clone())?).await?;
     let facts = bootstrap::Facts {
         addresses: vec![settings.advertise],
@@ -277,7 +278,9 @@ async fn progress(client: Client, name: String, started: Instant) {
     let mut pause = Duration::from_millis(20);
     loop {
         let node = client.get::<Node>("", &name).await;
-        let is_ready = |node: &Node| node.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True");
+        let is_ready = |node: &Node| {
+            node.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
+        };
         if node.as_ref().is_ok_and(is_ready) {
             tracing::info!(node = name, milliseconds = started.elapsed().as_millis(), "the node is Ready");
             return;
@@ -299,7 +302,8 @@ async fn reserve_dns(client: &Client, address: IpAddr) {
         target_port: IntOrString::Int(53),
         ..ServicePort::default()
     };
-    let labels = [("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
+    let labels =
+        [("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
     let service = Service {
         metadata: ObjectMeta {
             name: "kube-dns".to_owned(),
@@ -323,7 +327,13 @@ async fn reserve_dns(client: &Client, address: IpAddr) {
     }
 }
 
-fn api_config(args: &ServerArgs, settings: &Settings, identity: &Identity, store: Arc<Sqlite>, proxy: Arc<Proxy>) -> Result<apiserver::Config, Error> {
+fn api_config(
+    args: &ServerArgs,
+    settings: &Settings,
+    identity: &Identity,
+    store: Arc<Sqlite>,
+    proxy: Arc<Proxy>,
+) -> Result<apiserver::Config, Error> {
     let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
     let audiences = vec![issuer.clone(), "sampan".to_owned()];
     let key = &identity.service_account_key;
@@ -357,7 +367,10 @@ fn api_config(args: &ServerArgs, settings: &Settings, identity: &Identity, store
 fn write_kubeconfig(args: &ServerArgs, settings: &Settings, identity: &Identity) -> Result<(), Error> {
     let host = if settings.listen.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { settings.listen.ip() };
     let url = format!("https://{}:{}", facts::url_host(host), settings.listen.port());
-    let user = pki::kubeconfig::User::Certificate { certificate_pem: &identity.admin.certificate, key_pem: &identity.admin.key };
+    let user = pki::kubeconfig::User::Certificate {
+        certificate_pem: &identity.admin.certificate,
+        key_pem: &identity.admin.key,
+    };
     let text = pki::kubeconfig::render("default", &url, &identity.server_ca.bundle_pem(), &user);
     if let Some(parent) = args.write_kubeconfig.parent() {
         files::make_dir(parent, 0o755)?;
@@ -406,7 +419,8 @@ fn random_bits() -> u64 {
 }
 
 pub async fn stop_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -149,7 +149,8 @@ impl Facts {
     /// A field by its JSON name, inlined structs searched.
     pub fn field(&self, message: &str, name: &str) -> Result<&Field> {
         let fields = &self.message(message)?.fields;
-        let inlined = || fields.iter().filter(|f| f.has("inline")).filter_map(|f| self.field(f.ty.message()?, name).ok()).next();
+        let inlined =
+            || fields.iter().filter(|f| f.has("inline")).filter_map(|f| self.field(f.ty.message()?, name).ok()).next();
         let found = fields.iter().find(|f| f.name == name && !f.has("inline")).or_else(inlined);
         found.ok_or_else(|| format!("{message} has no field {name}"))
     }

@@ -57,7 +57,8 @@ impl Overlay {
                 let fact = fact.ok_or_else(|| format!("overlay: {api_version} {plural}: facts have no kind {kind}"))?;
                 let scope = if row.str("namespaced") == "true" { "namespaced" } else { "cluster" };
                 for path in paths(row) {
-                    resolve(facts, &fact.message, path).map_err(|e| format!("overlay: {api_version} {plural}: {path}: {e}"))?;
+                    resolve(facts, &fact.message, path)
+                        .map_err(|e| format!("overlay: {api_version} {plural}: {path}: {e}"))?;
                 }
                 if fact.scope != "-" && fact.scope != scope {
                     return Err(format!("overlay: {api_version} {plural} is {scope}, the facts say {}", fact.scope));
@@ -66,16 +67,22 @@ impl Overlay {
         }
         let mut orphans = Vec::new();
         for kind in facts.kinds.iter().filter(|k| k.scope != "-") {
-            let served = self.names(&kind.api_version, &kind.kind).is_some() || self.versions.iter().any(|(_, node)| {
-                node.map("resources").iter().flat_map(|(_, row)| row.map("subresources")).any(|(_, sub)| {
-                    sub.str("kind") == kind.kind && sub.str("apiVersion") == kind.api_version
-                })
-            });
+            let served = self.names(&kind.api_version, &kind.kind).is_some()
+                || self.versions.iter().any(|(_, node)| {
+                    node.map("resources")
+                        .iter()
+                        .flat_map(|(_, row)| row.map("subresources"))
+                        .any(|(_, sub)| sub.str("kind") == kind.kind && sub.str("apiVersion") == kind.api_version)
+                });
             if !served && !UNSERVED.contains(&(kind.api_version.as_str(), kind.kind.as_str())) {
                 orphans.push(format!("{} {}", kind.api_version, kind.kind));
             }
         }
-        if orphans.is_empty() { Ok(()) } else { Err(format!("overlay: nothing says how these are served: {}", orphans.join(", "))) }
+        if orphans.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("overlay: nothing says how these are served: {}", orphans.join(", ")))
+        }
     }
 }
 

@@ -117,7 +117,14 @@ fn resources(facts: &Facts, api_version: &str, node: &Node, out: &mut String) ->
         }
         for c in row.list("columns") {
             let priority = if c.str("priority").is_empty() { "0" } else { c.str("priority") };
-            let _ = writeln!(out, "c\t{}\t{}\t{}\t{priority}\t{}", c.str("name"), c.str("type"), c.str("format"), c.str("source"));
+            let _ = writeln!(
+                out,
+                "c\t{}\t{}\t{}\t{priority}\t{}",
+                c.str("name"),
+                c.str("type"),
+                c.str("format"),
+                c.str("source")
+            );
         }
     }
     Ok(())
@@ -132,7 +139,8 @@ fn presets(facts: &Facts, name: &str, row: &Node, out: &mut String) -> Result<()
             let field = facts.field(owner, step)?;
             pointer = field.pointer;
             if steps.peek().is_some() {
-                owner = field.ty.message().filter(|_| !pointer).ok_or_else(|| format!("{path}: {step} may be absent"))?;
+                owner =
+                    field.ty.message().filter(|_| !pointer).ok_or_else(|| format!("{path}: {step} may be absent"))?;
             }
         }
         let _ = writeln!(out, "d\t{id}\t{path}\t{}\t{}", if pointer { "p" } else { "" }, value.json());

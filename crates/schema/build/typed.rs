@@ -14,7 +14,8 @@ pub fn generate(facts: &Facts, overlay: &Overlay, roots: &str) -> Result<String>
         let mut words = line.split_whitespace();
         let api_version = words.next().unwrap_or_default();
         for kind in words {
-            let found = facts.kind(api_version, kind).ok_or_else(|| format!("typed.txt: no kind {api_version} {kind}"))?;
+            let found =
+                facts.kind(api_version, kind).ok_or_else(|| format!("typed.txt: no kind {api_version} {kind}"))?;
             kinds.push(found);
             kinds.extend(facts.kind(api_version, &format!("{kind}List")));
         }
@@ -200,14 +201,16 @@ fn ident(json: &str) -> String {
         let before = i.checked_sub(1).map(|p| chars[p]);
         let plural = chars.get(i + 1) == Some(&'s') && chars.get(i + 2).is_none_or(|n| n.is_uppercase());
         let starts_word = chars.get(i + 1).is_some_and(|n| n.is_lowercase()) && !plural;
-        if c.is_uppercase() && before.is_some_and(|b| b.is_lowercase() || b.is_ascii_digit() || b.is_uppercase() && starts_word) {
+        if c.is_uppercase()
+            && before.is_some_and(|b| b.is_lowercase() || b.is_ascii_digit() || b.is_uppercase() && starts_word)
+        {
             out.push('_');
         }
         out.extend(c.to_lowercase());
     }
     match out.as_str() {
-        "type" | "continue" | "enum" | "match" | "ref" | "default" | "static" | "use" | "for" | "if" | "in" | "not" | "where"
-        | "virtual" | "final" | "priv" | "override" => format!("r#{out}"),
+        "type" | "continue" | "enum" | "match" | "ref" | "default" | "static" | "use" | "for" | "if" | "in" | "not"
+        | "where" | "virtual" | "final" | "priv" | "override" => format!("r#{out}"),
         _ => out,
     }
 }

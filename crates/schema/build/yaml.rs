@@ -162,7 +162,10 @@ impl<'a> Cursor<'a> {
             Some(b'"' | b'\'') => self.quoted()?,
             _ => {
                 let rest = &self.text[self.at..];
-                let end = rest.match_indices(':').map(|(i, _)| i).find(|i| matches!(rest.as_bytes().get(i + 1), None | Some(b' ')));
+                let end = rest
+                    .match_indices(':')
+                    .map(|(i, _)| i)
+                    .find(|i| matches!(rest.as_bytes().get(i + 1), None | Some(b' ')));
                 let end = end.ok_or_else(|| format!("a key and a colon expected: {rest}"))?;
                 self.at += end;
                 rest[..end].to_owned()

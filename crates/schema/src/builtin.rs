@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use crate::presets::{Preset, conditional};
 use crate::table::{
-    Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table, Type,
+    Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource,
+    Table, Type,
 };
 use crate::validate::{Rule, RuleBook};
 use crate::value::Value;
@@ -24,7 +25,8 @@ impl Table {
     }
 }
 
-static RULES: LazyLock<RuleBook> = LazyLock::new(|| rules(include_str!(concat!(env!("OUT_DIR"), "/rules.txt"))).unwrap_or_default());
+static RULES: LazyLock<RuleBook> =
+    LazyLock::new(|| rules(include_str!(concat!(env!("OUT_DIR"), "/rules.txt"))).unwrap_or_default());
 
 impl RuleBook {
     /// The rules of the built-in kinds: upstream's declarative markers and the overlay's rows.
@@ -61,7 +63,9 @@ pub(crate) fn load(text: &str) -> Option<Table> {
     for line in text.lines() {
         let mut words = line.split('\t');
         let kind = words.next()?;
-        if kind != "f" && let Some((name, form, atomic)) = open.take() {
+        if kind != "f"
+            && let Some((name, form, atomic)) = open.take()
+        {
             messages.push(Message::new(name, form, take(&mut fields)).with_atomic(atomic));
         }
         let mut next = || words.next().unwrap_or_default();

@@ -29,7 +29,7 @@ pub mod yaml;
 pub use json::{DecodeError, Decoded, FieldProblem, SyntaxError};
 pub use presets::{Conditional, Preset};
 pub use table::{
-    Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource, Table,
-    Type,
+    Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource,
+    Table, Type,
 };
 pub use value::{Object, Value};

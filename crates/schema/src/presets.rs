@@ -150,7 +150,8 @@ fn service(s: &mut Object) {
             }
         }
         let ty = str(spec, "type").to_owned();
-        let external = matches!(ty.as_str(), "NodePort" | "LoadBalancer") || ty == "ClusterIP" && !empty(spec, "externalIPs");
+        let external =
+            matches!(ty.as_str(), "NodePort" | "LoadBalancer") || ty == "ClusterIP" && !empty(spec, "externalIPs");
         if external && empty(spec, "externalTrafficPolicy") {
             spec.insert("externalTrafficPolicy".into(), "Cluster".into());
         }

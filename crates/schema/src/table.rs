@@ -85,7 +85,16 @@ impl Message {
     pub fn new(name: impl Into<Box<str>>, form: Form, fields: Vec<Field>) -> Message {
         let mut sorted: Box<[u16]> = (0..fields.len() as u16).collect();
         sorted.sort_by(|a, b| fields[usize::from(*a)].name.cmp(&fields[usize::from(*b)].name));
-        Message { name: name.into(), form, fields, atomic: false, presets: Vec::new(), conditional: None, sorted, plan: Default::default() }
+        Message {
+            name: name.into(),
+            form,
+            fields,
+            atomic: false,
+            presets: Vec::new(),
+            conditional: None,
+            sorted,
+            plan: Default::default(),
+        }
     }
 
     pub fn with_atomic(self, atomic: bool) -> Message {
@@ -182,8 +191,14 @@ pub enum Scalar {
 pub enum Type {
     Scalar(Scalar),
     Message(MessageId),
-    List { element: Box<Type>, kind: ListKind },
-    Map { value: Box<Type>, kind: MapKind },
+    List {
+        element: Box<Type>,
+        kind: ListKind,
+    },
+    Map {
+        value: Box<Type>,
+        kind: MapKind,
+    },
     /// Anything (`x-kubernetes-preserve-unknown-fields`).
     Any,
 }
@@ -194,7 +209,9 @@ pub enum ListKind {
     Atomic,
     Set,
     /// Keyed by these fields (`x-kubernetes-list-map-keys`); defaults of keys are on the element's fields.
-    Map { keys: Vec<Box<str>> },
+    Map {
+        keys: Vec<Box<str>>,
+    },
 }
 
 /// `x-kubernetes-map-type`, for maps and for structs used as a field.

@@ -169,7 +169,9 @@ fn parse_size(data: &[u8]) -> Option<TerminalSize> {
 
 async fn over_spdy(io: impl Io, streams: Streams, status: bool) -> Result<RemoteCommand, Error> {
     let mut connection = spdy::accept(io);
-    let expected = 1 + usize::from(streams.stdin) + usize::from(streams.stdout)
+    let expected = 1
+        + usize::from(streams.stdin)
+        + usize::from(streams.stdout)
         + usize::from(streams.stderr && !streams.tty)
         + usize::from(streams.tty && status);
     let (mut stdin, mut stdout, mut stderr, mut error, mut sizes) = (None, None, None, None, None);

@@ -79,7 +79,8 @@ fn start(io: impl Io, first_id: u32) -> Connection {
     tokio::spawn({
         let (writer, shared) = (Arc::downgrade(&writer), shared.clone());
         async move {
-            let mut reader = Reader { from, writer, shared: shared.clone(), incoming: incoming_to, headers: Decompress::new(true) };
+            let mut reader =
+                Reader { from, writer, shared: shared.clone(), incoming: incoming_to, headers: Decompress::new(true) };
             if let Err(error) = reader.run().await {
                 tracing::debug!(%error, "a SPDY connection ended");
             }
@@ -108,7 +109,8 @@ impl Connection {
             shared.next_id - 2
         };
         let io = attach(id, &self.shared, self.writer.clone());
-        let headers: Vec<(String, String)> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let headers: Vec<(String, String)> =
+            headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.writer.headers(SYN_STREAM, id, &headers).await?;
         Ok(Stream { id, headers, io })
     }
@@ -271,7 +273,8 @@ impl<T: AsyncRead> Reader<T> {
                 if flags & FIN != 0 {
                     self.data(id, FIN, 0).await?;
                 }
-                Ok(self.incoming.send(Stream { id, headers, io }).await.is_ok() || !lock(&self.shared).streams.is_empty())
+                Ok(self.incoming.send(Stream { id, headers, io }).await.is_ok()
+                    || !lock(&self.shared).streams.is_empty())
             }
             (SYN_REPLY, Some(_)) => self.inflate(&body[4..]).map(|_| true),
             (RST_STREAM, Some(id)) => {

@@ -24,7 +24,9 @@ fn negotiation() {
         ])
     };
     let check = |headers: &HeaderMap, usage, expected: Result<Protocol, u16>| {
-        let got = Upgrade::negotiate(headers, usage).map(|upgrade| upgrade.protocol).map_err(|refused| refused.status().as_u16());
+        let got = Upgrade::negotiate(headers, usage)
+            .map(|upgrade| upgrade.protocol)
+            .map_err(|refused| refused.status().as_u16());
         assert_eq!(got, expected, "{headers:?}");
     };
     let channels = |base64, status, close| Ok(Protocol::Channels { base64, status, close });
@@ -33,7 +35,12 @@ fn negotiation() {
     check(&ws("base64.channel.k8s.io"), Use::RemoteCommand, channels(true, false, false));
     check(&ws("chat"), Use::RemoteCommand, Err(403));
     check(&ws("SPDY/3.1+portforward.k8s.io"), Use::PortForward, Ok(Protocol::Tunnel));
-    let spdy = headers(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io"), ("x-stream-protocol-version", "v3.channel.k8s.io")]);
+    let spdy = headers(&[
+        ("connection", "Upgrade"),
+        ("upgrade", "SPDY/3.1"),
+        ("x-stream-protocol-version", "v4.channel.k8s.io"),
+        ("x-stream-protocol-version", "v3.channel.k8s.io"),
+    ]);
     check(&spdy, Use::RemoteCommand, Ok(Protocol::Spdy { status: true }));
     check(&spdy, Use::PortForward, Err(403));
     check(&headers(&[("upgrade", "websocket")]), Use::RemoteCommand, Err(400));
@@ -47,7 +54,9 @@ fn negotiation() {
 async fn exec_over_websocket_channels() {
     let (client, server) = tokio::io::duplex(1 << 16);
     let streams = Streams { stdin: true, stdout: true, stderr: true, tty: false };
-    let mut command = remote_command(server, Protocol::Channels { base64: false, status: true, close: true }, streams).await.expect("runs");
+    let mut command = remote_command(server, Protocol::Channels { base64: false, status: true, close: true }, streams)
+        .await
+        .expect("runs");
     let (mut from, mut to) = websocket::accept(client, Role::Client).await;
     to.binary(vec![0, b'h', b'i'].into()).await.expect("stdin");
     to.binary(b"\x04{\"Width\":120,\"Height\":40}".as_slice().into()).await.expect("resize");
@@ -138,7 +147,8 @@ async fn hostile_frames_end_the_connection() {
     }
     let (mut client, server) = tokio::io::duplex(1 << 10);
     let protocol = Protocol::Channels { base64: false, status: true, close: true };
-    let mut command = remote_command(server, protocol, Streams { stdin: true, ..Streams::default() }).await.expect("runs");
+    let mut command =
+        remote_command(server, protocol, Streams { stdin: true, ..Streams::default() }).await.expect("runs");
     client.write_all(&[0xff; 64]).await.expect("writes");
     assert_eq!(command.gone.recv().await, None);
 }
@@ -148,7 +158,9 @@ async fn hostile_frames_end_the_connection() {
 async fn base64_channels() {
     let (client, server) = tokio::io::duplex(1 << 16);
     let streams = Streams { stdin: true, stdout: true, ..Streams::default() };
-    let mut command = remote_command(server, Protocol::Channels { base64: true, status: true, close: false }, streams).await.expect("runs");
+    let mut command = remote_command(server, Protocol::Channels { base64: true, status: true, close: false }, streams)
+        .await
+        .expect("runs");
     let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     use futures_util::{SinkExt, StreamExt};
     socket.send(Message::Text("0aGk=".into())).await.expect("sends");

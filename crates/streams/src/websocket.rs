@@ -23,7 +23,8 @@ pub(crate) struct Writer<T>(SplitSink<WebSocketStream<T>, Message>);
 
 /// Takes over a connection after its 101.
 pub(crate) async fn accept<T: Io>(io: T, role: Role) -> (Reader<T>, Writer<T>) {
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE_BYTES)).max_frame_size(Some(MAX_MESSAGE_BYTES));
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE_BYTES)).max_frame_size(Some(MAX_MESSAGE_BYTES));
     let (sink, stream) = WebSocketStream::from_raw_socket(io, role, Some(config)).await.split();
     (Reader(stream), Writer(sink))
 }

@@ -26,11 +26,7 @@ pub fn unknown(authorizer: Arc<Authorizer>, names: &[String]) -> Vec<&str> {
 }
 
 /// Plugins of upstream's whose place is elsewhere in this server.
-const LATER: [&str; 3] = [
-    "MutatingAdmissionPolicy",
-    "NodeDeclaredFeatureValidator",
-    "ValidatingAdmissionPolicy",
-];
+const LATER: [&str; 3] = ["MutatingAdmissionPolicy", "NodeDeclaredFeatureValidator", "ValidatingAdmissionPolicy"];
 
 /// The default plugins and those that `enabled` names, without those that `disabled` names, in upstream's order.
 pub fn select(authorizer: Arc<Authorizer>, enabled: &[String], disabled: &[String]) -> Vec<Box<dyn Plugin>> {

@@ -157,7 +157,10 @@ pub fn prepare_create(cx: &Cx<'_>, object: &mut Value) -> Result<()> {
 pub fn differs_in_content(new: &Value, old: &Value) -> bool {
     let content = |v: &Value| -> Vec<(String, Value)> {
         let members = v.as_object().into_iter().flatten();
-        members.filter(|(k, v)| *k != "metadata" && *k != "status" && !v.is_empty()).map(|(k, v)| (k.clone(), v.clone())).collect()
+        members
+            .filter(|(k, v)| *k != "metadata" && *k != "status" && !v.is_empty())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
     };
     content(new) != content(old)
 }

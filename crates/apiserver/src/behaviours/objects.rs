@@ -7,7 +7,10 @@ use schema::{
 };
 
 use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update};
-use crate::{meta, status::{Result, field_error}};
+use crate::{
+    meta,
+    status::{Result, field_error},
+};
 
 /// Nothing but a generation.
 pub static COUNTED: Strategy = Strategy { generation: true, ..PLAIN };
@@ -20,8 +23,7 @@ const RUNTIME_CLASS_LIKE: Strategy = Strategy { create_on_update: true, uncondit
 pub static RETURNS: Strategy = Strategy { returns_deleted: true, ..PLAIN };
 pub static RETURNS_STRICT: Strategy = Strategy { returns_deleted: true, unconditional_update: false, ..PLAIN };
 pub static RETURNS_COUNTED: Strategy = Strategy { returns_deleted: true, generation: true, ..PLAIN };
-pub static EVENT: Strategy =
-    Strategy { create_on_update: true, dependents: super::Dependents::Unsupported, ..PLAIN };
+pub static EVENT: Strategy = Strategy { create_on_update: true, dependents: super::Dependents::Unsupported, ..PLAIN };
 pub static ROLE: Strategy = Strategy { create_on_update: true, name_rule: |_| NameRule::PathSegment, ..PLAIN };
 
 pub static NAMESPACE: Strategy = Strategy {
@@ -279,7 +281,8 @@ pub static DEFINITION: Strategy = Strategy {
     },
     prepare_update: |_, new, old| {
         bump_generation(new, old);
-        let storage = new.list_at(&["spec", "versions"]).iter().find(|v| v.bool_at(&["storage"])).map(|v| v["name"].clone());
+        let storage =
+            new.list_at(&["spec", "versions"]).iter().find(|v| v.bool_at(&["storage"])).map(|v| v["name"].clone());
         if let Some(storage) = storage {
             let list = new.make_list(&["status", "storedVersions"]);
             if !list.contains(&storage) {

@@ -7,7 +7,10 @@ use schema::{
 };
 
 use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status};
-use crate::{meta, status::{Result, field_error}};
+use crate::{
+    meta,
+    status::{Result, field_error},
+};
 
 pub static POD: Strategy = Strategy {
     generation: true,
@@ -114,11 +117,15 @@ pub fn qos_class(pod: &Value) -> &'static str {
             (Some(r), Some(l)) => r.nanos == l.nanos,
             _ => false,
         });
-        return if !any { "BestEffort" } else if all { "Guaranteed" } else { "Burstable" };
+        return if !any {
+            "BestEffort"
+        } else if all {
+            "Guaranteed"
+        } else {
+            "Burstable"
+        };
     }
-    let containers = || {
-        pod.list_at(&["spec", "containers"]).iter().chain(pod.list_at(&["spec", "initContainers"]))
-    };
+    let containers = || pod.list_at(&["spec", "containers"]).iter().chain(pod.list_at(&["spec", "initContainers"]));
     let mut any = false;
     let mut guaranteed = true;
     let mut sums = [[0i128; 2]; 2];
@@ -235,7 +242,9 @@ fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     for field in ["containers", "initContainers"] {
         let before = old.list_at(&["spec", field]);
-        for (container, before) in munged.get_mut(&[field]).and_then(Value::as_list_mut).into_iter().flatten().zip(before) {
+        for (container, before) in
+            munged.get_mut(&[field]).and_then(Value::as_list_mut).into_iter().flatten().zip(before)
+        {
             keep(container, before, &["image"]);
         }
     }

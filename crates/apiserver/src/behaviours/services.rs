@@ -312,8 +312,7 @@ fn keep_allocated(kind: &crate::kind::Kind, new: &mut Value, old: &Value) {
 }
 
 fn needs_health_port(service: &Value) -> bool {
-    service.str_at(&["spec", "type"]) == "LoadBalancer"
-        && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
+    service.str_at(&["spec", "type"]) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
 }
 
 fn family_of(ip: &str) -> Option<&'static str> {
@@ -336,9 +335,8 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
     let selectorless = service["spec"]["selector"].is_empty();
     if service["spec"]["ipFamilyPolicy"].is_empty() {
         let before = old.map(|o| o.str_at(&["spec", "ipFamilyPolicy"]).to_owned()).filter(|p| !p.is_empty());
-        let policy = before.unwrap_or_else(|| {
-            if headless && selectorless { "RequireDualStack" } else { "SingleStack" }.to_owned()
-        });
+        let policy = before
+            .unwrap_or_else(|| if headless && selectorless { "RequireDualStack" } else { "SingleStack" }.to_owned());
         service.set(&["spec", "ipFamilyPolicy"], policy);
     }
     let single = service.str_at(&["spec", "ipFamilyPolicy"]) == "SingleStack";
@@ -386,7 +384,11 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
         match families.get(at) {
             None if allocators.of_family(family).is_none() => {
                 let detail = format!("{family} is not configured on this cluster");
-                errors.push(invalid(&format!("spec.clusterIPs[{at}]"), Value::list(ips.iter().map(String::as_str)), &detail));
+                errors.push(invalid(
+                    &format!("spec.clusterIPs[{at}]"),
+                    Value::list(ips.iter().map(String::as_str)),
+                    &detail,
+                ));
             }
             None => families.push(family.into()),
             Some(given) if given != family => {
@@ -474,7 +476,9 @@ fn allocate_into(
         for (at, family) in strings(service, &["spec", "ipFamilies"]).iter().enumerate() {
             match ips.get(at) {
                 Some(text) => {
-                    let ip: IpAddr = text.parse().map_err(|_| Status::internal(format_args!("failed to parse service IP {text:?}")))?;
+                    let ip: IpAddr = text
+                        .parse()
+                        .map_err(|_| Status::internal(format_args!("failed to parse service IP {text:?}")))?;
                     if old_ips.contains(&ip) {
                         continue;
                     }
@@ -487,7 +491,9 @@ fn allocate_into(
                 }
                 None => {
                     let ip = allocators.next_ip(family, random, cx.dry_run).ok_or_else(|| {
-                        Status::internal(format_args!("failed to allocate a serviceIP for Service {name:?}: range is full"))
+                        Status::internal(format_args!(
+                            "failed to allocate a serviceIP for Service {name:?}: range is full"
+                        ))
                     })?;
                     got_ips.push(ip);
                     ips.push(ip.to_string());
@@ -528,9 +534,9 @@ fn allocate_into(
                     Some(port)
                 }
                 None if automatic => {
-                    let port = allocators.next_port(random, cx.dry_run).ok_or_else(|| {
-                        Status::internal("failed to allocate a nodePort: range is full")
-                    })?;
+                    let port = allocators
+                        .next_port(random, cx.dry_run)
+                        .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
                     got_ports.push(port);
                     Some(port)
                 }
@@ -549,7 +555,8 @@ fn allocate_into(
         }
     }
     if needs_health_port(service) {
-        let asked = service.i64_at(&["spec", "healthCheckNodePort"]).and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0);
+        let asked =
+            service.i64_at(&["spec", "healthCheckNodePort"]).and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0);
         match asked {
             Some(port) if old_ports.contains(&port) => {}
             Some(port) => {
@@ -627,10 +634,14 @@ fn drop_type_dependent(new: &mut Value, old: &Value) {
         }
     }
     let external = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
-    if !external && new["spec"]["externalIPs"].is_empty() && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
+    if !external
+        && new["spec"]["externalIPs"].is_empty()
+        && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"]
+    {
         new.remove(&["spec", "externalTrafficPolicy"]);
     }
-    if needs_health_port(old) && !needs_health_port(new)
+    if needs_health_port(old)
+        && !needs_health_port(new)
         && new["spec"]["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"]
     {
         new.remove(&["spec", "healthCheckNodePort"]);

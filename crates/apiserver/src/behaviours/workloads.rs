@@ -7,9 +7,13 @@ use schema::{
 };
 
 use super::{
-    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, pods::same, wipe_for_create,
+    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, pods::same,
+    wipe_for_create,
 };
-use crate::{meta, status::{Result, field_error}};
+use crate::{
+    meta,
+    status::{Result, field_error},
+};
 
 pub static WORKLOAD: Strategy = Strategy { generation: true, validate: selector_and_template, ..PLAIN };
 
@@ -62,7 +66,15 @@ pub static STATEFUL_SET: Strategy = Strategy {
         let mut errors = selector_and_template(cx, new, old);
         let Some(old) = old else { return errors };
         let mut munged = new["spec"].clone();
-        for field in ["replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy"] {
+        for field in [
+            "replicas",
+            "template",
+            "updateStrategy",
+            "minReadySeconds",
+            "ordinals",
+            "revisionHistoryLimit",
+            "persistentVolumeClaimRetentionPolicy",
+        ] {
             keep(&mut munged, &old["spec"], &[field]);
         }
         if !same(&munged, &old["spec"]) {
@@ -122,7 +134,9 @@ fn job_validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         return Vec::new();
     }
     let mut errors = Vec::new();
-    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "selector"] {
+    for field in
+        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "selector"]
+    {
         if !same(&new["spec"][field], &old["spec"][field]) {
             errors.push(immutable(&format!("spec.{field}"), &new["spec"][field]));
         }

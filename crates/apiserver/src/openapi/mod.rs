@@ -73,7 +73,8 @@ fn document(parts: &Parts, value: &Value, content_type: &'static str, etag: &str
 /// The whole API in one document.
 pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
     let accept = join_header(&parts.headers, header::ACCEPT);
-    let json_accepted = accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
+    let json_accepted =
+        accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
     if !json_accepted {
         return Err(Status::not_acceptable(&["application/json"]));
     }
@@ -129,7 +130,8 @@ pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Resul
         return Ok(not_found());
     };
     let accept = join_header(&parts.headers, header::ACCEPT);
-    let json_accepted = accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
+    let json_accepted =
+        accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
     if !json_accepted {
         return Err(Status::not_acceptable(&["application/json"]));
     }

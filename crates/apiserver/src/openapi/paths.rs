@@ -2,7 +2,10 @@
 
 use schema::{Object, Value};
 
-use super::{Dialect, path_of, schemas::{custom_name, name_of, name_of_type}};
+use super::{
+    Dialect, path_of,
+    schemas::{custom_name, name_of, name_of_type},
+};
 use crate::{
     kind::Kind,
     negotiate::{JSON, PROTOBUF, YAML},
@@ -95,7 +98,15 @@ fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, action: &str
     if let Some(body) = &operation.body {
         match dialect {
             Dialect::V2 => {
-                parameters.insert(0, Value::object([("name", "body".into()), ("in", "body".into()), ("required", true.into()), ("schema", schema(body))]));
+                parameters.insert(
+                    0,
+                    Value::object([
+                        ("name", "body".into()),
+                        ("in", "body".into()),
+                        ("required", true.into()),
+                        ("schema", schema(body)),
+                    ]),
+                );
                 out.set(&["consumes"], Value::list(consumes));
             }
             Dialect::V3 => out.set(&["requestBody", "content"], content(&consumes, body)),
@@ -105,7 +116,17 @@ fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, action: &str
         out.set(&["produces"], Value::list(types.iter().copied()));
     }
     for code in operation.codes {
-        let mut answer = Value::object([("description", if *code == "200" { "OK" } else if *code == "201" { "Created" } else { "Accepted" }.into())]);
+        let mut answer = Value::object([(
+            "description",
+            if *code == "200" {
+                "OK"
+            } else if *code == "201" {
+                "Created"
+            } else {
+                "Accepted"
+            }
+            .into(),
+        )]);
         match dialect {
             Dialect::V2 => answer.set(&["schema"], schema(&operation.result)),
             Dialect::V3 => answer.set(&["content"], content(types, &operation.result)),
@@ -132,12 +153,18 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
     let status = name_of_type("v1", "Status").unwrap_or_default();
     let delete_options = name_of_type("v1", "DeleteOptions");
     let patch_body = Some("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".to_owned());
-    let gvk = Value::object([("group", (&*r.group).into()), ("kind", (&*r.kind).into()), ("version", (&*r.version).into())]);
+    let gvk =
+        Value::object([("group", (&*r.group).into()), ("kind", (&*r.kind).into()), ("version", (&*r.version).into())]);
     let has = |verb: &str| kind.allows(verb);
     let namespaced = if r.namespaced { "Namespaced" } else { "" };
     let mut force = WRITING.to_vec();
     force.push(("force", "boolean"));
-    let deleting_many: Vec<(&str, &str)> = DELETING.iter().chain(&LISTING).copied().filter(|(n, _)| *n != "watch" && *n != "allowWatchBookmarks").collect();
+    let deleting_many: Vec<(&str, &str)> = DELETING
+        .iter()
+        .chain(&LISTING)
+        .copied()
+        .filter(|(n, _)| *n != "watch" && *n != "allowWatchBookmarks")
+        .collect();
     let path_parameters = |with_name: bool| {
         let mut list = Vec::new();
         if with_name {
@@ -164,36 +191,129 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
     let id = |infix: &str| format!("{infix}{}", r.kind);
     let mut operations = Vec::new();
     if has("list") {
-        operations.push((Operation { verb: "list", method: "get", parameters: &LISTING, body: None, result: list.clone(), codes: &["200"] }, "list", id(namespaced)));
+        operations.push((
+            Operation {
+                verb: "list",
+                method: "get",
+                parameters: &LISTING,
+                body: None,
+                result: list.clone(),
+                codes: &["200"],
+            },
+            "list",
+            id(namespaced),
+        ));
     }
     if has("create") {
-        operations.push((Operation { verb: "create", method: "post", parameters: &WRITING, body: Some(own.clone()), result: own.clone(), codes: &["200", "201", "202"] }, "post", id(namespaced)));
+        operations.push((
+            Operation {
+                verb: "create",
+                method: "post",
+                parameters: &WRITING,
+                body: Some(own.clone()),
+                result: own.clone(),
+                codes: &["200", "201", "202"],
+            },
+            "post",
+            id(namespaced),
+        ));
     }
     if has("deletecollection") {
-        operations.push((Operation { verb: "deleteCollection", method: "delete", parameters: &deleting_many, body: delete_options.clone(), result: status.clone(), codes: &["200"] }, "deletecollection", id(namespaced)));
+        operations.push((
+            Operation {
+                verb: "deleteCollection",
+                method: "delete",
+                parameters: &deleting_many,
+                body: delete_options.clone(),
+                result: status.clone(),
+                codes: &["200"],
+            },
+            "deletecollection",
+            id(namespaced),
+        ));
     }
     put(format!("{base}{scope}/{}", r.plural), path_parameters(false), operations);
     if r.namespaced && has("list") {
-        let operation = Operation { verb: "list", method: "get", parameters: &LISTING, body: None, result: list, codes: &["200"] };
-        put(format!("{base}/{}", r.plural), Vec::new(), vec![(operation, "list", format!("{}ForAllNamespaces", r.kind))]);
+        let operation =
+            Operation { verb: "list", method: "get", parameters: &LISTING, body: None, result: list, codes: &["200"] };
+        put(
+            format!("{base}/{}", r.plural),
+            Vec::new(),
+            vec![(operation, "list", format!("{}ForAllNamespaces", r.kind))],
+        );
     }
     let mut single = |path: String, verbs: &dyn Fn(&str) -> bool, ty: &str, suffix: &str| {
         let mut operations = Vec::new();
         let id = format!("{namespaced}{}{suffix}", r.kind);
         if verbs("get") {
-            operations.push((Operation { verb: "read", method: "get", parameters: &[], body: None, result: ty.to_owned(), codes: &["200"] }, "get", id.clone()));
+            operations.push((
+                Operation {
+                    verb: "read",
+                    method: "get",
+                    parameters: &[],
+                    body: None,
+                    result: ty.to_owned(),
+                    codes: &["200"],
+                },
+                "get",
+                id.clone(),
+            ));
         }
         if verbs("update") {
-            operations.push((Operation { verb: "replace", method: "put", parameters: &WRITING, body: Some(ty.to_owned()), result: ty.to_owned(), codes: &["200", "201"] }, "put", id.clone()));
+            operations.push((
+                Operation {
+                    verb: "replace",
+                    method: "put",
+                    parameters: &WRITING,
+                    body: Some(ty.to_owned()),
+                    result: ty.to_owned(),
+                    codes: &["200", "201"],
+                },
+                "put",
+                id.clone(),
+            ));
         }
         if verbs("patch") {
-            operations.push((Operation { verb: "patch", method: "patch", parameters: &force, body: patch_body.clone(), result: ty.to_owned(), codes: &["200", "201"] }, "patch", id.clone()));
+            operations.push((
+                Operation {
+                    verb: "patch",
+                    method: "patch",
+                    parameters: &force,
+                    body: patch_body.clone(),
+                    result: ty.to_owned(),
+                    codes: &["200", "201"],
+                },
+                "patch",
+                id.clone(),
+            ));
         }
         if verbs("create") {
-            operations.push((Operation { verb: "create", method: "post", parameters: &WRITING, body: Some(ty.to_owned()), result: ty.to_owned(), codes: &["200", "201", "202"] }, "post", id.clone()));
+            operations.push((
+                Operation {
+                    verb: "create",
+                    method: "post",
+                    parameters: &WRITING,
+                    body: Some(ty.to_owned()),
+                    result: ty.to_owned(),
+                    codes: &["200", "201", "202"],
+                },
+                "post",
+                id.clone(),
+            ));
         }
         if verbs("delete") {
-            operations.push((Operation { verb: "delete", method: "delete", parameters: &DELETING, body: delete_options.clone(), result: status.clone(), codes: &["200", "202"] }, "delete", id));
+            operations.push((
+                Operation {
+                    verb: "delete",
+                    method: "delete",
+                    parameters: &DELETING,
+                    body: delete_options.clone(),
+                    result: status.clone(),
+                    codes: &["200", "202"],
+                },
+                "delete",
+                id,
+            ));
         }
         put(path, path_parameters(true), operations);
     };

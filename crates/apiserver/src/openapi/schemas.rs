@@ -126,7 +126,8 @@ impl Schemas {
         let Some(message) = table.messages.get(id.0 as usize) else { return };
         let object = || Value::object([("type", "object".into())]);
         let v3 = self.dialect == Dialect::V3;
-        let one_of = |types: [&str; 2]| Value::List(types.iter().map(|t| Value::object([("type", (*t).into())])).collect());
+        let one_of =
+            |types: [&str; 2]| Value::List(types.iter().map(|t| Value::object([("type", (*t).into())])).collect());
         let string = |format: &str| {
             let mut s = Value::object([("type", "string".into())]);
             if !format.is_empty() {
@@ -144,9 +145,10 @@ impl Schemas {
             }
             Form::IntOrString => string("int-or-string"),
             Form::RawExtension | Form::FieldsV1 => object(),
-            Form::Json | Form::JsonSchemaPropsOrBool | Form::JsonSchemaPropsOrArray | Form::JsonSchemaPropsOrStringArray => {
-                Value::object::<&str>([])
-            }
+            Form::Json
+            | Form::JsonSchemaPropsOrBool
+            | Form::JsonSchemaPropsOrArray
+            | Form::JsonSchemaPropsOrStringArray => Value::object::<&str>([]),
             Form::Items => Value::object([("type", "array".into()), ("items", string(""))]),
             Form::Struct => {
                 let mut schema = object();

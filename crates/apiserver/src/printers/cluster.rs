@@ -50,7 +50,13 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             let found = addresses.iter().find(|a| a.str_at(&["type"]) == cell.arg(0));
             or(found.map_or("", |a| a.str_at(&["address"])), "<none>")
         }
-        "volume.phase" => if deleting { "Terminating".into() } else { object["status"]["phase"].clone() },
+        "volume.phase" => {
+            if deleting {
+                "Terminating".into()
+            } else {
+                object["status"]["phase"].clone()
+            }
+        }
         "volume.class" => {
             let legacy = object["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].as_str();
             legacy.unwrap_or(object.str_at(&["spec", "storageClassName"])).into()
@@ -70,8 +76,14 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
         "quota.limits" => quota(object, true).into(),
         "csr.condition" => {
             let has = |ty: &str| condition(object, ty).is_some();
-            let mut text =
-                if has("Denied") { "Denied" } else if has("Approved") { "Approved" } else { "Pending" }.to_owned();
+            let mut text = if has("Denied") {
+                "Denied"
+            } else if has("Approved") {
+                "Approved"
+            } else {
+                "Pending"
+            }
+            .to_owned();
             if has("Failed") {
                 text.push_str(",Failed");
             }
@@ -99,9 +111,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             let versions = object.list_at(&["spec", "versions"]).iter().filter(|v| v.bool_at(&["served"]));
             versions.map(|v| v.str_at(&["name"])).collect::<Vec<_>>().join(",").into()
         }
-        "crd.established" => {
-            condition(object, "Established").is_some_and(|c| c.str_at(&["status"]) == "True").into()
-        }
+        "crd.established" => condition(object, "Established").is_some_and(|c| c.str_at(&["status"]) == "True").into(),
         "default.name" => {
             let name = object.str_at(&["metadata", "name"]);
             let default = object["metadata"]["annotations"][cell.arg(0)].as_str() == Some("true");
@@ -150,13 +160,22 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             let field = match name {
                 "component.message" => "message",
                 "component.error" => "error",
-                _ => return if healthy.is_some_and(|c| c.str_at(&["status"]) == "True") { "Healthy" } else { "Unhealthy" }.into(),
+                _ => {
+                    return if healthy.is_some_and(|c| c.str_at(&["status"]) == "True") {
+                        "Healthy"
+                    } else {
+                        "Unhealthy"
+                    }
+                    .into();
+                }
             };
             healthy.map_or("", |c| c.str_at(&[field])).into()
         }
         "migration.resource" => {
             let resource = &object["spec"]["resource"];
-            crate::request::GroupResource::new(resource.str_at(&["group"]), resource.str_at(&["resource"])).to_string().into()
+            crate::request::GroupResource::new(resource.str_at(&["group"]), resource.str_at(&["resource"]))
+                .to_string()
+                .into()
         }
         "storageVersion.versions" => strings(&object["status"]["storageVersions"]).join(",").into(),
         // Kinds of versions that are off until they are asked for show their conditions.

@@ -195,7 +195,11 @@ pub fn duration(seconds: i64) -> String {
     const YEAR: i64 = 365 * DAY;
     let two = |value: i64, big: i64, big_unit: &str, small: i64, small_unit: &str| {
         let rest = value % big / small;
-        if rest == 0 { format!("{}{big_unit}", value / big) } else { format!("{}{big_unit}{rest}{small_unit}", value / big) }
+        if rest == 0 {
+            format!("{}{big_unit}", value / big)
+        } else {
+            format!("{}{big_unit}{rest}{small_unit}", value / big)
+        }
     };
     match seconds {
         s if s < -1 => "<invalid>".into(),

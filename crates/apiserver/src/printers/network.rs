@@ -87,7 +87,8 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             unset(some_of(&ports.collect::<Vec<_>>(), 3, ","))
         }
         "endpointSlice.endpoints" => {
-            let all: Vec<String> = object.list_at(&["endpoints"]).iter().flat_map(|e| strings(&e["addresses"])).collect();
+            let all: Vec<String> =
+                object.list_at(&["endpoints"]).iter().flat_map(|e| strings(&e["addresses"])).collect();
             unset(some_of(&all, 3, ","))
         }
         "ipAddress.parent" => {
@@ -121,9 +122,13 @@ fn endpoints(object: &Value) -> String {
         }
         for port in ports {
             let number = port.i64_at(&["port"]).unwrap_or(0);
-            all.extend(addresses().map(|ip| {
-                if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }
-            }));
+            all.extend(
+                addresses().map(
+                    |ip| {
+                        if ip.contains(':') { format!("[{ip}]:{number}") } else { format!("{ip}:{number}") }
+                    },
+                ),
+            );
         }
     }
     if all.is_empty() { "<none>".into() } else { some_of(&all, 3, ",") }

@@ -30,9 +30,8 @@ fn ended_because(terminated: &Value) -> String {
 
 fn summarize(pod: &Value) -> Summary {
     let spec_inits = pod.list_at(&["spec", "initContainers"]);
-    let restartable = |name: &str| {
-        spec_inits.iter().any(|c| c.str_at(&["name"]) == name && c.str_at(&["restartPolicy"]) == "Always")
-    };
+    let restartable =
+        |name: &str| spec_inits.iter().any(|c| c.str_at(&["name"]) == name && c.str_at(&["restartPolicy"]) == "Always");
     let sidecars = spec_inits.iter().filter(|c| c.str_at(&["restartPolicy"]) == "Always").count();
     let mut out = Summary {
         total: (pod.list_at(&["spec", "containers"]).len() + sidecars) as i64,
@@ -233,7 +232,9 @@ fn metrics(autoscaler: &Value) -> String {
                 _ => return "<unknown type>".into(),
             };
             let (spec, current) = (&metric[field], statuses.get(at).map(|s| &s[field]["current"]));
-            let text = |v: Option<&Value>, name: &str| v.map(|v| v.str_at(&[name])).filter(|t| !t.is_empty()).map(str::to_owned);
+            let text = |v: Option<&Value>, name: &str| {
+                v.map(|v| v.str_at(&[name])).filter(|t| !t.is_empty()).map(str::to_owned)
+            };
             let average = spec.str_at(&["target", "averageValue"]);
             let shown = if !average.is_empty() {
                 let now = text(current, "averageValue").unwrap_or_else(|| "<unknown>".into());
@@ -241,7 +242,8 @@ fn metrics(autoscaler: &Value) -> String {
                 format!("{now}/{average}{suffix}")
             } else if named {
                 let percent = |v: Option<i64>| v.map(|p| format!("{p}%"));
-                let now = percent(current.and_then(|c| c.i64_at(&["averageUtilization"]))).unwrap_or_else(|| "<unknown>".into());
+                let now = percent(current.and_then(|c| c.i64_at(&["averageUtilization"])))
+                    .unwrap_or_else(|| "<unknown>".into());
                 let target = percent(spec.i64_at(&["target", "averageUtilization"])).unwrap_or_else(|| "<auto>".into());
                 format!("{now}/{target}")
             } else {

@@ -24,7 +24,14 @@ pub fn row() -> Row {
         triggers: vec![
             Trigger::itself::<PodDisruptionBudget>(),
             Trigger::on::<Pod>(|world, old, new| {
-                let facts = |pod: &Pod| (is_ready(pod), pod.metadata.deletion_timestamp.is_some(), pod.metadata.labels.clone(), pod.metadata.owner_references.clone());
+                let facts = |pod: &Pod| {
+                    (
+                        is_ready(pod),
+                        pod.metadata.deletion_timestamp.is_some(),
+                        pod.metadata.labels.clone(),
+                        pod.metadata.owner_references.clone(),
+                    )
+                };
                 let Some(any) = new.or(old).filter(|_| old.map(facts) != new.map(facts)) else { return Vec::new() };
                 let budgets = world.of::<PodDisruptionBudget>().in_namespace(&any.metadata.namespace);
                 let selects = |budget: &PodDisruptionBudget| {
@@ -47,15 +54,23 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
     let Some(budget) = world.get::<PodDisruptionBudget>(key) else { return plan };
     let matcher = Matcher::new(budget.spec.selector.as_ref());
-    let pods: Vec<&Pod> = world.of::<Pod>().in_namespace(&key.namespace).map(|pod| &**pod).filter(|pod| matcher.matches(&pod.metadata.labels)).collect();
+    let pods: Vec<&Pod> = world
+        .of::<Pod>()
+        .in_namespace(&key.namespace)
+        .map(|pod| &**pod)
+        .filter(|pod| matcher.matches(&pod.metadata.labels))
+        .collect();
     let now = ctx.now_seconds();
     let mut status = budget.status.clone();
     match expected(world, budget, &pods) {
         Ok((expected, desired)) => {
             let living = || pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
             // Those that the eviction API promised to delete and that are not deleted yet.
-            status.disrupted_pods.retain(|name, at| living().any(|pod| pod.metadata.name == *name) && at.seconds + DELETION_TIMEOUT_SECONDS > now);
-            let healthy = living().filter(|pod| !status.disrupted_pods.contains_key(&pod.metadata.name) && is_ready(pod)).count();
+            status.disrupted_pods.retain(|name, at| {
+                living().any(|pod| pod.metadata.name == *name) && at.seconds + DELETION_TIMEOUT_SECONDS > now
+            });
+            let healthy =
+                living().filter(|pod| !status.disrupted_pods.contains_key(&pod.metadata.name) && is_ready(pod)).count();
             if let Some(until) = status.disrupted_pods.values().map(|at| at.seconds + DELETION_TIMEOUT_SECONDS).min() {
                 plan.requeue(Duration::from_secs((until - now).max(1).unsigned_abs()));
             }
@@ -74,7 +89,14 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
             status.disruptions_allowed = 0;
             set_condition(&mut status, ctx, "SyncFailed", message.clone());
             if status != budget.status {
-                plan.push(event(ctx, &**budget, COMPONENT, "Warning", "CalculateExpectedPodCountFailed", format!("Failed to calculate the number of expected pods: {message}")));
+                plan.push(event(
+                    ctx,
+                    &**budget,
+                    COMPONENT,
+                    "Warning",
+                    "CalculateExpectedPodCountFailed",
+                    format!("Failed to calculate the number of expected pods: {message}"),
+                ));
             }
         }
     }
@@ -88,7 +110,10 @@ fn set_condition(status: &mut PodDisruptionBudgetStatus, ctx: &Ctx, reason: &str
     let text = if status.disruptions_allowed > 0 { "True" } else { "False" };
     let generation = status.observed_generation;
     let known = status.conditions.iter().position(|condition| condition.r#type == "DisruptionAllowed");
-    let since = known.and_then(|at| status.conditions.get(at)).filter(|known| known.status == text).map_or(time(ctx), |known| known.last_transition_time);
+    let since = known
+        .and_then(|at| status.conditions.get(at))
+        .filter(|known| known.status == text)
+        .map_or(time(ctx), |known| known.last_transition_time);
     let condition = Condition {
         r#type: "DisruptionAllowed".to_owned(),
         status: text.to_owned(),
@@ -129,21 +154,27 @@ fn scale(world: &World, pods: &[&Pod]) -> Result<i32, String> {
         let of = key(namespace, &owner.name);
         let group = owner.api_version.split('/').next().unwrap_or_default();
         let found = match (group, &*owner.kind) {
-            ("apps", "ReplicaSet") => world.get::<ReplicaSet>(&of).filter(|set| set.metadata.uid == owner.uid).map(|set| {
-                let deployment = controller_of(&set.metadata).and_then(|owner| {
-                    world.get::<Deployment>(&key(namespace, &owner.name)).filter(|deployment| deployment.metadata.uid == owner.uid)
-                });
-                match deployment {
-                    Some(deployment) => (deployment.metadata.uid.clone(), deployment.spec.replicas),
-                    None => (set.metadata.uid.clone(), set.spec.replicas),
-                }
-            }),
-            ("apps", "StatefulSet") => {
-                world.get::<StatefulSet>(&of).filter(|set| set.metadata.uid == owner.uid).map(|set| (set.metadata.uid.clone(), set.spec.replicas))
+            ("apps", "ReplicaSet") => {
+                world.get::<ReplicaSet>(&of).filter(|set| set.metadata.uid == owner.uid).map(|set| {
+                    let deployment = controller_of(&set.metadata).and_then(|owner| {
+                        world
+                            .get::<Deployment>(&key(namespace, &owner.name))
+                            .filter(|deployment| deployment.metadata.uid == owner.uid)
+                    });
+                    match deployment {
+                        Some(deployment) => (deployment.metadata.uid.clone(), deployment.spec.replicas),
+                        None => (set.metadata.uid.clone(), set.spec.replicas),
+                    }
+                })
             }
-            ("v1", "ReplicationController") => {
-                world.get::<ReplicationController>(&of).filter(|rc| rc.metadata.uid == owner.uid).map(|rc| (rc.metadata.uid.clone(), rc.spec.replicas))
-            }
+            ("apps", "StatefulSet") => world
+                .get::<StatefulSet>(&of)
+                .filter(|set| set.metadata.uid == owner.uid)
+                .map(|set| (set.metadata.uid.clone(), set.spec.replicas)),
+            ("v1", "ReplicationController") => world
+                .get::<ReplicationController>(&of)
+                .filter(|rc| rc.metadata.uid == owner.uid)
+                .map(|rc| (rc.metadata.uid.clone(), rc.spec.replicas)),
             _ => None,
         };
         let (uid, replicas) = found.ok_or_else(|| format!("found no controllers for pod {:?}", pod.metadata.name))?;

@@ -27,8 +27,11 @@ pub fn row() -> Row {
             Trigger::itself::<Service>(),
             Trigger::on::<Pod>(services_of),
             Trigger::on::<EndpointSlice>(|_, old, new| {
-                let ours = old.or(new).filter(|slice| slice.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER));
-                let name = ours.and_then(|slice| Some(Key::new(&slice.metadata.namespace, slice.metadata.labels.get(SERVICE_NAME)?)));
+                let ours =
+                    old.or(new).filter(|slice| slice.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER));
+                let name = ours.and_then(|slice| {
+                    Some(Key::new(&slice.metadata.namespace, slice.metadata.labels.get(SERVICE_NAME)?))
+                });
                 name.into_iter().collect()
             }),
             Trigger::reads::<Node>(),
@@ -43,7 +46,14 @@ pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<K
     let Some(any) = new.or(old) else { return Vec::new() };
     if let (Some(old), Some(new)) = (old, new) {
         let facts = |pod: &Pod| {
-            (pod.status.pod_ips.clone(), pod.status.phase.clone(), is_ready(pod), pod.metadata.deletion_timestamp, pod.metadata.labels.clone(), pod.spec.node_name.clone())
+            (
+                pod.status.pod_ips.clone(),
+                pod.status.phase.clone(),
+                is_ready(pod),
+                pod.metadata.deletion_timestamp,
+                pod.metadata.labels.clone(),
+                pod.spec.node_name.clone(),
+            )
         };
         if facts(old) == facts(new) {
             return Vec::new();
@@ -53,18 +63,27 @@ pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<K
         let matcher = Matcher::labels(&service.spec.selector);
         old.into_iter().chain(new).any(|pod| matcher.matches(&pod.metadata.labels))
     };
-    world.of::<Service>().in_namespace(&any.metadata.namespace).filter(|service| selects(service)).map(|service| Key::of(&**service)).collect()
+    world
+        .of::<Service>()
+        .in_namespace(&any.metadata.namespace)
+        .filter(|service| selects(service))
+        .map(|service| Key::of(&**service))
+        .collect()
 }
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
     let held = world.of::<EndpointSlice>().in_namespace(&key.namespace).filter(|slice| {
         let labels = &slice.metadata.labels;
-        labels.get(SERVICE_NAME).is_some_and(|name| **name == *key.name) && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
+        labels.get(SERVICE_NAME).is_some_and(|name| **name == *key.name)
+            && labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER)
     });
-    let held: Vec<&EndpointSlice> = held.map(|slice| &**slice).filter(|slice| slice.metadata.deletion_timestamp.is_none()).collect();
+    let held: Vec<&EndpointSlice> =
+        held.map(|slice| &**slice).filter(|slice| slice.metadata.deletion_timestamp.is_none()).collect();
     let service = world.get::<Service>(key).filter(|service| service.metadata.deletion_timestamp.is_none());
-    let Some(service) = service.filter(|service| !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName") else {
+    let Some(service) =
+        service.filter(|service| !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName")
+    else {
         // A Service without a selector has slices of others; ours of its earlier days go.
         plan.actions.extend(held.into_iter().map(Action::delete));
         return plan;
@@ -72,7 +91,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut kept: Vec<&str> = Vec::new();
     for (family, groups) in wanted(world, service) {
         for (ports, mut endpoints) in groups {
-            let same: Vec<&EndpointSlice> = held.iter().copied().filter(|slice| slice.address_type == family && slice.ports == ports).collect();
+            let same: Vec<&EndpointSlice> =
+                held.iter().copied().filter(|slice| slice.address_type == family && slice.ports == ports).collect();
             kept.extend(same.iter().map(|slice| slice.name()));
             fit(service, family, &ports, &mut endpoints, &same, ctx, &mut plan);
         }
@@ -95,7 +115,8 @@ fn fit(
     let mut slices: Vec<EndpointSlice> = Vec::new();
     for slice in held {
         let mut changed = (*slice).clone();
-        changed.endpoints = slice.endpoints.iter().filter_map(|endpoint| endpoints.remove(identity(endpoint))).collect();
+        changed.endpoints =
+            slice.endpoints.iter().filter_map(|endpoint| endpoints.remove(identity(endpoint))).collect();
         changed.metadata.labels = labels(service);
         slices.push(changed);
     }
@@ -196,9 +217,11 @@ fn endpoint(world: &World, service: &Service, pod: &Pod, family: &str) -> Option
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let serving = is_ready(pod);
     let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
-    let zone = world.of::<Node>().named("", &pod.spec.node_name).and_then(|node| node.metadata.labels.get(ZONE)).cloned();
+    let zone =
+        world.of::<Node>().named("", &pod.spec.node_name).and_then(|node| node.metadata.labels.get(ZONE)).cloned();
     // A hostname counts only where DNS gives the pod a name: with the Service as its subdomain.
-    let hostname = (!pod.spec.hostname.is_empty() && pod.spec.subdomain == service.name()).then(|| pod.spec.hostname.clone());
+    let hostname =
+        (!pod.spec.hostname.is_empty() && pod.spec.subdomain == service.name()).then(|| pod.spec.hostname.clone());
     Some(Endpoint {
         addresses: vec![address.to_owned()],
         conditions: EndpointConditions {
@@ -227,9 +250,15 @@ pub fn number(port: &ServicePort, pod: &Pod) -> Option<i32> {
         IntOrString::Int(0) => Some(port.port),
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
-            let sidecars = pod.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let sidecars = pod
+                .spec
+                .init_containers
+                .iter()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always"));
             let mut declared = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
-            declared.find(|declared| declared.name == *name && protocol(&declared.protocol) == protocol(&port.protocol)).map(|declared| declared.container_port)
+            declared
+                .find(|declared| declared.name == *name && protocol(&declared.protocol) == protocol(&port.protocol))
+                .map(|declared| declared.container_port)
         }
     }
 }

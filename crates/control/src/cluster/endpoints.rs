@@ -26,7 +26,8 @@ pub fn row() -> Row {
             Trigger::on::<Pod>(services_of),
             Trigger::on::<Endpoints>(|_, old, new| {
                 // One made by hand may come before its Service.
-                let ours = |endpoints: &Endpoints| endpoints.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER);
+                let ours =
+                    |endpoints: &Endpoints| endpoints.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER);
                 new.or(old).filter(|endpoints| new.is_none() || ours(endpoints)).map(Key::of).into_iter().collect()
             }),
         ],
@@ -39,10 +40,15 @@ pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
     let known = world.get::<Endpoints>(key);
     let Some(service) = world.get::<Service>(key) else {
-        plan.actions.extend(known.filter(|known| known.metadata.deletion_timestamp.is_none()).map(|known| Action::delete(&**known)));
+        plan.actions.extend(
+            known.filter(|known| known.metadata.deletion_timestamp.is_none()).map(|known| Action::delete(&**known)),
+        );
         return plan;
     };
-    if service.spec.r#type == "ExternalName" || service.spec.selector.is_empty() || service.metadata.deletion_timestamp.is_some() {
+    if service.spec.r#type == "ExternalName"
+        || service.spec.selector.is_empty()
+        || service.metadata.deletion_timestamp.is_some()
+    {
         return plan;
     }
     let (subsets, truncated) = subsets(world, service);
@@ -53,7 +59,14 @@ pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     }
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     let mut wanted = known.map_or_else(
-        || Endpoints { metadata: ObjectMeta { name: key.name.to_string(), namespace: key.namespace.to_string(), ..ObjectMeta::default() }, ..Endpoints::default() },
+        || Endpoints {
+            metadata: ObjectMeta {
+                name: key.name.to_string(),
+                namespace: key.namespace.to_string(),
+                ..ObjectMeta::default()
+            },
+            ..Endpoints::default()
+        },
         |known| (**known).clone(),
     );
     wanted.subsets = subsets;
@@ -89,7 +102,14 @@ fn subsets(world: &World, service: &Service) -> (Vec<EndpointSubset>, bool) {
             .spec
             .ports
             .iter()
-            .filter_map(|port| Some((port.name.clone(), number(port, pod)?, protocol(&port.protocol).to_owned(), port.app_protocol.clone())))
+            .filter_map(|port| {
+                Some((
+                    port.name.clone(),
+                    number(port, pod)?,
+                    protocol(&port.protocol).to_owned(),
+                    port.app_protocol.clone(),
+                ))
+            })
             .collect();
         if ports.is_empty() && !(service.spec.ports.is_empty() && is_headless(service)) {
             continue;
@@ -105,7 +125,10 @@ fn subsets(world: &World, service: &Service) -> (Vec<EndpointSubset>, bool) {
     }
     let mut by_ports: BTreeMap<BTreeSet<Port>, EndpointSubset> = BTreeMap::new();
     for (address, ready, ports) in kept {
-        let subset = by_ports.entry(ports.clone()).or_insert_with(|| EndpointSubset { ports: ports.into_iter().map(port).collect(), ..EndpointSubset::default() });
+        let subset = by_ports.entry(ports.clone()).or_insert_with(|| EndpointSubset {
+            ports: ports.into_iter().map(port).collect(),
+            ..EndpointSubset::default()
+        });
         if ready { subset.addresses.push(address) } else { subset.not_ready_addresses.push(address) }
     }
     (by_ports.into_values().collect(), truncated)

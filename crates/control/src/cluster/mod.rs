@@ -48,7 +48,9 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
 
 /// A namespace that takes new objects.
 fn is_active(world: &World, key: &Key) -> bool {
-    world.get::<Namespace>(key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none() && namespace.status.phase != "Terminating")
+    world.get::<Namespace>(key).is_some_and(|namespace| {
+        namespace.metadata.deletion_timestamp.is_none() && namespace.status.phase != "Terminating"
+    })
 }
 
 /// The namespace in which an object of this name is gone.

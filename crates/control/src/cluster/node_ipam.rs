@@ -37,7 +37,14 @@ fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, cluster_cidrs: &[String]) 
             let ranges = ranges.as_deref().unwrap_or_default();
             plan.push(Action::merge(&**node, None, json!({"spec": {"podCIDR": first, "podCIDRs": ranges}})));
         }
-        _ => plan.push(event(ctx, &**node, "cidrAllocator", "Normal", "CIDRNotAvailable", format!("Node {} status is now: CIDRNotAvailable", key.name))),
+        _ => plan.push(event(
+            ctx,
+            &**node,
+            "cidrAllocator",
+            "Normal",
+            "CIDRNotAvailable",
+            format!("Node {} status is now: CIDRNotAvailable", key.name),
+        )),
     }
     plan
 }
@@ -50,8 +57,12 @@ fn free_range(cidr: &str, used: &[&str]) -> Option<String> {
     let count = 1u128.checked_shl(width - prefix).unwrap_or(u128::MAX).min(1 << 16);
     (0..count).find_map(|index| {
         let range = match base {
-            IpAddr::V4(base) => format!("{}/{width}", std::net::Ipv4Addr::from(u32::from(base) + ((index as u32) << (32 - width)))),
-            IpAddr::V6(base) => format!("{}/{width}", std::net::Ipv6Addr::from(u128::from(base) + (index << (128 - width)))),
+            IpAddr::V4(base) => {
+                format!("{}/{width}", std::net::Ipv4Addr::from(u32::from(base) + ((index as u32) << (32 - width))))
+            }
+            IpAddr::V6(base) => {
+                format!("{}/{width}", std::net::Ipv6Addr::from(u128::from(base) + (index << (128 - width))))
+            }
         };
         (!used.contains(&&*range)).then_some(range)
     })

@@ -55,7 +55,9 @@ pub fn row() -> Row {
         triggers: vec![
             Trigger::on::<Node>(|world, old, new| match (old, new) {
                 // How well the others are decides whether a node is evicted.
-                (old, new) if old.map(ready) != new.map(ready) => world.of::<Node>().iter().map(|(key, _)| key.clone()).chain(old.map(Key::of)).collect(),
+                (old, new) if old.map(ready) != new.map(ready) => {
+                    world.of::<Node>().iter().map(|(key, _)| key.clone()).chain(old.map(Key::of)).collect()
+                }
                 (_, new) => new.map(Key::of).into_iter().collect(),
             }),
             Trigger::on::<Lease>(|_, old, new| {
@@ -100,8 +102,15 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, memory: &Mutex<Memory>
     };
     let now = ctx.now_seconds();
     let lease = world.of::<Lease>().named(LEASES, &key.name);
-    let said = (lease.and_then(|lease| lease.spec.renew_time), condition(node, "Ready").map(|condition| condition.last_heartbeat_time));
-    let heard = memory.heard.entry(key.name.to_string()).or_insert(Heard { renewed: said.0, heartbeat: said.1, at_seconds: now });
+    let said = (
+        lease.and_then(|lease| lease.spec.renew_time),
+        condition(node, "Ready").map(|condition| condition.last_heartbeat_time),
+    );
+    let heard = memory.heard.entry(key.name.to_string()).or_insert(Heard {
+        renewed: said.0,
+        heartbeat: said.1,
+        at_seconds: now,
+    });
     if (heard.renewed, heard.heartbeat) != said {
         *heard = Heard { renewed: said.0, heartbeat: said.1, at_seconds: now };
     }
@@ -110,7 +119,14 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, memory: &Mutex<Memory>
     if left > 0 {
         plan.requeue(Duration::from_secs(left.unsigned_abs()));
     } else if let Some(silent) = fallen_silent(node, ctx) {
-        plan.push(event(ctx, &**node, COMPONENT, "Normal", "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name)));
+        plan.push(event(
+            ctx,
+            &**node,
+            COMPONENT,
+            "Normal",
+            "NodeNotReady",
+            format!("Node {} status is now: NodeNotReady", key.name),
+        ));
         plan.actions.insert(0, Action::update_status(silent));
         return plan;
     }
@@ -146,9 +162,13 @@ fn fallen_silent(node: &Node, ctx: &Ctx) -> Option<Node> {
 }
 
 fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &mut Plan) {
-    let is_wanted = |kind: &str, status: &str| condition(node, kind).is_some_and(|condition| condition.status == status);
-    let mut wanted: Vec<(&str, &str)> =
-        TAINTS.iter().filter(|(kind, status, _)| is_wanted(kind, status)).map(|(_, _, taint)| (*taint, "NoSchedule")).collect();
+    let is_wanted =
+        |kind: &str, status: &str| condition(node, kind).is_some_and(|condition| condition.status == status);
+    let mut wanted: Vec<(&str, &str)> = TAINTS
+        .iter()
+        .filter(|(kind, status, _)| is_wanted(kind, status))
+        .map(|(_, _, taint)| (*taint, "NoSchedule"))
+        .collect();
     if node.spec.unschedulable {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -167,7 +187,9 @@ fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &
             Health::AllDown => {}
             _ if evicted => wanted.push((key, "NoExecute")),
             Health::ZoneDown => {}
-            Health::Fine if since < BETWEEN_EVICTIONS_SECONDS => plan.requeue(Duration::from_secs((BETWEEN_EVICTIONS_SECONDS - since).unsigned_abs())),
+            Health::Fine if since < BETWEEN_EVICTIONS_SECONDS => {
+                plan.requeue(Duration::from_secs((BETWEEN_EVICTIONS_SECONDS - since).unsigned_abs()))
+            }
             Health::Fine => {
                 memory.evicted.insert(zone, ctx.now_seconds());
                 wanted.push((key, "NoExecute"));
@@ -179,15 +201,30 @@ fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &
         "NoExecute" => [NOT_READY, UNREACHABLE].contains(&&*taint.key),
         _ => false,
     };
-    let mut taints: Vec<Taint> = node.spec.taints.iter().filter(|taint| !ours(taint) || wanted.contains(&(&taint.key, &taint.effect))).cloned().collect();
+    let mut taints: Vec<Taint> = node
+        .spec
+        .taints
+        .iter()
+        .filter(|taint| !ours(taint) || wanted.contains(&(&taint.key, &taint.effect)))
+        .cloned()
+        .collect();
     for (key, effect) in wanted {
         if !has(key, effect) {
-            taints.push(Taint { key: key.to_owned(), effect: effect.to_owned(), time_added: Some(time(ctx)), ..Taint::default() });
+            taints.push(Taint {
+                key: key.to_owned(),
+                effect: effect.to_owned(),
+                time_added: Some(time(ctx)),
+                ..Taint::default()
+            });
         }
     }
     if taints != node.spec.taints {
         let taints: Vec<_> = taints.iter().map(taint_json).collect();
-        plan.push(Action::merge(node, None, json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}})));
+        plan.push(Action::merge(
+            node,
+            None,
+            json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}}),
+        ));
     }
 }
 

@@ -50,11 +50,17 @@ pub fn eviction_row() -> Row {
         user: "system:serviceaccount:kube-system:node-controller",
         triggers: vec![
             Trigger::on::<Pod>(|_, old, new| match (old, new) {
-                (Some(old), Some(new)) if old.spec.node_name == new.spec.node_name && old.spec.tolerations == new.spec.tolerations => Vec::new(),
+                (Some(old), Some(new))
+                    if old.spec.node_name == new.spec.node_name && old.spec.tolerations == new.spec.tolerations =>
+                {
+                    Vec::new()
+                }
                 (old, new) => new.or(old).map(Key::of).into_iter().collect(),
             }),
             Trigger::on::<Node>(|world, old, new| {
-                let taints = |node: Option<&Node>| node.map_or_else(Vec::new, |node| no_execute(node).cloned().collect::<Vec<_>>());
+                let taints = |node: Option<&Node>| {
+                    node.map_or_else(Vec::new, |node| no_execute(node).cloned().collect::<Vec<_>>())
+                };
                 let node = new.or(old).filter(|_| taints(old) != taints(new));
                 node.map_or_else(Vec::new, |node| pods_of(world, node.name()))
             }),
@@ -72,7 +78,9 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
     let mut plan = Plan::nothing();
     let name = key.to_string();
     let pod = world.get::<Pod>(key).filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let node = pod.filter(|pod| !pod.spec.node_name.is_empty()).and_then(|pod| world.of::<Node>().named("", &pod.spec.node_name));
+    let node = pod
+        .filter(|pod| !pod.spec.node_name.is_empty())
+        .and_then(|pod| world.of::<Node>().named("", &pod.spec.node_name));
     let (Some(pod), Some(node)) = (pod, node.filter(|node| no_execute(node).next().is_some())) else {
         forget(memory, &name);
         return plan;
@@ -84,7 +92,9 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
             allowed = Some(0);
             break;
         }
-        for toleration in pod.spec.tolerations.iter().filter(|toleration| tolerated(std::slice::from_ref(toleration), taint)) {
+        for toleration in
+            pod.spec.tolerations.iter().filter(|toleration| tolerated(std::slice::from_ref(toleration), taint))
+        {
             if let Some(seconds) = toleration.toleration_seconds {
                 allowed = Some(allowed.map_or(seconds, |least| least.min(seconds)).max(0));
             }
@@ -102,7 +112,14 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
         return plan;
     }
     forget(memory, &name);
-    plan.push(event(ctx, &**pod, "taint-eviction-controller", "Normal", "TaintManagerEviction", format!("Marking for deletion Pod {key}")));
+    plan.push(event(
+        ctx,
+        &**pod,
+        "taint-eviction-controller",
+        "Normal",
+        "TaintManagerEviction",
+        format!("Marking for deletion Pod {key}"),
+    ));
     plan.push(disrupt(pod, ctx, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", false));
     plan.push(Action::delete(&**pod));
     plan
@@ -117,7 +134,11 @@ fn disrupt(pod: &Pod, ctx: &Ctx, reason: &str, message: &str, failed: bool) -> A
     if failed {
         status["phase"] = json!("Failed");
     }
-    Action::Patch { of: Reference::to(pod), subresource: Some("status"), patch: Patch::Strategic(json!({"status": status})) }
+    Action::Patch {
+        of: Reference::to(pod),
+        subresource: Some("status"),
+        patch: Patch::Strategic(json!({"status": status})),
+    }
 }
 
 /// Pod garbage collection: upstream's podgc.
@@ -129,9 +150,12 @@ pub fn row() -> Row {
         triggers: vec![
             Trigger::on::<Pod>(|world, old, new| {
                 let Some(new) = new else { return Vec::new() };
-                let facts = |pod: &Pod| (pod.spec.node_name.clone(), is_terminal(pod), pod.metadata.deletion_timestamp.is_some());
+                let facts = |pod: &Pod| {
+                    (pod.spec.node_name.clone(), is_terminal(pod), pod.metadata.deletion_timestamp.is_some())
+                };
                 let looked = old.is_none_or(|old| facts(old) != facts(new));
-                let lost = !new.spec.node_name.is_empty() && world.of::<Node>().named("", &new.spec.node_name).is_none();
+                let lost =
+                    !new.spec.node_name.is_empty() && world.of::<Node>().named("", &new.spec.node_name).is_none();
                 let concerned = new.metadata.deletion_timestamp.is_some() || is_terminal(new) || lost;
                 (looked && concerned).then(|| Key::of(new)).into_iter().collect()
             }),
@@ -175,13 +199,22 @@ pub fn collect(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan 
         }
         Some(node) => {
             forget(memory, &pod.spec.node_name);
-            let ready = node.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True");
+            let ready = node
+                .status
+                .conditions
+                .iter()
+                .any(|condition| condition.r#type == "Ready" && condition.status == "True");
             if terminating && !ready && node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE) {
                 end(&mut plan, Some("PodGC: node is out of service"));
             }
         }
     }
-    if plan.actions.is_empty() && is_terminal(pod) && !terminating && world.of::<Pod>().len() > MAX_TERMINATED && is_surplus(world, pod) {
+    if plan.actions.is_empty()
+        && is_terminal(pod)
+        && !terminating
+        && world.of::<Pod>().len() > MAX_TERMINATED
+        && is_surplus(world, pod)
+    {
         end(&mut plan, None);
     }
     plan
@@ -191,6 +224,9 @@ pub fn collect(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan 
 fn is_surplus(world: &World, pod: &Pod) -> bool {
     let order = |pod: &Pod| (pod.metadata.creation_timestamp, pod.metadata.name.clone());
     let mine = order(pod);
-    let younger = world.of::<Pod>().values().filter(|other| is_terminal(other) && other.metadata.deletion_timestamp.is_none() && order(other) > mine);
+    let younger = world
+        .of::<Pod>()
+        .values()
+        .filter(|other| is_terminal(other) && other.metadata.deletion_timestamp.is_none() && order(other) > mine);
     younger.count() >= MAX_TERMINATED
 }

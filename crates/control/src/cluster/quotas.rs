@@ -8,7 +8,10 @@ use schema::{
         self, Object,
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{ConfigMap, Container, Endpoints, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, ResourceRequirements, Secret, Service, ServiceAccount},
+        core::v1::{
+            ConfigMap, Container, Endpoints, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+            ResourceRequirements, Secret, Service, ServiceAccount,
+        },
         discovery::v1::EndpointSlice,
     },
     quantity::{Format, Quantity},
@@ -47,7 +50,9 @@ fn count<K: Object>(world: &World, namespace: &str) -> usize {
 
 /// Quotas of the namespace of an object that came, went or changed what it uses.
 fn quotas<K: Object>(world: &World, old: Option<&K>, new: Option<&K>) -> Vec<Key> {
-    let of = |object: &K| world.of::<ResourceQuota>().in_namespace(object.namespace()).map(|quota| Key::of(&**quota)).collect();
+    let of = |object: &K| {
+        world.of::<ResourceQuota>().in_namespace(object.namespace()).map(|quota| Key::of(&**quota)).collect()
+    };
     new.or(old).filter(|_| old.is_none() || new.is_none()).map(of).unwrap_or_default()
 }
 
@@ -75,7 +80,9 @@ pub fn row() -> Row {
             }),
             Trigger::on::<PersistentVolumeClaim>(|world, old, new| match new {
                 None => quotas(world, old, new),
-                _ => changed(world, old, new, |old, new| old.spec == new.spec && old.status.allocated_resources == new.status.allocated_resources),
+                _ => changed(world, old, new, |old, new| {
+                    old.spec == new.spec && old.status.allocated_resources == new.status.allocated_resources
+                }),
             }),
             Trigger::on_metadata::<Secret>(quotas),
             Trigger::on_metadata::<ConfigMap>(quotas),
@@ -97,7 +104,10 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(quota) = world.get::<ResourceQuota>(key).filter(|quota| quota.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(quota) = world.get::<ResourceQuota>(key).filter(|quota| quota.metadata.deletion_timestamp.is_none())
+    else {
+        return plan;
+    };
     let usage = usage(world, quota, ctx.now_seconds());
     let mut status = quota.status.clone();
     status.hard.clone_from(&quota.spec.hard);
@@ -121,7 +131,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 
 /// A count of a kind that no row follows.
 fn is_foreign(name: &str) -> bool {
-    name.starts_with("count/") && !COUNTED.iter().any(|(counted, _)| *counted == name || name.strip_prefix("count/") == Some(counted))
+    name.starts_with("count/")
+        && !COUNTED.iter().any(|(counted, _)| *counted == name || name.strip_prefix("count/") == Some(counted))
 }
 
 fn add(usage: &mut Usage, name: &str, amount: Quantity) {
@@ -159,7 +170,9 @@ fn usage(world: &World, quota: &ResourceQuota, now: i64) -> Usage {
     }
     for service in world.of::<Service>().in_namespace(namespace) {
         let ports = match &*service.spec.r#type {
-            "LoadBalancer" if service.spec.allocate_load_balancer_node_ports == Some(false) => service.spec.ports.iter().filter(|port| port.node_port != 0).count(),
+            "LoadBalancer" if service.spec.allocate_load_balancer_node_ports == Some(false) => {
+                service.spec.ports.iter().filter(|port| port.node_port != 0).count()
+            }
             "NodePort" | "LoadBalancer" => service.spec.ports.len(),
             _ => 0,
         };
@@ -169,7 +182,8 @@ fn usage(world: &World, quota: &ResourceQuota, now: i64) -> Usage {
     }
     for claim in world.of::<PersistentVolumeClaim>().in_namespace(namespace) {
         let class = class_of(&claim.metadata.annotations, claim.spec.storage_class_name.as_deref().unwrap_or_default());
-        let size = |list: &BTreeMap<String, api::Quantity>| list.get("storage").and_then(|size| Quantity::parse(&size.0).ok());
+        let size =
+            |list: &BTreeMap<String, api::Quantity>| list.get("storage").and_then(|size| Quantity::parse(&size.0).ok());
         let (asked, given) = (size(&claim.spec.resources.requests), size(&claim.status.allocated_resources));
         let storage = asked.map(|asked| given.filter(|given| given.compare(asked).is_gt()).unwrap_or(asked));
         for (name, amount) in [("persistentvolumeclaims", Some(number(1))), ("requests.storage", storage)] {
@@ -186,14 +200,17 @@ fn usage(world: &World, quota: &ResourceQuota, now: i64) -> Usage {
 /// It ended, or should be gone.
 fn is_over(pod: &Pod, now: i64) -> bool {
     let meta = &pod.metadata;
-    is_terminal(pod) || matches!((meta.deletion_timestamp, meta.deletion_grace_period_seconds), (Some(at), Some(grace)) if now > at.seconds + grace)
+    is_terminal(pod)
+        || matches!((meta.deletion_timestamp, meta.deletion_grace_period_seconds), (Some(at), Some(grace)) if now > at.seconds + grace)
 }
 
 fn of_pod(pod: &Pod) -> Usage {
     let mut usage: Usage = [("pods".to_owned(), number(1))].into();
     for (name, amount) in resources(pod, false) {
         let plain = matches!(&*name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-        let extended = name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"));
+        let extended = name
+            .split_once('/')
+            .is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"));
         if plain || extended {
             usage.insert(format!("requests.{name}"), amount);
         }
@@ -211,7 +228,8 @@ fn of_pod(pod: &Pod) -> Usage {
 
 /// What a pod takes at most at any time of its life, by upstream's rule for init containers and sidecars.
 fn resources(pod: &Pod, limits: bool) -> Usage {
-    let which = |resources: &ResourceRequirements| if limits { resources.limits.clone() } else { resources.requests.clone() };
+    let which =
+        |resources: &ResourceRequirements| if limits { resources.limits.clone() } else { resources.requests.clone() };
     let parse = |list: &BTreeMap<String, api::Quantity>| -> Usage {
         list.iter().filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(&amount.0).ok()?))).collect()
     };
@@ -272,22 +290,26 @@ fn is_in_scope(quota: &ResourceQuota, pod: &Pod) -> bool {
         _ => false,
     };
     let selected = quota.spec.scope_selector.as_ref().map_or(&[][..], |selector| &selector.match_expressions);
-    quota.spec.scopes.iter().all(|scope| holds(scope, "Exists", &[])) && selected.iter().all(|of| holds(&of.scope_name, &of.operator, &of.values))
+    quota.spec.scopes.iter().all(|scope| holds(scope, "Exists", &[]))
+        && selected.iter().all(|of| holds(&of.scope_name, &of.operator, &of.values))
 }
 
 fn is_best_effort(pod: &Pod) -> bool {
     let nothing = |resources: &ResourceRequirements| resources.requests.is_empty() && resources.limits.is_empty();
-    pod.spec.containers.iter().chain(&pod.spec.init_containers).all(|container| nothing(&container.resources)) && pod.spec.resources.as_ref().is_none_or(nothing)
+    pod.spec.containers.iter().chain(&pod.spec.init_containers).all(|container| nothing(&container.resources))
+        && pod.spec.resources.as_ref().is_none_or(nothing)
 }
 
 fn crosses_namespaces(pod: &Pod) -> bool {
     let Some(affinity) = &pod.spec.affinity else { return false };
     let near = affinity.pod_affinity.iter().flat_map(|of| {
-        let preferred = of.preferred_during_scheduling_ignored_during_execution.iter().map(|weighted| &weighted.pod_affinity_term);
+        let preferred =
+            of.preferred_during_scheduling_ignored_during_execution.iter().map(|weighted| &weighted.pod_affinity_term);
         of.required_during_scheduling_ignored_during_execution.iter().chain(preferred)
     });
     let far = affinity.pod_anti_affinity.iter().flat_map(|of| {
-        let preferred = of.preferred_during_scheduling_ignored_during_execution.iter().map(|weighted| &weighted.pod_affinity_term);
+        let preferred =
+            of.preferred_during_scheduling_ignored_during_execution.iter().map(|weighted| &weighted.pod_affinity_term);
         of.required_during_scheduling_ignored_during_execution.iter().chain(preferred)
     });
     near.chain(far).any(|term| !term.namespaces.is_empty() || term.namespace_selector.is_some())

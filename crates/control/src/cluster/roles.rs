@@ -14,7 +14,12 @@ pub fn row() -> Row {
         name: "clusterrole-aggregation",
         user: "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
         triggers: vec![Trigger::on::<ClusterRole>(|world, _, _| {
-            world.of::<ClusterRole>().iter().filter(|(_, role)| role.aggregation_rule.is_some()).map(|(key, _)| key.clone()).collect()
+            world
+                .of::<ClusterRole>()
+                .iter()
+                .filter(|(_, role)| role.aggregation_rule.is_some())
+                .map(|(key, _)| key.clone())
+                .collect()
         })],
         reconcile: Box::new(reconcile),
         parallel: 2,
@@ -23,13 +28,19 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(role) = world.get::<ClusterRole>(key).filter(|role| role.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(role) = world.get::<ClusterRole>(key).filter(|role| role.metadata.deletion_timestamp.is_none()) else {
+        return plan;
+    };
     let Some(aggregation) = &role.aggregation_rule else { return plan };
     let mut rules: Vec<&PolicyRule> = Vec::new();
     for selector in &aggregation.cluster_role_selectors {
         let matcher = Matcher::new(Some(selector));
         // By name, so that the result is the same whatever came first.
-        for other in world.of::<ClusterRole>().values().filter(|other| other.name() != role.name() && matcher.matches(&other.metadata.labels)) {
+        for other in world
+            .of::<ClusterRole>()
+            .values()
+            .filter(|other| other.name() != role.name() && matcher.matches(&other.metadata.labels))
+        {
             for rule in &other.rules {
                 if !rules.contains(&rule) {
                     rules.push(rule);
@@ -53,7 +64,12 @@ pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
 
 fn rule_json(rule: &PolicyRule) -> Json {
     let mut json = json!({"verbs": rule.verbs});
-    for (name, list) in [("apiGroups", &rule.api_groups), ("resources", &rule.resources), ("resourceNames", &rule.resource_names), ("nonResourceURLs", &rule.non_resource_urls)] {
+    for (name, list) in [
+        ("apiGroups", &rule.api_groups),
+        ("resources", &rule.resources),
+        ("resourceNames", &rule.resource_names),
+        ("nonResourceURLs", &rule.non_resource_urls),
+    ] {
         if !list.is_empty() {
             json[name] = json!(list);
         }

@@ -28,7 +28,9 @@ fn pod(name: &str, node: &str, ready: bool) -> Json {
 fn with(mut object: Json, more: Json) -> Json {
     fn merge(into: &mut Json, from: Json) {
         match (into, from) {
-            (Json::Object(into), Json::Object(from)) => from.into_iter().for_each(|(name, value)| merge(into.entry(name).or_insert(Json::Null), value)),
+            (Json::Object(into), Json::Object(from)) => {
+                from.into_iter().for_each(|(name, value)| merge(into.entry(name).or_insert(Json::Null), value))
+            }
             (into, from) => *into = from,
         }
     }
@@ -66,14 +68,26 @@ mod nodes {
         let fixture = Fixture::new(&objects);
         let memory = Mutex::default();
         fixture.plan(|world, key, ctx| node_lifecycle::reconcile(world, key, ctx, &memory), "a");
-        let plan = fixture.plan(|world, key, ctx| { ctx.now_ns += 50_000_000_000; node_lifecycle::reconcile(world, key, ctx, &memory) }, "a");
+        let plan = fixture.plan(
+            |world, key, ctx| {
+                ctx.now_ns += 50_000_000_000;
+                node_lifecycle::reconcile(world, key, ctx, &memory)
+            },
+            "a",
+        );
         let silent = plan.actions[0].object::<schema::api::core::v1::Node>().unwrap();
-        let told: Vec<_> = silent.status.conditions.iter().map(|c| (&*c.r#type, &*c.status, &*c.reason, &*c.message)).collect();
+        let told: Vec<_> =
+            silent.status.conditions.iter().map(|c| (&*c.r#type, &*c.status, &*c.reason, &*c.message)).collect();
         let never = |kind| (kind, "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.");
-        assert_eq!(told, [
-            ("Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."),
-            never("MemoryPressure"), never("DiskPressure"), never("PIDPressure"),
-        ]);
+        assert_eq!(
+            told,
+            [
+                ("Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status."),
+                never("MemoryPressure"),
+                never("DiskPressure"),
+                never("PIDPressure"),
+            ]
+        );
     }
 
     #[test]
@@ -85,30 +99,55 @@ mod nodes {
     fn conditions_are_taints() {
         let ready = node("b", "True", json!([]));
         let again = "again in 50s";
-        check(&[node("a", "True", json!([taint("not-ready", "NoSchedule"), taint("not-ready", "NoExecute"), taint("x", "NoSchedule")]))], &[0], &[
-            r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/x","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
-            again,
-        ]);
-        check(&[with(node("a", "True", json!([])), json!({"spec": {"unschedulable": true}}))], &[0], &[
-            r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/unschedulable","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
-            again,
-        ]);
+        check(
+            &[node(
+                "a",
+                "True",
+                json!([taint("not-ready", "NoSchedule"), taint("not-ready", "NoExecute"), taint("x", "NoSchedule")]),
+            )],
+            &[0],
+            &[
+                r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/x","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
+                again,
+            ],
+        );
+        check(
+            &[with(node("a", "True", json!([])), json!({"spec": {"unschedulable": true}}))],
+            &[0],
+            &[
+                r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/unschedulable","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
+                again,
+            ],
+        );
         let tainted = json!([taint("not-ready", "NoSchedule"), taint("not-ready", "NoExecute")]);
         check(&[node("a", "False", tainted.clone()), ready.clone()], &[0], &[again]);
-        check(&[node("a", "False", json!([])), ready.clone()], &[0], &[
-            r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/not-ready","timeAdded":"2026-01-01T00:00:00Z"},{"effect":"NoExecute","key":"node.kubernetes.io/not-ready","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
-            again,
-        ]);
+        check(
+            &[node("a", "False", json!([])), ready.clone()],
+            &[0],
+            &[
+                r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/not-ready","timeAdded":"2026-01-01T00:00:00Z"},{"effect":"NoExecute","key":"node.kubernetes.io/not-ready","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
+                again,
+            ],
+        );
         // Nobody is ready: it is us who are cut off, and nothing is evicted.
-        check(&[node("a", "Unknown", json!([taint("unreachable", "NoSchedule"), taint("unreachable", "NoExecute")]))], &[0], &[
-            r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/unreachable","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
-            again,
-        ]);
+        check(
+            &[node("a", "Unknown", json!([taint("unreachable", "NoSchedule"), taint("unreachable", "NoExecute")]))],
+            &[0],
+            &[
+                r#"patch nodes a {"metadata":{"resourceVersion":"1"},"spec":{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/unreachable","timeAdded":"2026-01-01T00:00:00Z"}]}}"#,
+                again,
+            ],
+        );
     }
 
     #[test]
     fn pods_of_a_lost_node_are_not_ready() {
-        let fixture = Fixture::new(&[node("a", "Unknown", json!([])), pod("p", "a", true), pod("q", "a", false), pod("r", "b", true)]);
+        let fixture = Fixture::new(&[
+            node("a", "Unknown", json!([])),
+            pod("p", "a", true),
+            pod("q", "a", false),
+            pod("r", "b", true),
+        ]);
         fixture.check(node_lifecycle::mark_pods, "a", &[
             r#"patch pods n/p status {"status":{"conditions":[{"lastTransitionTime":"2026-01-01T00:00:00Z","status":"False","type":"Ready"}]}}"#,
             "Warning p NodeNotReady",
@@ -128,11 +167,15 @@ mod nodes {
             let memory = Mutex::default();
             fixture.check(|world, key, ctx| pod_gc::evict(world, key, ctx, &memory), "n/p", expected);
         }
-        let evicted = |at: &str| [
-            "Normal p TaintManagerEviction".to_owned(),
-            format!(r#"patch pods n/p status {{"status":{{"conditions":[{{"lastTransitionTime":"{at}","message":"Taint manager: deleting due to NoExecute taint","reason":"DeletionByTaintManager","status":"True","type":"DisruptionTarget"}}]}}}}"#),
-            "delete pods n/p".to_owned(),
-        ];
+        let evicted = |at: &str| {
+            [
+                "Normal p TaintManagerEviction".to_owned(),
+                format!(
+                    r#"patch pods n/p status {{"status":{{"conditions":[{{"lastTransitionTime":"{at}","message":"Taint manager: deleting due to NoExecute taint","reason":"DeletionByTaintManager","status":"True","type":"DisruptionTarget"}}]}}}}"#
+                ),
+                "delete pods n/p".to_owned(),
+            ]
+        };
         let expect = |at| evicted(at).map(|line| &*line.leak());
         let tolerate = |seconds: Json| json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]);
         check(json!([]), 0, &expect(JAN_1));
@@ -161,13 +204,21 @@ mod nodes {
         check(&[pod("p", "a", true), node("a", "True", json!([]))], &[0], &[]);
         check(&[with(pod("p", "", true), deleting.clone())], &[0], &["delete pods n/p grace 0"]);
         check(&[pod("p", "a", true)], &[0], &["again in 40s"]);
-        check(&[pod("p", "a", true)], &[0, 40], &[
-            r#"patch pods n/p status {"status":{"conditions":[{"lastTransitionTime":"2026-01-01T00:00:40Z","message":"PodGC: node no longer exists","reason":"DeletionByPodGC","status":"True","type":"DisruptionTarget"}],"phase":"Failed"}}"#,
-            "delete pods n/p grace 0",
-        ]);
+        check(
+            &[pod("p", "a", true)],
+            &[0, 40],
+            &[
+                r#"patch pods n/p status {"status":{"conditions":[{"lastTransitionTime":"2026-01-01T00:00:40Z","message":"PodGC: node no longer exists","reason":"DeletionByPodGC","status":"True","type":"DisruptionTarget"}],"phase":"Failed"}}"#,
+                "delete pods n/p grace 0",
+            ],
+        );
         let out = node("a", "False", json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]));
         check(&[pod("p", "a", true), out.clone()], &[0], &[]);
-        check(&[with(pod("p", "a", true), with(deleting, json!({"status": {"phase": "Failed"}}))), out], &[0], &["delete pods n/p grace 0"]);
+        check(
+            &[with(pod("p", "a", true), with(deleting, json!({"status": {"phase": "Failed"}}))), out],
+            &[0],
+            &["delete pods n/p grace 0"],
+        );
     }
 }
 
@@ -182,11 +233,20 @@ mod budgets {
             json!({"kind": "PodDisruptionBudget", "metadata": {"name": "b", "generation": 2}, "spec": spec}),
             json!({"kind": "ReplicaSet", "metadata": {"name": "rs"}, "spec": {"replicas": 4}}),
         ];
-        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs-uid", "controller": true}]);
-        objects.extend(pods.iter().enumerate().map(|(index, ready)| with(pod(&format!("p{index}"), "a", *ready), json!({"metadata": {"ownerReferences": owner}}))));
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs-uid", "controller": true}]);
+        objects.extend(pods.iter().enumerate().map(|(index, ready)| {
+            with(pod(&format!("p{index}"), "a", *ready), json!({"metadata": {"ownerReferences": owner}}))
+        }));
         let plan = Fixture::new(&objects).plan(disruption::reconcile, "n/b");
         let status = &plan.actions[0].object::<schema::api::policy::v1::PodDisruptionBudget>().unwrap().status;
-        let told = (status.disruptions_allowed, status.current_healthy, status.desired_healthy, status.expected_pods, &*status.conditions[0].reason);
+        let told = (
+            status.disruptions_allowed,
+            status.current_healthy,
+            status.desired_healthy,
+            status.expected_pods,
+            &*status.conditions[0].reason,
+        );
         assert_eq!((told, status.observed_generation), (expected, 2));
     }
 
@@ -217,12 +277,22 @@ mod budgets {
 fn endpoints_follow_the_pods_of_a_service() {
     let service = json!({"kind": "Service", "metadata": {"name": "s", "labels": {"l": "1"}}, "spec": {
         "clusterIP": "10.43.0.7", "selector": {"app": "a"}, "ports": [{"name": "w", "port": 80, "protocol": "TCP", "targetPort": "web"}]}});
-    let fixture = Fixture::new(&[service.clone(), pod("p", "a", true), pod("qq", "a", false), with(pod("rrr", "a", true), json!({"metadata": {"labels": {"app": "b"}}}))]);
+    let fixture = Fixture::new(&[
+        service.clone(),
+        pod("p", "a", true),
+        pod("qq", "a", false),
+        with(pod("rrr", "a", true), json!({"metadata": {"labels": {"app": "b"}}})),
+    ]);
     let plan = fixture.plan(endpoints::reconcile, "n/s");
     let made = plan.actions[0].object::<schema::api::core::v1::Endpoints>().unwrap();
     let [subset] = &made.subsets[..] else { panic!("{:?}", made.subsets) };
-    let ips = |addresses: &[schema::api::core::v1::EndpointAddress]| addresses.iter().map(|address| address.ip.clone()).collect::<Vec<_>>();
-    assert_eq!((ips(&subset.addresses), ips(&subset.not_ready_addresses)), (vec!["10.42.0.1".to_owned()], vec!["10.42.0.2".to_owned()]));
+    let ips = |addresses: &[schema::api::core::v1::EndpointAddress]| {
+        addresses.iter().map(|address| address.ip.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (ips(&subset.addresses), ips(&subset.not_ready_addresses)),
+        (vec!["10.42.0.1".to_owned()], vec!["10.42.0.2".to_owned()])
+    );
     assert_eq!((&*subset.ports[0].name, subset.ports[0].port), ("w", 8080));
     let labels: Vec<_> = made.metadata.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(labels, ["endpoints.kubernetes.io/managed-by=endpoint-controller", "l=1"]);
@@ -239,7 +309,8 @@ fn endpoints_follow_the_pods_of_a_service() {
 fn roles_gather_the_rules_of_those_selected() {
     let role = |name: &str, verbs: Json| json!({"kind": "ClusterRole", "metadata": {"name": name, "labels": {"to": "all"}}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]});
     let all = json!({"kind": "ClusterRole", "metadata": {"name": "all", "labels": {"to": "all"}}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]}});
-    let fixture = Fixture::new(&[role("b", json!(["get"])), role("a", json!(["list"])), role("c", json!(["get"])), all]);
+    let fixture =
+        Fixture::new(&[role("b", json!(["get"])), role("a", json!(["list"])), role("c", json!(["get"])), all]);
     fixture.check(roles::reconcile, "all", &[
         r#"patch clusterroles all {"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"all"},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["list"]},{"apiGroups":[""],"resources":["pods"],"verbs":["get"]}]}"#,
     ]);
@@ -266,10 +337,21 @@ fn quotas_are_counted_anew() {
         let used: Vec<_> = status.used.iter().map(|(name, amount)| (&**name, &*amount.0)).collect();
         assert_eq!((used, status.hard.len()), (expected.to_vec(), expected.len()));
     }
-    let hard = |names: &[&str]| -> Json { json!({"hard": names.iter().map(|name| ((*name).to_owned(), json!("9"))).collect::<serde_json::Map<_, _>>()}) };
-    check(hard(&["pods", "cpu", "requests.memory", "limits.cpu"]), &[("cpu", "600m"), ("limits.cpu", "2"), ("pods", "3"), ("requests.memory", "2Gi")]);
-    check(hard(&["count/pods", "configmaps", "count/configmaps", "secrets"]), &[("configmaps", "1"), ("count/configmaps", "1"), ("count/pods", "4"), ("secrets", "0")]);
-    check(hard(&["services", "services.nodeports", "services.loadbalancers"]), &[("services", "1"), ("services.loadbalancers", "0"), ("services.nodeports", "2")]);
+    let hard = |names: &[&str]| -> Json {
+        json!({"hard": names.iter().map(|name| ((*name).to_owned(), json!("9"))).collect::<serde_json::Map<_, _>>()})
+    };
+    check(
+        hard(&["pods", "cpu", "requests.memory", "limits.cpu"]),
+        &[("cpu", "600m"), ("limits.cpu", "2"), ("pods", "3"), ("requests.memory", "2Gi")],
+    );
+    check(
+        hard(&["count/pods", "configmaps", "count/configmaps", "secrets"]),
+        &[("configmaps", "1"), ("count/configmaps", "1"), ("count/pods", "4"), ("secrets", "0")],
+    );
+    check(
+        hard(&["services", "services.nodeports", "services.loadbalancers"]),
+        &[("services", "1"), ("services.loadbalancers", "0"), ("services.nodeports", "2")],
+    );
     check(with(hard(&["pods"]), json!({"scopes": ["BestEffort"]})), &[("pods", "1")]);
     check(with(hard(&["pods"]), json!({"scopes": ["NotBestEffort", "NotTerminating"]})), &[("pods", "2")]);
 }
@@ -293,8 +375,15 @@ mod storage {
     fn check(objects: &[Json], expected: &str) {
         let mut fixture = Fixture::new(objects);
         for _ in 0..10 {
-            let mut keys: Vec<(fn(&World, &Key, &mut Ctx) -> Plan, String)> = vec![(volumes::sync_claim, "n/c".to_owned())];
-            keys.extend(fixture.world.of::<PersistentVolume>().iter().map(|(key, _)| (volumes::sync_volume as _, key.to_string())));
+            let mut keys: Vec<(fn(&World, &Key, &mut Ctx) -> Plan, String)> =
+                vec![(volumes::sync_claim, "n/c".to_owned())];
+            keys.extend(
+                fixture
+                    .world
+                    .of::<PersistentVolume>()
+                    .iter()
+                    .map(|(key, _)| (volumes::sync_volume as _, key.to_string())),
+            );
             for (reconcile, key) in keys {
                 for action in fixture.plan(reconcile, &key).actions {
                     if let Some(volume) = action.object::<PersistentVolume>() {
@@ -316,13 +405,25 @@ mod storage {
 
     #[test]
     fn a_claim_gets_the_smallest_volume_that_serves_it() {
-        check(&[claim("x"), volume("big", "10Gi", "x"), volume("fit", "3Gi", "x"), volume("small", "1Gi", "x"), volume("other", "2Gi", "y")], "Bound fit, big Available, fit Bound, other Available, small Available");
+        check(
+            &[
+                claim("x"),
+                volume("big", "10Gi", "x"),
+                volume("fit", "3Gi", "x"),
+                volume("small", "1Gi", "x"),
+                volume("other", "2Gi", "y"),
+            ],
+            "Bound fit, big Available, fit Bound, other Available, small Available",
+        );
         check(&[claim("x")], "Pending ");
         check(&[claim(""), volume("v", "2Gi", "")], "Bound v, v Bound");
         // Made for this claim by a provisioner.
         let made = with(volume("made", "2Gi", "x"), json!({"spec": {"claimRef": {"namespace": "n", "name": "c"}}}));
         check(&[claim("x"), made, volume("a", "2Gi", "x")], "Bound made, a Available, made Bound");
-        let taken = with(volume("v", "2Gi", "x"), json!({"spec": {"claimRef": {"namespace": "n", "name": "d", "uid": "d-uid"}}}));
+        let taken = with(
+            volume("v", "2Gi", "x"),
+            json!({"spec": {"claimRef": {"namespace": "n", "name": "d", "uid": "d-uid"}}}),
+        );
         check(&[with(claim("x"), json!({"spec": {"volumeName": "v"}})), taken], "Pending v, v Released");
     }
 
@@ -336,7 +437,8 @@ mod storage {
     fn a_class_may_wait_for_the_first_consumer() {
         let class = json!({"kind": "StorageClass", "metadata": {"name": "x"}, "provisioner": "p.io/p", "volumeBindingMode": "WaitForFirstConsumer"});
         check(&[claim("x"), volume("v", "2Gi", "x"), class.clone()], "Pending , v Available");
-        let chosen = with(claim("x"), json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "a"}}}));
+        let chosen =
+            with(claim("x"), json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "a"}}}));
         let fixture = Fixture::new(&[chosen, class]);
         fixture.check(volumes::sync_claim, "n/c", &[
             r#"update persistentvolumeclaims n/c {"metadata":{"annotations":{"volume.beta.kubernetes.io/storage-provisioner":"p.io/p","volume.kubernetes.io/storage-provisioner":"p.io/p"}}}"#,

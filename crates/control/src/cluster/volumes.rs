@@ -21,7 +21,8 @@ const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const PROVISIONERS: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+const PROVISIONERS: [&str; 2] =
+    ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
 /// A class of volumes that only exist by hand.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const STORAGE: &str = "storage";
@@ -47,7 +48,9 @@ pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 
 fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     volume.spec.claim_ref.as_ref().is_some_and(|of| {
-        of.name == claim.metadata.name && of.namespace == claim.metadata.namespace && (of.uid.is_empty() || of.uid == claim.metadata.uid)
+        of.name == claim.metadata.name
+            && of.namespace == claim.metadata.namespace
+            && (of.uid.is_empty() || of.uid == claim.metadata.uid)
     })
 }
 
@@ -65,10 +68,20 @@ fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<
     Some(match () {
         () if volume.metadata.deletion_timestamp.is_some() => "the volume is marked for deletion",
         () if bytes(&volume.spec.capacity) < bytes(&claim.spec.resources.requests) => "requested PV is too small",
-        () if class_of(&volume.metadata.annotations, &volume.spec.storage_class_name) != claim_class(claim) => "storageClassName does not match",
-        () if attributes(&volume.spec.volume_attributes_class_name) != attributes(&claim.spec.volume_attributes_class_name) => "volumeAttributesClassName does not match",
-        () if mode(volume.spec.volume_mode.as_ref()) != mode(claim.spec.volume_mode.as_ref()) => "incompatible volumeMode",
-        () if !claim.spec.access_modes.iter().all(|wanted| volume.spec.access_modes.contains(wanted)) => "incompatible accessMode",
+        () if class_of(&volume.metadata.annotations, &volume.spec.storage_class_name) != claim_class(claim) => {
+            "storageClassName does not match"
+        }
+        () if attributes(&volume.spec.volume_attributes_class_name)
+            != attributes(&claim.spec.volume_attributes_class_name) =>
+        {
+            "volumeAttributesClassName does not match"
+        }
+        () if mode(volume.spec.volume_mode.as_ref()) != mode(claim.spec.volume_mode.as_ref()) => {
+            "incompatible volumeMode"
+        }
+        () if !claim.spec.access_modes.iter().all(|wanted| volume.spec.access_modes.contains(wanted)) => {
+            "incompatible accessMode"
+        }
         () => return None,
     })
 }
@@ -76,14 +89,22 @@ fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<
 /// A volume that names the claim, else (`any`) the smallest that serves it.
 fn find<'a>(world: &'a World, claim: &PersistentVolumeClaim, any: bool) -> Option<&'a PersistentVolume> {
     let matcher = claim.spec.selector.as_ref().map(|selector| Matcher::new(Some(selector)));
-    let fits = world.of::<PersistentVolume>().values().map(|volume| &**volume).filter(|volume| mismatch(volume, claim).is_none());
+    let fits = world
+        .of::<PersistentVolume>()
+        .values()
+        .map(|volume| &**volume)
+        .filter(|volume| mismatch(volume, claim).is_none());
     let (named, free): (Vec<_>, Vec<_>) = fits
         .filter(|volume| is_for(volume, claim) || volume.spec.claim_ref.is_none())
         .partition(|volume| volume.spec.claim_ref.is_some());
     let free = free.into_iter().filter(|volume| {
-        any && matches!(&*volume.status.phase, "Available" | "") && matcher.as_ref().is_none_or(|matcher| matcher.matches(&volume.metadata.labels))
+        any && matches!(&*volume.status.phase, "Available" | "")
+            && matcher.as_ref().is_none_or(|matcher| matcher.matches(&volume.metadata.labels))
     });
-    named.into_iter().next().or_else(|| free.min_by_key(|volume| (bytes(&volume.spec.capacity), volume.name().to_owned())))
+    named
+        .into_iter()
+        .next()
+        .or_else(|| free.min_by_key(|volume| (bytes(&volume.spec.capacity), volume.name().to_owned())))
 }
 
 pub fn claims_row() -> Row {
@@ -93,10 +114,15 @@ pub fn claims_row() -> Row {
         triggers: vec![
             Trigger::itself::<PersistentVolumeClaim>(),
             Trigger::on::<PersistentVolume>(|world, old, new| {
-                let named = old.into_iter().chain(new).filter_map(|volume| volume.spec.claim_ref.as_ref()).map(|of| key(&of.namespace, &of.name));
+                let named = old
+                    .into_iter()
+                    .chain(new)
+                    .filter_map(|volume| volume.spec.claim_ref.as_ref())
+                    .map(|of| key(&of.namespace, &of.name));
                 let free = new.is_some_and(|volume| volume.spec.claim_ref.is_none());
                 let waiting = world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| {
-                    (free && claim.spec.volume_name.is_empty()) || new.or(old).is_some_and(|volume| claim.spec.volume_name == volume.name())
+                    (free && claim.spec.volume_name.is_empty())
+                        || new.or(old).is_some_and(|volume| claim.spec.volume_name == volume.name())
                 });
                 let mut keys: Vec<Key> = named.chain(waiting.map(|(key, _)| key.clone())).collect();
                 keys.sort();
@@ -104,7 +130,12 @@ pub fn claims_row() -> Row {
                 keys
             }),
             Trigger::on::<StorageClass>(|world, _, _| {
-                world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| claim.spec.volume_name.is_empty()).map(|(key, _)| key.clone()).collect()
+                world
+                    .of::<PersistentVolumeClaim>()
+                    .iter()
+                    .filter(|(_, claim)| claim.spec.volume_name.is_empty())
+                    .map(|(key, _)| key.clone())
+                    .collect()
             }),
         ],
         reconcile: Box::new(sync_claim),
@@ -115,14 +146,30 @@ pub fn claims_row() -> Row {
 
 pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(claim) = world.get::<PersistentVolumeClaim>(key).filter(|claim| claim.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(claim) =
+        world.get::<PersistentVolumeClaim>(key).filter(|claim| claim.metadata.deletion_timestamp.is_none())
+    else {
+        return plan;
+    };
     let wanted = world.of::<PersistentVolume>().named("", &claim.spec.volume_name);
     if is_bound(claim) || claim.metadata.annotations.contains_key(BIND_COMPLETED) {
         match wanted {
             _ if claim.status.phase == "Lost" && wanted.is_none() => {}
             Some(volume) if volume.spec.claim_ref.is_none() || is_for(volume, claim) => bind(volume, claim, &mut plan),
-            Some(_) => lose(claim, ctx, "ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly", &mut plan),
-            None => lose(claim, ctx, "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!", &mut plan),
+            Some(_) => lose(
+                claim,
+                ctx,
+                "ClaimMisbound",
+                "Two claims are bound to the same volume, this one is bound incorrectly",
+                &mut plan,
+            ),
+            None => lose(
+                claim,
+                ctx,
+                "ClaimLost",
+                "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
+                &mut plan,
+            ),
         }
         return plan;
     }
@@ -131,9 +178,21 @@ pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
             Some(volume) if is_for(volume, claim) => bind(volume, claim, &mut plan),
             Some(volume) if volume.spec.claim_ref.is_none() => match mismatch(volume, claim) {
                 None => bind(volume, claim, &mut plan),
-                Some(why) => pending(claim, ctx, "VolumeMismatch", format!("Cannot bind to requested volume {:?}: {why}", volume.name()), &mut plan),
+                Some(why) => pending(
+                    claim,
+                    ctx,
+                    "VolumeMismatch",
+                    format!("Cannot bind to requested volume {:?}: {why}", volume.name()),
+                    &mut plan,
+                ),
             },
-            Some(volume) => pending(claim, ctx, "FailedBinding", format!("volume {:?} already bound to a different claim.", volume.name()), &mut plan),
+            Some(volume) => pending(
+                claim,
+                ctx,
+                "FailedBinding",
+                format!("volume {:?} already bound to a different claim.", volume.name()),
+                &mut plan,
+            ),
             None => pending(claim, ctx, "", String::new(), &mut plan),
         }
         return plan;
@@ -143,13 +202,31 @@ pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     if let Some(volume) = find(world, claim, !delayed) {
         bind(volume, claim, &mut plan);
     } else if delayed && !selected {
-        pending(claim, ctx, "WaitForFirstConsumer", "waiting for first consumer to be created before binding".to_owned(), &mut plan);
+        pending(
+            claim,
+            ctx,
+            "WaitForFirstConsumer",
+            "waiting for first consumer to be created before binding".to_owned(),
+            &mut plan,
+        );
     } else if claim_class(claim).is_empty() {
-        pending(claim, ctx, "FailedBinding", "no persistent volumes available for this claim and no storage class is set".to_owned(), &mut plan);
+        pending(
+            claim,
+            ctx,
+            "FailedBinding",
+            "no persistent volumes available for this claim and no storage class is set".to_owned(),
+            &mut plan,
+        );
     } else if let Some(class) = world.of::<StorageClass>().named("", claim_class(claim)) {
         hand_over(claim, class, ctx, &mut plan);
     } else {
-        pending(claim, ctx, "ProvisioningFailed", format!("storageclass.storage.k8s.io {:?} not found", claim_class(claim)), &mut plan);
+        pending(
+            claim,
+            ctx,
+            "ProvisioningFailed",
+            format!("storageclass.storage.k8s.io {:?} not found", claim_class(claim)),
+            &mut plan,
+        );
     }
     plan
 }
@@ -157,7 +234,13 @@ pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 /// Says which provisioner makes a volume for the claim.
 fn hand_over(claim: &PersistentVolumeClaim, class: &StorageClass, ctx: &mut Ctx, plan: &mut Plan) {
     if class.provisioner == NO_PROVISIONER {
-        return pending(claim, ctx, "FailedBinding", "no persistent volumes available for this claim and no storage class is set".to_owned(), plan);
+        return pending(
+            claim,
+            ctx,
+            "FailedBinding",
+            "no persistent volumes available for this claim and no storage class is set".to_owned(),
+            plan,
+        );
     }
     if PROVISIONERS.iter().all(|name| claim.metadata.annotations.get(*name) == Some(&class.provisioner)) {
         return pending(claim, ctx, "", String::new(), plan);
@@ -167,7 +250,10 @@ fn hand_over(claim: &PersistentVolumeClaim, class: &StorageClass, ctx: &mut Ctx,
         named.metadata.annotations.insert(name.to_owned(), class.provisioner.clone());
     }
     plan.push(Action::update(named));
-    let message = format!("Waiting for a volume to be created either by the external provisioner '{}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.", class.provisioner);
+    let message = format!(
+        "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.",
+        class.provisioner
+    );
     plan.push(event(ctx, claim, COMPONENT, "Normal", "ExternalProvisioning", message));
 }
 
@@ -230,7 +316,8 @@ fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim, plan: &mut Pla
     }
     told.status.phase = "Bound".to_owned();
     told.status.access_modes = volume.spec.access_modes.clone();
-    told.status.current_volume_attributes_class_name = volume.spec.volume_attributes_class_name.clone().filter(|name| !name.is_empty());
+    told.status.current_volume_attributes_class_name =
+        volume.spec.volume_attributes_class_name.clone().filter(|name| !name.is_empty());
     if told.status != claim.status {
         plan.push(Action::update_status(told));
     }
@@ -245,9 +332,18 @@ pub fn volumes_row() -> Row {
             Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
                 let Some(claim) = new.or(old) else { return Vec::new() };
                 let meta = &claim.metadata;
-                let of = |volume: &PersistentVolume| volume.spec.claim_ref.as_ref().is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace);
+                let of = |volume: &PersistentVolume| {
+                    volume
+                        .spec
+                        .claim_ref
+                        .as_ref()
+                        .is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace)
+                };
                 let volumes = world.of::<PersistentVolume>().iter();
-                volumes.filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume)).map(|(key, _)| key.clone()).collect()
+                volumes
+                    .filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume))
+                    .map(|(key, _)| key.clone())
+                    .collect()
             }),
         ],
         reconcile: Box::new(sync_volume),
@@ -259,7 +355,9 @@ pub fn sync_volume(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
     let Some(volume) = world.get::<PersistentVolume>(key) else { return plan };
     let of = volume.spec.claim_ref.as_ref().filter(|of| !of.uid.is_empty());
-    let claim = of.map(|of| world.of::<PersistentVolumeClaim>().named(&of.namespace, &of.name).filter(|claim| claim.metadata.uid == of.uid));
+    let claim = of.map(|of| {
+        world.of::<PersistentVolumeClaim>().named(&of.namespace, &of.name).filter(|claim| claim.metadata.uid == of.uid)
+    });
     let phase = match claim {
         None => "Available",
         Some(None) if volume.status.phase == "Failed" => "Failed",
@@ -297,12 +395,23 @@ pub fn claim_protection_row() -> Row {
             Trigger::on::<Pod>(|world, old, new| {
                 let Some(pod) = old.filter(|_| new.is_none_or(is_terminal)) else { return Vec::new() };
                 let claims = claims_of(pod).map(|name| key(&pod.metadata.namespace, &name));
-                claims.filter(|key| world.get::<PersistentVolumeClaim>(key).is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())).collect()
+                claims
+                    .filter(|key| {
+                        world
+                            .get::<PersistentVolumeClaim>(key)
+                            .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+                    })
+                    .collect()
             }),
         ],
         reconcile: Box::new(|world, key, _| {
             let Some(claim) = world.get::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
-            let used = || world.of::<Pod>().in_namespace(&key.namespace).any(|pod| !is_terminal(pod) && claims_of(pod).any(|name| *name == *key.name));
+            let used = || {
+                world
+                    .of::<Pod>()
+                    .in_namespace(&key.namespace)
+                    .any(|pod| !is_terminal(pod) && claims_of(pod).any(|name| *name == *key.name))
+            };
             protect(&**claim, "kubernetes.io/pvc-protection", used)
         }),
         parallel: 2,

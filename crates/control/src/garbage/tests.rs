@@ -11,7 +11,12 @@ fn meta(text: &str) -> ObjectMeta {
         match word.strip_prefix('<') {
             Some(owner) => {
                 let uid = owner.trim_start_matches('!').to_owned();
-                meta.owner_references.push(OwnerReference { name: uid.clone(), uid, block_owner_deletion: Some(owner.starts_with('!')), ..OwnerReference::default() });
+                meta.owner_references.push(OwnerReference {
+                    name: uid.clone(),
+                    uid,
+                    block_owner_deletion: Some(owner.starts_with('!')),
+                    ..OwnerReference::default()
+                });
             }
             None if word == "deleting" => meta.deletion_timestamp = Some(Time { seconds: 1 }),
             None => meta.finalizers.push(if word == "orphan" { ORPHAN } else { FOREGROUND }.to_owned()),
@@ -86,7 +91,10 @@ fn foreground_deletion_waits_for_those_that_block() {
 #[test]
 fn a_list_tells_what_is_gone() {
     let mut graph = Graph::default();
-    let node = |text: &str| { let meta = meta(text); (Uid::from(meta.uid.as_str()), Node::new(7, &meta)) };
+    let node = |text: &str| {
+        let meta = meta(text);
+        (Uid::from(meta.uid.as_str()), Node::new(7, &meta))
+    };
     graph.replace(7, vec![node("a <o"), node("b <a")]);
     while graph.take().is_some() {}
     graph.replace(7, vec![node("b <a")]);
@@ -103,7 +111,16 @@ fn verdicts() {
         let standings: Vec<_> = standings
             .chars()
             .enumerate()
-            .map(|(index, c)| (index.to_string(), match c { 's' => Standing::Solid, 'd' => Standing::Dangling, _ => Standing::Waiting }))
+            .map(|(index, c)| {
+                (
+                    index.to_string(),
+                    match c {
+                        's' => Standing::Solid,
+                        'd' => Standing::Dangling,
+                        _ => Standing::Waiting,
+                    },
+                )
+            })
             .collect();
         assert_eq!(decide(&meta(object), &standings, dependents), expected);
     }

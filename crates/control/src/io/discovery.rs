@@ -91,11 +91,18 @@ mod tests {
         ]});
         let mut all = Discovered::default();
         parse(&document, &mut all);
-        let found: Vec<_> = all.resources.iter().map(|r| (&*r.version, &*r.plural, r.namespaced, r.can("list"), r.path("n", None))).collect();
-        assert_eq!(found, [
-            ("v1", "as", true, true, "/apis/a.io/v1/namespaces/n/as".to_owned()),
-            ("v1beta1", "bs", false, true, "/apis/a.io/v1beta1/bs".to_owned()),
-        ]);
+        let found: Vec<_> = all
+            .resources
+            .iter()
+            .map(|r| (&*r.version, &*r.plural, r.namespaced, r.can("list"), r.path("n", None)))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("v1", "as", true, true, "/apis/a.io/v1/namespaces/n/as".to_owned()),
+                ("v1beta1", "bs", false, true, "/apis/a.io/v1beta1/bs".to_owned()),
+            ]
+        );
         assert_eq!(all.failed, ["gone.io/v1", "v1"]);
     }
 }

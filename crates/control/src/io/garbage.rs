@@ -14,10 +14,7 @@ use std::{
 
 use reconcile::{
     DeleteOptions, Propagation,
-    io::{
-        Client, Error, EventKind, Identity,
-        reflector::metadata_of,
-    },
+    io::{Client, Error, EventKind, Identity, reflector::metadata_of},
 };
 use schema::api::{
     Message,
@@ -31,8 +28,8 @@ use tokio::{
 };
 
 use super::discovery::{Resource, discover};
-use crate::support::owner_json;
 use crate::garbage::{FOREGROUND, Graph, Node, ORPHAN, ResourceId, Standing, Uid, Verdict, decide};
+use crate::support::owner_json;
 
 const USER: &str = "system:serviceaccount:kube-system:generic-garbage-collector";
 const PAGE: usize = 500;
@@ -118,12 +115,22 @@ pub async fn run(client: Client) {
 async fn refresh(shared: &Arc<Shared>, watches: &mut JoinSet<()>) -> Result<(), Error> {
     let found = discover(&shared.client).await?;
     let ignored = |resource: &Resource| resource.plural == "events" && matches!(&*resource.group, "" | "events.k8s.io");
-    let wanted: Vec<Resource> =
-        found.resources.into_iter().filter(|resource| ["list", "watch", "get", "delete"].iter().all(|verb| resource.can(verb)) && !ignored(resource)).collect();
+    let wanted: Vec<Resource> = found
+        .resources
+        .into_iter()
+        .filter(|resource| {
+            ["list", "watch", "get", "delete"].iter().all(|verb| resource.can(verb)) && !ignored(resource)
+        })
+        .collect();
     let mut table = shared.table();
-    let is_failing = |resource: &Resource| found.failed.iter().any(|failed| failed.split('/').next() == Some(&resource.group));
-    let ended: Vec<ResourceId> =
-        table.resources.iter().filter(|(_, resource)| !wanted.contains(resource) && !is_failing(resource)).map(|(id, _)| *id).collect();
+    let is_failing =
+        |resource: &Resource| found.failed.iter().any(|failed| failed.split('/').next() == Some(&resource.group));
+    let ended: Vec<ResourceId> = table
+        .resources
+        .iter()
+        .filter(|(_, resource)| !wanted.contains(resource) && !is_failing(resource))
+        .map(|(id, _)| *id)
+        .collect();
     for id in ended {
         table.resources.remove(&id);
         if let Some(watch) = table.watches.remove(&id) {
@@ -142,7 +149,11 @@ async fn refresh(shared: &Arc<Shared>, watches: &mut JoinSet<()>) -> Result<(), 
         shared.unlisted.fetch_add(1, Ordering::Relaxed);
         table.watches.insert(id, watches.spawn(follow(shared.clone(), id, resource)));
     }
-    table.kinds = table.resources.values().map(|resource| ((resource.group.clone(), resource.kind.clone()), resource.clone())).collect();
+    table.kinds = table
+        .resources
+        .values()
+        .map(|resource| ((resource.group.clone(), resource.kind.clone()), resource.clone()))
+        .collect();
     Ok(())
 }
 
@@ -182,7 +193,12 @@ async fn list(shared: &Shared, id: ResourceId, path: &str) -> Result<String, Err
     let (mut nodes, mut from) = (Vec::new(), String::new());
     loop {
         let page = shared.client.metadata_page(path, PAGE, &from).await?;
-        nodes.extend(page.items.iter().map(|meta| (Uid::from(meta.uid.as_str()), Node::new(id, meta))).filter(|(_, node)| node.matters()));
+        nodes.extend(
+            page.items
+                .iter()
+                .map(|meta| (Uid::from(meta.uid.as_str()), Node::new(id, meta)))
+                .filter(|(_, node)| node.matters()),
+        );
         if page.next.is_empty() {
             shared.graph().replace(id, nodes);
             return Ok(page.resource_version);
@@ -191,7 +207,13 @@ async fn list(shared: &Shared, id: ResourceId, path: &str) -> Result<String, Err
     }
 }
 
-async fn watch(shared: &Shared, id: ResourceId, path: &str, revision: &mut Option<String>, defines: bool) -> Result<(), Error> {
+async fn watch(
+    shared: &Shared,
+    id: ResourceId,
+    path: &str,
+    revision: &mut Option<String>,
+    defines: bool,
+) -> Result<(), Error> {
     let at = revision.clone().unwrap_or_default();
     let mut events = shared.client.watch_metadata(path, &at).await?;
     let ended = |source| Error::Transport { method: "GET", path: path.to_owned(), source };
@@ -199,7 +221,14 @@ async fn watch(shared: &Shared, id: ResourceId, path: &str, revision: &mut Optio
         if event.kind == EventKind::Error {
             let status = Status::decode(&event.raw).unwrap_or_default();
             let code = u16::try_from(status.code).unwrap_or(500);
-            return Err(Error::Api { method: "GET", path: path.to_owned(), code, reason: status.reason, message: status.message, retry_after_seconds: None });
+            return Err(Error::Api {
+                method: "GET",
+                path: path.to_owned(),
+                code,
+                reason: status.reason,
+                message: status.message,
+                retry_after_seconds: None,
+            });
         }
         let unreadable = || Error::Decode { path: path.to_owned(), expected: "PartialObjectMetadata" };
         let meta = metadata_of(&event.raw).and_then(|raw| ObjectMeta::decode(&raw).ok()).ok_or_else(unreadable)?;
@@ -301,15 +330,26 @@ async fn look(shared: &Shared, uid: &Uid) -> Result<(), Error> {
         standings.push((reference.uid.clone(), standing));
     }
     let dependents: Vec<bool> = shared.graph().dependents(uid).map(|(_, node)| node.waits()).collect();
-    let delete = |propagation| DeleteOptions { propagation: Some(propagation), resource_version: Some(live.resource_version.clone()), ..DeleteOptions::default() };
+    let delete = |propagation| DeleteOptions {
+        propagation: Some(propagation),
+        resource_version: Some(live.resource_version.clone()),
+        ..DeleteOptions::default()
+    };
     let outcome = match decide(&live, &standings, &dependents) {
         Verdict::Keep => Ok(()),
         Verdict::Release(owners) => release(shared, &path, &live, |owner| owners.contains(&owner.uid)).await,
         Verdict::DeleteForeground { unblock } => {
             let mut options = delete(Propagation::Foreground);
             if unblock {
-                let owners: Vec<Json> = live.owner_references.iter().map(|owner| owner_json(&OwnerReference { block_owner_deletion: Some(false), ..owner.clone() })).collect();
-                let patched = shared.client.merge_metadata(path.clone(), &patch(&live, json!({"ownerReferences": owners}))).await?;
+                let owners: Vec<Json> = live
+                    .owner_references
+                    .iter()
+                    .map(|owner| owner_json(&OwnerReference { block_owner_deletion: Some(false), ..owner.clone() }))
+                    .collect();
+                let patched = shared
+                    .client
+                    .merge_metadata(path.clone(), &patch(&live, json!({"ownerReferences": owners})))
+                    .await?;
                 options.resource_version = Some(patched.resource_version);
             }
             shared.client.delete_at(path, uid, &options).await
@@ -341,7 +381,10 @@ async fn standing(shared: &Shared, reference: &OwnerReference, of: &ObjectMeta) 
     let kind = (group.to_owned(), reference.kind.clone());
     let Some(resource) = shared.table().kinds.get(&kind).cloned() else {
         // It may be served soon; until then nothing is deleted for it.
-        return Err(Error::Decode { path: format!("{} {}", reference.api_version, reference.kind), expected: "kind that is served" });
+        return Err(Error::Decode {
+            path: format!("{} {}", reference.api_version, reference.kind),
+            expected: "kind that is served",
+        });
     };
     if resource.namespaced && of.namespace.is_empty() {
         tracing::debug!(name = of.name, owner = reference.name, "an object of the cluster names a namespaced owner");
@@ -356,7 +399,8 @@ async fn standing(shared: &Shared, reference: &OwnerReference, of: &ObjectMeta) 
 
 /// An object that waits for its dependents goes when none of them blocks it; until then they are looked at.
 async fn finish_foreground(shared: &Shared, uid: &Uid, path: &str, live: &ObjectMeta) -> Result<(), Error> {
-    let blocking: Vec<(Uid, bool)> = shared.graph().blocking(uid).map(|(uid, node)| (uid.clone(), node.waits())).collect();
+    let blocking: Vec<(Uid, bool)> =
+        shared.graph().blocking(uid).map(|(uid, node)| (uid.clone(), node.waits())).collect();
     if blocking.is_empty() {
         return remove_finalizer(shared, path, live, FOREGROUND).await;
     }
@@ -372,7 +416,8 @@ async fn release_dependents(shared: &Shared, uid: &Uid, path: &str) -> Result<()
         shared.graph().remove(uid);
         return Ok(());
     };
-    let dependents: Vec<(Uid, Node)> = shared.graph().dependents(uid).map(|(uid, node)| (uid.clone(), node.clone())).collect();
+    let dependents: Vec<(Uid, Node)> =
+        shared.graph().dependents(uid).map(|(uid, node)| (uid.clone(), node.clone())).collect();
     for (dependent, node) in dependents {
         let Some(resource) = shared.table().resources.get(&node.resource).cloned() else { continue };
         let path = resource.path(&node.namespace, Some(&node.name));
@@ -387,7 +432,12 @@ async fn release_dependents(shared: &Shared, uid: &Uid, path: &str) -> Result<()
 }
 
 /// Takes some owners off an object.
-async fn release(shared: &Shared, path: &str, live: &ObjectMeta, who: impl Fn(&OwnerReference) -> bool) -> Result<(), Error> {
+async fn release(
+    shared: &Shared,
+    path: &str,
+    live: &ObjectMeta,
+    who: impl Fn(&OwnerReference) -> bool,
+) -> Result<(), Error> {
     let kept: Vec<Json> = live.owner_references.iter().filter(|owner| !who(owner)).map(owner_json).collect();
     if kept.len() == live.owner_references.len() {
         return Ok(());

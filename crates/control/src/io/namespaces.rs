@@ -35,7 +35,11 @@ const FINALIZER_WAIT: Duration = Duration::from_secs(15);
 const CONDITIONS: [(&str, &str, &str); 5] = [
     ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
     ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-    ("NamespaceDeletionContentFailure", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+    (
+        "NamespaceDeletionContentFailure",
+        "ContentDeleted",
+        "All content successfully deleted, may be waiting on finalization",
+    ),
     ("NamespaceContentRemaining", "ContentRemoved", "All content successfully removed"),
     ("NamespaceFinalizersRemaining", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
 ];
@@ -138,7 +142,10 @@ async fn step(client: &Client, name: &str) -> Result<Step, Error> {
     if let Some(error) = report.failure {
         return Err(error);
     }
-    finalize(client, namespace).await.map(|()| Step::Done).or_else(|error| if error.is_not_found() { Ok(Step::Done) } else { Err(error) })
+    finalize(client, namespace)
+        .await
+        .map(|()| Step::Done)
+        .or_else(|error| if error.is_not_found() { Ok(Step::Done) } else { Err(error) })
 }
 
 /// What one pass found.
@@ -176,17 +183,28 @@ async fn delete_all(client: &Client, namespace: &str, deleted_at: Time, report: 
         }
     };
     if !found.failed.is_empty() {
-        let groups = found.failed.iter().map(|group| format!("{group}: stale GroupVersion discovery: {group}")).collect::<Vec<_>>().join(", ");
-        let message = format!("Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {groups}", found.failed.len());
+        let groups = found
+            .failed
+            .iter()
+            .map(|group| format!("{group}: stale GroupVersion discovery: {group}"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let message = format!(
+            "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {groups}",
+            found.failed.len()
+        );
         report.failure = Some(Error::Decode { path: "/apis".to_owned(), expected: "complete list of resources" });
         report.undiscovered = Some(message);
     }
     let deletable = found.resources.iter().filter(|resource| resource.namespaced && resource.can("delete"));
-    let (pods, others): (Vec<_>, Vec<_>) = deletable.partition(|resource| resource.group.is_empty() && resource.plural == "pods");
+    let (pods, others): (Vec<_>, Vec<_>) =
+        deletable.partition(|resource| resource.group.is_empty() && resource.plural == "pods");
     for resource in pods {
         match longest_grace(client, namespace).await {
             // Once this much time has passed since the namespace was deleted, nothing is waited for as a rule.
-            Ok(grace) if super::now().seconds - deleted_at.seconds < grace.cast_signed() => report.grace = Duration::from_secs(grace),
+            Ok(grace) if super::now().seconds - deleted_at.seconds < grace.cast_signed() => {
+                report.grace = Duration::from_secs(grace)
+            }
             Ok(_) => {}
             Err(error) => report.fail(error),
         }
@@ -212,7 +230,10 @@ async fn delete_one_kind(client: &Client, namespace: &str, resource: &Resource, 
         Ok(Some(left)) => {
             if left.finalizers.is_empty() && report.grace.is_zero() {
                 let group = &resource.group;
-                report.errors.push(format!("unexpected items still remain in namespace: {namespace} for gvr: {group}/{}, Resource={}", resource.version, resource.plural));
+                report.errors.push(format!(
+                    "unexpected items still remain in namespace: {namespace} for gvr: {group}/{}, Resource={}",
+                    resource.version, resource.plural
+                ));
             }
             report.remaining.push(left);
         }
@@ -251,7 +272,13 @@ async fn empty_collection(client: &Client, namespace: &str, resource: &Resource)
     if !listable {
         return Ok(None);
     }
-    let mut left = Remaining { what: format!("{}.{}", resource.plural, resource.group), count: 0, finalizers: BTreeMap::new(), path, revision: String::new() };
+    let mut left = Remaining {
+        what: format!("{}.{}", resource.plural, resource.group),
+        count: 0,
+        finalizers: BTreeMap::new(),
+        path,
+        revision: String::new(),
+    };
     let mut from = String::new();
     loop {
         let page = client.metadata_page(&left.path, PAGE, &from).await?;
@@ -287,10 +314,18 @@ fn bad_conditions(report: &Report) -> Vec<(&'static str, &'static str, String)> 
     if !report.errors.is_empty() {
         let mut errors = report.errors.clone();
         errors.sort();
-        bad.push((failure, "ContentDeletionFailed", format!("Failed to delete all resource types, {} remaining: {}", errors.len(), errors.join(", "))));
+        bad.push((
+            failure,
+            "ContentDeletionFailed",
+            format!("Failed to delete all resource types, {} remaining: {}", errors.len(), errors.join(", ")),
+        ));
     }
     if !report.remaining.is_empty() {
-        let mut left: Vec<_> = report.remaining.iter().map(|left| format!("{} has {} resource instances", left.what, left.count)).collect();
+        let mut left: Vec<_> = report
+            .remaining
+            .iter()
+            .map(|left| format!("{} has {} resource instances", left.what, left.count))
+            .collect();
         left.sort();
         bad.push((content, "SomeResourcesRemain", format!("Some resources are remaining: {}", left.join(", "))));
         let mut by_finalizer: BTreeMap<&str, u64> = BTreeMap::new();
@@ -298,8 +333,13 @@ fn bad_conditions(report: &Report) -> Vec<(&'static str, &'static str, String)> 
             *by_finalizer.entry(name).or_default() += count;
         }
         if !by_finalizer.is_empty() {
-            let left: Vec<_> = by_finalizer.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
-            bad.push((finalizers, "SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {}", left.join(", "))));
+            let left: Vec<_> =
+                by_finalizer.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
+            bad.push((
+                finalizers,
+                "SomeFinalizersRemain",
+                format!("Some content in the namespace has finalizers remaining: {}", left.join(", ")),
+            ));
         }
     }
     bad
@@ -337,7 +377,8 @@ async fn finalize(client: &Client, mut namespace: Namespace) -> Result<(), Error
 
 /// Returns at the first deletion in any of the collections.
 async fn first_deletion(client: &Client, remaining: Vec<(String, String)>) {
-    let mut watches: FuturesUnordered<_> = remaining.iter().map(|(path, revision)| deletion(client, path, revision).boxed()).collect();
+    let mut watches: FuturesUnordered<_> =
+        remaining.iter().map(|(path, revision)| deletion(client, path, revision).boxed()).collect();
     // A watch that cannot be had is none: the longest wait remains.
     while let Some(outcome) = watches.next().await {
         if outcome.is_some() {
@@ -379,7 +420,16 @@ mod tests {
         let told: Vec<_> = conditions
             .iter()
             .filter(|condition| condition.status == "True" || condition.last_transition_time.seconds > 1)
-            .map(|condition| format!("{}={}@{} {}: {}", condition.r#type, condition.status, condition.last_transition_time.seconds, condition.reason, condition.message))
+            .map(|condition| {
+                format!(
+                    "{}={}@{} {}: {}",
+                    condition.r#type,
+                    condition.status,
+                    condition.last_transition_time.seconds,
+                    condition.reason,
+                    condition.message
+                )
+            })
             .collect();
         assert_eq!(told, expected);
     }
@@ -387,19 +437,32 @@ mod tests {
     #[test]
     fn conditions_say_what_is_left_and_when_it_went() {
         check(vec![Report::default()], &[]);
-        let waiting = || Report { remaining: vec![left("pods.", 2, &[("a/b", 1)]), left("as.x.io", 1, &[("a/b", 1)])], ..Report::default() };
-        check(vec![waiting(), waiting()], &[
-            "NamespaceContentRemaining=True@1 SomeResourcesRemain: Some resources are remaining: as.x.io has 1 resource instances, pods. has 2 resource instances",
-            "NamespaceFinalizersRemaining=True@1 SomeFinalizersRemain: Some content in the namespace has finalizers remaining: a/b in 2 resource instances",
-        ]);
-        check(vec![waiting(), Report::default()], &[
-            "NamespaceContentRemaining=False@2 ContentRemoved: All content successfully removed",
-            "NamespaceFinalizersRemaining=False@2 ContentHasNoFinalizers: All content-preserving finalizers finished",
-        ]);
-        let failing = Report { errors: vec!["b".into(), "a".into()], undiscovered: Some("no".into()), ..Report::default() };
-        check(vec![Report::default(), failing], &[
-            "NamespaceDeletionDiscoveryFailure=True@2 DiscoveryFailed: no",
-            "NamespaceDeletionContentFailure=True@2 ContentDeletionFailed: Failed to delete all resource types, 2 remaining: a, b",
-        ]);
+        let waiting = || Report {
+            remaining: vec![left("pods.", 2, &[("a/b", 1)]), left("as.x.io", 1, &[("a/b", 1)])],
+            ..Report::default()
+        };
+        check(
+            vec![waiting(), waiting()],
+            &[
+                "NamespaceContentRemaining=True@1 SomeResourcesRemain: Some resources are remaining: as.x.io has 1 resource instances, pods. has 2 resource instances",
+                "NamespaceFinalizersRemaining=True@1 SomeFinalizersRemain: Some content in the namespace has finalizers remaining: a/b in 2 resource instances",
+            ],
+        );
+        check(
+            vec![waiting(), Report::default()],
+            &[
+                "NamespaceContentRemaining=False@2 ContentRemoved: All content successfully removed",
+                "NamespaceFinalizersRemaining=False@2 ContentHasNoFinalizers: All content-preserving finalizers finished",
+            ],
+        );
+        let failing =
+            Report { errors: vec!["b".into(), "a".into()], undiscovered: Some("no".into()), ..Report::default() };
+        check(
+            vec![Report::default(), failing],
+            &[
+                "NamespaceDeletionDiscoveryFailure=True@2 DiscoveryFailed: no",
+                "NamespaceDeletionContentFailure=True@2 ContentDeletionFailed: Failed to delete all resource types, 2 remaining: a, b",
+            ],
+        );
     }
 }

@@ -79,7 +79,8 @@ pub fn check(pod: &Pod, wanted: &Resources, info: &NodeInfo, cluster: &Cluster) 
 }
 
 fn unschedulable(pod: &Pod, node: &Node) -> Check {
-    let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    let taint =
+        Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
     if node.spec.unschedulable && !tolerated(&pod.spec.tolerations, &taint) {
         return no("node(s) were unschedulable");
     }
@@ -100,7 +101,13 @@ pub fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
 
 fn compare(taint: &str, toleration: &str, greater: bool) -> bool {
     match (taint.parse::<i64>(), toleration.parse::<i64>()) {
-        (Ok(taint), Ok(toleration)) => if greater { taint > toleration } else { taint < toleration },
+        (Ok(taint), Ok(toleration)) => {
+            if greater {
+                taint > toleration
+            } else {
+                taint < toleration
+            }
+        }
         _ => false,
     }
 }
@@ -122,7 +129,8 @@ pub fn matches_node_affinity(pod: &Pod, node: &Node) -> bool {
         .as_ref()
         .and_then(|affinity| affinity.node_affinity.as_ref())
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    by_labels && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, node)))
+    by_labels
+        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, node)))
 }
 
 /// A term without requirements matches nothing.
@@ -130,11 +138,12 @@ pub fn matches_term(term: &NodeSelectorTerm, node: &Node) -> bool {
     if term.match_expressions.is_empty() && term.match_fields.is_empty() {
         return false;
     }
-    term.match_expressions.iter().all(|requirement| matches_requirement(requirement, node.metadata.labels.get(&requirement.key)))
-        && term
-            .match_fields
-            .iter()
-            .all(|requirement| requirement.key == "metadata.name" && matches_requirement(requirement, Some(&node.metadata.name)))
+    term.match_expressions
+        .iter()
+        .all(|requirement| matches_requirement(requirement, node.metadata.labels.get(&requirement.key)))
+        && term.match_fields.iter().all(|requirement| {
+            requirement.key == "metadata.name" && matches_requirement(requirement, Some(&node.metadata.name))
+        })
 }
 
 fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
@@ -144,15 +153,22 @@ fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&Str
         "NotIn" => value.is_none_or(|value| !requirement.values.contains(value)),
         "Exists" => value.is_some(),
         "DoesNotExist" => value.is_none(),
-        "Gt" => value.and_then(number).zip(requirement.values.first().and_then(number)).is_some_and(|(value, bound)| value > bound),
-        "Lt" => value.and_then(number).zip(requirement.values.first().and_then(number)).is_some_and(|(value, bound)| value < bound),
+        "Gt" => value
+            .and_then(number)
+            .zip(requirement.values.first().and_then(number))
+            .is_some_and(|(value, bound)| value > bound),
+        "Lt" => value
+            .and_then(number)
+            .zip(requirement.values.first().and_then(number))
+            .is_some_and(|(value, bound)| value < bound),
         _ => false,
     }
 }
 
 /// Ports on the host: (protocol, port, address).
 fn host_ports(pod: &Pod) -> impl Iterator<Item = (&str, i32, &str)> {
-    let sidecars = pod.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        pod.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let containers = pod.spec.containers.iter().chain(sidecars);
     containers.flat_map(|container| &container.ports).filter(|port| port.host_port > 0).map(|port| {
         let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
@@ -163,7 +179,8 @@ fn host_ports(pod: &Pod) -> impl Iterator<Item = (&str, i32, &str)> {
 fn ports(pod: &Pod, info: &NodeInfo) -> Check {
     let any = |ip: &str| matches!(ip, "0.0.0.0" | "::");
     let taken = info.pods.iter().flat_map(|other| host_ports(other)).any(|(protocol, port, ip)| {
-        host_ports(pod).any(|(wanted, number, own)| wanted == protocol && number == port && (ip == own || any(ip) || any(own)))
+        host_ports(pod)
+            .any(|(wanted, number, own)| wanted == protocol && number == port && (ip == own || any(ip) || any(own)))
     });
     if taken { no("node(s) didn't have free ports for the requested pod ports") } else { Ok(()) }
 }
@@ -190,15 +207,18 @@ pub fn anti_affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
 
 /// Whether a term of `owner` means `other`. Namespaces by label are taken as all of them when the selector is empty.
 pub fn term_matches(term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
-    let all = term.namespace_selector.as_ref().is_some_and(|selector| selector.match_labels.is_empty() && selector.match_expressions.is_empty());
+    let all = term
+        .namespace_selector
+        .as_ref()
+        .is_some_and(|selector| selector.match_labels.is_empty() && selector.match_expressions.is_empty());
     let own = term.namespaces.is_empty() && term.namespace_selector.is_none();
     let namespace = all
         || (own && owner.metadata.namespace == other.metadata.namespace)
         || term.namespaces.contains(&other.metadata.namespace);
     let keys = |keys: &[String], equal: bool| {
-        keys.iter().filter_map(|key| owner.metadata.labels.get(key).map(|value| (key, value))).all(|(key, value)| {
-            (other.metadata.labels.get(key) == Some(value)) == equal
-        })
+        keys.iter()
+            .filter_map(|key| owner.metadata.labels.get(key).map(|value| (key, value)))
+            .all(|(key, value)| (other.metadata.labels.get(key) == Some(value)) == equal)
     };
     namespace
         && other.metadata.deletion_timestamp.is_none()
@@ -263,7 +283,8 @@ fn spread(pod: &Pod, node: &Node, cluster: &Cluster) -> Check {
             return no("node(s) didn't match pod topology spread constraints (missing required label)");
         };
         let counts = &cluster.spread[index];
-        let few_domains = constraint.min_domains.is_some_and(|least| counts.len() < usize::try_from(least).unwrap_or(0));
+        let few_domains =
+            constraint.min_domains.is_some_and(|least| counts.len() < usize::try_from(least).unwrap_or(0));
         let least = if few_domains { 0 } else { counts.values().copied().min().unwrap_or(0) };
         let own = i64::from(spread_matches(constraint, pod, pod));
         if counts.get(value).copied().unwrap_or(0) + own - least > i64::from(constraint.max_skew) {

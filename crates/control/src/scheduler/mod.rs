@@ -37,9 +37,13 @@ pub struct NodeInfo {
 /// Where a pod goes, or why nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Bind { node: String },
+    Bind {
+        node: String,
+    },
     /// In upstream's words: `0/2 nodes are available: 1 Insufficient cpu, …`.
-    Unschedulable { message: String },
+    Unschedulable {
+        message: String,
+    },
 }
 
 /// Decisions whose binding is not seen yet: pod uid → pod with its node set.
@@ -80,10 +84,15 @@ fn concerned_by_pod(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<
         // Its own condition is no news, a change of what it asks for is.
         (Some(old), Some(new)) if is_ours(new) && old.spec != new.spec => vec![Key::of(new)],
         // Room was made.
-        (Some(old), new) if !old.spec.node_name.is_empty() && new.is_none_or(|new| is_terminal(new) && !is_terminal(old)) => waiting(world),
+        (Some(old), new)
+            if !old.spec.node_name.is_empty() && new.is_none_or(|new| is_terminal(new) && !is_terminal(old)) =>
+        {
+            waiting(world)
+        }
         // Somebody arrived where affinity may want to be near.
         (Some(old), Some(new)) if old.spec.node_name.is_empty() && !new.spec.node_name.is_empty() => {
-            let by_affinity = |pod: &Pod| pod.spec.affinity.as_ref().is_some_and(|affinity| affinity.pod_affinity.is_some());
+            let by_affinity =
+                |pod: &Pod| pod.spec.affinity.as_ref().is_some_and(|affinity| affinity.pod_affinity.is_some());
             let pods = world.of::<Pod>().values().filter(|pod| is_ours(pod) && by_affinity(pod));
             pods.map(|pod| Key::of(&**pod)).collect()
         }
@@ -101,7 +110,9 @@ fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, assumed: &Assumed) -> Plan
     let mut assumed = assumed.lock();
     let pods = world.of::<Pod>();
     // What is seen as bound, or gone, is no assumption any more. A failed binding takes its pod out, too.
-    assumed.retain(|uid, pod| pods.get(&Key::of(&**pod)).is_some_and(|seen| seen.metadata.uid == *uid && seen.spec.node_name.is_empty()));
+    assumed.retain(|uid, pod| {
+        pods.get(&Key::of(&**pod)).is_some_and(|seen| seen.metadata.uid == *uid && seen.spec.node_name.is_empty())
+    });
     let Some(pod) = pods.get(key).filter(|pod| is_ours(pod)) else { return plan };
     if ctx.failure.is_some() {
         assumed.remove(&pod.metadata.uid);
@@ -110,7 +121,13 @@ fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, assumed: &Assumed) -> Plan
         return plan;
     }
     if !pod.spec.scheduling_gates.is_empty() {
-        plan.actions.extend(say(ctx, pod, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates", false));
+        plan.actions.extend(say(
+            ctx,
+            pod,
+            "SchedulingGated",
+            "Scheduling is blocked due to non-empty scheduling gates",
+            false,
+        ));
         return plan;
     }
     let nodes = snapshot(world, &assumed);
@@ -148,7 +165,8 @@ fn say(ctx: &mut Ctx, pod: &Pod, reason: &str, message: &str, with_event: bool) 
     if held.is_some_and(|held| held.status == "False" && held.reason == reason && held.message == message) {
         return Vec::new();
     }
-    let since = held.filter(|held| held.status == "False").map(|held| held.last_transition_time).unwrap_or_else(|| time(ctx));
+    let since =
+        held.filter(|held| held.status == "False").map(|held| held.last_transition_time).unwrap_or_else(|| time(ctx));
     let mut changed = pod.clone();
     changed.status.conditions.retain(|condition| condition.r#type != "PodScheduled");
     changed.status.conditions.push(PodCondition {
@@ -210,13 +228,18 @@ pub fn schedule(pod: &Pod, nodes: &[NodeInfo], tie: u64) -> Decision {
             return Decision::Unschedulable { message: "no nodes available to schedule pods".to_owned() };
         }
         let listed: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        let preemption = format!("preemption: 0/{} nodes are available: {} Preemption is not helpful for scheduling.", nodes.len(), nodes.len());
+        let preemption = format!(
+            "preemption: 0/{} nodes are available: {} Preemption is not helpful for scheduling.",
+            nodes.len(),
+            nodes.len()
+        );
         let message = format!("0/{} nodes are available: {}. {preemption}", nodes.len(), listed.join(", "));
         return Decision::Unschedulable { message };
     }
     let totals = scores::totals(pod, &wanted, &feasible, &cluster);
     let best = totals.iter().copied().max().unwrap_or(0);
-    let ties: Vec<&&NodeInfo> = feasible.iter().zip(&totals).filter(|(_, total)| **total == best).map(|(node, _)| node).collect();
+    let ties: Vec<&&NodeInfo> =
+        feasible.iter().zip(&totals).filter(|(_, total)| **total == best).map(|(node, _)| node).collect();
     let chosen = ties[(tie % ties.len() as u64) as usize];
     Decision::Bind { node: chosen.node.metadata.name.clone() }
 }

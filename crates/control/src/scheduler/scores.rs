@@ -19,7 +19,9 @@ const DEFAULT_MEMORY: i64 = 200 << 20;
 /// One total per feasible node, in their order.
 pub fn totals(pod: &Pod, wanted: &Resources, nodes: &[&NodeInfo], _: &Cluster) -> Vec<i64> {
     let mut totals = vec![0; nodes.len()];
-    let mut add = |scores: Vec<i64>, weight: i64| totals.iter_mut().zip(scores).for_each(|(total, score)| *total += score * weight);
+    let mut add = |scores: Vec<i64>, weight: i64| {
+        totals.iter_mut().zip(scores).for_each(|(total, score)| *total += score * weight)
+    };
     let each = |of: &dyn Fn(&NodeInfo) -> i64| nodes.iter().map(|node| of(node)).collect::<Vec<_>>();
     add(normalized(each(&|node| intolerable(pod, node)), true), 3);
     add(normalized(each(&|node| preferred(pod, node)), false), 2);
@@ -70,7 +72,11 @@ fn least_allocated(wanted: &Resources, info: &NodeInfo) -> i64 {
 fn balanced(wanted: &Resources, info: &NodeInfo) -> i64 {
     let fraction = |name: &str| {
         let capacity = info.allocatable.get(name);
-        if capacity == 0 { 1.0 } else { ((info.requested.get(name) + wanted.get(name)) as f64 / capacity as f64).min(1.0) }
+        if capacity == 0 {
+            1.0
+        } else {
+            ((info.requested.get(name) + wanted.get(name)) as f64 / capacity as f64).min(1.0)
+        }
     };
     let deviation = (fraction("cpu") - fraction("memory")).abs() / 2.0;
     ((1.0 - deviation) * MAX as f64) as i64
@@ -95,7 +101,12 @@ fn images(pod: &Pod, info: &NodeInfo, nodes: usize) -> i64 {
 
 /// Soft constraints, or upstream's defaults for pods of a controller: few of them on a node and in a zone.
 fn spread(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
-    let soft: Vec<_> = pod.spec.topology_spread_constraints.iter().filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway").collect();
+    let soft: Vec<_> = pod
+        .spec
+        .topology_spread_constraints
+        .iter()
+        .filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway")
+        .collect();
     let owned: Vec<NodeInfo>;
     let mut raw = vec![0i64; nodes.len()];
     if !soft.is_empty() {
@@ -113,7 +124,10 @@ fn spread(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
     {
         let mut zones: BTreeMap<&String, i64> = BTreeMap::new();
         let here = |info: &NodeInfo| {
-            let siblings = info.pods.iter().filter(|other| controller_of(&other.metadata).is_some_and(|other| other.uid == owner.uid));
+            let siblings = info
+                .pods
+                .iter()
+                .filter(|other| controller_of(&other.metadata).is_some_and(|other| other.uid == owner.uid));
             i64::try_from(siblings.count()).unwrap_or(i64::MAX)
         };
         let zone = |info: &'_ NodeInfo| info.node.metadata.labels.get("topology.kubernetes.io/zone").cloned();
@@ -152,7 +166,13 @@ fn near(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
     }
     let raw: Vec<i64> = nodes
         .iter()
-        .map(|info| weights.iter().filter(|((key, value), _)| info.node.metadata.labels.get(key) == Some(value)).map(|(_, weight)| weight).sum())
+        .map(|info| {
+            weights
+                .iter()
+                .filter(|((key, value), _)| info.node.metadata.labels.get(key) == Some(value))
+                .map(|(_, weight)| weight)
+                .sum()
+        })
         .collect();
     let (least, most) = (raw.iter().copied().min().unwrap_or(0), raw.iter().copied().max().unwrap_or(0));
     raw.into_iter().map(|value| if most == least { 0 } else { (value - least) * MAX / (most - least) }).collect()

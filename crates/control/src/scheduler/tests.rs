@@ -19,7 +19,9 @@ fn pod(name: &str, on: &str, spec: Json) -> Json {
 
 fn merge(into: &mut Json, from: Json) {
     match (into, from) {
-        (Json::Object(into), Json::Object(from)) => from.into_iter().for_each(|(name, value)| merge(into.entry(name).or_insert(Json::Null), value)),
+        (Json::Object(into), Json::Object(from)) => {
+            from.into_iter().for_each(|(name, value)| merge(into.entry(name).or_insert(Json::Null), value))
+        }
         (into, from) => *into = from,
     }
 }
@@ -78,14 +80,34 @@ fn filters_in_upstreams_words() {
         (vec![tainted.clone()], vec![], none(), "1 node(s) had untolerated taint(s)"),
         (vec![tainted.clone()], vec![], json!({"tolerations": [{"key": "k", "operator": "Equal", "value": "v"}]}), "a"),
         (vec![tainted], vec![], json!({"tolerations": [{"operator": "Exists"}]}), "a"),
-        (vec![a()], vec![], json!({"nodeSelector": {"disk": "ssd"}}), "1 node(s) didn't match Pod's node affinity/selector"),
+        (
+            vec![a()],
+            vec![],
+            json!({"nodeSelector": {"disk": "ssd"}}),
+            "1 node(s) didn't match Pod's node affinity/selector",
+        ),
         (vec![a(), z2()], vec![], on_b, "b"),
-        (vec![a()], vec![pod("p", "a", port.clone())], port.clone(), "1 node(s) didn't have free ports for the requested pod ports"),
+        (
+            vec![a()],
+            vec![pod("p", "a", port.clone())],
+            port.clone(),
+            "1 node(s) didn't have free ports for the requested pod ports",
+        ),
         (vec![a(), z2()], vec![pod("p", "a", port.clone())], port, "b"),
-        (vec![a()], vec![pod("p", "a", none())], anti("kubernetes.io/hostname"), "1 node(s) didn't match pod anti-affinity rules"),
+        (
+            vec![a()],
+            vec![pod("p", "a", none())],
+            anti("kubernetes.io/hostname"),
+            "1 node(s) didn't match pod anti-affinity rules",
+        ),
         (vec![a(), z2()], vec![pod("p", "a", none())], anti("zone"), "b"),
         // The one that is there repels the new one.
-        (vec![a()], vec![pod("p", "a", anti("zone"))], none(), "1 node(s) didn't satisfy existing pods anti-affinity rules"),
+        (
+            vec![a()],
+            vec![pod("p", "a", anti("zone"))],
+            none(),
+            "1 node(s) didn't satisfy existing pods anti-affinity rules",
+        ),
         (vec![a(), z2()], vec![pod("p", "b", none())], near("a"), "b"),
         (vec![a()], vec![], near("other"), "1 node(s) didn't match pod affinity rules"),
         // The first of its group may go anywhere.
@@ -111,8 +133,11 @@ fn no_seed_breaks_what_is_promised() {
         let nodes: Vec<Json> = (0..2 + any(5))
             .map(|index| {
                 let taints = if any(3) == 0 { json!([{"key": "k", "effect": "NoSchedule"}]) } else { json!([]) };
-                node(&format!("n{index}"), json!({"metadata": {"labels": {"zone": format!("z{}", any(3))}}, "spec": {"taints": taints},
-                    "status": {"allocatable": {"cpu": (1 + any(4)).to_string(), "pods": (2 + any(6)).to_string()}}}))
+                node(
+                    &format!("n{index}"),
+                    json!({"metadata": {"labels": {"zone": format!("z{}", any(3))}}, "spec": {"taints": taints},
+                    "status": {"allocatable": {"cpu": (1 + any(4)).to_string(), "pods": (2 + any(6)).to_string()}}}),
+                )
             })
             .collect();
         let mut world = world(&nodes, &[]);
@@ -121,8 +146,11 @@ fn no_seed_breaks_what_is_promised() {
             match any(5) {
                 0 => merge(&mut spec, json!({"tolerations": [{"operator": "Exists"}]})),
                 1 => spec["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 80 + any(2)}]),
-                2 => merge(&mut spec, json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-                    {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "a"}}}]}}})),
+                2 => merge(
+                    &mut spec,
+                    json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "a"}}}]}}}),
+                ),
                 3 => merge(&mut spec, json!({"nodeSelector": {"zone": format!("z{}", any(3))}})),
                 _ => {}
             }
@@ -136,16 +164,26 @@ fn no_seed_breaks_what_is_promised() {
         for info in snapshot(&world, &HashMap::new()) {
             let name = &info.node.metadata.name;
             for resource in ["cpu", "pods"] {
-                assert!(info.requested.get(resource) <= info.allocatable.get(resource), "seed {seed}: {name} has too much {resource}");
+                assert!(
+                    info.requested.get(resource) <= info.allocatable.get(resource),
+                    "seed {seed}: {name} has too much {resource}"
+                );
             }
             let mut ports = Vec::new();
             for pod in &info.pods {
-                let tolerates = info.node.spec.taints.iter().all(|taint| filters::tolerated(&pod.spec.tolerations, taint));
+                let tolerates =
+                    info.node.spec.taints.iter().all(|taint| filters::tolerated(&pod.spec.tolerations, taint));
                 assert!(tolerates, "seed {seed}: {} does not tolerate {name}", pod.name());
-                assert!(filters::matches_node_affinity(pod, &info.node), "seed {seed}: {} is on the wrong node", pod.name());
+                assert!(
+                    filters::matches_node_affinity(pod, &info.node),
+                    "seed {seed}: {} is on the wrong node",
+                    pod.name()
+                );
                 let repels = pod.spec.affinity.is_some();
                 assert!(!repels || info.pods.len() == 1, "seed {seed}: {} is not alone on {name}", pod.name());
-                ports.extend(pod.spec.containers.iter().flat_map(|container| &container.ports).map(|port| port.host_port));
+                ports.extend(
+                    pod.spec.containers.iter().flat_map(|container| &container.ports).map(|port| port.host_port),
+                );
             }
             let count = ports.len();
             ports.sort_unstable();

@@ -10,7 +10,9 @@ use schema::api::{
     meta::v1::ObjectMeta,
 };
 
-use crate::support::{Matcher, claim, controller_of, controller_ref, event, is_terminal, key, safe_encode, scaled, time};
+use crate::support::{
+    Matcher, claim, controller_of, controller_ref, event, is_terminal, key, safe_encode, scaled, time,
+};
 
 const COMPONENT: &str = "deployment-controller";
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -19,7 +21,8 @@ const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const HASH: &str = "pod-template-hash";
 /// What a ReplicaSet does not take over from its Deployment.
-const OWN_ANNOTATIONS: [&str; 5] = ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX];
+const OWN_ANNOTATIONS: [&str; 5] =
+    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX];
 
 pub fn row() -> Row {
     Row {
@@ -52,7 +55,11 @@ fn recreated(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
         .and_then(|owner| world.get::<ReplicaSet>(&key(namespace, &owner.name)))
         .and_then(|set| controller_of(&set.metadata))
         .and_then(|owner| world.get::<Deployment>(&key(namespace, &owner.name)));
-    owner.filter(|deployment| deployment.spec.strategy.r#type == "Recreate").map(|deployment| Key::of(&**deployment)).into_iter().collect()
+    owner
+        .filter(|deployment| deployment.spec.strategy.r#type == "Recreate")
+        .map(|deployment| Key::of(&**deployment))
+        .into_iter()
+        .collect()
 }
 
 /// A Deployment with its ReplicaSets, as one look sees them.
@@ -164,7 +171,11 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 /// `spec.replicas` changed since the sets were last scaled.
 fn is_scaling(view: &View<'_>) -> bool {
     view.all().filter(|set| replicas(set) > 0).any(|set| {
-        set.metadata.annotations.get(DESIRED).and_then(|desired| desired.parse::<i32>().ok()).is_some_and(|desired| desired != view.wanted())
+        set.metadata
+            .annotations
+            .get(DESIRED)
+            .and_then(|desired| desired.parse::<i32>().ok())
+            .is_some_and(|desired| desired != view.wanted())
     })
 }
 
@@ -172,8 +183,10 @@ fn is_scaling(view: &View<'_>) -> bool {
 fn advance(world: &World, view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
     let mut actions = Vec::new();
     if !view.is_rolling() {
-        let down: Vec<_> = view.old.iter().filter(|set| replicas(set) > 0).flat_map(|set| scale(view, set, 0, ctx)).collect();
-        let old_pods = view.old.iter().flat_map(|set| super::pods::owned(world, &set.metadata.uid)).any(|pod| !is_terminal(pod));
+        let down: Vec<_> =
+            view.old.iter().filter(|set| replicas(set) > 0).flat_map(|set| scale(view, set, 0, ctx)).collect();
+        let old_pods =
+            view.old.iter().flat_map(|set| super::pods::owned(world, &set.metadata.uid)).any(|pod| !is_terminal(pod));
         if !down.is_empty() || old_pods {
             return down;
         }
@@ -225,9 +238,11 @@ fn scale_down_old(view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
             surplus -= down;
         }
     }
-    view.old.iter().filter_map(|set| targets.get(set.name()).map(|target| (set, *target))).flat_map(|(set, target)| {
-        if target == replicas(set) { Vec::new() } else { scale(view, set, target, ctx) }
-    }).collect()
+    view.old
+        .iter()
+        .filter_map(|set| targets.get(set.name()).map(|target| (set, *target)))
+        .flat_map(|(set, target)| if target == replicas(set) { Vec::new() } else { scale(view, set, target, ctx) })
+        .collect()
 }
 
 /// `spec.replicas` changed or the rollout is paused: all sets grow or shrink in proportion.
@@ -236,7 +251,9 @@ fn scale_all(view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
     let active: Vec<&ReplicaSet> = view.all().filter(|set| replicas(set) > 0).collect();
     match active[..] {
         [] | [_] => {
-            let Some(only) = active.first().copied().or(view.new).or(view.old.last().copied()) else { return Vec::new() };
+            let Some(only) = active.first().copied().or(view.new).or(view.old.last().copied()) else {
+                return Vec::new();
+            };
             return if replicas(only) == wanted { Vec::new() } else { scale(view, only, wanted, ctx) };
         }
         _ => {}
@@ -264,7 +281,13 @@ fn scale_all(view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
     let mut targets: Vec<(&ReplicaSet, i32)> = Vec::new();
     for set in order {
         let size = replicas(set);
-        let before = set.metadata.annotations.get(MAX).and_then(|max| max.parse::<i32>().ok()).filter(|max| *max > 0).unwrap_or(current);
+        let before = set
+            .metadata
+            .annotations
+            .get(MAX)
+            .and_then(|max| max.parse::<i32>().ok())
+            .filter(|max| *max > 0)
+            .unwrap_or(current);
         let share = (f64::from(size) * f64::from(allowed) / f64::from(before)).round() as i32 - size;
         let share = if left > 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
         left -= share;
@@ -398,12 +421,15 @@ fn create_new(view: &View<'_>, world: &World, ctx: &mut Ctx) -> Vec<Action> {
 /// Old sets beyond the history limit go, the oldest revisions first.
 fn clean_up(view: &View<'_>) -> Vec<Action> {
     let Some(limit) = view.deployment.spec.revision_history_limit else { return Vec::new() };
-    let mut idle: Vec<&ReplicaSet> = view.old.iter().copied().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
+    let mut idle: Vec<&ReplicaSet> =
+        view.old.iter().copied().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
     let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
     idle.sort_by_key(|set| revision(&set.metadata.annotations));
     idle.into_iter()
         .take(surplus)
-        .filter(|set| set.status.replicas == 0 && replicas(set) == 0 && set.metadata.generation <= set.status.observed_generation)
+        .filter(|set| {
+            set.status.replicas == 0 && replicas(set) == 0 && set.metadata.generation <= set.status.observed_generation
+        })
         .map(Action::delete)
         .collect()
 }
@@ -434,15 +460,32 @@ fn status(view: &View<'_>, failure: Option<&str>, ctx: &Ctx) -> (DeploymentStatu
         unknown: old.unknown.clone(),
     };
     if available >= view.wanted() - view.fences().1 {
-        set_condition(&mut status, ctx, "Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.");
+        set_condition(
+            &mut status,
+            ctx,
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        );
     } else {
-        set_condition(&mut status, ctx, "Available", "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.");
+        set_condition(
+            &mut status,
+            ctx,
+            "Available",
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        );
     }
     let again = progress(view, &mut status, ctx);
-    let of_set = view.new.and_then(|set| set.status.conditions.iter().find(|condition| condition.r#type == "ReplicaFailure"));
+    let of_set =
+        view.new.and_then(|set| set.status.conditions.iter().find(|condition| condition.r#type == "ReplicaFailure"));
     match (failure, of_set) {
         (Some(message), _) => set_condition(&mut status, ctx, "ReplicaFailure", "True", "FailedCreate", message),
-        (None, Some(condition)) => set_condition(&mut status, ctx, "ReplicaFailure", &condition.status, &condition.reason, &condition.message),
+        (None, Some(condition)) => {
+            set_condition(&mut status, ctx, "ReplicaFailure", &condition.status, &condition.reason, &condition.message)
+        }
         (None, None) => status.conditions.retain(|condition| condition.r#type != "ReplicaFailure"),
     }
     (status, again)
@@ -475,7 +518,14 @@ fn progress(view: &View<'_>, status: &mut DeploymentStatus, ctx: &Ctx) -> Option
     }
     let old = &deployment.status;
     if is_complete(deployment, status) {
-        set_condition(status, ctx, "Progressing", "True", "NewReplicaSetAvailable", &format!("{what} has successfully progressed."));
+        set_condition(
+            status,
+            ctx,
+            "Progressing",
+            "True",
+            "NewReplicaSetAvailable",
+            &format!("{what} has successfully progressed."),
+        );
         return None;
     }
     let moved = status.updated_replicas > old.updated_replicas
@@ -504,7 +554,14 @@ fn progress(view: &View<'_>, status: &mut DeploymentStatus, ctx: &Ctx) -> Option
     if left > 0 {
         return Some(left + 1);
     }
-    set_condition(status, ctx, "Progressing", "False", "ProgressDeadlineExceeded", &format!("{what} has timed out progressing."));
+    set_condition(
+        status,
+        ctx,
+        "Progressing",
+        "False",
+        "ProgressDeadlineExceeded",
+        &format!("{what} has timed out progressing."),
+    );
     None
 }
 
@@ -518,7 +575,15 @@ fn set_condition(status: &mut DeploymentStatus, ctx: &Ctx, kind: &str, value: &s
     push_condition(status, ctx, kind, value, reason, message, since);
 }
 
-fn push_condition(status: &mut DeploymentStatus, ctx: &Ctx, kind: &str, value: &str, reason: &str, message: &str, since: Option<Time>) {
+fn push_condition(
+    status: &mut DeploymentStatus,
+    ctx: &Ctx,
+    kind: &str,
+    value: &str,
+    reason: &str,
+    message: &str,
+    since: Option<Time>,
+) {
     status.conditions.push(DeploymentCondition {
         r#type: kind.to_owned(),
         status: value.to_owned(),

@@ -63,10 +63,15 @@ pub(crate) struct Query(Vec<(String, String)>);
 impl Query {
     fn of(request: &Request<Body>) -> Self {
         let raw = request.uri().query().unwrap_or_default();
-        Self(raw.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        }).collect())
+        Self(
+            raw.split('&')
+                .filter(|pair| !pair.is_empty())
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (decode(name), decode(value))
+                })
+                .collect(),
+        )
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
@@ -87,7 +92,11 @@ fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(raw.len());
     let mut at = 0;
     while at < raw.len() {
-        let code = if raw[at] == b'%' { text.get(at + 1..at + 3).and_then(|code| u8::from_str_radix(code, 16).ok()) } else { None };
+        let code = if raw[at] == b'%' {
+            text.get(at + 1..at + 3).and_then(|code| u8::from_str_radix(code, 16).ok())
+        } else {
+            None
+        };
         match (raw[at], code) {
             (_, Some(code)) => {
                 out.push(code);
@@ -124,16 +133,28 @@ impl Kubelet {
             ["pods" | "runningpods"] => self.list_pods(parts[0] == "runningpods"),
             ["configz"] => Ok(typed("application/json", self.configz())),
             ["containerLogs", namespace, pod, container] => self.logs(namespace, pod, container, &query).await,
-            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => self.exec(request, namespace, pod, container, &query),
-            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => self.attach(request, namespace, pod, container, &query),
-            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => self.port_forward(request, namespace, pod, &query),
-            ["run", namespace, pod, container] | ["run", namespace, pod, _, container] if request.method() == Method::POST => {
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+                self.exec(request, namespace, pod, container, &query)
+            }
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+                self.attach(request, namespace, pod, container, &query)
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+                self.port_forward(request, namespace, pod, &query)
+            }
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container]
+                if request.method() == Method::POST =>
+            {
                 self.run_command(namespace, pod, container, &query).await
             }
             ["stats", "summary"] => Ok(typed("application/json", self.summary(query.is("only_cpu_and_memory")).await)),
             ["metrics"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.own_metrics())),
-            ["metrics", "resource"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.resource_metrics().await)),
-            ["metrics", "cadvisor"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.cadvisor_metrics().await)),
+            ["metrics", "resource"] => {
+                Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.resource_metrics().await))
+            }
+            ["metrics", "cadvisor"] => {
+                Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.cadvisor_metrics().await))
+            }
             ["metrics", "probes"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", "")),
             _ => Err(Refusal::not_found("404 page not found\n")),
         }
@@ -150,7 +171,8 @@ impl Kubelet {
         let table = Table::builtin();
         let id = table.id(PodList::NAME).ok_or_else(|| Refusal::internal("no PodList"))?;
         let mut json = Vec::new();
-        schema::transcode::proto_to_json(table, id, Some(("v1", "PodList")), &list.to_vec(), &mut json).map_err(|error| Refusal::internal(error.to_string()))?;
+        schema::transcode::proto_to_json(table, id, Some(("v1", "PodList")), &list.to_vec(), &mut json)
+            .map_err(|error| Refusal::internal(error.to_string()))?;
         Ok(typed("application/json", json))
     }
 
@@ -172,13 +194,21 @@ impl Kubelet {
     }
 
     pub(crate) fn find(&self, namespace: &str, pod: &str) -> Result<std::sync::Arc<View>, Refusal> {
-        self.view(namespace, pod).ok_or_else(|| Refusal::not_found(format!("pod \"{pod}\" not found in namespace \"{namespace}\"\n")))
+        self.view(namespace, pod)
+            .ok_or_else(|| Refusal::not_found(format!("pod \"{pod}\" not found in namespace \"{namespace}\"\n")))
     }
 
     /// A container that runs.
     pub(crate) async fn find_running(&self, view: &View, name: &str) -> Result<Container, Refusal> {
-        let state = self.shared.ports.runtime.pod(view.desired.uid()).await.map_err(|error| Refusal::internal(error.to_string()))?;
-        let found = state.containers.into_iter().rev().find(|container| container.name == name && is_running(container));
+        let state = self
+            .shared
+            .ports
+            .runtime
+            .pod(view.desired.uid())
+            .await
+            .map_err(|error| Refusal::internal(error.to_string()))?;
+        let found =
+            state.containers.into_iter().rev().find(|container| container.name == name && is_running(container));
         found.ok_or_else(|| Refusal::not_found(format!("container not found (\"{name}\")")))
     }
 
@@ -188,12 +218,23 @@ impl Kubelet {
             return Err(Refusal::not_found(format!("container \"{name}\" not found in pod \"{pod}\"\n")));
         }
         let number = |name: &str| -> Result<Option<u64>, Refusal> {
-            query.get(name).map(|text| text.parse().map_err(|_| Refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("{name}: not a number")))).transpose()
+            query
+                .get(name)
+                .map(|text| {
+                    text.parse().map_err(|_| Refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("{name}: not a number")))
+                })
+                .transpose()
         };
         let now = self.shared.ports.clock.now();
         let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
-            (Some(text), _) => Some(schema::time::parse(text).map(|(seconds, nanos)| seconds * SECOND + i64::from(nanos)).ok_or_else(|| Refusal::bad("unable to decode sinceTime"))?),
-            (None, Some(seconds)) => Some(now - i64::try_from(seconds).unwrap_or(i64::MAX / SECOND).saturating_mul(SECOND)),
+            (Some(text), _) => Some(
+                schema::time::parse(text)
+                    .map(|(seconds, nanos)| seconds * SECOND + i64::from(nanos))
+                    .ok_or_else(|| Refusal::bad("unable to decode sinceTime"))?,
+            ),
+            (None, Some(seconds)) => {
+                Some(now - i64::try_from(seconds).unwrap_or(i64::MAX / SECOND).saturating_mul(SECOND))
+            }
             (None, None) => None,
         };
         let options = Options {
@@ -207,7 +248,8 @@ impl Kubelet {
         let previous = query.is("previous");
         let uid = view.desired.uid().to_owned();
         let state = self.shared.ports.runtime.pod(&uid).await.map_err(|error| Refusal::internal(error.to_string()))?;
-        let mut runs: Vec<Container> = state.containers.into_iter().filter(|container| container.name == name).collect();
+        let mut runs: Vec<Container> =
+            state.containers.into_iter().filter(|container| container.name == name).collect();
         runs.sort_by_key(|container| container.attempt);
         let chosen = if previous {
             // The last run that ended, unless it is the one that a plain request shows.
@@ -220,10 +262,20 @@ impl Kubelet {
             let text = if previous {
                 format!("previous terminated container \"{name}\" in pod \"{pod}\" not found")
             } else {
-                let waiting = view.status.container_statuses.iter().chain(&view.status.init_container_statuses).find(|status| status.name == name);
-                let reason = waiting.and_then(|status| status.state.waiting.as_ref()).map(|waiting| waiting.reason.clone()).unwrap_or_default();
+                let waiting = view
+                    .status
+                    .container_statuses
+                    .iter()
+                    .chain(&view.status.init_container_statuses)
+                    .find(|status| status.name == name);
+                let reason = waiting
+                    .and_then(|status| status.state.waiting.as_ref())
+                    .map(|waiting| waiting.reason.clone())
+                    .unwrap_or_default();
                 let why = match &*reason {
-                    "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => "trying and failing to pull image".to_owned(),
+                    "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => {
+                        "trying and failing to pull image".to_owned()
+                    }
                     "" => "not available".to_owned(),
                     reason => reason.to_owned(),
                 };
@@ -246,7 +298,9 @@ impl Kubelet {
                 let mut changes = runtime.changes();
                 while *alive_to.borrow() {
                     let state = runtime.pod(&uid).await.unwrap_or_default();
-                    alive_to.send_replace(state.containers.iter().any(|container| container.id == id && is_running(container)));
+                    alive_to.send_replace(
+                        state.containers.iter().any(|container| container.id == id && is_running(container)),
+                    );
                     if *alive_to.borrow() && changes.recv().await.is_err() {
                         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                     }
@@ -259,9 +313,15 @@ impl Kubelet {
                 sent = sending => if let Err(error) = sent { tracing::debug!(%error, "a log was not read to its end") },
             }
         });
-        let stream = futures_util::stream::unfold(from, |mut from| async move { Some((Ok(Frame::data(from.recv().await?)), from)) });
+        let stream =
+            futures_util::stream::unfold(
+                from,
+                |mut from| async move { Some((Ok(Frame::data(from.recv().await?)), from)) },
+            );
         let mut response = Response::new(StreamBody::new(stream).boxed_unsync());
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
         Ok(response)
     }
 

@@ -109,7 +109,8 @@ impl Kubelet {
                 of["network"] = network(stats.pod.at, &stats.network);
                 of["process_stats"] = json!({"process_count": stats.pod.processes});
                 let used = stats.containers.values().map(|usage| usage.root_fs_used_bytes).sum();
-                of["ephemeral-storage"] = fs(at, &disk, used, stats.containers.values().map(|usage| usage.root_fs_inodes).sum());
+                of["ephemeral-storage"] =
+                    fs(at, &disk, used, stats.containers.values().map(|usage| usage.root_fs_inodes).sum());
             }
             pods.push(of);
         }
@@ -122,7 +123,12 @@ impl Kubelet {
         });
         if !only_cpu_and_memory {
             own["network"] = network(at, &node.network);
-            own["fs"] = fs(at, &disk, disk.capacity_bytes.saturating_sub(disk.available_bytes), disk.inodes.saturating_sub(disk.inodes_free));
+            own["fs"] = fs(
+                at,
+                &disk,
+                disk.capacity_bytes.saturating_sub(disk.available_bytes),
+                disk.inodes.saturating_sub(disk.inodes_free),
+            );
             own["runtime"] = json!({"imageFs": fs(at, &disk, image_bytes, image_inodes)});
             own["rlimit"] = json!({"time": time(at), "maxpid": shared.machine.pids_limit, "curproc": node.processes});
         }
@@ -133,19 +139,52 @@ impl Kubelet {
         let node = self.shared.ports.host.usage().usage;
         let mut text = String::new();
         let mut rows: Vec<(&str, &str, &str, Vec<String>)> = vec![
-            ("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds", vec![format!(" {}", seconds(node.cpu_nanoseconds))]),
-            ("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", vec![format!(" {}", node.memory_working_set_bytes)]),
-            ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds", Vec::new()),
-            ("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", Vec::new()),
-            ("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds", Vec::new()),
-            ("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds", Vec::new()),
+            (
+                "node_cpu_usage_seconds_total",
+                "counter",
+                "Cumulative cpu time consumed by the node in core-seconds",
+                vec![format!(" {}", seconds(node.cpu_nanoseconds))],
+            ),
+            (
+                "node_memory_working_set_bytes",
+                "gauge",
+                "Current working set of the node in bytes",
+                vec![format!(" {}", node.memory_working_set_bytes)],
+            ),
+            (
+                "container_cpu_usage_seconds_total",
+                "counter",
+                "Cumulative cpu time consumed by the container in core-seconds",
+                Vec::new(),
+            ),
+            (
+                "container_memory_working_set_bytes",
+                "gauge",
+                "Current working set of the container in bytes",
+                Vec::new(),
+            ),
+            (
+                "container_start_time_seconds",
+                "gauge",
+                "Start time of the container since unix epoch in seconds",
+                Vec::new(),
+            ),
+            (
+                "pod_cpu_usage_seconds_total",
+                "counter",
+                "Cumulative cpu time consumed by the pod in core-seconds",
+                Vec::new(),
+            ),
             ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", Vec::new()),
         ];
         for (view, stats) in self.usages().await {
             let meta = &view.desired.pod.metadata;
             for container in &view.observed.containers {
                 let Some(usage) = stats.containers.get(&container.id) else { continue };
-                let labels = format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", container.name, meta.namespace, meta.name);
+                let labels = format!(
+                    "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
+                    container.name, meta.namespace, meta.name
+                );
                 rows[2].3.push(format!("{labels} {}", seconds(usage.cpu_nanoseconds)));
                 rows[3].3.push(format!("{labels} {}", usage.memory_working_set_bytes));
                 rows[4].3.push(format!("{labels} {}", container.created_at as f64 / SECOND as f64));
@@ -167,12 +206,28 @@ impl Kubelet {
     pub(super) async fn cadvisor_metrics(&self) -> String {
         type Of = fn(&Usage) -> String;
         let rows: [(&str, &str, &str, Of); 6] = [
-            ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |usage| seconds(usage.cpu_nanoseconds)),
-            ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", |usage| usage.memory_usage_bytes.to_string()),
-            ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| usage.memory_working_set_bytes.to_string()),
+            ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |usage| {
+                seconds(usage.cpu_nanoseconds)
+            }),
+            (
+                "container_memory_usage_bytes",
+                "gauge",
+                "Current memory usage in bytes, including all memory regardless of when it was accessed",
+                |usage| usage.memory_usage_bytes.to_string(),
+            ),
+            ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
+                usage.memory_working_set_bytes.to_string()
+            }),
             ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| usage.memory_rss_bytes.to_string()),
-            ("container_processes", "gauge", "Number of processes running inside the container.", |usage| usage.processes.to_string()),
-            ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |usage| usage.root_fs_used_bytes.to_string()),
+            ("container_processes", "gauge", "Number of processes running inside the container.", |usage| {
+                usage.processes.to_string()
+            }),
+            (
+                "container_fs_usage_bytes",
+                "gauge",
+                "Number of bytes that are consumed by the container on this filesystem.",
+                |usage| usage.root_fs_used_bytes.to_string(),
+            ),
         ];
         let all = self.usages().await;
         let mut text = String::new();
@@ -185,39 +240,71 @@ impl Kubelet {
                     let _ = writeln!(
                         text,
                         "{name}{{container=\"{}\",id=\"{}\",image=\"{}\",name=\"{}\",namespace=\"{}\",pod=\"{}\"}} {}",
-                        container.name, container.id, container.image, container.id, meta.namespace, meta.name, of(usage)
+                        container.name,
+                        container.id,
+                        container.image,
+                        container.id,
+                        meta.namespace,
+                        meta.name,
+                        of(usage)
                     );
                 }
             }
         }
         for (name, help, of) in [
-            ("container_network_receive_bytes_total", "Cumulative count of bytes received", (|i| i.rx_bytes) as fn(&InterfaceStats) -> u64),
+            (
+                "container_network_receive_bytes_total",
+                "Cumulative count of bytes received",
+                (|i| i.rx_bytes) as fn(&InterfaceStats) -> u64,
+            ),
             ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
         ] {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
             for (view, stats) in &all {
                 let meta = &view.desired.pod.metadata;
                 for interface in &stats.network {
-                    let _ = writeln!(text, "{name}{{interface=\"{}\",namespace=\"{}\",pod=\"{}\"}} {}", interface.name, meta.namespace, meta.name, of(interface));
+                    let _ = writeln!(
+                        text,
+                        "{name}{{interface=\"{}\",namespace=\"{}\",pod=\"{}\"}} {}",
+                        interface.name,
+                        meta.namespace,
+                        meta.name,
+                        of(interface)
+                    );
                 }
             }
         }
         let machine = &self.shared.machine;
-        let _ = writeln!(text, "# HELP machine_cpu_cores Number of logical CPU cores.\n# TYPE machine_cpu_cores gauge\nmachine_cpu_cores {}", machine.cpus);
-        let _ = writeln!(text, "# HELP machine_memory_bytes Amount of memory installed on the machine.\n# TYPE machine_memory_bytes gauge\nmachine_memory_bytes {}", machine.memory_bytes);
+        let _ = writeln!(
+            text,
+            "# HELP machine_cpu_cores Number of logical CPU cores.\n# TYPE machine_cpu_cores gauge\nmachine_cpu_cores {}",
+            machine.cpus
+        );
+        let _ = writeln!(
+            text,
+            "# HELP machine_memory_bytes Amount of memory installed on the machine.\n# TYPE machine_memory_bytes gauge\nmachine_memory_bytes {}",
+            machine.memory_bytes
+        );
         text
     }
 
     pub(super) fn own_metrics(&self) -> String {
         let views = self.views();
         let running = views.iter().filter(|view| view.observed.sandbox.is_some()).count();
-        let containers: usize = views.iter().map(|view| view.observed.containers.iter().filter(|c| crate::plan::is_running(c)).count()).sum();
+        let containers: usize = views
+            .iter()
+            .map(|view| view.observed.containers.iter().filter(|c| crate::plan::is_running(c)).count())
+            .sum();
         let pressed = lock(&self.health).not_ready.is_some();
         let name = &self.shared.config.node_name;
         let mut text = String::new();
         for (metric, help, value) in [
             ("kubelet_running_pods".to_owned(), "Number of pods that have a running pod sandbox", running),
-            ("kubelet_running_containers{container_state=\"running\"}".to_owned(), "Number of containers currently running", containers),
+            (
+                "kubelet_running_containers{container_state=\"running\"}".to_owned(),
+                "Number of containers currently running",
+                containers,
+            ),
             (format!("kubelet_node_name{{node=\"{name}\"}}"), "The node's name. The count is always 1.", 1),
             ("kubelet_node_not_ready".to_owned(), "Whether the node is not ready", usize::from(pressed)),
         ] {

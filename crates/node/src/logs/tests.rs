@@ -42,7 +42,8 @@ async fn options_choose_what_is_shown() {
     let log = dir.0.join("0.log");
     fs::write(&log, LOG).expect("a log");
     let all = Options::default();
-    let since = schema::time::parse("2026-01-01T00:00:02.2Z").map(|(seconds, nanos)| seconds * SECOND + Nanos::from(nanos));
+    let since =
+        schema::time::parse("2026-01-01T00:00:02.2Z").map(|(seconds, nanos)| seconds * SECOND + Nanos::from(nanos));
     let rows = [
         (all.clone(), "one\noops\ntwo\nthree\n"),
         (Options { stream: Some("stderr".into()), ..all.clone() }, "oops\n"),

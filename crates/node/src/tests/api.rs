@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use reconcile::io::{BoxError, BoxFuture, Body, Transport};
+use reconcile::io::{Body, BoxError, BoxFuture, Transport};
 use schema::api::{
     Kind, Message, Object, Time,
     authentication::v1::TokenRequest,
@@ -133,8 +133,13 @@ impl Api {
     }
 
     fn path<K: Object>(namespace: &str, name: &str) -> String {
-        let group = if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) };
-        let namespace = if K::NAMESPACED && !namespace.is_empty() { format!("/namespaces/{namespace}") } else { String::new() };
+        let group = if K::GROUP.is_empty() {
+            format!("/api/{}", K::VERSION)
+        } else {
+            format!("/apis/{}/{}", K::GROUP, K::VERSION)
+        };
+        let namespace =
+            if K::NAMESPACED && !namespace.is_empty() { format!("/namespaces/{namespace}") } else { String::new() };
         let name = if name.is_empty() { String::new() } else { format!("/{name}") };
         format!("{group}{namespace}/{}{name}", K::PLURAL)
     }
@@ -169,7 +174,12 @@ impl Api {
     pub fn all<K: Object>(&self) -> Vec<K> {
         let end = format!("/{}/", K::PLURAL);
         let state = lock(&self.state);
-        state.objects.iter().filter(|(path, _)| path.contains(&end)).map(|(_, raw)| K::decode(raw).expect("an object")).collect()
+        state
+            .objects
+            .iter()
+            .filter(|(path, _)| path.contains(&end))
+            .map(|(_, raw)| K::decode(raw).expect("an object"))
+            .collect()
     }
 
     /// As `kubectl delete` does: a graceful deletion of a pod of a node.
@@ -197,7 +207,8 @@ impl Api {
         field(1, &meta, &mut list);
         for (of, raw) in &state.objects {
             let (collection, name) = of.rsplit_once('/').expect("a path");
-            let node = if of.contains("/pods/") { Pod::decode(raw).expect("a pod").spec.node_name } else { String::new() };
+            let node =
+                if of.contains("/pods/") { Pod::decode(raw).expect("a pod").spec.node_name } else { String::new() };
             if under(collection, path) && selector(name, &node) {
                 field(2, raw, &mut list);
             }
@@ -219,7 +230,9 @@ impl Transport for Api {
         }
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let part = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).map(|value| value.replace("%3D", "="));
+        let part = |name: &str| {
+            query.split('&').find_map(|pair| pair.strip_prefix(name)).map(|value| value.replace("%3D", "="))
+        };
         let wanted = part("fieldSelector=").unwrap_or_default();
         let selector = move |name: &str, node: &str| match wanted.split_once('=') {
             Some(("metadata.name", value)) => name == value,
@@ -240,35 +253,44 @@ impl Transport for Api {
                     let missed: Vec<Change> = state
                         .objects
                         .iter()
-                        .filter(|(of, raw)| with_kind!(of.as_str(), version(raw)).parse::<u64>().is_ok_and(|at| at > since))
+                        .filter(|(of, raw)| {
+                            with_kind!(of.as_str(), version(raw)).parse::<u64>().is_ok_and(|at| at > since)
+                        })
                         .map(|(of, raw)| Change {
                             collection: of.rsplit_once('/').expect("a path").0.to_owned(),
                             name: of.rsplit('/').next().expect("a name").to_owned(),
                             kind: "MODIFIED",
-                            node: if of.contains("/pods/") { Pod::decode(raw).expect("a pod").spec.node_name } else { String::new() },
+                            node: if of.contains("/pods/") {
+                                Pod::decode(raw).expect("a pod").spec.node_name
+                            } else {
+                                String::new()
+                            },
                             raw: raw.clone(),
                         })
                         .collect();
                     (self.changes.subscribe(), missed)
                 };
-                let stream = futures_util::stream::unfold((changes, missed, path, selector), |(mut changes, mut missed, path, selector)| async move {
-                    loop {
-                        let change = match missed.pop() {
-                            Some(change) => change,
-                            None => changes.recv().await.ok()?,
-                        };
-                        if !under(&change.collection, &path) || !selector(&change.name, &change.node) {
-                            continue;
+                let stream = futures_util::stream::unfold(
+                    (changes, missed, path, selector),
+                    |(mut changes, mut missed, path, selector)| async move {
+                        loop {
+                            let change = match missed.pop() {
+                                Some(change) => change,
+                                None => changes.recv().await.ok()?,
+                            };
+                            if !under(&change.collection, &path) || !selector(&change.name, &change.node) {
+                                continue;
+                            }
+                            let (mut extension, mut event) = (Vec::new(), Vec::new());
+                            field(1, &envelope(&change.raw), &mut extension);
+                            field(1, change.kind.as_bytes(), &mut event);
+                            field(2, &extension, &mut event);
+                            let mut frame = (event.len() as u32).to_be_bytes().to_vec();
+                            frame.extend(event);
+                            return Some((Ok(Frame::data(Bytes::from(frame))), (changes, missed, path, selector)));
                         }
-                        let (mut extension, mut event) = (Vec::new(), Vec::new());
-                        field(1, &envelope(&change.raw), &mut extension);
-                        field(1, change.kind.as_bytes(), &mut event);
-                        field(2, &extension, &mut event);
-                        let mut frame = (event.len() as u32).to_be_bytes().to_vec();
-                        frame.extend(event);
-                        return Some((Ok(Frame::data(Bytes::from(frame))), (changes, missed, path, selector)));
-                    }
-                });
+                    },
+                );
                 Response::new(StreamBody::new(stream).boxed_unsync())
             }
             Method::GET if is_name(&path) => match lock(&self.state).objects.get(&path) {
@@ -298,7 +320,9 @@ impl Transport for Api {
                 let known = lock(&self.state).objects.get(of).cloned();
                 match known {
                     None => refuse(StatusCode::NOT_FOUND, "NotFound"),
-                    Some(known) if with_kind!(of, version(&known)) != with_kind!(of, version(&raw)) => refuse(StatusCode::CONFLICT, "Conflict"),
+                    Some(known) if with_kind!(of, version(&known)) != with_kind!(of, version(&raw)) => {
+                        refuse(StatusCode::CONFLICT, "Conflict")
+                    }
                     Some(_) => answer(StatusCode::OK, &self.store(of, &raw)),
                 }
             }

@@ -15,11 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{
-    config::Ports,
-    objects::lock,
-    ports::*,
-};
+use crate::{config::Ports, objects::lock, ports::*};
 
 pub struct FakeClock(Instant);
 
@@ -58,11 +54,22 @@ pub type Fake = Arc<Machine_>;
 
 impl Machine_ {
     pub fn new() -> Fake {
-        Arc::new(Self { state: Mutex::default(), changes: broadcast::channel(256).0, clock: Arc::new(FakeClock(Instant::now())), exits: Notify::new() })
+        Arc::new(Self {
+            state: Mutex::default(),
+            changes: broadcast::channel(256).0,
+            clock: Arc::new(FakeClock(Instant::now())),
+            exits: Notify::new(),
+        })
     }
 
     pub fn ports(self: &Arc<Self>) -> Ports {
-        Ports { runtime: self.clone(), images: self.clone(), network: self.clone(), host: self.clone(), clock: self.clock.clone() }
+        Ports {
+            runtime: self.clone(),
+            images: self.clone(),
+            network: self.clone(),
+            host: self.clone(),
+            clock: self.clock.clone(),
+        }
     }
 
     pub fn now(&self) -> Nanos {
@@ -100,7 +107,12 @@ impl Machine_ {
     }
 
     pub fn config(&self, name: &str) -> Option<ContainerConfig> {
-        lock(&self.state).configs.values().filter(|config| config.name == name).max_by_key(|config| config.attempt).cloned()
+        lock(&self.state)
+            .configs
+            .values()
+            .filter(|config| config.name == name)
+            .max_by_key(|config| config.attempt)
+            .cloned()
     }
 }
 
@@ -111,7 +123,13 @@ fn end(container: &mut Container, code: i32, now: Nanos) {
 }
 
 fn image(name: &str) -> Image {
-    Image { id: format!("sha256:{name}"), tags: vec![name.into()], digests: vec![format!("{name}@sha256:d1")], size_bytes: 42, ..Image::default() }
+    Image {
+        id: format!("sha256:{name}"),
+        tags: vec![name.into()],
+        digests: vec![format!("{name}@sha256:d1")],
+        size_bytes: 42,
+        ..Image::default()
+    }
 }
 
 impl Runtime for Machine_ {
@@ -152,7 +170,13 @@ impl Runtime for Machine_ {
         Box::pin(async move {
             let now = self.now();
             self.say(format!("sandbox {} {}", config.name, config.attempt));
-            let sandbox = Sandbox { id: format!("s-{}-{}", config.uid, config.attempt), attempt: config.attempt, created_at: now, netns: None, addresses: Vec::new() };
+            let sandbox = Sandbox {
+                id: format!("s-{}-{}", config.uid, config.attempt),
+                attempt: config.attempt,
+                created_at: now,
+                netns: None,
+                addresses: Vec::new(),
+            };
             let mut state = lock(&self.state);
             let pod = state.pods.entry(config.uid.clone()).or_insert_with(|| PodState {
                 uid: config.uid.clone(),
@@ -226,10 +250,20 @@ impl Runtime for Machine_ {
             let refused = {
                 let mut state = lock(&self.state);
                 let refuse = state.refuse_start.clone();
-                let container = state.pods.get_mut(pod).and_then(|pod| pod.containers.iter_mut().find(|c| c.id == id)).expect("a container");
+                let container = state
+                    .pods
+                    .get_mut(pod)
+                    .and_then(|pod| pod.containers.iter_mut().find(|c| c.id == id))
+                    .expect("a container");
                 if refuse.contains(&container.name) {
                     let error = Some("exec: \"nothing\": executable file not found in $PATH".to_owned());
-                    container.state = ContainerState::Exited(Exit { code: 128, started_at: now, finished_at: now, error: error.clone(), ..Exit::default() });
+                    container.state = ContainerState::Exited(Exit {
+                        code: 128,
+                        started_at: now,
+                        finished_at: now,
+                        error: error.clone(),
+                        ..Exit::default()
+                    });
                     error
                 } else {
                     container.state = ContainerState::Running { started_at: now };
@@ -244,9 +278,19 @@ impl Runtime for Machine_ {
         })
     }
 
-    fn stop_container<'a>(&'a self, pod: &'a str, id: &'a str, grace: Duration, _: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+    fn stop_container<'a>(
+        &'a self,
+        pod: &'a str,
+        id: &'a str,
+        grace: Duration,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let name = lock(&self.state).pods.get(pod).and_then(|pod| pod.containers.iter().find(|c| c.id == id)).map(|c| c.name.clone());
+            let name = lock(&self.state)
+                .pods
+                .get(pod)
+                .and_then(|pod| pod.containers.iter().find(|c| c.id == id))
+                .map(|c| c.name.clone());
             let Some(name) = name else { return Err(Error::NotFound(id.into())) };
             self.say(format!("stop {name} {}", grace.as_secs()));
             let stubborn = lock(&self.state).stubborn.contains(&name);
@@ -254,7 +298,9 @@ impl Runtime for Machine_ {
                 tokio::time::sleep(grace).await;
             }
             let now = self.now();
-            if let Some(container) = lock(&self.state).pods.get_mut(pod).and_then(|pod| pod.containers.iter_mut().find(|c| c.id == id)) {
+            if let Some(container) =
+                lock(&self.state).pods.get_mut(pod).and_then(|pod| pod.containers.iter_mut().find(|c| c.id == id))
+            {
                 end(container, if stubborn { 137 } else { 143 }, now);
             }
             self.changed(pod);
@@ -280,7 +326,13 @@ impl Runtime for Machine_ {
         Box::pin(async { Ok(()) })
     }
 
-    fn exec_sync<'a>(&'a self, _: &'a str, id: &'a str, command: &'a [String], _: Option<Duration>) -> BoxFuture<'a, Result<ExecOutput>> {
+    fn exec_sync<'a>(
+        &'a self,
+        _: &'a str,
+        id: &'a str,
+        command: &'a [String],
+        _: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutput>> {
         Box::pin(async move {
             let line = command.join(" ");
             let name = lock(&self.state).configs.get(id).map(|config| config.name.clone()).unwrap_or_default();
@@ -290,7 +342,13 @@ impl Runtime for Machine_ {
         })
     }
 
-    fn exec<'a>(&'a self, _: &'a str, _: &'a str, command: &'a [String], mut stdio: Stdio) -> BoxFuture<'a, Result<i32>> {
+    fn exec<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        command: &'a [String],
+        mut stdio: Stdio,
+    ) -> BoxFuture<'a, Result<i32>> {
         Box::pin(async move {
             // `cat`, then what the command says as its exit code.
             let mut input = Vec::new();
@@ -385,7 +443,13 @@ impl Network for Machine_ {
 
 impl Host for Machine_ {
     fn machine(&self) -> Machine {
-        Machine { cpus: 4, memory_bytes: 8 << 30, architecture: "amd64".into(), pids_limit: 32768, ..Machine::default() }
+        Machine {
+            cpus: 4,
+            memory_bytes: 8 << 30,
+            architecture: "amd64".into(),
+            pids_limit: 32768,
+            ..Machine::default()
+        }
     }
 
     fn usage(&self) -> NodeUsage {

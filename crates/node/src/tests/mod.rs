@@ -1,11 +1,11 @@
 //! A whole node on a machine and an API in memory, with a clock that the tests hold.
 
 mod api;
-mod serving;
 mod machine;
 mod pods;
 mod pure;
 mod restarts;
+mod serving;
 
 use std::{sync::Arc, time::Duration};
 
@@ -81,7 +81,11 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("{name} is still there: {:?} {:?}", self.machine.log(), self.api.get::<Pod>("default", name).map(|pod| pod.status));
+        panic!(
+            "{name} is still there: {:?} {:?}",
+            self.machine.log(),
+            self.api.get::<Pod>("default", name).map(|pod| pod.status)
+        );
     }
 
     pub fn path(&self, of: &str) -> std::path::PathBuf {
@@ -106,12 +110,22 @@ impl World {
 }
 
 pub fn container(name: &str) -> Container {
-    Container { name: name.into(), image: "app:1".into(), image_pull_policy: "IfNotPresent".into(), ..Container::default() }
+    Container {
+        name: name.into(),
+        image: "app:1".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        ..Container::default()
+    }
 }
 
 pub fn pod(name: &str, containers: Vec<Container>) -> Pod {
     Pod {
-        metadata: ObjectMeta { name: name.into(), namespace: "default".into(), uid: format!("uid-{name}"), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: name.into(),
+            namespace: "default".into(),
+            uid: format!("uid-{name}"),
+            ..ObjectMeta::default()
+        },
         spec: PodSpec { containers, node_name: "one".into(), restart_policy: "Always".into(), ..PodSpec::default() },
         ..Pod::default()
     }
@@ -120,4 +134,3 @@ pub fn pod(name: &str, containers: Vec<Container>) -> Pod {
 pub fn is_ready(pod: &Pod) -> bool {
     pod.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
 }
-

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use schema::api::{
     Quantity,
     core::v1::{
-        ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference, ProjectedVolumeSource, ResourceRequirements,
-        ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection, VolumeSource,
+        ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference,
+        ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Volume, VolumeMount,
+        VolumeProjection, VolumeSource,
     },
 };
 
@@ -29,10 +30,17 @@ fn named(name: &str) -> LocalObjectReference {
 fn configured(name: &str) -> Pod {
     let app = Container {
         env_from: vec![EnvFromSource {
-            config_map_ref: Some(ConfigMapEnvSource { local_object_reference: named("settings"), ..ConfigMapEnvSource::default() }),
+            config_map_ref: Some(ConfigMapEnvSource {
+                local_object_reference: named("settings"),
+                ..ConfigMapEnvSource::default()
+            }),
             ..EnvFromSource::default()
         }],
-        volume_mounts: vec![VolumeMount { name: "files".into(), mount_path: "/etc/settings".into(), ..VolumeMount::default() }],
+        volume_mounts: vec![VolumeMount {
+            name: "files".into(),
+            mount_path: "/etc/settings".into(),
+            ..VolumeMount::default()
+        }],
         ..container("app")
     };
     let mut pod = pod(name, vec![app]);
@@ -41,7 +49,10 @@ fn configured(name: &str) -> Pod {
         Volume {
             name: "files".into(),
             volume_source: VolumeSource {
-                config_map: Some(ConfigMapVolumeSource { local_object_reference: named("settings"), ..ConfigMapVolumeSource::default() }),
+                config_map: Some(ConfigMapVolumeSource {
+                    local_object_reference: named("settings"),
+                    ..ConfigMapVolumeSource::default()
+                }),
                 ..VolumeSource::default()
             },
             ..Volume::default()
@@ -50,7 +61,10 @@ fn configured(name: &str) -> Pod {
             name: "token".into(),
             volume_source: VolumeSource {
                 projected: Some(ProjectedVolumeSource {
-                    sources: vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }],
+                    sources: vec![VolumeProjection {
+                        service_account_token: Some(token),
+                        ..VolumeProjection::default()
+                    }],
                     ..ProjectedVolumeSource::default()
                 }),
                 ..VolumeSource::default()
@@ -84,7 +98,9 @@ async fn after_a_boot_restarts_are_counted_on() {
     let (dir, api, machine) = world.stop();
     lock(&machine.state).pods.clear();
     let world = World::at(dir, api, machine);
-    let pod = world.until("web", "restarted", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1).await;
+    let pod = world
+        .until("web", "restarted", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1)
+        .await;
     let last = pod.status.container_statuses[0].last_state.terminated.clone().expect("it ended");
     assert_eq!((last.exit_code, &*last.reason), (137, "ContainerStatusUnknown"));
 }
@@ -105,7 +121,11 @@ async fn without_a_server_the_last_pods_start() {
             break;
         }
     }
-    assert!(lock(&world.machine.state).pods.values().any(|pod| pod.containers.iter().any(crate::plan::is_running)), "{:?}", world.machine.log());
+    assert!(
+        lock(&world.machine.state).pods.values().any(|pod| pod.containers.iter().any(crate::plan::is_running)),
+        "{:?}",
+        world.machine.log()
+    );
     world.api.down.store(false, Ordering::Relaxed);
     world.until("web", "told", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1).await;
 }
@@ -157,14 +177,22 @@ async fn a_pod_that_vanishes_is_ended() {
 #[tokio::test(start_paused = true)]
 async fn what_does_not_fit_is_refused() {
     let world = World::new("refused");
-    let resources = |cpu: &str| ResourceRequirements { requests: BTreeMap::from([("cpu".to_owned(), Quantity(cpu.into()))]), ..ResourceRequirements::default() };
+    let resources = |cpu: &str| ResourceRequirements {
+        requests: BTreeMap::from([("cpu".to_owned(), Quantity(cpu.into()))]),
+        ..ResourceRequirements::default()
+    };
     world.api.put(&pod("small", vec![Container { resources: resources("3"), ..container("app") }]));
     world.until("small", "ready", is_ready).await;
     world.api.put(&pod("large", vec![Container { resources: resources("2"), ..container("app") }]));
     let refused = world.until("large", "refused", |pod| pod.status.phase == "Failed").await;
     assert_eq!(refused.status.reason, "OutOfcpu");
-    assert_eq!(refused.status.message, "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 3000, capacity: 4000");
-    assert!(refused.status.container_statuses.is_empty() && !world.machine.log().iter().any(|line| line.contains("large")));
+    assert_eq!(
+        refused.status.message,
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 3000, capacity: 4000"
+    );
+    assert!(
+        refused.status.container_statuses.is_empty() && !world.machine.log().iter().any(|line| line.contains("large"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +205,13 @@ async fn a_deadline_ends_a_pod_and_a_stubborn_one_is_killed() {
     world.api.put(&pod);
     world.until("web", "ready", is_ready).await;
     let failed = world.until("web", "failed", |pod| pod.status.phase == "Failed").await;
-    assert_eq!((&*failed.status.reason, failed.status.container_statuses[0].state.terminated.clone().expect("ended").exit_code), ("DeadlineExceeded", 137));
+    assert_eq!(
+        (
+            &*failed.status.reason,
+            failed.status.container_statuses[0].state.terminated.clone().expect("ended").exit_code
+        ),
+        ("DeadlineExceeded", 137)
+    );
     let since = (world.machine.now() - EPOCH) / 1_000_000_000;
     assert!((24..=27).contains(&since), "{since} s");
 }

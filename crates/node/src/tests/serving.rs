@@ -19,14 +19,20 @@ fn connect(kubelet: &Arc<Kubelet>) -> DuplexStream {
                 Ok::<_, std::convert::Infallible>(kubelet.handle(request).await)
             }
         });
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service).with_upgrades().await;
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(server), service)
+            .with_upgrades()
+            .await;
     });
     client
 }
 
 async fn get(kubelet: &Arc<Kubelet>, path: &str) -> String {
     let mut connection = connect(kubelet);
-    connection.write_all(format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").as_bytes()).await.expect("sends");
+    connection
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .expect("sends");
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.expect("an answer");
     answer
@@ -46,7 +52,11 @@ async fn pods_stats_and_errors() {
         ("/configz", "200 OK", "\"maxPods\":110"),
         ("/containerLogs/default/web/none", "404", "container \"none\" not found in pod \"web\""),
         ("/containerLogs/default/gone/app", "404", "pod \"gone\" not found"),
-        ("/containerLogs/default/web/app?previous=true", "400", "previous terminated container \"app\" in pod \"web\" not found"),
+        (
+            "/containerLogs/default/web/app?previous=true",
+            "400",
+            "previous terminated container \"app\" in pod \"web\" not found",
+        ),
         ("/exec/default/web/app?command=ls&output=1", "400", "unable to upgrade"),
         ("/nothing", "404", "404 page not found"),
     ];
@@ -54,7 +64,8 @@ async fn pods_stats_and_errors() {
         let answer = get(&world.kubelet, path).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")) && answer.contains(text), "{path}: {answer}");
     }
-    std::fs::write(world.path("logs/default_web_uid-web/app/0.log"), "2026-01-01T00:00:00.1Z stdout F hello\n").expect("a log");
+    std::fs::write(world.path("logs/default_web_uid-web/app/0.log"), "2026-01-01T00:00:00.1Z stdout F hello\n")
+        .expect("a log");
     let answer = get(&world.kubelet, "/containerLogs/default/web/app?tailLines=1").await;
     assert!(answer.contains("hello\n"), "{answer}");
 }
@@ -98,5 +109,8 @@ async fn exec_over_websocket() {
     }
     assert_eq!(got[0], b"\x01hello");
     let status: serde_json::Value = serde_json::from_slice(&got[1][1..]).expect("a status");
-    assert_eq!((got[1][0], status["reason"].as_str(), status["details"]["causes"][0]["message"].as_str()), (3, Some("NonZeroExitCode"), Some("7")));
+    assert_eq!(
+        (got[1][0], status["reason"].as_str(), status["details"]["causes"][0]["message"].as_str()),
+        (3, Some("NonZeroExitCode"), Some("7"))
+    );
 }

@@ -24,8 +24,12 @@ pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<(Fou
     let namespace = &pod.metadata.namespace;
     let failed = |error: reconcile::io::Error| Error::Claim(format!("failed to fetch PVC from API server: {error}"));
     let claim: PersistentVolumeClaim = client.get(namespace, &name).await.map_err(failed)?;
-    if source.ephemeral.is_some() && !claim.metadata.owner_references.iter().any(|owner| owner.uid == pod.metadata.uid) {
-        return Err(Error::Claim(format!("PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)", pod.metadata.name)));
+    if source.ephemeral.is_some() && !claim.metadata.owner_references.iter().any(|owner| owner.uid == pod.metadata.uid)
+    {
+        return Err(Error::Claim(format!(
+            "PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)",
+            pod.metadata.name
+        )));
     }
     if claim.metadata.deletion_timestamp.is_some() {
         return Err(Error::Claim(format!("can't start pod because PVC {namespace}/{name} is being deleted")));

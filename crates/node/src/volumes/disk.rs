@@ -52,7 +52,8 @@ impl Job {
                 if fresh || memory {
                     let mode = if group.is_some() { mode | 0o2000 } else { mode };
                     chown(&dir, None, group).map_err(io_error("set the group of", &dir))?;
-                    fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(io_error("set the mode of", &dir))?;
+                    fs::set_permissions(&dir, fs::Permissions::from_mode(mode))
+                        .map_err(io_error("set the mode of", &dir))?;
                 }
                 Ok(plain(dir))
             }
@@ -63,7 +64,8 @@ impl Job {
                 }
                 let mode = if group.is_some() { 0o2777 } else { 0o777 };
                 chown(&dir, None, group).map_err(io_error("set the group of", &dir))?;
-                fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(io_error("set the mode of", &dir))?;
+                fs::set_permissions(&dir, fs::Permissions::from_mode(mode))
+                    .map_err(io_error("set the mode of", &dir))?;
                 write::write(&dir, &payload, group, &stamp).map_err(io_error("write the files of", &dir))?;
                 Ok(Mounted { host_path: dir, readonly: true, block: false })
             }
@@ -82,7 +84,8 @@ fn tmpfs(dir: &Path, limit_bytes: Option<u64>) -> Result<(), Error> {
     };
     let options = CString::new(options).unwrap_or_default();
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, Some(options.as_c_str())).map_err(|error| io_error("mount a tmpfs on", dir)(error.into()))
+    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, Some(options.as_c_str()))
+        .map_err(|error| io_error("mount a tmpfs on", dir)(error.into()))
 }
 
 pub fn is_mount_point(dir: &Path) -> bool {
@@ -93,8 +96,12 @@ pub fn is_mount_point(dir: &Path) -> bool {
 /// Mount points at or below a directory, the deepest first.
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut found: Vec<PathBuf> =
-        text.lines().filter_map(|line| line.split(' ').nth(4)).map(|at| PathBuf::from(unescape(at))).filter(|at| at.starts_with(dir)).collect();
+    let mut found: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|at| PathBuf::from(unescape(at)))
+        .filter(|at| at.starts_with(dir))
+        .collect();
     found.reverse();
     found
 }
@@ -141,9 +148,13 @@ fn host_path(path: &Path, kind: &str) -> Result<(), Error> {
             fs::create_dir_all(path).map_err(io_error("create", path))?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io_error("set the mode of", path))
         }
-        "FileOrCreate" if found.is_err() => {
-            OpenOptions::new().create(true).append(true).mode(0o644).open(path).map(drop).map_err(io_error("create", path))
-        }
+        "FileOrCreate" if found.is_err() => OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o644)
+            .open(path)
+            .map(drop)
+            .map_err(io_error("create", path)),
         "" => {
             // Without a type a missing path becomes a directory, as container runtimes do for a bind's source.
             if found.is_err() { fs::create_dir_all(path).map_err(io_error("create", path)) } else { Ok(()) }
@@ -185,8 +196,17 @@ fn own(path: &Path, group: u32, on_root_mismatch: bool) -> io::Result<()> {
 pub fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<(), Error> {
     let whole = volume.join(sub_path);
     let failed = |error: rustix::io::Errno| io_error("open the subPath", &whole)(error.into());
-    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    let open = || rustix::fs::openat2(&root, sub_path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS);
+    let root =
+        rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let open = || {
+        rustix::fs::openat2(
+            &root,
+            sub_path,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        )
+    };
     let found = match open() {
         Err(rustix::io::Errno::NOENT) => {
             make_below(&root, sub_path).map_err(failed)?;
@@ -197,7 +217,9 @@ pub fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<(), 
     if is_mount_point(target) {
         unmount_below(target)?;
     }
-    let is_dir = rustix::fs::fstat(&found).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()).unwrap_or(false);
+    let is_dir = rustix::fs::fstat(&found)
+        .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+        .unwrap_or(false);
     if is_dir {
         fs::create_dir_all(target).map_err(io_error("create", target))?;
     } else {
@@ -216,7 +238,13 @@ fn make_below(root: &std::os::fd::OwnedFd, sub_path: &str) -> Result<(), rustix:
     for part in sub_path.split('/').filter(|part| !part.is_empty() && *part != ".") {
         let parent = if made.is_empty() { ".".to_owned() } else { made.clone() };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat2(root, &parent, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)?;
+        let dir = rustix::fs::openat2(
+            root,
+            &parent,
+            flags,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        )?;
         match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error),

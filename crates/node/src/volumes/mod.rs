@@ -18,24 +18,13 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use reconcile::io::Client;
-use schema::api::{
-    Message,
-    authentication::v1::TokenRequest,
-    core::v1::Volume,
-};
+use schema::api::{Message, authentication::v1::TokenRequest, core::v1::Volume};
 
 pub use disk::{bind_subpath, unmount_below};
 use payload::{TOKEN_SECONDS, Tokens};
 use serde_json::json;
 
-use crate::{
-    env::Sources,
-    memory::SECOND,
-    objects::lock,
-    pod::Desired,
-    ports::Nanos,
-    store,
-};
+use crate::{env::Sources, memory::SECOND, objects::lock, pod::Desired, ports::Nanos, store};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -134,7 +123,8 @@ impl Volumes {
         let uid = desired.uid().to_owned();
         let security = desired.pod.spec.security_context.as_ref();
         let group = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
-        let on_root_mismatch = security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let on_root_mismatch =
+            security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
         let mut done = Done::default();
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
         let mut jobs: Vec<(String, disk::Job)> = Vec::new();
@@ -150,12 +140,20 @@ impl Volumes {
                 }
                 "claim" => {
                     let (found, readonly) = claim::resolve(&self.client, &desired.pod, volume).await.map_err(named)?;
-                    disk::Job::Local { path: found.path, create: found.create, readonly, block: found.block, group, on_root_mismatch }
+                    disk::Job::Local {
+                        path: found.path,
+                        create: found.create,
+                        readonly,
+                        block: found.block,
+                        group,
+                        on_root_mismatch,
+                    }
                 }
                 "image" => return Err(named(Error::Image(source.image.clone().unwrap_or_default().reference))),
                 "empty-dir" => {
                     let of = source.empty_dir.clone().unwrap_or_default();
-                    let limit = of.size_limit.as_ref().and_then(|limit| schema::quantity::Quantity::parse(&limit.0).ok());
+                    let limit =
+                        of.size_limit.as_ref().and_then(|limit| schema::quantity::Quantity::parse(&limit.0).ok());
                     disk::Job::EmptyDir {
                         dir,
                         memory: of.medium == "Memory" || of.medium.starts_with("HugePages"),
@@ -165,7 +163,9 @@ impl Volumes {
                     }
                 }
                 _ => {
-                    let payload = payload::payload(sources, &tokens, volume).map_err(|error| named(error.into()))?.unwrap_or_default();
+                    let payload = payload::payload(sources, &tokens, volume)
+                        .map_err(|error| named(error.into()))?
+                        .unwrap_or_default();
                     let secret = matches!(plugin, "secret" | "projected");
                     disk::Job::Files { dir, payload, memory: secret, group, stamp: stamp(now) }
                 }
@@ -175,7 +175,8 @@ impl Volumes {
         let made = tokio::task::spawn_blocking(move || -> Result<Set, Error> {
             let mut set = Set::new();
             for (name, job) in jobs {
-                let mounted = job.run().map_err(|source| Error::Volume { name: name.clone(), source: Box::new(source) })?;
+                let mounted =
+                    job.run().map_err(|source| Error::Volume { name: name.clone(), source: Box::new(source) })?;
                 set.insert(name, mounted);
             }
             Ok(set)
@@ -188,7 +189,12 @@ impl Volumes {
     async fn tokens(&self, desired: &Desired, now: Nanos, refresh_at: &mut Option<Nanos>) -> Result<Tokens, Error> {
         let pod = &desired.pod;
         let mut tokens = Tokens::new();
-        let sources = pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.projected.as_ref()).flat_map(|of| &of.sources);
+        let sources = pod
+            .spec
+            .volumes
+            .iter()
+            .filter_map(|volume| volume.volume_source.projected.as_ref())
+            .flat_map(|of| &of.sources);
         for of in sources.filter_map(|source| source.service_account_token.as_ref()) {
             let seconds = of.expiration_seconds.unwrap_or(TOKEN_SECONDS);
             let key = (pod.metadata.uid.clone(), of.audience.clone(), seconds);
@@ -208,8 +214,17 @@ impl Volumes {
                             (token, now + 60 * SECOND)
                         }
                         // After a boot without a server the last one is better than none: it is renewed soon.
-                        None => match (&error, fs::read_to_string(self.token_file(&(pod.metadata.uid.clone(), of.audience.clone(), seconds)))) {
-                            (Error::Token(reconcile::io::Error::Transport { .. }), Ok(token)) => (token, now + 10 * SECOND),
+                        None => match (
+                            &error,
+                            fs::read_to_string(self.token_file(&(
+                                pod.metadata.uid.clone(),
+                                of.audience.clone(),
+                                seconds,
+                            ))),
+                        ) {
+                            (Error::Token(reconcile::io::Error::Transport { .. }), Ok(token)) => {
+                                (token, now + 10 * SECOND)
+                            }
                             _ => return Err(error),
                         },
                     },
@@ -227,7 +242,13 @@ impl Volumes {
         self.root.join("pods").join(uid).join("tokens").join(format!("{audience}-{seconds}"))
     }
 
-    async fn request_token(&self, desired: &Desired, audience: &str, seconds: i64, now: Nanos) -> Result<(String, Nanos), Error> {
+    async fn request_token(
+        &self,
+        desired: &Desired,
+        audience: &str,
+        seconds: i64,
+        now: Nanos,
+    ) -> Result<(String, Nanos), Error> {
         let pod = &desired.pod;
         let meta = &pod.metadata;
         let mut spec = json!({
@@ -235,7 +256,8 @@ impl Volumes {
             "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": meta.name, "uid": meta.uid},
         });
         spec["audiences"] = if audience.is_empty() { json!([]) } else { json!([audience]) };
-        let body = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec});
+        let body =
+            json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec});
         let account = if pod.spec.service_account_name.is_empty() { "default" } else { &pod.spec.service_account_name };
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", meta.namespace);
         let mut request = Request::new(Bytes::from(body.to_string()));
@@ -244,7 +266,10 @@ impl Volumes {
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let raw = self.client.request_raw(request).await.map_err(Error::Token)?;
         let answer = TokenRequest::decode(&raw).map_err(|_| {
-            Error::Token(reconcile::io::Error::Decode { path: format!("serviceaccounts/{account}/token"), expected: "TokenRequest" })
+            Error::Token(reconcile::io::Error::Decode {
+                path: format!("serviceaccounts/{account}/token"),
+                expected: "TokenRequest",
+            })
         })?;
         let expires = answer.status.expiration_timestamp.seconds * SECOND;
         // Upstream renews at 80 % of a token's life, and after a day at the latest.

@@ -72,7 +72,14 @@ fn pick<'a>(
     Ok(())
 }
 
-fn config_map(objects: &Snapshot, name: &str, items: &[KeyToPath], default: Option<i32>, optional: bool, out: &mut Payload) -> Result<(), Error> {
+fn config_map(
+    objects: &Snapshot,
+    name: &str,
+    items: &[KeyToPath],
+    default: Option<i32>,
+    optional: bool,
+    out: &mut Payload,
+) -> Result<(), Error> {
     let Some(map) = objects.config_maps.get(name) else {
         return if optional { Ok(()) } else { Err(Error::NoObject { kind: "configmap", name: name.into() }) };
     };
@@ -81,7 +88,14 @@ fn config_map(objects: &Snapshot, name: &str, items: &[KeyToPath], default: Opti
     pick("config", &data, items, default, optional, out)
 }
 
-fn secret(objects: &Snapshot, name: &str, items: &[KeyToPath], default: Option<i32>, optional: bool, out: &mut Payload) -> Result<(), Error> {
+fn secret(
+    objects: &Snapshot,
+    name: &str,
+    items: &[KeyToPath],
+    default: Option<i32>,
+    optional: bool,
+    out: &mut Payload,
+) -> Result<(), Error> {
     let Some(secret) = objects.secrets.get(name) else {
         return if optional { Ok(()) } else { Err(Error::NoObject { kind: "secret", name: name.into() }) };
     };
@@ -89,7 +103,12 @@ fn secret(objects: &Snapshot, name: &str, items: &[KeyToPath], default: Option<i
     pick("secret", &data, items, default, optional, out)
 }
 
-fn downward(sources: &Sources<'_>, items: &[DownwardAPIVolumeFile], default: Option<i32>, out: &mut Payload) -> Result<(), Error> {
+fn downward(
+    sources: &Sources<'_>,
+    items: &[DownwardAPIVolumeFile],
+    default: Option<i32>,
+    out: &mut Payload,
+) -> Result<(), Error> {
     for item in items {
         let value = if let Some(field) = &item.field_ref {
             env::field_value(sources, field)?
@@ -116,7 +135,14 @@ pub fn payload(sources: &Sources<'_>, tokens: &Tokens, volume: &Volume) -> Resul
     let (source, objects) = (&volume.volume_source, sources.objects);
     let mut out = Payload::new();
     if let Some(of) = &source.config_map {
-        config_map(objects, &of.local_object_reference.name, &of.items, of.default_mode, of.optional == Some(true), &mut out)?;
+        config_map(
+            objects,
+            &of.local_object_reference.name,
+            &of.items,
+            of.default_mode,
+            of.optional == Some(true),
+            &mut out,
+        )?;
     } else if let Some(of) = &source.secret {
         secret(objects, &of.secret_name, &of.items, of.default_mode, of.optional == Some(true), &mut out)?;
     } else if let Some(of) = &source.downward_api {
@@ -124,9 +150,23 @@ pub fn payload(sources: &Sources<'_>, tokens: &Tokens, volume: &Volume) -> Resul
     } else if let Some(all) = &source.projected {
         for of in &all.sources {
             if let Some(of) = &of.config_map {
-                config_map(objects, &of.local_object_reference.name, &of.items, all.default_mode, of.optional == Some(true), &mut out)?;
+                config_map(
+                    objects,
+                    &of.local_object_reference.name,
+                    &of.items,
+                    all.default_mode,
+                    of.optional == Some(true),
+                    &mut out,
+                )?;
             } else if let Some(of) = &of.secret {
-                secret(objects, &of.local_object_reference.name, &of.items, all.default_mode, of.optional == Some(true), &mut out)?;
+                secret(
+                    objects,
+                    &of.local_object_reference.name,
+                    &of.items,
+                    all.default_mode,
+                    of.optional == Some(true),
+                    &mut out,
+                )?;
             } else if let Some(of) = &of.downward_api {
                 downward(sources, &of.items, all.default_mode, &mut out)?;
             } else if let Some(of) = &of.service_account_token {

@@ -79,6 +79,7 @@ fn matches(dir: &Path, payload: &Payload, group: Option<u32>) -> bool {
         && payload.iter().all(|(path, file)| {
             let path = dir.join(path);
             fs::read(&path).is_ok_and(|data| data == file.data)
-                && fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == effective(file.mode, group))
+                && fs::metadata(&path)
+                    .is_ok_and(|meta| meta.permissions().mode() & 0o7777 == effective(file.mode, group))
         })
 }

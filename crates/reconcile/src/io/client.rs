@@ -60,7 +60,11 @@ impl Client {
             method,
             path,
             code,
-            retry_after_seconds: status.details.as_ref().and_then(|details| u64::try_from(details.retry_after_seconds).ok()).filter(|s| *s > 0),
+            retry_after_seconds: status
+                .details
+                .as_ref()
+                .and_then(|details| u64::try_from(details.retry_after_seconds).ok())
+                .filter(|s| *s > 0),
             reason: status.reason,
             message: status.message,
         })
@@ -70,7 +74,11 @@ impl Client {
     pub async fn request_raw(&self, request: Request<Bytes>) -> Result<Bytes, Error> {
         let (method, path) = (method_name(request.method()), request.uri().to_string());
         let response = self.send(request).await?;
-        let body = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|source| Error::Transport { method, path: path.clone(), source })?;
+        let body = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|source| Error::Transport {
+            method,
+            path: path.clone(),
+            source,
+        })?;
         frames::open(&body).ok_or(Error::Decode { path, expected: "protobuf object" })
     }
 
@@ -114,7 +122,13 @@ impl Client {
         self.watch_as(path, query, resource_version, "application/vnd.kubernetes.protobuf;stream=watch").await
     }
 
-    pub(super) async fn watch_as(&self, path: String, query: &str, resource_version: &str, accept: &'static str) -> Result<Frames, Error> {
+    pub(super) async fn watch_as(
+        &self,
+        path: String,
+        query: &str,
+        resource_version: &str,
+        accept: &'static str,
+    ) -> Result<Frames, Error> {
         let mut query = query.to_owned();
         for part in ["watch=true", "allowWatchBookmarks=true", &format!("resourceVersion={resource_version}")] {
             if !query.is_empty() {
@@ -145,7 +159,12 @@ impl Client {
         self.request(build(Method::PUT, path, Some(PROTOBUF), enclose(body))).await
     }
 
-    pub async fn patch<K: Object>(&self, key: &crate::Key, subresource: Option<&'static str>, body: &Patch) -> Result<K, Error> {
+    pub async fn patch<K: Object>(
+        &self,
+        key: &crate::Key,
+        subresource: Option<&'static str>,
+        body: &Patch,
+    ) -> Result<K, Error> {
         self.request(patch(&Reference::named::<K>(key.clone(), ""), subresource, body)).await
     }
 
@@ -154,7 +173,12 @@ impl Client {
     }
 
     /// POST to a subresource; the answer as raw protobuf (`TokenRequest` answers itself, `Binding` a Status).
-    pub async fn post<K: Object, B: Object>(&self, key: &crate::Key, subresource: &'static str, body: &B) -> Result<Bytes, Error> {
+    pub async fn post<K: Object, B: Object>(
+        &self,
+        key: &crate::Key,
+        subresource: &'static str,
+        body: &B,
+    ) -> Result<Bytes, Error> {
         self.request_raw(post(&Reference::named::<K>(key.clone(), ""), subresource, body)).await
     }
 
@@ -168,7 +192,11 @@ impl Client {
             }
             Action::Patch { of, subresource, patch: body } => {
                 let raw = self.request_raw(patch(of, *subresource, body)).await?;
-                if subresource.is_none_or(|name| name == "status") { Effect::Now(of.clone(), raw) } else { Effect::Elsewhere }
+                if subresource.is_none_or(|name| name == "status") {
+                    Effect::Now(of.clone(), raw)
+                } else {
+                    Effect::Elsewhere
+                }
             }
             Action::Delete { of, options } => {
                 let path = of.path(true);
@@ -179,7 +207,9 @@ impl Client {
                     .find(|(tag, _)| *tag == 1)
                     .and_then(|(_, meta)| frames::fields(&meta).find(|(tag, _)| *tag == 2));
                 match kind {
-                    Some((_, kind)) if &kind[..] != b"Status" => Effect::Deleting(of.clone(), frames::open(&envelope).unwrap_or_default()),
+                    Some((_, kind)) if &kind[..] != b"Status" => {
+                        Effect::Deleting(of.clone(), frames::open(&envelope).unwrap_or_default())
+                    }
                     _ => Effect::Gone(of.clone()),
                 }
             }
@@ -314,6 +344,10 @@ fn decode_status(raw: &Bytes) -> Status {
     }
     let json: Json = serde_json::from_slice(raw).unwrap_or_default();
     let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
-    let message = if json.is_object() { text("message") } else { String::from_utf8_lossy(&raw[..raw.len().min(300)]).into_owned() };
+    let message = if json.is_object() {
+        text("message")
+    } else {
+        String::from_utf8_lossy(&raw[..raw.len().min(300)]).into_owned()
+    };
     Status { reason: text("reason"), message, ..Status::default() }
 }

@@ -179,7 +179,10 @@ mod tests {
     }
 
     fn cut_all(bytes: &[u8], step: usize) -> Result<Vec<(EventKind, usize)>, String> {
-        let mut frames = Frames { body: http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync(), buffer: BytesMut::new() };
+        let mut frames = Frames {
+            body: http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync(),
+            buffer: BytesMut::new(),
+        };
         let mut events = Vec::new();
         for chunk in bytes.chunks(step) {
             frames.buffer.extend_from_slice(chunk);

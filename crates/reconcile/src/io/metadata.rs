@@ -35,7 +35,11 @@ impl Client {
         let mut request = build(Method::GET, path.clone(), None, Bytes::new());
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
         let body = self.send(request).await?.into_body();
-        let body = collect(body, super::client::MAX_ANSWER_BYTES).await.map_err(|source| Error::Transport { method: "GET", path: path.clone(), source })?;
+        let body = collect(body, super::client::MAX_ANSWER_BYTES).await.map_err(|source| Error::Transport {
+            method: "GET",
+            path: path.clone(),
+            source,
+        })?;
         serde_json::from_slice(&body).map_err(|_| Error::Decode { path, expected: "JSON document" })
     }
 
@@ -49,11 +53,19 @@ impl Client {
         self.partial(Method::PATCH, path, Some("application/merge-patch+json"), patch.to_string().into()).await
     }
 
-    async fn partial(&self, method: Method, path: String, content: Option<&'static str>, body: Bytes) -> Result<ObjectMeta, Error> {
+    async fn partial(
+        &self,
+        method: Method,
+        path: String,
+        content: Option<&'static str>,
+        body: Bytes,
+    ) -> Result<ObjectMeta, Error> {
         let mut request = build(method, path.clone(), content, body);
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(ONE));
         let raw = self.request_raw(request).await?;
-        PartialObjectMetadata::decode(&raw).map(|object| object.metadata).map_err(|_| Error::Decode { path, expected: "PartialObjectMetadata" })
+        PartialObjectMetadata::decode(&raw)
+            .map(|object| object.metadata)
+            .map_err(|_| Error::Decode { path, expected: "PartialObjectMetadata" })
     }
 
     /// A page of at most `limit` objects after `from`, the `next` of the page before.
@@ -63,7 +75,8 @@ impl Client {
         let mut request = build(Method::GET, path.clone(), None, Bytes::new());
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(LIST));
         let raw = self.request_raw(request).await?;
-        let list = PartialObjectMetadataList::decode(&raw).map_err(|_| Error::Decode { path, expected: "PartialObjectMetadataList" })?;
+        let list = PartialObjectMetadataList::decode(&raw)
+            .map_err(|_| Error::Decode { path, expected: "PartialObjectMetadataList" })?;
         Ok(Page {
             items: list.items.into_iter().map(|item| item.metadata).collect(),
             resource_version: list.metadata.resource_version,
@@ -83,7 +96,11 @@ impl Client {
         let mut request = build(Method::DELETE, path.clone(), Some("application/json"), body);
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let body = self.send(request).await?.into_body();
-        collect(body, super::client::MAX_ANSWER_BYTES).await.map(drop).map_err(|source| Error::Transport { method: "DELETE", path, source })
+        collect(body, super::client::MAX_ANSWER_BYTES).await.map(drop).map_err(|source| Error::Transport {
+            method: "DELETE",
+            path,
+            source,
+        })
     }
 }
 

@@ -34,10 +34,22 @@ pub struct Identity(pub Arc<str>);
 pub enum Error {
     /// The API answered with a `Status`.
     #[error("{method} {path}: {code} {reason}: {message}")]
-    Api { method: &'static str, path: String, code: u16, reason: String, message: String, retry_after_seconds: Option<u64> },
+    Api {
+        method: &'static str,
+        path: String,
+        code: u16,
+        reason: String,
+        message: String,
+        retry_after_seconds: Option<u64>,
+    },
     /// No answer, or one that ended early.
     #[error("{method} {path}")]
-    Transport { method: &'static str, path: String, #[source] source: BoxError },
+    Transport {
+        method: &'static str,
+        path: String,
+        #[source]
+        source: BoxError,
+    },
     /// An answer that is not what was asked for.
     #[error("{path}: the answer is no {expected}")]
     Decode { path: String, expected: &'static str },

@@ -242,7 +242,11 @@ pub struct Space {
 }
 
 pub fn space(path: &Path) -> Result<Space> {
-    let vfs = rustix::fs::statvfs(path).map_err(|e| Error::Io { doing: "look at the space of", path: path.into(), source: e.into() })?;
+    let vfs = rustix::fs::statvfs(path).map_err(|e| Error::Io {
+        doing: "look at the space of",
+        path: path.into(),
+        source: e.into(),
+    })?;
     Ok(Space {
         capacity: vfs.f_blocks.saturating_mul(vfs.f_frsize),
         available: vfs.f_bavail.saturating_mul(vfs.f_frsize),

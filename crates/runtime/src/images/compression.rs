@@ -18,7 +18,10 @@ impl<R: Read> Decoder<'_, R> {
     pub fn new(input: R) -> io::Result<Self> {
         let mut input = BufReader::with_capacity(64 << 10, input);
         let start = input.fill_buf()?;
-        let zstd_magic = |s: &[u8]| s.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || (s.len() >= 4 && s[0] & 0xf0 == 0x50 && s[1..4] == [0x2a, 0x4d, 0x18]);
+        let zstd_magic = |s: &[u8]| {
+            s.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+                || (s.len() >= 4 && s[0] & 0xf0 == 0x50 && s[1..4] == [0x2a, 0x4d, 0x18])
+        };
         Ok(if start.starts_with(&[0x1f, 0x8b]) {
             Decoder::Gzip(Box::new(MultiGzDecoder::new(input)))
         } else if zstd_magic(start) {

@@ -12,7 +12,10 @@ use super::manifest::null_default;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
-    Basic { username: String, password: String },
+    Basic {
+        username: String,
+        password: String,
+    },
     /// An OAuth2 refresh token.
     IdentityToken(String),
     /// A bearer token for the registry itself.

@@ -91,11 +91,13 @@ impl Inner {
         let mut docker = Vec::new();
         let mut blobs: BTreeMap<&Digest, u64> = BTreeMap::new();
         for (record, tags) in images {
-            for blob in [&record.id, &record.manifest].into_iter().chain(record.layers.iter().map(|layer| &layer.blob)) {
+            for blob in [&record.id, &record.manifest].into_iter().chain(record.layers.iter().map(|layer| &layer.blob))
+            {
                 let missing = || Error::BlobMissing { image: record.id.to_string(), digest: blob.clone() };
                 blobs.insert(blob, self.blobs.size(blob).ok_or_else(missing)?);
             }
-            let mut descriptor = Descriptor::new(&record.manifest_type, record.manifest.clone(), blobs[&record.manifest]);
+            let mut descriptor =
+                Descriptor::new(&record.manifest_type, record.manifest.clone(), blobs[&record.manifest]);
             descriptor.platform = Platform::parse(&record.platform);
             if tags.is_empty() {
                 index.manifests.push(descriptor.clone());

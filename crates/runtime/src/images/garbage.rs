@@ -169,7 +169,8 @@ impl Inner {
         let images = self.records().all().to_vec();
         let mut problems = Vec::new();
         for record in images {
-            let name = record.tags.iter().chain(&record.digests).next().cloned().unwrap_or_else(|| record.id.to_string());
+            let name =
+                record.tags.iter().chain(&record.digests).next().cloned().unwrap_or_else(|| record.id.to_string());
             for chain in record.chains() {
                 let problem = match self.layers.get(&chain) {
                     None => Some(Error::malformed(format!("layer {chain}"), "it is missing")),

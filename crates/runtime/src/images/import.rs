@@ -46,7 +46,12 @@ impl Images {
     }
 
     /// Takes all images of a tar that are for our platform. `what` names the tar in errors.
-    pub async fn import(&self, input: impl Read + Send + 'static, what: &str, events: Option<EventSink>) -> Result<ImportReport> {
+    pub async fn import(
+        &self,
+        input: impl Read + Send + 'static,
+        what: &str,
+        events: Option<EventSink>,
+    ) -> Result<ImportReport> {
         let inner = &self.inner;
         let events = events.unwrap_or_else(|| Arc::new(|_| {}));
         let hold = Arc::new(Hold::new(inner));
@@ -82,7 +87,10 @@ impl Images {
             }
         }
         for record in &records {
-            events(Event::Done { image: record.tags.iter().next().cloned().unwrap_or_default(), id: record.id.clone() });
+            events(Event::Done {
+                image: record.tags.iter().next().cloned().unwrap_or_default(),
+                id: record.id.clone(),
+            });
             let names = record.tags.iter().cloned().collect();
             report.images.push(Imported { id: record.id.clone(), names });
         }
@@ -137,7 +145,8 @@ impl Scan {
         let tar = |source| Error::Tar { layer: what.into(), source };
         let decoder = Decoder::new(input).map_err(|e| Error::malformed(what, e))?;
         let mut reader = Reader::new(decoder);
-        let mut scan = Scan { what: what.into(), files: HashMap::new(), links: HashMap::new(), index: None, manifest: None };
+        let mut scan =
+            Scan { what: what.into(), files: HashMap::new(), links: HashMap::new(), index: None, manifest: None };
         let mut entries = 0;
         while let Some(entry) = reader.next_entry().map_err(tar)? {
             entries += 1;
@@ -152,7 +161,8 @@ impl Scan {
             match entry.kind {
                 Kind::Symlink | Kind::HardLink => {
                     let target = String::from_utf8_lossy(&entry.link).into_owned();
-                    let base = if entry.kind == Kind::Symlink { path.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
+                    let base =
+                        if entry.kind == Kind::Symlink { path.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
                     scan.links.insert(path.clone(), clean(&format!("{base}/{target}")));
                 }
                 Kind::File => match path.as_str() {
@@ -198,7 +208,10 @@ impl Scan {
             for image in images {
                 let tags: BTreeSet<String> = image.repo_tags.iter().filter_map(|tag| tagged(tag)).collect();
                 let Some((config, _)) = self.file(&image.config) else {
-                    let error = Error::malformed(format!("{}: manifest.json", self.what), format!("{} is missing", image.config));
+                    let error = Error::malformed(
+                        format!("{}: manifest.json", self.what),
+                        format!("{} is missing", image.config),
+                    );
                     found.push((image.repo_tags.into_iter().next().unwrap_or(image.config), Err(error)));
                     continue;
                 };

@@ -52,7 +52,13 @@ impl Install<'_> {
         Ok(())
     }
 
-    async fn layer(&self, i: usize, chains: &[Digest], placed: &[watch::Sender<bool>], cancel: &Arc<AtomicBool>) -> Result<()> {
+    async fn layer(
+        &self,
+        i: usize,
+        chains: &[Digest],
+        placed: &[watch::Sender<bool>],
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<()> {
         let (layer, chain) = (&self.layers[i], &chains[i]);
         let guard = Arc::new(self.inner.locks.lock(format!("layer {chain}")).await);
         if self.inner.trusted_layer(chain).await {
@@ -137,7 +143,13 @@ impl Install<'_> {
             size: layer.size,
             reserve: self.inner.options.limits.reserve,
             on_bytes: &|done| self.say(layer, LayerState::Downloading, done),
-            on_retry: &|error| (self.events)(Event::Retrying { image: self.image.clone(), what: layer.blob.to_string(), error: error.chain() }),
+            on_retry: &|error| {
+                (self.events)(Event::Retrying {
+                    image: self.image.clone(),
+                    what: layer.blob.to_string(),
+                    error: error.chain(),
+                })
+            },
             guard,
         };
         download.run(&self.sessions).await?;
@@ -145,7 +157,13 @@ impl Install<'_> {
     }
 
     fn say(&self, layer: &RecordLayer, state: LayerState, done: u64) {
-        (self.events)(Event::Layer { image: self.image.clone(), blob: layer.blob.clone(), state, done, size: layer.size });
+        (self.events)(Event::Layer {
+            image: self.image.clone(),
+            blob: layer.blob.clone(),
+            state,
+            done,
+            size: layer.size,
+        });
     }
 }
 

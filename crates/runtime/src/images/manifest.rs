@@ -109,9 +109,8 @@ impl Document {
 }
 
 fn check_manifest(what: &str, manifest: &Manifest) -> Result<()> {
-    let unsupported = |media_type: &str| {
-        Err(Error::UnsupportedMediaType { what: what.into(), media_type: media_type.into() })
-    };
+    let unsupported =
+        |media_type: &str| Err(Error::UnsupportedMediaType { what: what.into(), media_type: media_type.into() });
     if !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG | "") {
         return unsupported(&manifest.config.media_type);
     }
@@ -244,7 +243,8 @@ struct RawRun {
 
 impl Config {
     pub fn parse(what: &str, bytes: &[u8]) -> Result<Config> {
-        let raw: RawConfig = serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("{what}: config"), e))?;
+        let raw: RawConfig =
+            serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("{what}: config"), e))?;
         let run = raw.config;
         Ok(Config {
             platform: Platform::new(&raw.os, &raw.architecture, &raw.variant),

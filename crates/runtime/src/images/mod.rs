@@ -48,8 +48,8 @@ pub use export::ExportWriter;
 pub use garbage::{Freed, Usage};
 pub use import::{ImportReport, Imported};
 use layers::Layers;
-pub use manifest::ImageConfig;
 use manifest::Config;
+pub use manifest::ImageConfig;
 use platform::Platform;
 use records::{Record, Records};
 use reference::Reference;
@@ -215,7 +215,8 @@ impl Images {
         let last = fs::read(root.join("state")).ok().and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
         let clean = last.as_ref().is_some_and(|last| last.boot.is_empty() || last.boot == boot);
         let epoch = last.map_or(0, |last| last.epoch) + u64::from(!clean);
-        let registry = Registry::new(options.registries.clone(), options.disable_default_endpoint, options.patience.clone());
+        let registry =
+            Registry::new(options.registries.clone(), options.disable_default_endpoint, options.patience.clone());
         let inner = Inner {
             downloads: Semaphore::new(options.downloads.max(1)),
             unpacks: Semaphore::new(options.unpacks.max(1)),
@@ -429,7 +430,8 @@ impl Inner {
             events: Arc::new(|_| {}),
             hold,
         };
-        let damaged = |source: Error| Error::Damaged { image: name.into(), layer: record.id.clone(), source: Box::new(source) };
+        let damaged =
+            |source: Error| Error::Damaged { image: name.into(), layer: record.id.clone(), source: Box::new(source) };
         install.run().await.map_err(damaged)?;
         if let Some(bytes) = self.document(&record.id).await? {
             return Ok(bytes);
@@ -438,7 +440,8 @@ impl Inner {
         for session in &sessions {
             match session.document(&record.id).await {
                 Ok(bytes) => {
-                    let (inner, id, guard) = (self.clone(), record.id.clone(), self.locks.lock(format!("blob {}", record.id)).await);
+                    let (inner, id, guard) =
+                        (self.clone(), record.id.clone(), self.locks.lock(format!("blob {}", record.id)).await);
                     let put = move || {
                         let _guard = guard;
                         inner.blobs.put_document(&id, &bytes).map(|()| bytes)
@@ -453,7 +456,8 @@ impl Inner {
     }
 
     fn describe(&self, record: &Record) -> Image {
-        let disk_bytes = record.chains().iter().filter_map(|chain| self.layers.get(chain)).map(|info| info.disk_bytes).sum();
+        let disk_bytes =
+            record.chains().iter().filter_map(|chain| self.layers.get(chain)).map(|info| info.disk_bytes).sum();
         Image {
             id: record.id.clone(),
             repo_tags: record.tags.iter().cloned().collect(),

@@ -108,13 +108,20 @@ async fn unchanged(inner: &Arc<Inner>, reference: &Reference, sessions: &[Sessio
 }
 
 /// Asks endpoint after endpoint; gives what it found and the number of the session that had it.
-async fn resolve(inner: &Arc<Inner>, reference: &Reference, sessions: &[Session], hold: &Hold) -> Result<(Resolved, usize)> {
+async fn resolve(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    sessions: &[Session],
+    hold: &Hold,
+) -> Result<(Resolved, usize)> {
     let mut failures = Vec::new();
     for (i, session) in sessions.iter().enumerate() {
         match resolve_at(inner, reference, session, hold).await {
             Ok(resolved) => return Ok((resolved, i)),
             // About the image and this node, not about the endpoint.
-            Err(error) if matches!(error.kind(), Kind::NoPlatform | Kind::Local | Kind::Cancelled) => return Err(error),
+            Err(error) if matches!(error.kind(), Kind::NoPlatform | Kind::Local | Kind::Cancelled) => {
+                return Err(error);
+            }
             Err(error) => failures.push(error),
         }
     }
@@ -154,7 +161,8 @@ async fn resolve_at(inner: &Arc<Inner>, reference: &Reference, session: &Session
             }
             Document::Manifest(mut manifest) => {
                 if manifest.media_type.is_empty() {
-                    manifest.media_type = if fetched.content_type.is_empty() { OCI_MANIFEST.into() } else { fetched.content_type };
+                    manifest.media_type =
+                        if fetched.content_type.is_empty() { OCI_MANIFEST.into() } else { fetched.content_type };
                 }
                 let bytes = match stored(inner, &manifest.config.digest, hold).await? {
                     Some(fetched) => fetched.bytes,

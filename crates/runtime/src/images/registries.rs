@@ -88,7 +88,8 @@ impl Registries {
         if value.is_null() {
             return Ok(Registries::default());
         }
-        let registries: Registries = serde_json::from_value(value).map_err(|e| Error::Registries(vec![e.to_string()]))?;
+        let registries: Registries =
+            serde_json::from_value(value).map_err(|e| Error::Registries(vec![e.to_string()]))?;
         let mut problems = Vec::new();
         for (name, mirror) in registries.mirrors.iter().filter_map(|(name, m)| Some((name, m.as_ref()?))) {
             for endpoint in &mirror.endpoint {
@@ -127,7 +128,8 @@ impl Registries {
             let repository = rewrite(&mirror.rewrite, &reference.path);
             for text in &mirror.endpoint {
                 let Ok((https, authority, prefix)) = parse_endpoint(text) else { continue };
-                let same_host = host_of(&authority) == host_of(default_authority) || host_of(&authority) == host_of(&reference.domain);
+                let same_host = host_of(&authority) == host_of(default_authority)
+                    || host_of(&authority) == host_of(&reference.domain);
                 endpoints.push(Endpoint {
                     https,
                     namespace: (authority != default_authority).then(|| reference.domain.clone()),
@@ -149,7 +151,9 @@ impl Registries {
                 namespace: None,
                 trusted: true,
             };
-            let known = |e: &Endpoint| e.authority == default.authority && e.repository == default.repository && e.prefix == default.prefix;
+            let known = |e: &Endpoint| {
+                e.authority == default.authority && e.repository == default.repository && e.prefix == default.prefix
+            };
             if !endpoints.iter().any(known) {
                 endpoints.push(default);
             }

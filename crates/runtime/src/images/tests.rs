@@ -79,8 +79,11 @@ fn the_best_platform_is_chosen() {
         ("linux/arm/v7", &["linux/arm/v6", "linux/arm/v7"], Ok(1)),
         ("linux/arm/v6", &["linux/arm/v7", "linux/arm/v5"], Ok(1)),
         ("linux/arm/v7", &["linux/arm"], Ok(0)),
-        ("linux/amd64", &["linux/arm64/v8", "linux/arm/v7", "unknown/unknown"],
-            Err("no image for linux/amd64: x offers linux/arm64, linux/arm/v7")),
+        (
+            "linux/amd64",
+            &["linux/arm64/v8", "linux/arm/v7", "unknown/unknown"],
+            Err("no image for linux/amd64: x offers linux/arm64, linux/arm/v7"),
+        ),
         ("linux/arm/v6", &["linux/arm/v7"], Err("no image for linux/arm/v6: x offers linux/arm/v7")),
         ("linux/amd64", &["windows/amd64"], Err("no image for linux/amd64: x offers windows/amd64")),
         ("linux/amd64", &["unknown/unknown"], Err("no image for linux/amd64: x offers nothing that runs")),
@@ -100,18 +103,28 @@ fn the_best_platform_is_chosen() {
 
 #[test]
 fn documents_are_refused_for_what_they_are() {
-    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": format!("sha256:{HEX}"), "size": 2});
+    let config =
+        json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": format!("sha256:{HEX}"), "size": 2});
     let layer = |kind: &str, size: u64| json!({"mediaType": kind, "digest": format!("sha256:{HEX}"), "size": size});
     let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
     let cases = [
         (json!({"schemaVersion": 1, "fsLayers": []}), "schema 1"),
         (json!({"schemaVersion": 2}), "neither an index nor a manifest"),
         (json!({"schemaVersion": 2, "config": config, "manifests": []}), "at once"),
-        (json!({"schemaVersion": 2, "config": config, "layers": [layer("application/x", 1)]}), "unsupported media type"),
-        (json!({"schemaVersion": 2, "config": config, "layers": [layer(&format!("{gzip}+encrypted"), 1)]}), "unsupported media type"),
+        (
+            json!({"schemaVersion": 2, "config": config, "layers": [layer("application/x", 1)]}),
+            "unsupported media type",
+        ),
+        (
+            json!({"schemaVersion": 2, "config": config, "layers": [layer(&format!("{gzip}+encrypted"), 1)]}),
+            "unsupported media type",
+        ),
         (json!({"schemaVersion": 2, "config": config, "layers": [layer(gzip, u64::MAX), layer(gzip, 9)]}), "absurd"),
         (json!({"schemaVersion": 2, "config": config, "layers": vec![layer(gzip, 1); 300]}), "256 layers"),
-        (json!({"schemaVersion": 2, "config": layer("application/vnd.cncf.helm.config.v1+json", 1)}), "unsupported media type"),
+        (
+            json!({"schemaVersion": 2, "config": layer("application/vnd.cncf.helm.config.v1+json", 1)}),
+            "unsupported media type",
+        ),
         (json!({"schemaVersion": 2, "config": {"digest": "sha256:../../etc", "size": 1}}), "invalid digest"),
         (json!("<html>"), "invalid type"),
         (json!({"schemaVersion": 2, "config": config, "layers": null}), ""),
@@ -133,7 +146,10 @@ fn configs_may_have_nulls() {
     let config = json!({"os": "linux", "architecture": "amd64", "config": {"Env": null, "Cmd": ["sh"], "Volumes": {"/data": {}},
         "ExposedPorts": {"80/tcp": {}}, "Labels": null, "StopSignal": null, "User": "65535:65535"}, "rootfs": {"diff_ids": null}});
     let run = Config::parse("x", config.to_string().as_bytes()).unwrap().run;
-    assert_eq!((run.cmd, run.user, run.volumes, run.exposed_ports), (vec!["sh".into()], "65535:65535".into(), vec!["/data".into()], vec!["80/tcp".into()]));
+    assert_eq!(
+        (run.cmd, run.user, run.volumes, run.exposed_ports),
+        (vec!["sh".into()], "65535:65535".into(), vec!["/data".into()], vec!["80/tcp".into()])
+    );
     assert!(Config::parse("x", br#"{"os":"linux","architecture":"amd64"}"#).is_ok());
 }
 
@@ -159,20 +175,31 @@ fn endpoints_come_from_registries_yaml() {
         endpoints.iter().map(text).collect::<Vec<_>>().join(", ")
     };
     let cases = [
-        ("busybox", false, "https://mirror.example:5000/v2/mirrored/busybox?ns=docker.io, \
-            http://10.0.0.1/v2/hub/mirrored/busybox?ns=docker.io, https://registry-1.docker.io/v2/library/busybox"),
+        (
+            "busybox",
+            false,
+            "https://mirror.example:5000/v2/mirrored/busybox?ns=docker.io, \
+            http://10.0.0.1/v2/hub/mirrored/busybox?ns=docker.io, https://registry-1.docker.io/v2/library/busybox",
+        ),
         ("own.example/a", false, "http://own.example:5000/v2/a?ns=own.example, https://own.example/v2/a"),
         ("own.example/a", true, "http://own.example:5000/v2/a?ns=own.example"),
         ("quiet.example/a", true, "https://quiet.example/v2/a"),
         ("ghcr.io/a/b", false, "https://all.example/v2/a/b?ns=ghcr.io untrusted, https://ghcr.io/v2/a/b"),
         ("localhost:5000/a", true, "https://all.example/v2/a?ns=localhost:5000 untrusted"),
         ("localhost:5000/a", false, "https://all.example/v2/a?ns=localhost:5000 untrusted, http://localhost:5000/v2/a"),
-        ("127.0.0.1:6000/a", false, "https://all.example/v2/a?ns=127.0.0.1:6000 untrusted, https://127.0.0.1:6000/v2/a"),
+        (
+            "127.0.0.1:6000/a",
+            false,
+            "https://all.example/v2/a?ns=127.0.0.1:6000 untrusted, https://127.0.0.1:6000/v2/a",
+        ),
     ];
     for (name, disable, want) in cases {
         assert_eq!(show(name, disable), want, "{name}");
     }
-    assert!(registries.tls("any.example").unwrap().insecure_skip_verify && !registries.tls("127.0.0.1:6000").unwrap().insecure_skip_verify);
+    assert!(
+        registries.tls("any.example").unwrap().insecure_skip_verify
+            && !registries.tls("127.0.0.1:6000").unwrap().insecure_skip_verify
+    );
     assert!(registries.credentials("any.example").is_some() && registries.credentials("127.0.0.1:6000").is_none());
 }
 

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use runtime::images::digest::Digest;
 use runtime::images::tar::{Entry, Kind as Entries, Writer};
-use runtime::images::{ImportReport, Images, Kind, Result};
+use runtime::images::{Images, ImportReport, Kind, Result};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -44,7 +44,15 @@ async fn every_kind_of_archive_is_taken() {
     let oci = {
         let mut writer = Writer::new(Vec::new());
         // Two names for one image, a short one, and a mere tag of which no name can be made.
-        layout(&mut writer, &[(&a, full("registry.k8s.io/a:1")), (&a, full("a2")), (&b, json!({"org.opencontainers.image.ref.name": "r.example/b:2"})), (&b, json!({"org.opencontainers.image.ref.name": "latest"}))]);
+        layout(
+            &mut writer,
+            &[
+                (&a, full("registry.k8s.io/a:1")),
+                (&a, full("a2")),
+                (&b, json!({"org.opencontainers.image.ref.name": "r.example/b:2"})),
+                (&b, json!({"org.opencontainers.image.ref.name": "latest"})),
+            ],
+        );
         writer.finish().unwrap()
     };
     let docker = |layers: Vec<Value>, write: &dyn Fn(&mut Writer<Vec<u8>>)| {
@@ -75,7 +83,8 @@ async fn every_kind_of_archive_is_taken() {
         let mut writer = Writer::new(Vec::new());
         layout(&mut writer, &[(&a, full("registry.k8s.io/a:1"))]);
         let path = |digest: Digest| format!("blobs/sha256/{}", digest.hex());
-        let manifest = json!([{"Config": path(a.id()), "RepoTags": ["a2:latest"], "Layers": [path(a.blob(0)), path(a.blob(1))]}]);
+        let manifest =
+            json!([{"Config": path(a.id()), "RepoTags": ["a2:latest"], "Layers": [path(a.blob(0)), path(a.blob(1))]}]);
         writer.file("manifest.json", manifest.to_string().as_bytes()).unwrap();
         writer.finish().unwrap()
     };
@@ -84,7 +93,8 @@ async fn every_kind_of_archive_is_taken() {
         for pack in [Pack::Plain, Pack::Gzip, Pack::Zstd] {
             let dir = Dir::new();
             let images = open(&dir);
-            let report = import(&images, compress(&bytes, pack)).await.unwrap_or_else(|e| panic!("{what}: {}", e.chain()));
+            let report =
+                import(&images, compress(&bytes, pack)).await.unwrap_or_else(|e| panic!("{what}: {}", e.chain()));
             assert!(report.failures.is_empty(), "{what}: {:?}", report.failures);
             let mut names: Vec<String> = report.images.iter().flat_map(|image| image.names.clone()).collect();
             names.sort();
@@ -96,7 +106,10 @@ async fn every_kind_of_archive_is_taken() {
             assert_eq!(names, want, "{what} {pack:?}");
             for name in ["registry.k8s.io/a:1", "a2"] {
                 let rootfs = images.resolve(name).await.unwrap();
-                assert_eq!((&rootfs.id, read(&rootfs, "text").unwrap(), read(&rootfs, "base").unwrap()), (&a.id(), b"a".to_vec(), b"shared".to_vec()));
+                assert_eq!(
+                    (&rootfs.id, read(&rootfs, "text").unwrap(), read(&rootfs, "base").unwrap()),
+                    (&a.id(), b"a".to_vec(), b"shared".to_vec())
+                );
             }
             if what == "oci" {
                 // The base layer is there once.
@@ -111,7 +124,14 @@ async fn every_kind_of_archive_is_taken() {
 async fn what_goes_out_comes_back() {
     let (a, b) = (image("a"), TestImage::new("linux/amd64", Pack::Zstd, &[&[("text", b"b")]]));
     let mut writer = Writer::new(Vec::new());
-    layout(&mut writer, &[(&a, json!({"io.containerd.image.name": "r.example/a:1"})), (&a, json!({"io.containerd.image.name": "r.example/a:2"})), (&b, json!({"io.containerd.image.name": "r.example/b:1"}))]);
+    layout(
+        &mut writer,
+        &[
+            (&a, json!({"io.containerd.image.name": "r.example/a:1"})),
+            (&a, json!({"io.containerd.image.name": "r.example/a:2"})),
+            (&b, json!({"io.containerd.image.name": "r.example/b:1"})),
+        ],
+    );
     let dir = Dir::new();
     let images = open(&dir);
     import(&images, writer.finish().unwrap()).await.unwrap();
@@ -158,7 +178,14 @@ async fn bad_archives_are_refused() {
         ("empty", Vec::new(), "holds no image"),
         ("no tar", vec![b'x'; 4096], "checksum is wrong"),
         ("cut", whole[..whole.len() / 2].to_vec(), "middle of an entry"),
-        ("cut gzip", { let z = compress(&whole, Pack::Gzip); z[..z.len() / 2].to_vec() }, "test.tar"),
+        (
+            "cut gzip",
+            {
+                let z = compress(&whole, Pack::Gzip);
+                z[..z.len() / 2].to_vec()
+            },
+            "test.tar",
+        ),
         ("other files", archive(&|w| w.file("README", b"hello").unwrap()), "holds no image"),
         ("wrong digest", wrong_digest, "expected sha256:aaaa"),
         ("index.json", archive(&|w| w.file("index.json", b"[1").unwrap()), "index.json"),
@@ -171,7 +198,11 @@ async fn bad_archives_are_refused() {
         assert!(error.chain().contains(want), "{what}: {}", error.chain());
         settle(&images, &dir).await;
         let store = dir.0.join("store");
-        assert_eq!([count(&store.join("blobs/sha256")), count(&store.join("ingest")), count(&store.join("tmp"))], [0, 0, 0], "{what}");
+        assert_eq!(
+            [count(&store.join("blobs/sha256")), count(&store.join("ingest")), count(&store.join("tmp"))],
+            [0, 0, 0],
+            "{what}"
+        );
     }
 }
 
@@ -182,16 +213,28 @@ async fn one_bad_image_does_not_spoil_the_archive() {
     lacking.layers.pop();
     let mut writer = Writer::new(Vec::new());
     let name = |name: &str| json!({"io.containerd.image.name": name});
-    layout(&mut writer, &[(&good, name("good:1")), (&foreign, name("foreign:1")), (&foreign, name("good:1")), (&lacking, name("lacking:1"))]);
+    layout(
+        &mut writer,
+        &[
+            (&good, name("good:1")),
+            (&foreign, name("foreign:1")),
+            (&foreign, name("good:1")),
+            (&lacking, name("lacking:1")),
+        ],
+    );
     let dir = Dir::new();
     let images = open(&dir);
     let report = import(&images, writer.finish().unwrap()).await.unwrap();
     assert_eq!(report.images.len(), 1);
     assert_eq!(images.get("good:1").await.unwrap().unwrap().id, good.id());
-    let mut failures: Vec<String> = report.failures.iter().map(|(name, error)| format!("{name}: {}", error.chain())).collect();
+    let mut failures: Vec<String> =
+        report.failures.iter().map(|(name, error)| format!("{name}: {}", error.chain())).collect();
     failures.sort();
     assert_eq!(failures.len(), 2, "{failures:?}");
-    assert!(failures[0].contains("no image for linux/amd64") && failures[0].contains("offers linux/s390x"), "{failures:?}");
+    assert!(
+        failures[0].contains("no image for linux/amd64") && failures[0].contains("offers linux/s390x"),
+        "{failures:?}"
+    );
     assert!(failures[1].contains("lacking") && failures[1].contains("lacks blob"), "{failures:?}");
 }
 

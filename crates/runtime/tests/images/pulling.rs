@@ -11,7 +11,11 @@ use crate::registry::{Act, Registry};
 use crate::support::*;
 
 fn image() -> TestImage {
-    TestImage::new("linux/amd64", Pack::Gzip, &[&[("bin/sh", b"#!"), ("etc/a", b"lower")], &[("etc/a", b"upper"), ("big", &noise(300_000, 1))]])
+    TestImage::new(
+        "linux/amd64",
+        Pack::Gzip,
+        &[&[("bin/sh", b"#!"), ("etc/a", b"lower")], &[("etc/a", b"upper"), ("big", &noise(300_000, 1))]],
+    )
 }
 
 async fn setup() -> (Dir, Images, Registry, TestImage) {
@@ -30,17 +34,23 @@ async fn an_image_arrives_whole() {
     let (_dir, images, registry, image) = setup().await;
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
-    let options = PullOptions { events: Some(Arc::new(move |event| seen.lock().unwrap().push(event))), ..Default::default() };
+    let options =
+        PullOptions { events: Some(Arc::new(move |event| seen.lock().unwrap().push(event))), ..Default::default() };
     let pulled = images.pull(&registry.name("team/app:1"), options).await.unwrap();
     assert_eq!((&pulled.id, pulled.user.as_str(), pulled.platform.as_str()), (&image.id(), "65535", "linux/amd64"));
     assert_eq!(pulled.repo_tags, [registry.name("team/app:1")]);
     assert_eq!(pulled.repo_digests, [registry.name(&format!("team/app@{}", image.digest()))]);
     let rootfs = images.resolve(&registry.name("team/app:1")).await.unwrap();
     assert_eq!(rootfs.lower.len(), 2);
-    assert_eq!((read(&rootfs, "etc/a").unwrap(), read(&rootfs, "bin/sh").unwrap()), (b"upper".to_vec(), b"#!".to_vec()));
+    assert_eq!(
+        (read(&rootfs, "etc/a").unwrap(), read(&rootfs, "bin/sh").unwrap()),
+        (b"upper".to_vec(), b"#!".to_vec())
+    );
     assert_eq!((rootfs.config.cmd, rootfs.config.env), (vec!["/bin/sh".to_owned()], vec!["PATH=/bin".to_owned()]));
     let events = events.lock().unwrap();
-    assert!(matches!(events.first(), Some(Event::Resolving { .. })) && matches!(events.last(), Some(Event::Done { .. })));
+    assert!(
+        matches!(events.first(), Some(Event::Resolving { .. })) && matches!(events.last(), Some(Event::Done { .. }))
+    );
     let done = |e: &&Event| matches!(e, Event::Layer { state: LayerState::Done, .. });
     assert_eq!(events.iter().filter(done).count(), 2);
 }
@@ -67,13 +77,21 @@ async fn the_second_pull_costs_one_head() {
 async fn pulls_at_once_fetch_each_layer_once() {
     let (_dir, images, registry, image) = setup().await;
     registry.put_image("team/other", "1", &image);
-    let names = [registry.name("team/app:1"), registry.name("team/other:1"), registry.name(&format!("team/app@{}", image.digest()))];
+    let names = [
+        registry.name("team/app:1"),
+        registry.name("team/other:1"),
+        registry.name(&format!("team/app@{}", image.digest())),
+    ];
     let pulls = (0..9).map(|i| images.pull(&names[i % 3], PullOptions::default()));
     for pulled in futures_util::future::join_all(pulls).await {
         assert_eq!(pulled.unwrap().id, image.id());
     }
     for i in 0..2 {
-        assert_eq!(registry.asked(&format!("GET /v2/team/app/blobs/{}", image.blob(i))) + registry.asked(&format!("GET /v2/team/other/blobs/{}", image.blob(i))), 1);
+        assert_eq!(
+            registry.asked(&format!("GET /v2/team/app/blobs/{}", image.blob(i)))
+                + registry.asked(&format!("GET /v2/team/other/blobs/{}", image.blob(i))),
+            1
+        );
     }
     assert_eq!(images.list().await.unwrap().len(), 1);
 }
@@ -131,50 +149,132 @@ async fn a_rotten_partial_blob_is_fetched_anew() {
 #[tokio::test]
 async fn lies_are_caught() {
     type Setup = fn(&Registry, &TestImage);
-    let cases: &[(&str, Setup, Kind, &str)] = &[
-        ("blob", |r, i| r.rule(i.blob(0).as_str(), 9, Act::Lie), Kind::BadImage, "expected sha256:"),
-        ("blob too long", |r, i| r.rule(i.blob(0).as_str(), 9, Act::Excess), Kind::BadImage, "size is"),
-        ("config", |r, i| r.rule(i.id().as_str(), 9, Act::Lie), Kind::BadImage, "expected sha256:"),
-        ("manifest", |r, _| r.rule("/manifests/1", 9, Act::Lie), Kind::BadImage, "expected sha256:"),
-        ("manifest of another", |r, i| {
-            let other = TestImage::new("linux/amd64", Pack::Plain, &[&[("x", b"y")]]);
-            r.put(&format!("/v2/team/app/manifests/{}", i.digest()), "application/json", other.manifest);
-            let index = index(&[("linux/amd64", i)]);
-            r.put("/v2/team/app/manifests/1", "application/json", index);
-        }, Kind::BadImage, "digest is"),
-        ("layer size", |r, i| {
-            let text = String::from_utf8(i.manifest.clone()).unwrap().replace(&format!("\"size\":{}", i.layers[1].0.len()), "\"size\":299000");
-            r.put("/v2/team/app/manifests/1", "application/json", text);
-        }, Kind::BadImage, "size is"),
-        ("config size", |r, i| {
-            let text = String::from_utf8(i.manifest.clone()).unwrap().replace(&format!("\"size\":{}", i.config.len()), "\"size\":7");
-            r.put("/v2/team/app/manifests/1", "application/json", text);
-        }, Kind::BadImage, "expected 7"),
-        ("diff ids", |r, i| {
-            // The layers are right, but not those that the config names.
-            let mut swapped = i.clone();
-            let mut manifest: serde_json::Value = serde_json::from_slice(&i.manifest).unwrap();
-            manifest["layers"].as_array_mut().unwrap().swap(0, 1);
-            swapped.manifest = serde_json::to_vec(&manifest).unwrap();
-            r.put_image("team/app", "1", &swapped);
-        }, Kind::BadImage, "expected sha256:"),
-        ("fewer layers", |r, i| {
-            let mut manifest: serde_json::Value = serde_json::from_slice(&i.manifest).unwrap();
-            manifest["layers"].as_array_mut().unwrap().pop();
-            r.put("/v2/team/app/manifests/1", "application/json", serde_json::to_vec(&manifest).unwrap());
-        }, Kind::BadImage, "config names 2 layers, manifest 1"),
-        ("html", |r, _| r.put("/v2/team/app/manifests/1", "text/html", "<html>log in</html>"), Kind::BadImage, "manifest"),
-        ("huge manifest", |r, _| r.put("/v2/team/app/manifests/1", "application/json", vec![b' '; 5 << 20]), Kind::BadImage, "limit"),
-        ("schema 1", |r, _| r.put("/v2/team/app/manifests/1", "application/json", r#"{"schemaVersion":1,"fsLayers":[],"name":"x"}"#), Kind::BadImage, "schema 1 is not supported"),
-        ("endless redirects", |r, _| r.rule("/manifests/", 99, Act::Redirect("/v2/team/app/manifests/1".into())), Kind::Unavailable, "redirects too often"),
-        ("mad redirect", |r, _| r.rule("/manifests/", 99, Act::Redirect("ftp://x/y".into())), Kind::Unavailable, "malformed"),
-        ("stalls for ever", |r, i| r.rule(i.blob(1).as_str(), 99, Act::Stall(10)), Kind::Unavailable, "nothing came from"),
-        ("fails for ever", |r, _| r.rule("/manifests/", 99, Act::Answer(502, vec![], String::new())), Kind::Unavailable, "answers 502"),
-        ("wants too much patience", |r, _| r.rule("/manifests/", 9, Act::Answer(429, vec![("retry-after", "3600".into())],
-            r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#.into())),
-            Kind::Unavailable, "answers 429: TOOMANYREQUESTS You have reached your pull rate limit."),
-        ("not there", |r, _| r.rule("/manifests/", 9, Act::Answer(404, vec![], String::new())), Kind::NotFound, "team/app:1: not found at http://127.0.0.1"),
-    ];
+    let cases: &[(&str, Setup, Kind, &str)] =
+        &[
+            ("blob", |r, i| r.rule(i.blob(0).as_str(), 9, Act::Lie), Kind::BadImage, "expected sha256:"),
+            ("blob too long", |r, i| r.rule(i.blob(0).as_str(), 9, Act::Excess), Kind::BadImage, "size is"),
+            ("config", |r, i| r.rule(i.id().as_str(), 9, Act::Lie), Kind::BadImage, "expected sha256:"),
+            ("manifest", |r, _| r.rule("/manifests/1", 9, Act::Lie), Kind::BadImage, "expected sha256:"),
+            (
+                "manifest of another",
+                |r, i| {
+                    let other = TestImage::new("linux/amd64", Pack::Plain, &[&[("x", b"y")]]);
+                    r.put(&format!("/v2/team/app/manifests/{}", i.digest()), "application/json", other.manifest);
+                    let index = index(&[("linux/amd64", i)]);
+                    r.put("/v2/team/app/manifests/1", "application/json", index);
+                },
+                Kind::BadImage,
+                "digest is",
+            ),
+            (
+                "layer size",
+                |r, i| {
+                    let text = String::from_utf8(i.manifest.clone())
+                        .unwrap()
+                        .replace(&format!("\"size\":{}", i.layers[1].0.len()), "\"size\":299000");
+                    r.put("/v2/team/app/manifests/1", "application/json", text);
+                },
+                Kind::BadImage,
+                "size is",
+            ),
+            (
+                "config size",
+                |r, i| {
+                    let text = String::from_utf8(i.manifest.clone())
+                        .unwrap()
+                        .replace(&format!("\"size\":{}", i.config.len()), "\"size\":7");
+                    r.put("/v2/team/app/manifests/1", "application/json", text);
+                },
+                Kind::BadImage,
+                "expected 7",
+            ),
+            (
+                "diff ids",
+                |r, i| {
+                    // The layers are right, but not those that the config names.
+                    let mut swapped = i.clone();
+                    let mut manifest: serde_json::Value = serde_json::from_slice(&i.manifest).unwrap();
+                    manifest["layers"].as_array_mut().unwrap().swap(0, 1);
+                    swapped.manifest = serde_json::to_vec(&manifest).unwrap();
+                    r.put_image("team/app", "1", &swapped);
+                },
+                Kind::BadImage,
+                "expected sha256:",
+            ),
+            (
+                "fewer layers",
+                |r, i| {
+                    let mut manifest: serde_json::Value = serde_json::from_slice(&i.manifest).unwrap();
+                    manifest["layers"].as_array_mut().unwrap().pop();
+                    r.put("/v2/team/app/manifests/1", "application/json", serde_json::to_vec(&manifest).unwrap());
+                },
+                Kind::BadImage,
+                "config names 2 layers, manifest 1",
+            ),
+            (
+                "html",
+                |r, _| r.put("/v2/team/app/manifests/1", "text/html", "<html>log in</html>"),
+                Kind::BadImage,
+                "manifest",
+            ),
+            (
+                "huge manifest",
+                |r, _| r.put("/v2/team/app/manifests/1", "application/json", vec![b' '; 5 << 20]),
+                Kind::BadImage,
+                "limit",
+            ),
+            (
+                "schema 1",
+                |r, _| {
+                    r.put(
+                        "/v2/team/app/manifests/1",
+                        "application/json",
+                        r#"{"schemaVersion":1,"fsLayers":[],"name":"x"}"#,
+                    )
+                },
+                Kind::BadImage,
+                "schema 1 is not supported",
+            ),
+            (
+                "endless redirects",
+                |r, _| r.rule("/manifests/", 99, Act::Redirect("/v2/team/app/manifests/1".into())),
+                Kind::Unavailable,
+                "redirects too often",
+            ),
+            (
+                "mad redirect",
+                |r, _| r.rule("/manifests/", 99, Act::Redirect("ftp://x/y".into())),
+                Kind::Unavailable,
+                "malformed",
+            ),
+            (
+                "stalls for ever",
+                |r, i| r.rule(i.blob(1).as_str(), 99, Act::Stall(10)),
+                Kind::Unavailable,
+                "nothing came from",
+            ),
+            (
+                "fails for ever",
+                |r, _| r.rule("/manifests/", 99, Act::Answer(502, vec![], String::new())),
+                Kind::Unavailable,
+                "answers 502",
+            ),
+            (
+                "wants too much patience",
+                |r, _| {
+                    r.rule("/manifests/", 9, Act::Answer(429, vec![("retry-after", "3600".into())],
+            r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#.into()))
+                },
+                Kind::Unavailable,
+                "answers 429: TOOMANYREQUESTS You have reached your pull rate limit.",
+            ),
+            (
+                "not there",
+                |r, _| r.rule("/manifests/", 9, Act::Answer(404, vec![], String::new())),
+                Kind::NotFound,
+                "team/app:1: not found at http://127.0.0.1",
+            ),
+        ];
     for (what, prepare, kind, text) in cases {
         let (dir, images, registry, image) = setup().await;
         prepare(&registry, &image);
@@ -241,7 +341,8 @@ async fn the_platform_decides() {
     for image in [&amd64, &arm64, &v6, &v7] {
         registry.put_image("multi", "x", image);
     }
-    let all = index(&[("linux/arm64/v8", &arm64), ("linux/amd64", &amd64), ("linux/arm/v6", &v6), ("linux/arm/v7", &v7)]);
+    let all =
+        index(&[("linux/arm64/v8", &arm64), ("linux/amd64", &amd64), ("linux/arm/v6", &v6), ("linux/arm/v7", &v7)]);
     let arms = index(&[("linux/arm64/v8", &arm64), ("linux/arm/v7", &v7), ("unknown/unknown", &amd64)]);
     let index_type = "application/vnd.oci.image.index.v1+json";
     registry.put("/v2/multi/manifests/all", index_type, all.clone());
@@ -272,7 +373,9 @@ async fn the_platform_decides() {
         let images = open_with(&dir, options);
         let name = registry.name(&format!("multi:{tag}"));
         match (images.pull(&name, PullOptions::default()).await, want) {
-            (Ok(_), Ok(platform)) => assert_eq!(read(&images.resolve(&name).await.unwrap(), "platform").unwrap(), platform.as_bytes()),
+            (Ok(_), Ok(platform)) => {
+                assert_eq!(read(&images.resolve(&name).await.unwrap(), "platform").unwrap(), platform.as_bytes())
+            }
             (Err(error), Err(text)) => {
                 assert_eq!((error.to_string(), error.kind()), (text.replace("NAME", &name), Kind::NoPlatform));
             }
@@ -298,20 +401,29 @@ async fn tokens_and_passwords_are_presented() {
         match images.pull(&registry.name("team/app:1"), options).await {
             Ok(pulled) => assert_eq!((*works, pulled.id), (true, image.id())),
             Err(error) => {
-                assert_eq!((*works, error.kind(), error.kubelet_reason()), (false, Kind::Unauthorized, "ErrImagePull"), "{}", error.chain());
+                assert_eq!(
+                    (*works, error.kind(), error.kubelet_reason()),
+                    (false, Kind::Unauthorized, "ErrImagePull"),
+                    "{}",
+                    error.chain()
+                );
                 assert!(error.chain().contains("incorrect username or password"), "{}", error.chain());
             }
         }
         // One token serves the whole pull.
         assert!(registry.asked("/token") <= credentials.len().max(1), "{:?}", registry.log());
     }
-    for (credentials, works) in [(vec![basic("a", "b"), basic("user", "pass")], true), (vec![basic("a", "b")], false), (vec![], false)] {
+    for (credentials, works) in
+        [(vec![basic("a", "b"), basic("user", "pass")], true), (vec![basic("a", "b")], false), (vec![], false)]
+    {
         let (_dir, images, registry, _) = setup().await;
         registry.want_basic(good);
         let options = PullOptions { credentials, ..Default::default() };
         let pulled = images.pull(&registry.name("team/app:1"), options).await;
         assert_eq!(pulled.is_ok(), works, "{pulled:?}");
-        assert!(works || pulled.unwrap_err().chain().contains("denies access (401): UNAUTHORIZED authentication required"));
+        assert!(
+            works || pulled.unwrap_err().chain().contains("denies access (401): UNAUTHORIZED authentication required")
+        );
     }
 }
 
@@ -322,7 +434,11 @@ async fn credentials_do_not_follow_redirects_to_others() {
     registry.want_basic("Basic dXNlcjpwYXNz");
     for i in 0..2 {
         let blob = image.blob(i);
-        registry.rule(blob.as_str(), 9, Act::Redirect(format!("http://{}/bucket/{}?signature=x%2Fy", store.address, blob.hex())));
+        registry.rule(
+            blob.as_str(),
+            9,
+            Act::Redirect(format!("http://{}/bucket/{}?signature=x%2Fy", store.address, blob.hex())),
+        );
         store.put(&format!("/bucket/{}", blob.hex()), "application/octet-stream", image.layers[i].0.clone());
     }
     let options = PullOptions { credentials: vec![basic("user", "pass")], ..Default::default() };
@@ -369,7 +485,8 @@ async fn mirrors_are_asked_first() {
     assert!(text.contains("answers 500") && text.matches("not found at").count() == 2, "{text}");
     // Without the default endpoint.
     let dir = Dir::new();
-    let options = runtime::images::Options { registries: registries("wrong"), disable_default_endpoint: true, ..options() };
+    let options =
+        runtime::images::Options { registries: registries("wrong"), disable_default_endpoint: true, ..options() };
     let before = origin.log().len();
     let error = open_with(&dir, options).pull(&origin.name("team/app:1"), PullOptions::default()).await.unwrap_err();
     assert_eq!((error.kind(), origin.log().len()), (Kind::Unauthorized, before), "{}", error.chain());
@@ -385,7 +502,11 @@ async fn nobody_there_is_unavailable() {
     };
     let error = images.pull(&format!("{address}/x:1"), PullOptions::default()).await.unwrap_err();
     assert_eq!(error.kubelet_reason(), "RegistryUnavailable");
-    assert!(error.chain().contains(&format!("{address}/x:1: cannot reach http://{address}: cannot connect to")), "{}", error.chain());
+    assert!(
+        error.chain().contains(&format!("{address}/x:1: cannot reach http://{address}: cannot connect to")),
+        "{}",
+        error.chain()
+    );
 }
 
 #[tokio::test]
@@ -393,7 +514,8 @@ async fn a_pull_that_nobody_waits_for_stops() {
     let (dir, images, registry, image) = setup().await;
     registry.rule(image.blob(1).as_str(), 1, Act::Stall(1000));
     let name = registry.name("team/app:1");
-    let first = tokio::time::timeout(std::time::Duration::from_millis(100), images.pull(&name, PullOptions::default())).await;
+    let first =
+        tokio::time::timeout(std::time::Duration::from_millis(100), images.pull(&name, PullOptions::default())).await;
     assert!(first.is_err());
     assert_eq!(images.pull(&name, PullOptions::default()).await.unwrap().id, image.id());
     drop(images);

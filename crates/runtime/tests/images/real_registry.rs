@@ -61,7 +61,11 @@ impl Server {
             .arg(format!("docker://{}/{name}", self.address))
             .output()
             .expect("Debian's skopeo is needed");
-        assert!(output.status.success(), "{}", BufReader::new(output.stderr.as_slice()).lines().map_while(Result::ok).collect::<String>());
+        assert!(
+            output.status.success(),
+            "{}",
+            BufReader::new(output.stderr.as_slice()).lines().map_while(Result::ok).collect::<String>()
+        );
     }
 }
 
@@ -103,7 +107,8 @@ async fn over_http_in_both_formats() {
         let own = Dir::new();
         check(&open(&own), &format!("{}/team/app:{tag}", server.address), vec![]).await;
     }
-    let error = open(&Dir::new()).pull(&format!("{}/team/none:1", server.address), PullOptions::default()).await.unwrap_err();
+    let error =
+        open(&Dir::new()).pull(&format!("{}/team/none:1", server.address), PullOptions::default()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
 }
 
@@ -112,10 +117,13 @@ async fn over_https_with_an_own_ca_and_passwords() {
     let dir = Dir::new();
     let path = |name: &str| dir.0.join(name).display().to_string();
     let openssl = |args: &str| {
-        let output = Command::new("openssl").args(args.split(' ')).current_dir(&dir.0).output().expect("openssl is needed");
+        let output =
+            Command::new("openssl").args(args.split(' ')).current_dir(&dir.0).output().expect("openssl is needed");
         assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=test-ca");
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=test-ca",
+    );
     openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls.key -out tls.csr -subj /CN=registry");
     std::fs::write(path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     openssl("x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out tls.crt -days 2 -extfile ext");
@@ -130,7 +138,11 @@ async fn over_https_with_an_own_ca_and_passwords() {
         _ => false,
     };
     let tls = json!({"tls": {"certificate": path("tls.crt"), "key": path("tls.key")}});
-    let server = Server::start(&dir.0, tls, if auth { json!({"htpasswd": {"realm": "test", "path": path("htpasswd")}}) } else { Value::Null });
+    let server = Server::start(
+        &dir.0,
+        tls,
+        if auth { json!({"htpasswd": {"realm": "test", "path": path("htpasswd")}}) } else { Value::Null },
+    );
     let archive = archive(&dir.0, &image());
     server.push(&archive, "team/app:1", if auth { &["--dest-creds", "user:pass"] } else { &[] });
     let name = format!("{}/team/app:1", server.address);
@@ -140,7 +152,15 @@ async fn over_https_with_an_own_ca_and_passwords() {
         Options { registries, ..options() }
     };
     let own = Dir::new();
-    check(&open_with(&own, with(json!({"tls": {"ca_file": path("ca.crt")}, "auth": {"username": "user", "password": "pass"}}))), &name, vec![]).await;
+    check(
+        &open_with(
+            &own,
+            with(json!({"tls": {"ca_file": path("ca.crt")}, "auth": {"username": "user", "password": "pass"}})),
+        ),
+        &name,
+        vec![],
+    )
+    .await;
     let own = Dir::new();
     check(&open_with(&own, with(json!({"tls": {"insecure_skip_verify": true}}))), &name, credentials.clone()).await;
     // A mirror with TLS of its own.
@@ -152,8 +172,14 @@ async fn over_https_with_an_own_ca_and_passwords() {
     let own = Dir::new();
     check(&open_with(&own, Options { registries, disable_default_endpoint: true, ..options() }), "app:1", vec![]).await;
     // Without the CA nobody believes it.
-    let error = open_with(&Dir::new(), with(json!({"tls": {}}))).pull(&name, PullOptions { credentials, ..Default::default() }).await.unwrap_err();
+    let error = open_with(&Dir::new(), with(json!({"tls": {}})))
+        .pull(&name, PullOptions { credentials, ..Default::default() })
+        .await
+        .unwrap_err();
     assert!(error.kind() == Kind::Unavailable && error.chain().contains("UnknownIssuer"), "{}", error.chain());
-    let error = open_with(&Dir::new(), with(json!({"tls": {"ca_file": path("none.crt")}}))).pull(&name, PullOptions::default()).await.unwrap_err();
+    let error = open_with(&Dir::new(), with(json!({"tls": {"ca_file": path("none.crt")}})))
+        .pull(&name, PullOptions::default())
+        .await
+        .unwrap_err();
     assert!(error.chain().contains("none.crt"), "{}", error.chain());
 }

@@ -78,7 +78,9 @@ impl Registry {
                         let registry = registry.clone();
                         async move { Ok::<_, Infallible>(registry.answer(request)) }
                     });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -155,7 +157,8 @@ impl Registry {
         if let Some(token) = &state.bearer
             && authorization != format!("Bearer {token}")
         {
-            let challenge = format!(r#"Bearer realm="http://{}/token",service="test",scope="repository:x:pull""#, self.address);
+            let challenge =
+                format!(r#"Bearer realm="http://{}/token",service="test",scope="repository:x:pull""#, self.address);
             return plain(401, &[("www-authenticate", challenge)], denied);
         }
         if let Some(basic) = &state.basic
@@ -188,7 +191,10 @@ impl Registry {
             (None, _) | (_, Some(Act::IgnoreRange)) => (200, bytes),
             (Some(from), _) if from >= bytes.len() => return plain(416, &[], ""),
             (Some(from), _) => {
-                headers.insert("content-range", format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()).parse().unwrap());
+                headers.insert(
+                    "content-range",
+                    format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()).parse().unwrap(),
+                );
                 (206, bytes.slice(from..))
             }
         };

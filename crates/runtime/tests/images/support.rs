@@ -124,7 +124,8 @@ pub fn index(images: &[(&str, &TestImage)]) -> Vec<u8> {
             entry
         })
         .collect();
-    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
     serde_json::to_vec(&index).unwrap()
 }
 

@@ -33,5 +33,8 @@ fn paths_are_those_of_the_api() {
         name: "a".into(),
     };
     assert_eq!(path(&target("v1", "n"), "pods"), "/api/v1/namespaces/n/pods/a");
-    assert_eq!(path(&target("rbac.authorization.k8s.io/v1", ""), "clusterroles"), "/apis/rbac.authorization.k8s.io/v1/clusterroles/a");
+    assert_eq!(
+        path(&target("rbac.authorization.k8s.io/v1", ""), "clusterroles"),
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/a"
+    );
 }

@@ -80,7 +80,9 @@ fn hugepages() -> BTreeMap<String, u64> {
 impl Host for LocalHost {
     fn machine(&self) -> Machine {
         let memory = meminfo();
-        let machine_id = Some(text("/etc/machine-id")).filter(|id| !id.is_empty()).unwrap_or_else(|| text("/var/lib/dbus/machine-id"));
+        let machine_id = Some(text("/etc/machine-id"))
+            .filter(|id| !id.is_empty())
+            .unwrap_or_else(|| text("/var/lib/dbus/machine-id"));
         let system_uuid = text("/sys/class/dmi/id/product_uuid").to_lowercase();
         Machine {
             system_uuid: if system_uuid.is_empty() { machine_id.clone() } else { system_uuid },
@@ -118,7 +120,8 @@ impl Host for LocalHost {
     }
 
     fn fs(&self, path: &Path) -> node::ports::Result<FsStats> {
-        let stats = rustix::fs::statvfs(path).map_err(|error| Error::Failed(format!("cannot look at the file system of {}: {error}", path.display())))?;
+        let stats = rustix::fs::statvfs(path)
+            .map_err(|error| Error::Failed(format!("cannot look at the file system of {}: {error}", path.display())))?;
         Ok(FsStats {
             capacity_bytes: stats.f_blocks * stats.f_frsize,
             available_bytes: stats.f_bavail * stats.f_frsize,
@@ -132,7 +135,8 @@ impl Host for LocalHost {
 fn cpu_nanoseconds() -> u64 {
     let stat = text("/proc/stat");
     let ticks = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8).enumerate();
-    ticks.filter(|(column, _)| !matches!(column, 3 | 4)).filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>() * 10_000_000
+    ticks.filter(|(column, _)| !matches!(column, 3 | 4)).filter_map(|(_, ticks)| ticks.parse::<u64>().ok()).sum::<u64>()
+        * 10_000_000
 }
 
 fn interfaces() -> Vec<InterfaceStats> {

@@ -80,7 +80,10 @@ impl Door {
         if let Some(known) = self.users.get(&token) {
             return known;
         }
-        let review = TokenReview { spec: TokenReviewSpec { token: token.clone(), ..TokenReviewSpec::default() }, ..TokenReview::default() };
+        let review = TokenReview {
+            spec: TokenReviewSpec { token: token.clone(), ..TokenReviewSpec::default() },
+            ..TokenReview::default()
+        };
         let answer: TokenReview = self.client.create(&review).await.ok()?;
         let user = answer.status.user;
         let who = answer.status.authenticated.then_some(Who { name: user.username, groups: user.groups });
@@ -91,7 +94,9 @@ impl Door {
     fn by_certificate(&self, peer: &Peer) -> Option<Who> {
         let leaf = Certificate::from_der(peer.certificates.first()?).ok()?;
         let now = now_ns() / 1_000_000_000;
-        let good = leaf.not_before <= now && now <= leaf.not_after && self.client_ca.iter().any(|authority| leaf.is_signed_by(authority));
+        let good = leaf.not_before <= now
+            && now <= leaf.not_after
+            && self.client_ca.iter().any(|authority| leaf.is_signed_by(authority));
         good.then(|| Who { name: leaf.subject.common_name, groups: leaf.subject.organizations })
     }
 
@@ -178,7 +183,10 @@ impl Handler for Door {
             // `nodes/proxy` is the older, wider permission for what has a subresource of its own by now.
             let finer = matches!(subresource, "healthz" | "configz" | "pods");
             if !finer || !self.may(&who, verb, "proxy").await {
-                let text = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])", who.name);
+                let text = format!(
+                    "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])",
+                    who.name
+                );
                 return refuse(StatusCode::FORBIDDEN, text);
             }
         }

@@ -128,7 +128,9 @@ impl Network {
             let agent = agent.clone();
             let step = blocking(move || agent.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).step(&objects));
             match step.await {
-                Ok(step) => step.conflicts.iter().for_each(|conflict| tracing::warn!(%conflict, "two objects claim the same")),
+                Ok(step) => {
+                    step.conflicts.iter().for_each(|conflict| tracing::warn!(%conflict, "two objects claim the same"))
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the network's rules could not be applied");
                     let again = self.clone();
@@ -181,7 +183,8 @@ impl Network {
             return Some(net.clone());
         }
         let node = objects.nodes.iter().find(|node| node.metadata.name == self.settings.node)?;
-        let texts = if node.spec.pod_cidrs.is_empty() { vec![node.spec.pod_cidr.clone()] } else { node.spec.pod_cidrs.clone() };
+        let texts =
+            if node.spec.pod_cidrs.is_empty() { vec![node.spec.pod_cidr.clone()] } else { node.spec.pod_cidrs.clone() };
         let pod_cidrs = cidrs(&texts);
         if pod_cidrs.is_empty() {
             return None;
@@ -272,7 +275,12 @@ impl ports::Network for Network {
         if self.net.get().is_some() { Ok(()) } else { Err("the node has no podCIDR yet".into()) }
     }
 
-    fn attach<'a>(&'a self, sandbox: &'a Sandbox, pod_uid: &'a str, ports: &'a [PortMapping]) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
+    fn attach<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        pod_uid: &'a str,
+        ports: &'a [PortMapping],
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
         Box::pin(async move {
             let Some(netns) = sandbox.netns.clone() else { return Ok(self.settings.node_ips.clone()) };
             let net = self.when_open().await?;
@@ -301,7 +309,8 @@ impl ports::Network for Network {
     fn keep_only<'a>(&'a self, living: &'a [(String, Sandbox)]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let net = self.when_open().await?;
-            let uids: Vec<String> = living.iter().filter(|(_, sandbox)| sandbox.netns.is_some()).map(|(uid, _)| uid.clone()).collect();
+            let uids: Vec<String> =
+                living.iter().filter(|(_, sandbox)| sandbox.netns.is_some()).map(|(uid, _)| uid.clone()).collect();
             blocking(move || net.reconcile(&uids)).await.map(drop)
         })
     }

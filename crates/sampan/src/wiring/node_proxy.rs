@@ -52,7 +52,12 @@ impl Proxy {
 }
 
 impl NodeProxy for Proxy {
-    fn to_node<'a>(&'a self, server: &'a Server, node: &'a str, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    fn to_node<'a>(
+        &'a self,
+        server: &'a Server,
+        node: &'a str,
+        request: Request<Body>,
+    ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
         Box::pin(async move {
             if let Some((name, kubelet)) = self.local.get()
                 && name == node
@@ -104,19 +109,27 @@ impl NodeProxy for Proxy {
             let config = remote::tls(&trust, client, &[b"http/1.1"]).map_err(failed)?;
             let (named, name) = remote::target(target.url, 443).map_err(failed)?;
             let address = target.address.map_or(named, |address| address.to_string());
-            splice(request, |request| async move { remote::once_tls(&address, &name, config, request).await }).await.map_err(failed)
+            splice(request, |request| async move { remote::once_tls(&address, &name, config, request).await })
+                .await
+                .map_err(failed)
         })
     }
 }
 
 fn kubelet_address(node: &Node) -> Option<(IpAddr, u16)> {
     let address = node.status.addresses.iter().find(|address| address.r#type == "InternalIP")?.address.parse().ok()?;
-    let port = u16::try_from(node.status.daemon_endpoints.kubelet_endpoint.port).ok().filter(|port| *port > 0).unwrap_or(10250);
+    let port = u16::try_from(node.status.daemon_endpoints.kubelet_endpoint.port)
+        .ok()
+        .filter(|port| *port > 0)
+        .unwrap_or(10250);
     Some((address, port))
 }
 
 /// Sends a request on; if the answer is an upgrade, joins the two connections.
-async fn splice<F>(mut request: Request<Body>, send: impl FnOnce(Request<Body>) -> F) -> Result<Response<Body>, remote::Error>
+async fn splice<F>(
+    mut request: Request<Body>,
+    send: impl FnOnce(Request<Body>) -> F,
+) -> Result<Response<Body>, remote::Error>
 where
     F: Future<Output = Result<Response<Body>, remote::Error>>,
 {

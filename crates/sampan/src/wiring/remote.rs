@@ -67,8 +67,13 @@ pub fn tls(trust: &Trust<'_>, identity: Option<&Pair>, alpn: &[&[u8]]) -> Result
     };
     let mut config = match identity {
         Some(pair) => {
-            let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| Error::Pem)?;
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?)?
+            let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| Error::Pem)?;
+            builder.with_client_auth_cert(
+                chain,
+                PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?,
+            )?
         }
         None => builder.with_no_client_auth(),
     };
@@ -88,9 +93,14 @@ async fn connect(address: &str) -> Result<TcpStream, Error> {
     }
 }
 
-async fn connect_tls(address: &str, name: &str, config: Arc<ClientConfig>) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
+async fn connect_tls(
+    address: &str,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
     let socket = connect(address).await?;
-    let server = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|_| Error::Url(name.to_owned()))?;
+    let server =
+        ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|_| Error::Url(name.to_owned()))?;
     match tokio::time::timeout(CONNECT, TlsConnector::from(config).connect(server, socket)).await {
         Ok(stream) => stream.map_err(|source| Error::Connect { address: address.to_owned(), source }),
         Err(_) => Err(Error::Timeout { address: address.to_owned() }),
@@ -121,12 +131,21 @@ pub async fn once(
 }
 
 /// One HTTPS request to `address`, whose certificate is for `name`.
-pub async fn once_tls(address: &str, name: &str, config: Arc<ClientConfig>, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+pub async fn once_tls(
+    address: &str,
+    name: &str,
+    config: Arc<ClientConfig>,
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, Error> {
     once(connect_tls(address, name, config).await?, address, request).await
 }
 
 /// One HTTPS request to an address whose certificate is for that address.
-pub async fn once_tls_to(address: SocketAddr, config: Arc<ClientConfig>, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+pub async fn once_tls_to(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, Error> {
     once_tls(&address.to_string(), &address.ip().to_string(), config, request).await
 }
 
@@ -219,7 +238,12 @@ impl rustls::client::danger::ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -228,7 +252,12 @@ impl rustls::client::danger::ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use node::ports::{
-    self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged, PodState, PodStats,
-    Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
+    self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
+    PodState, PodStats, Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
 use runtime::{
@@ -60,16 +60,31 @@ fn nanos(at: u64) -> i64 {
 }
 
 impl Containers {
-    pub fn new(runtime: Runtime, images: Images, addresses: PathBuf, cgroup_root: String) -> std::io::Result<Arc<Self>> {
+    pub fn new(
+        runtime: Runtime,
+        images: Images,
+        addresses: PathBuf,
+        cgroup_root: String,
+    ) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(&addresses)?;
         let mut known = HashMap::new();
         for entry in std::fs::read_dir(&addresses)?.flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-            known.insert(entry.file_name().to_string_lossy().into_owned(), text.lines().filter_map(|line| line.parse().ok()).collect());
+            known.insert(
+                entry.file_name().to_string_lossy().into_owned(),
+                text.lines().filter_map(|line| line.parse().ok()).collect(),
+            );
         }
         let (changes, _) = broadcast::channel(BACKLOG);
-        let containers =
-            Arc::new(Self { runtime, images, addresses, cgroup_root, known: Mutex::new(known), held: Mutex::default(), changes });
+        let containers = Arc::new(Self {
+            runtime,
+            images,
+            addresses,
+            cgroup_root,
+            known: Mutex::new(known),
+            held: Mutex::default(),
+            changes,
+        });
         tokio::spawn(containers.clone().forward());
         tokio::spawn(containers.clone().hold_living());
         Ok(containers)
@@ -188,8 +203,10 @@ fn resources(asked: &Resources) -> containers::Resources {
         cpu_period: (asked.cpu_period_us > 0).then_some(asked.cpu_period_us),
         cpuset_cpus: asked.cpuset_cpus.clone(),
         cpuset_mems: asked.cpuset_mems.clone(),
-        memory_limit: (asked.memory_limit_bytes > 0).then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
-        memory_swap: (asked.memory_limit_bytes > 0).then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
+        memory_limit: (asked.memory_limit_bytes > 0)
+            .then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
+        memory_swap: (asked.memory_limit_bytes > 0)
+            .then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
         hugepages: asked.hugepage_limits.iter().map(|(size, bytes)| (size.clone(), *bytes)).collect(),
         pids_limit: (asked.pids_limit > 0).then(|| i64::try_from(asked.pids_limit).unwrap_or(i64::MAX)),
         oom_score_adj: asked.oom_score_adj,
@@ -279,11 +296,13 @@ fn check_user(asked: &ports::Security, rootfs: &Rootfs, container: &str) -> Resu
     }
     let user = rootfs.config.user.split(':').next().unwrap_or_default();
     match asked.run_as_user {
-        Some(0) => Err(Error::Invalid(format!("container's runAsUser breaks non-root policy (container: {container})"))),
-        Some(_) => Ok(()),
-        None if user.is_empty() || user == "0" => {
-            Err(Error::Invalid(format!("container has runAsNonRoot and image will run as root (container: {container})")))
+        Some(0) => {
+            Err(Error::Invalid(format!("container's runAsUser breaks non-root policy (container: {container})")))
         }
+        Some(_) => Ok(()),
+        None if user.is_empty() || user == "0" => Err(Error::Invalid(format!(
+            "container has runAsNonRoot and image will run as root (container: {container})"
+        ))),
         None if user.parse::<u32>().is_err() => Err(Error::Invalid(format!(
             "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (container: {container})"
         ))),
@@ -375,7 +394,11 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let mut found = Vec::new();
             for class in ["kubepods", "kubepods/burstable", "kubepods/besteffort"] {
-                let Some(dir) = self.runtime.cgroups().dirs(&format!("{}/{class}", self.cgroup_root)).into_iter().next() else { continue };
+                let Some(dir) =
+                    self.runtime.cgroups().dirs(&format!("{}/{class}", self.cgroup_root)).into_iter().next()
+                else {
+                    continue;
+                };
                 let Ok(entries) = std::fs::read_dir(dir) else { continue };
                 let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
                 found.extend(names.filter(|name| name.starts_with("pod")).map(|name| format!("{class}/{name}")));
@@ -421,7 +444,8 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
             let path = self.addresses.join(uid);
-            std::fs::write(&path, text).map_err(|error| Error::Failed(format!("cannot write {}: {error}", path.display())))?;
+            std::fs::write(&path, text)
+                .map_err(|error| Error::Failed(format!("cannot write {}: {error}", path.display())))?;
             lock(&self.known).insert(uid.to_owned(), addresses.to_vec());
             Ok(())
         })
@@ -439,7 +463,9 @@ impl ports::Runtime for Containers {
     fn remove_pod<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             for status in self.runtime.sandboxes().into_iter().filter(|status| status.config.uid == uid) {
-                for container in self.runtime.containers().into_iter().filter(|container| container.sandbox_id == status.id) {
+                for container in
+                    self.runtime.containers().into_iter().filter(|container| container.sandbox_id == status.id)
+                {
                     lock(&self.held).remove(&container.id);
                 }
                 self.runtime.remove_sandbox(&status.id).await.map_err(failed)?;
@@ -455,7 +481,8 @@ impl ports::Runtime for Containers {
             let sandbox = self.sandbox(pod)?;
             let rootfs = self.images.resolve(&config.image_id).await.map_err(|error| Error::Failed(error.chain()))?;
             check_user(&config.security, &rootfs, &config.name)?;
-            let id = self.runtime.create_container(&sandbox.id, container_config(config, &rootfs)).await.map_err(failed)?;
+            let id =
+                self.runtime.create_container(&sandbox.id, container_config(config, &rootfs)).await.map_err(failed)?;
             lock(&self.held).insert(id.clone(), rootfs);
             Ok(id)
         })
@@ -465,7 +492,13 @@ impl ports::Runtime for Containers {
         Box::pin(async move { self.runtime.start_container(id).await.map_err(failed) })
     }
 
-    fn stop_container<'a>(&'a self, _: &'a str, id: &'a str, grace: Duration, signal: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
+    fn stop_container<'a>(
+        &'a self,
+        _: &'a str,
+        id: &'a str,
+        grace: Duration,
+        signal: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let signal = signal.and_then(containers::signal_number);
             self.runtime.stop_container(id, grace, signal).await.map_err(failed)
@@ -547,7 +580,10 @@ impl ports::Runtime for Containers {
                 processes: stats.pids,
                 ..Usage::default()
             };
-            let mut stats = PodStats { pod: usage(&self.runtime.cgroups().stats(&sandbox.config.cgroup_parent)), ..PodStats::default() };
+            let mut stats = PodStats {
+                pod: usage(&self.runtime.cgroups().stats(&sandbox.config.cgroup_parent)),
+                ..PodStats::default()
+            };
             for status in self.runtime.containers().into_iter().filter(|status| status.sandbox_id == sandbox.id) {
                 let Ok(of_container) = self.runtime.container_stats(&status.id).await else { continue };
                 let mut of_container = usage(&of_container);
@@ -581,7 +617,11 @@ impl ports::Images for Containers {
         Box::pin(async move { Ok(self.images.get(name).await.map_err(store_failed)?.map(image)) })
     }
 
-    fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials]) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
+    fn pull<'a>(
+        &'a self,
+        name: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
         Box::pin(async move {
             let options = PullOptions { credentials: credentials.iter().map(login).collect(), events: None };
             self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
@@ -621,14 +661,17 @@ fn login(given: &Credentials) -> images::credentials::Credentials {
 
 /// The image store of a node.
 pub fn image_store(dir: &Path, registries: &Path) -> std::result::Result<Images, String> {
-    let machine = std::fs::read_to_string("/proc/sys/kernel/arch").map_or_else(|_| std::env::consts::ARCH.to_owned(), |arch| arch.trim().to_owned());
+    let machine = std::fs::read_to_string("/proc/sys/kernel/arch")
+        .map_or_else(|_| std::env::consts::ARCH.to_owned(), |arch| arch.trim().to_owned());
     let mut options = images::Options::new(images::platform::Platform::host(&machine));
     if let Some(text) = crate::files::read(registries).map_err(|error| error.to_string())? {
-        let parsed = schema::yaml::parse(text.as_bytes()).map_err(|error| format!("{}: {error}", registries.display()))?;
+        let parsed =
+            schema::yaml::parse(text.as_bytes()).map_err(|error| format!("{}: {error}", registries.display()))?;
         let mut json = Vec::new();
         schema::json::encode_untyped(&parsed.value, &mut json);
         let value = serde_json::from_slice(&json).map_err(|error| format!("{}: {error}", registries.display()))?;
-        options.registries = images::registries::Registries::from_value(value).map_err(|error| format!("{}: {error}", registries.display()))?;
+        options.registries = images::registries::Registries::from_value(value)
+            .map_err(|error| format!("{}: {error}", registries.display()))?;
     }
     Images::open(dir, options).map_err(|error| error.chain())
 }

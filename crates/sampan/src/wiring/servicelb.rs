@@ -68,12 +68,15 @@ pub async fn run(client: Client, reserved: BTreeSet<u16>) {
 
 fn plan(state: &State, options: &lb::Options) -> Vec<lb::StatusPlan> {
     let world = state.world();
-    let complete =
-        world.of::<Service>().synced() && world.of::<Node>().synced() && world.of::<EndpointSlice>().synced() && world.of::<Pod>().synced();
+    let complete = world.of::<Service>().synced()
+        && world.of::<Node>().synced()
+        && world.of::<EndpointSlice>().synced()
+        && world.of::<Pod>().synced();
     if !complete {
         return Vec::new();
     }
-    let (services, nodes): (Vec<_>, Vec<_>) = (world.of::<Service>().values().cloned().collect(), world.of::<Node>().values().cloned().collect());
+    let (services, nodes): (Vec<_>, Vec<_>) =
+        (world.of::<Service>().values().cloned().collect(), world.of::<Node>().values().cloned().collect());
     let slices: Vec<_> = world.of::<EndpointSlice>().values().cloned().collect();
     let pods: Vec<_> = world.of::<Pod>().values().filter(|pod| has_host_ports(pod)).cloned().collect();
     lb::plan(lb::Objects { services: &services, nodes: &nodes, slices: &slices, pods: &pods }, options)

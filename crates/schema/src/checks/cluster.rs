@@ -216,8 +216,11 @@ pub fn quota_spec(c: &mut Check<'_>) {
     for (name, amount) in value.object_at(&["hard"]).into_iter().flatten() {
         let path = format!("hard[{name}]");
         let Some(q) = quantity(amount) else { continue };
-        let whole = ["pods", "services", "replicationcontrollers", "resourcequotas", "secrets", "configmaps"].contains(&name.as_str())
-            || name == "persistentvolumeclaims" || name.starts_with("count/") || name.starts_with("services.");
+        let whole = ["pods", "services", "replicationcontrollers", "resourcequotas", "secrets", "configmaps"]
+            .contains(&name.as_str())
+            || name == "persistentvolumeclaims"
+            || name.starts_with("count/")
+            || name.starts_with("services.");
         if q.nanos < 0 {
             c.invalid(&path, amount.clone(), "must be greater than or equal to 0");
         } else if whole && q.nanos % 1_000_000_000 != 0 {
@@ -225,7 +228,15 @@ pub fn quota_spec(c: &mut Check<'_>) {
         }
     }
     let scopes: Vec<&str> = value.list_at(&["scopes"]).iter().filter_map(Value::as_str).collect();
-    let known = ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity", "VolumeAttributesClass"];
+    let known = [
+        "Terminating",
+        "NotTerminating",
+        "BestEffort",
+        "NotBestEffort",
+        "PriorityClass",
+        "CrossNamespacePodAffinity",
+        "VolumeAttributesClass",
+    ];
     for _ in scopes.iter().filter(|s| !known.contains(s)) {
         c.invalid("scopes", value["scopes"].clone(), "unsupported scope");
     }
@@ -238,7 +249,8 @@ pub fn quota_spec(c: &mut Check<'_>) {
 }
 
 fn port_number_or_name(c: &mut Check<'_>, path: &str, port: &Value) {
-    let problems = port.as_i64().map_or_else(|| names::port_name(port.as_str().unwrap_or_default()), names::port_number);
+    let problems =
+        port.as_i64().map_or_else(|| names::port_name(port.as_str().unwrap_or_default()), names::port_number);
     c.problems(path, port.clone(), problems);
 }
 
@@ -290,7 +302,8 @@ pub fn ingress_rule(c: &mut Check<'_>) {
     if host.parse::<std::net::IpAddr>().is_ok() {
         return c.invalid("host", host, "must be a DNS name, not an IP address");
     }
-    let problems = if host.contains('*') { names::wildcard_dns1123_subdomain(&host) } else { names::dns1123_subdomain(&host) };
+    let problems =
+        if host.contains('*') { names::wildcard_dns1123_subdomain(&host) } else { names::dns1123_subdomain(&host) };
     c.problems("host", host, problems);
 }
 
@@ -338,7 +351,8 @@ pub fn ingress_backend(c: &mut Check<'_>) {
             } else {
                 c.problems("service.name", name, names::dns1035_label(name));
             }
-            let (port, number) = (value.str_at(&["service", "port", "name"]), value.i64_at(&["service", "port", "number"]).unwrap_or(0));
+            let (port, number) =
+                (value.str_at(&["service", "port", "name"]), value.i64_at(&["service", "port", "number"]).unwrap_or(0));
             match (port.is_empty(), number) {
                 (true, 0) => c.required("", "port name or number is required"),
                 (false, 0) => c.problems("service.port.name", port, names::port_name(port)),
@@ -354,7 +368,9 @@ pub fn ingress_class(c: &mut Check<'_>) {
     if controller.len() > 250 {
         c.push(ErrorKind::TooLong, "controller", "<value omitted>", "may not be more than 250 bytes");
     }
-    let prefixed = controller.split_once('/').is_some_and(|(domain, path)| names::dns1123_subdomain(domain).is_empty() && !path.is_empty());
+    let prefixed = controller
+        .split_once('/')
+        .is_some_and(|(domain, path)| names::dns1123_subdomain(domain).is_empty() && !path.is_empty());
     if controller.is_empty() {
         c.required("controller", "");
     } else if !prefixed {
@@ -374,7 +390,9 @@ pub fn ingress_class(c: &mut Check<'_>) {
     }
     let namespace = parameters.str_at(&["namespace"]);
     match parameters.str_at(&["scope"]) {
-        "Namespace" if namespace.is_empty() => c.required("parameters.namespace", "`parameters.scope` is set to 'Namespace'"),
+        "Namespace" if namespace.is_empty() => {
+            c.required("parameters.namespace", "`parameters.scope` is set to 'Namespace'")
+        }
         "Cluster" if !namespace.is_empty() => {
             c.forbidden("parameters.namespace", "`parameters.scope` is set to 'Cluster'");
         }
@@ -429,7 +447,8 @@ pub fn cluster_role_binding(c: &mut Check<'_>) {
 fn binding(c: &mut Check<'_>, namespaced: bool) {
     let value = c.value;
     let reference = &value["roleRef"];
-    let (group, kind, name) = (reference.str_at(&["apiGroup"]), reference.str_at(&["kind"]), reference.str_at(&["name"]));
+    let (group, kind, name) =
+        (reference.str_at(&["apiGroup"]), reference.str_at(&["kind"]), reference.str_at(&["name"]));
     if group != RBAC {
         c.not_supported("roleRef.apiGroup", group, &[RBAC]);
     }
@@ -500,10 +519,29 @@ pub fn lease(c: &mut Check<'_>) {
 }
 
 const USAGES: [&str; 23] = [
-    "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment",
-    "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel",
-    "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime",
-    "server auth", "signing", "timestamping",
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
 ];
 
 pub fn certificate_signing_request(c: &mut Check<'_>) {
@@ -514,7 +552,11 @@ pub fn certificate_signing_request(c: &mut Check<'_>) {
     if signer.is_empty() {
         c.required("signerName", "");
     } else if !formed {
-        c.invalid("signerName", signer, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+        c.invalid(
+            "signerName",
+            signer,
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        );
     }
     if let Some(seconds) = c.value.i64_at(&["expirationSeconds"]).filter(|s| *s < 600) {
         c.invalid("expirationSeconds", seconds, "may not specify a duration less than 600 seconds (10 minutes)");

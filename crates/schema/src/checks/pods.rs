@@ -162,7 +162,10 @@ pub fn pod_spec(c: &mut Check<'_>) {
         }
         for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
             if container.member(name).is_some_and(|v| !v.is_null()) {
-                c.forbidden(&format!("initContainers[{i}].{name}"), "may not be set for init containers without restartPolicy=Always");
+                c.forbidden(
+                    &format!("initContainers[{i}].{name}"),
+                    "may not be set for init containers without restartPolicy=Always",
+                );
             }
         }
     }
@@ -212,7 +215,8 @@ fn mounts(c: &mut Check<'_>, path: &str, spec: &Value, claims: &[Value]) {
                     match volumes.iter().find(|v| v.str_at(&["name"]) == wanted) {
                         None => c.push(ErrorKind::NotFound, &path, wanted, ""),
                         Some(volume) if block && !claimed(volume) => {
-                            let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                            let detail =
+                                "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
                             c.invalid(&path, wanted, detail);
                         }
                         Some(_) => {}
@@ -224,7 +228,8 @@ fn mounts(c: &mut Check<'_>, path: &str, spec: &Value, claims: &[Value]) {
 }
 
 pub fn toleration(c: &mut Check<'_>) {
-    let (key, operator, effect) = (c.text("key").to_owned(), c.text("operator").to_owned(), c.text("effect").to_owned());
+    let (key, operator, effect) =
+        (c.text("key").to_owned(), c.text("operator").to_owned(), c.text("effect").to_owned());
     if key.is_empty() && operator != "Exists" {
         let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         c.invalid("operator", operator.as_str(), detail);
@@ -240,7 +245,9 @@ pub fn toleration(c: &mut Check<'_>) {
                 c.invalid("operator", value, problems.join(";"));
             }
         }
-        "Exists" if !value.is_empty() => c.invalid("operator", value, "value must be empty when `operator` is 'Exists'"),
+        "Exists" if !value.is_empty() => {
+            c.invalid("operator", value, "value must be empty when `operator` is 'Exists'")
+        }
         "Exists" | "Lt" | "Gt" => {}
         _ => c.not_supported("operator", operator, &["Equal", "Exists"]),
     }
@@ -254,7 +261,9 @@ pub fn node_selector_requirement(c: &mut Check<'_>) {
         "Exists" | "DoesNotExist" if count > 0 => {
             c.forbidden("values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
         }
-        "Gt" | "Lt" if count != 1 => c.required("values", "must be specified single value when `operator` is 'Lt' or 'Gt'"),
+        "Gt" | "Lt" if count != 1 => {
+            c.required("values", "must be specified single value when `operator` is 'Lt' or 'Gt'")
+        }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
         _ => c.invalid("operator", operator, "not a valid selector operator"),
     }
@@ -285,7 +294,10 @@ pub fn topology_spread(c: &mut Check<'_>) {
         if domains <= 0 {
             c.invalid("minDomains", domains, "must be greater than zero");
         } else if c.text("whenUnsatisfiable") != "DoNotSchedule" {
-            let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", c.text("whenUnsatisfiable"));
+            let detail = format!(
+                "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}",
+                c.text("whenUnsatisfiable")
+            );
             c.invalid("minDomains", domains, detail);
         }
     }

@@ -87,7 +87,10 @@ fn access_modes(c: &mut Check<'_>, field: &str) {
     let modes: Vec<&str> = value.list_at(&["spec", field]).iter().filter_map(Value::as_str).collect();
     let path = format!("spec.{field}");
     if modes.is_empty() {
-        c.required(&path, if c.value["spec"]["resources"].is_null() { "" } else { "at least 1 access mode is required" });
+        c.required(
+            &path,
+            if c.value["spec"]["resources"].is_null() { "" } else { "at least 1 access mode is required" },
+        );
     }
     for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
         c.not_supported(&path, *mode, &ACCESS_MODES);
@@ -99,8 +102,15 @@ fn access_modes(c: &mut Check<'_>, field: &str) {
 
 /// Fields of a PersistentVolumeSpec beside its source.
 const VOLUME_FIELDS: [&str; 9] = [
-    "accessModes", "capacity", "claimRef", "mountOptions", "nodeAffinity", "persistentVolumeReclaimPolicy",
-    "storageClassName", "volumeAttributesClassName", "volumeMode",
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
 ];
 
 pub fn persistent_volume(c: &mut Check<'_>) {
@@ -120,8 +130,10 @@ pub fn persistent_volume(c: &mut Check<'_>) {
         }
     }
     let members = spec.as_object().into_iter().flatten();
-    let sources: Vec<&str> =
-        members.filter(|(k, v)| !v.is_null() && !VOLUME_FIELDS.contains(&k.as_str())).map(|(k, _)| k.as_str()).collect();
+    let sources: Vec<&str> = members
+        .filter(|(k, v)| !v.is_null() && !VOLUME_FIELDS.contains(&k.as_str()))
+        .map(|(k, _)| k.as_str())
+        .collect();
     if sources.is_empty() {
         c.required("spec", "must specify a volume type");
     }
@@ -176,7 +188,8 @@ pub fn claim(c: &mut Check<'_>) {
         }
     }
     if !same(&new_spec, old_spec) {
-        let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        let detail =
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         c.forbidden("spec", detail);
     }
     let size = |spec: &Value| spec.get(&["resources", "requests", "storage"]).and_then(quantity);
@@ -196,7 +209,12 @@ pub fn storage_class(c: &mut Check<'_>) {
         c.invalid("parameters", "", "field can not be empty.");
     }
     if parameters.is_some_and(|p| p.len() > 512) {
-        c.push(ErrorKind::TooLong, "parameters", "Provisioner Parameters exceeded max allowed", "may not be more than 512 bytes");
+        c.push(
+            ErrorKind::TooLong,
+            "parameters",
+            "Provisioner Parameters exceeded max allowed",
+            "may not be more than 512 bytes",
+        );
     }
     c.one_of("reclaimPolicy", &["Delete", "Retain"]);
 }
@@ -205,7 +223,8 @@ pub fn csi_driver(c: &mut Check<'_>) {
     c.one_of("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"]);
     let value = c.value;
     const MODES: [&str; 2] = ["Ephemeral", "Persistent"];
-    for mode in value.list_at(&["volumeLifecycleModes"]).iter().filter_map(Value::as_str).filter(|m| !MODES.contains(m)) {
+    for mode in value.list_at(&["volumeLifecycleModes"]).iter().filter_map(Value::as_str).filter(|m| !MODES.contains(m))
+    {
         c.not_supported("volumeLifecycleModes", mode, &MODES);
     }
     c.immutable("attachRequired");

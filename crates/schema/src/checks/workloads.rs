@@ -66,7 +66,11 @@ pub fn cron_job(c: &mut Check<'_>) {
     let schedule = c.text("schedule").to_owned();
     if !schedule.is_empty() {
         if schedule.contains("TZ") {
-            c.invalid("schedule", schedule.as_str(), "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+            c.invalid(
+                "schedule",
+                schedule.as_str(),
+                "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+            );
         }
         if let Some(problem) = cron_problem(&schedule) {
             c.invalid("schedule", schedule, problem);
@@ -77,7 +81,11 @@ pub fn cron_job(c: &mut Check<'_>) {
         let strange = zone.is_empty() || zone.eq_ignore_ascii_case("local");
         let misspelt = !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'+' | b'-'));
         if strange {
-            c.invalid("timeZone", zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+            c.invalid(
+                "timeZone",
+                zone,
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+            );
         } else if misspelt {
             let detail = format!("unknown time zone {zone}");
             c.invalid("timeZone", zone, detail);
@@ -85,7 +93,9 @@ pub fn cron_job(c: &mut Check<'_>) {
     }
     let template = &c.value["jobTemplate"]["spec"]["template"]["spec"];
     match template.str_at(&["restartPolicy"]) {
-        "Always" | "" => c.required("jobTemplate.spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\""),
+        "Always" | "" => {
+            c.required("jobTemplate.spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\"")
+        }
         _ => {}
     }
 }
@@ -114,7 +124,14 @@ fn cron_problem(schedule: &str) -> Option<String> {
 fn cron_range(part: &str, (min, max, names, first): (u32, u32, &[&str], u32)) -> Option<String> {
     let number = |text: &str| -> Result<u32, String> {
         let named = names.iter().position(|n| n.eq_ignore_ascii_case(text)).map(|i| i as u32 + first);
-        named.map_or_else(|| text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")), Ok)
+        named.map_or_else(
+            || {
+                text.parse().map_err(|_| {
+                    format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+                })
+            },
+            Ok,
+        )
     };
     let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
     let read = || -> Result<(), String> {

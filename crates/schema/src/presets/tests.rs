@@ -15,16 +15,32 @@ fn types_get_upstreams_defaults() {
     let check = |message: &str, given: &str, want: &str| {
         assert_eq!(preset(&format!("io.k8s.api.{message}"), given), want, "{message} {given}");
     };
-    check("core.v1.Probe", r#"{"periodSeconds":0}"#, r#"{"failureThreshold":3,"periodSeconds":10,"successThreshold":1,"timeoutSeconds":1}"#);
+    check(
+        "core.v1.Probe",
+        r#"{"periodSeconds":0}"#,
+        r#"{"failureThreshold":3,"periodSeconds":10,"successThreshold":1,"timeoutSeconds":1}"#,
+    );
     check("apps.v1.ReplicaSetSpec", r#"{"replicas":0}"#, r#"{"replicas":0}"#);
     check("core.v1.Volume", r#"{"name":"a"}"#, r#"{"emptyDir":{},"name":"a"}"#);
     check("core.v1.Volume", r#"{"hostPath":{"path":"/"},"name":"a"}"#, r#"{"hostPath":{"path":"/"},"name":"a"}"#);
     check("core.v1.ServicePort", r#"{"port":80}"#, r#"{"port":80,"targetPort":80}"#);
     check("rbac.v1.Subject", r#"{"kind":"User"}"#, r#"{"apiGroup":"rbac.authorization.k8s.io","kind":"User"}"#);
     check("rbac.v1.Subject", r#"{"kind":"ServiceAccount"}"#, r#"{"kind":"ServiceAccount"}"#);
-    check("core.v1.PodStatus", r#"{"podIPs":[{"ip":"10.0.0.1"}]}"#, r#"{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}]}"#);
-    check("networking.v1.NetworkPolicySpec", r#"{"egress":[{}]}"#, r#"{"egress":[{}],"policyTypes":["Ingress","Egress"]}"#);
-    check("apps.v1.StatefulSetUpdateStrategy", "{}", r#"{"rollingUpdate":{"maxUnavailable":1,"partition":0},"type":"RollingUpdate"}"#);
+    check(
+        "core.v1.PodStatus",
+        r#"{"podIPs":[{"ip":"10.0.0.1"}]}"#,
+        r#"{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}]}"#,
+    );
+    check(
+        "networking.v1.NetworkPolicySpec",
+        r#"{"egress":[{}]}"#,
+        r#"{"egress":[{}],"policyTypes":["Ingress","Egress"]}"#,
+    );
+    check(
+        "apps.v1.StatefulSetUpdateStrategy",
+        "{}",
+        r#"{"rollingUpdate":{"maxUnavailable":1,"partition":0},"type":"RollingUpdate"}"#,
+    );
     check("apps.v1.DeploymentStrategy", r#"{"type":"Recreate"}"#, r#"{"type":"Recreate"}"#);
     check(
         "core.v1.Service",

@@ -72,8 +72,10 @@ fn rules_find_only_what_upstream_finds() {
     let (mut wrong, mut missed, mut found) = (Vec::new(), Vec::new(), 0);
     for row in rows() {
         let (id, value) = defaulted(&row.given);
-        let ours: Vec<String> =
-            validate::object(Table::builtin(), RuleBook::builtin(), id, &value, None).iter().map(|e| sorted(&e.to_string())).collect();
+        let ours: Vec<String> = validate::object(Table::builtin(), RuleBook::builtin(), id, &value, None)
+            .iter()
+            .map(|e| sorted(&e.to_string()))
+            .collect();
         // Upstream may say it of the struct around the field, or in other words; it may not be silent.
         let near = |ours: &str, theirs: &str| {
             // Upstream reports a node's taints below `metadata`.

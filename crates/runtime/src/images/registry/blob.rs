@@ -125,7 +125,9 @@ impl Download<'_> {
             }
         };
         let continues = response.status == StatusCode::PARTIAL_CONTENT
-            && response.header("content-range").is_some_and(|range| range.starts_with(&format!("bytes {}-", ingest.written)));
+            && response
+                .header("content-range")
+                .is_some_and(|range| range.starts_with(&format!("bytes {}-", ingest.written)));
         if !continues && ingest.written > 0 {
             ingest.restart()?;
         }

@@ -120,7 +120,9 @@ impl Client {
             let origin = Origin::of(&uri).ok_or_else(|| HttpError::Url(uri.to_string()))?;
             let response = self.once(&origin, &uri, &call.method, &headers, &call.body).await?;
             let redirect = matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308);
-            let Some(location) = response.headers.get(header::LOCATION).filter(|_| redirect) else { return Ok(response) };
+            let Some(location) = response.headers.get(header::LOCATION).filter(|_| redirect) else {
+                return Ok(response);
+            };
             let location = location.to_str().map_err(|_| HttpError::Url(format!("{location:?}")))?;
             uri = join(&uri, location).ok_or_else(|| HttpError::Url(location.into()))?;
             if Origin::of(&uri).as_ref() != Some(&origin) {
@@ -130,7 +132,14 @@ impl Client {
         Err(HttpError::Redirects(call.url))
     }
 
-    async fn once(&self, origin: &Origin, uri: &Uri, method: &Method, headers: &HeaderMap, body: &Bytes) -> Result<Response, HttpError> {
+    async fn once(
+        &self,
+        origin: &Origin,
+        uri: &Uri,
+        method: &Method,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response, HttpError> {
         let proxied = !origin.https && self.proxies.of(origin).is_some();
         let mut fresh = false;
         loop {
@@ -140,14 +149,17 @@ impl Client {
                 Some(sender) => sender,
                 None => self.connect(origin).await?,
             };
-            let target = if proxied { uri.to_string() } else { uri.path_and_query().map_or("/", |p| p.as_str()).to_owned() };
+            let target =
+                if proxied { uri.to_string() } else { uri.path_and_query().map_or("/", |p| p.as_str()).to_owned() };
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = method.clone();
             *request.uri_mut() = target.parse().map_err(|_| HttpError::Url(uri.to_string()))?;
             *request.headers_mut() = headers.clone();
             let host = HeaderValue::from_str(&origin.authority()).map_err(|_| HttpError::Url(uri.to_string()))?;
             request.headers_mut().insert(header::HOST, host);
-            request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(concat!("sampan/", env!("CARGO_PKG_VERSION"))));
+            request
+                .headers_mut()
+                .insert(header::USER_AGENT, HeaderValue::from_static(concat!("sampan/", env!("CARGO_PKG_VERSION"))));
             let to = origin.authority();
             match timeout(self.timeouts.stall, sender.send_request(request)).await {
                 Err(_) => return Err(HttpError::Stalled { to, seconds: self.timeouts.stall.as_secs() }),
@@ -216,8 +228,10 @@ impl Client {
 
     async fn handshake(&self, stream: Box<dyn Stream>, origin: &Origin) -> Result<Box<dyn Stream>, HttpError> {
         let to = origin.authority();
-        let config = self.tls.of(&to).await.map_err(|source| HttpError::Tls { to: to.clone(), source: Box::new(source) })?;
-        let name = rustls_pki_types::ServerName::try_from(origin.host.clone()).map_err(|_| HttpError::Url(to.clone()))?;
+        let config =
+            self.tls.of(&to).await.map_err(|source| HttpError::Tls { to: to.clone(), source: Box::new(source) })?;
+        let name =
+            rustls_pki_types::ServerName::try_from(origin.host.clone()).map_err(|_| HttpError::Url(to.clone()))?;
         let connecting = tokio_rustls::TlsConnector::from(config).connect(name, stream);
         match timeout(self.timeouts.connect, connecting).await {
             Err(_) => Err(HttpError::Stalled { to, seconds: self.timeouts.connect.as_secs() }),
@@ -389,7 +403,11 @@ fn bypassed(none: &[String], origin: &Origin) -> bool {
         }
         let rule = match rule.rsplit_once(':') {
             Some((host, port)) if port.parse() == Ok(origin.port) => host,
-            Some((_, port)) if port.parse::<u16>().is_ok() && !rule.starts_with('[') && rule.matches(':').count() == 1 => return false,
+            Some((_, port))
+                if port.parse::<u16>().is_ok() && !rule.starts_with('[') && rule.matches(':').count() == 1 =>
+            {
+                return false;
+            }
             _ => rule,
         };
         let domain = rule.trim_start_matches('*').trim_start_matches('.');

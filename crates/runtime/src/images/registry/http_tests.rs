@@ -22,7 +22,10 @@ fn locations_are_joined() {
 #[test]
 fn no_proxy_has_hosts_domains_and_networks() {
     let origin = |url: &str| Origin::of(&url.parse().unwrap()).unwrap();
-    let rules: Vec<String> = ["internal", ".corp.example", "10.0.0.0/8", "192.168.1.1", "port.example:5000", "fd00::/8"].map(String::from).into();
+    let rules: Vec<String> =
+        ["internal", ".corp.example", "10.0.0.0/8", "192.168.1.1", "port.example:5000", "fd00::/8"]
+            .map(String::from)
+            .into();
     let cases = [
         ("http://internal/", true),
         ("http://a.internal/", true),
@@ -54,7 +57,10 @@ fn challenges_are_parsed() {
         Some(Challenge::Bearer { realm: realm.into(), service: service.into(), scope: scope.map(str::to_owned) })
     };
     let cases = [
-        (r#"Bearer realm="https://a/t",service="s",scope="repository:x:pull,push""#, bearer("https://a/t", "s", Some("repository:x:pull,push"))),
+        (
+            r#"Bearer realm="https://a/t",service="s",scope="repository:x:pull,push""#,
+            bearer("https://a/t", "s", Some("repository:x:pull,push")),
+        ),
         (r#"bearer realm=https://a/t, service=s"#, bearer("https://a/t", "s", None)),
         (r#"Bearer realm="https://a/t", error="invalid_token""#, bearer("https://a/t", "", None)),
         (r#"Basic realm="x""#, Some(Challenge::Basic)),

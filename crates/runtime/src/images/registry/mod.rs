@@ -187,7 +187,9 @@ impl Session {
             let mut response = match self.registry.client.send(call).await {
                 Ok(response) => response,
                 // Another endpoint may be up while this one is not: no long wait here.
-                Err(source @ (HttpError::Broken { .. } | HttpError::Stalled { .. })) if attempt < patience.attempts.min(2) => {
+                Err(source @ (HttpError::Broken { .. } | HttpError::Stalled { .. }))
+                    if attempt < patience.attempts.min(2) =>
+                {
                     tracing::debug!(endpoint = self.endpoint.url(), error = %source, "retrying");
                     sleep(backoff(patience, attempt)).await;
                     attempt += 1;
@@ -210,7 +212,10 @@ impl Session {
                     self.authenticate(challenge, sent_with, status, &mut renewed).await?.ok_or(denied)?;
                 }
                 StatusCode::NOT_FOUND => return Err(Error::NotFound { reference, endpoint }),
-                _ if passing(status) && attempt < patience.attempts && wait.is_none_or(|wait| wait <= patience.max_wait) => {
+                _ if passing(status)
+                    && attempt < patience.attempts
+                    && wait.is_none_or(|wait| wait <= patience.max_wait) =>
+                {
                     sleep(wait.unwrap_or_else(|| backoff(patience, attempt))).await;
                     attempt += 1;
                 }
@@ -263,18 +268,20 @@ impl Session {
             }
             (_, Some(Credentials::RegistryToken(token))) => format!("Bearer {token}"),
             (Challenge::Basic, _) => return Ok(None),
-            (Challenge::Bearer { .. }, _) => match self.token(&challenge, credentials.as_ref(), sent_with.is_some()).await {
-                Ok(token) => format!("Bearer {token}"),
-                Err(error) => {
-                    // Wrong credentials for the token server: the next ones, if any.
-                    let mut auth = self.lock_auth();
-                    if matches!(error, Error::Unauthorized { .. }) && auth.credentials.len() > 1 {
-                        auth.credentials.remove(0);
-                        return Ok(Some(()));
+            (Challenge::Bearer { .. }, _) => {
+                match self.token(&challenge, credentials.as_ref(), sent_with.is_some()).await {
+                    Ok(token) => format!("Bearer {token}"),
+                    Err(error) => {
+                        // Wrong credentials for the token server: the next ones, if any.
+                        let mut auth = self.lock_auth();
+                        if matches!(error, Error::Unauthorized { .. }) && auth.credentials.len() > 1 {
+                            auth.credentials.remove(0);
+                            return Ok(Some(()));
+                        }
+                        return Err(error);
                     }
-                    return Err(error);
                 }
-            },
+            }
         };
         let Ok(mut header) = HeaderValue::from_str(&header) else { return Ok(None) };
         header.set_sensitive(true);
@@ -288,9 +295,7 @@ impl Session {
         let key = TokenKey::new(realm, service, &scope, credentials);
         let tokens = || self.registry.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let now = Instant::now();
-        if !fresh
-            && let Some(token) = tokens().get(&key).filter(|token| token.expires > now)
-        {
+        if !fresh && let Some(token) = tokens().get(&key).filter(|token| token.expires > now) {
             return Ok(token.text.clone());
         }
         if self.endpoint.https && credentials.is_some() && !realm.starts_with("https://") {
@@ -306,7 +311,8 @@ impl Session {
             let wait = response.header("retry-after").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
             let body = response.bytes(1 << 20).await.map_err(|source| self.unreachable(source))?;
             if status.is_success() {
-                let token = Token::parse(&body, now).ok_or_else(|| Error::malformed(realm, "its answer holds no token"))?;
+                let token =
+                    Token::parse(&body, now).ok_or_else(|| Error::malformed(realm, "its answer holds no token"))?;
                 let text = token.text.clone();
                 let mut tokens = tokens();
                 tokens.retain(|_, token| token.expires > now);

@@ -161,7 +161,8 @@ impl<R: Read> Reader<R> {
             _ => pax.size.unwrap_or(size),
         };
         let id = |value: u64| {
-            u32::try_from(value).map_err(|_| TarError::Malformed { at: self.at, why: "a user or group id is too large" })
+            u32::try_from(value)
+                .map_err(|_| TarError::Malformed { at: self.at, why: "a user or group id is too large" })
         };
         let uid = id(match pax.uid {
             Some(uid) => uid,
@@ -297,7 +298,9 @@ impl<R: Read> Reader<R> {
                     })
                 };
                 if stored as i64 != sum(false) && stored as i64 != sum(true) {
-                    return Err(self.malformed("a header's checksum is wrong: this is no tar archive, or a damaged one"));
+                    return Err(
+                        self.malformed("a header's checksum is wrong: this is no tar archive, or a damaged one")
+                    );
                 }
                 return Ok(Some(block));
             }

@@ -56,7 +56,8 @@ impl Map {
             end = offset.checked_add(*length)?;
             sum = sum.checked_add(*length)?;
         }
-        let sound = numbers.len().is_multiple_of(2) && end <= real_size && sum == stored && real_size <= i64::MAX as u64;
+        let sound =
+            numbers.len().is_multiple_of(2) && end <= real_size && sum == stored && real_size <= i64::MAX as u64;
         sound.then_some(Map { real_size, pieces, position: 0, next: 0 })
     }
 
@@ -160,7 +161,9 @@ impl Lines {
             self.at += 1;
             value = match (byte, value) {
                 (b'\n', Some(value)) => return Ok(value),
-                (b'0'..=b'9', value) => value.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add((byte - b'0').into())),
+                (b'0'..=b'9', value) => {
+                    value.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add((byte - b'0').into()))
+                }
                 _ => None,
             };
             if value.is_none() {

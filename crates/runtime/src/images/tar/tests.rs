@@ -48,7 +48,10 @@ fn what_is_written_is_read() {
         (Entry { link: long.clone().into(), ..entry("l", Kind::Symlink, 0) }, Vec::new()),
         (Entry { link: b"a".to_vec(), ..entry("h", Kind::HardLink, 0) }, Vec::new()),
         (Entry { device: (1, 3), ..entry("null", Kind::CharDevice, 0) }, Vec::new()),
-        (Entry { uid: 4_000_000_000, gid: 3_000_000, mtime: (-5, 500_000_000), ..entry("big", Kind::Fifo, 0) }, Vec::new()),
+        (
+            Entry { uid: 4_000_000_000, gid: 3_000_000, mtime: (-5, 500_000_000), ..entry("big", Kind::Fifo, 0) },
+            Vec::new(),
+        ),
         (Entry { mtime: (1, 123_456_789), ..entry("f", Kind::File, 512) }, vec![1; 512]),
     ];
     entries[0].0.xattrs = vec![(b"security.capability".to_vec(), vec![1, 0, 10, 255])];
@@ -83,9 +86,21 @@ fn gnu_tars_formats_are_read() {
         std::os::unix::fs::FileExt::write_at(&sparse, b"data", at).unwrap();
     }
     sparse.set_len(10 << 20).unwrap();
-    for format in [&["--format=gnu"][..], &["--format=posix"],
-        &["--format=posix", "--sparse-version=0.0"], &["--format=posix", "--sparse-version=0.1"], &["--format=oldgnu"]] {
-        let output = Command::new("tar").args(format).args(["-S", "-cf", "-", "-C"]).arg(&dir).arg("in").stdin(Stdio::null()).output().unwrap();
+    for format in [
+        &["--format=gnu"][..],
+        &["--format=posix"],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=oldgnu"],
+    ] {
+        let output = Command::new("tar")
+            .args(format)
+            .args(["-S", "-cf", "-", "-C"])
+            .arg(&dir)
+            .arg("in")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         let read = read_all(&output.stdout).unwrap_or_else(|e| panic!("{format:?}: {e}"));
         let find = |end: &str| read.iter().find(|(e, _)| e.path.ends_with(end.as_bytes()));
         assert_eq!(find("/f").unwrap_or_else(|| panic!("{format:?}: {output:?}")).1, b"deep", "{format:?}");
@@ -121,13 +136,29 @@ fn nonsense_is_refused() {
     check(&|b| b[156] = b'Z', "unknown");
     check(&|b| b[124..136].copy_from_slice(b"77777777777\0"), "middle");
     check(&|b| b[124..136].fill(0xff), "negative");
-    check(&|b| b[124..136].copy_from_slice(&[0x80, 0x7f, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]), "too large");
+    check(
+        &|b| b[124..136].copy_from_slice(&[0x80, 0x7f, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]),
+        "too large",
+    );
     check(&|b| b[124..136].copy_from_slice(b"12x45678901\0"), "malformed");
     check(&|b| b[156] = b'x', "pax header is malformed");
-    check(&|b| { b[156] = b'x'; b[124..136].copy_from_slice(b"00010000000\0") }, "too long");
-    check(&|b| { b[108..116].copy_from_slice(&[0x80, 0, 0, 1, 0, 0, 0, 0]) }, "id is too large");
+    check(
+        &|b| {
+            b[156] = b'x';
+            b[124..136].copy_from_slice(b"00010000000\0")
+        },
+        "too long",
+    );
+    check(&|b| b[108..116].copy_from_slice(&[0x80, 0, 0, 1, 0, 0, 0, 0]), "id is too large");
     check(&|b| b.truncate(700), "middle");
-    check(&|b| { b.truncate(1024); b.extend([0; 512]); b.extend_from_within(..1024) }, "follows");
+    check(
+        &|b| {
+            b.truncate(1024);
+            b.extend([0; 512]);
+            b.extend_from_within(..1024)
+        },
+        "follows",
+    );
 }
 
 #[test]
@@ -136,7 +167,8 @@ fn gnu_tar_reads_what_we_write() {
     let name = format!("{}/x", "long".repeat(40));
     writer.append(&entry(&name, Kind::File, 5), &b"hello"[..]).unwrap();
     let bytes = writer.finish().unwrap();
-    let mut tar = Command::new("tar").arg("-tvf").arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut tar =
+        Command::new("tar").arg("-tvf").arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     tar.stdin.take().unwrap().write_all(&bytes).unwrap();
     let listing = String::from_utf8(tar.wait_with_output().unwrap().stdout).unwrap();
     assert!(listing.contains(&name) && listing.contains("-rwsr-xr-x 1000/50000"), "{listing}");

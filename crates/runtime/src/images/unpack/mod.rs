@@ -256,7 +256,12 @@ impl<R: std::io::Read> Unpacker<'_, R> {
     }
 
     /// Makes something new under that name; what an earlier entry put there goes.
-    fn make<T>(&mut self, at: &Place, name: &[u8], make: impl Fn(&OwnedFd) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    fn make<T>(
+        &mut self,
+        at: &Place,
+        name: &[u8],
+        make: impl Fn(&OwnedFd) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
         match make(&at.fd) {
             Err(Errno::EXIST) => {
                 self.tree.remove(at, name)?;
@@ -303,7 +308,13 @@ impl<R: std::io::Read> Unpacker<'_, R> {
         self.remembered += tree::path_bytes(&real);
         self.dir_times.push((real, entry.mtime));
         let set = || {
-            rustix::fs::chownat(&*at.fd, name, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(
+                &*at.fd,
+                name,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
             rustix::fs::chmodat(&*at.fd, name, Mode::from(entry.mode), AtFlags::empty())
         };
         set().map_err(self.os("set the owner and mode of", &entry.path))?;
@@ -312,7 +323,13 @@ impl<R: std::io::Read> Unpacker<'_, R> {
 
     fn finish_node(&mut self, at: &Place, name: &[u8], entry: &Entry) -> Result<()> {
         let set = || {
-            rustix::fs::chownat(&*at.fd, name, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(
+                &*at.fd,
+                name,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
             if entry.kind != Kind::Symlink {
                 rustix::fs::chmodat(&*at.fd, name, Mode::from(entry.mode), AtFlags::empty())?;
             }
@@ -404,7 +421,8 @@ impl<R: std::io::Read> Unpacker<'_, R> {
 
 /// `trusted.overlay.*` of a layer could redirect overlayfs to other directories; labels are the host's business.
 fn wanted_xattr(key: &[u8]) -> bool {
-    let user = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.") && key.len() <= MAX_NAME && !key.contains(&0);
+    let user =
+        key.starts_with(b"user.") && !key.starts_with(b"user.overlay.") && key.len() <= MAX_NAME && !key.contains(&0);
     user || matches!(key, b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 

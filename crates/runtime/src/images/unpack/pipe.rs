@@ -26,7 +26,8 @@ pub fn decompressed<T>(
     std::thread::scope(|scope| {
         let (full, chunks) = sync_channel(AHEAD);
         let (recycle, empty) = sync_channel(AHEAD + 2);
-        let producer = scope.spawn(move || produce(BufReader::with_capacity(CHUNK, file), cap, diff_id.hasher(), &full, &empty));
+        let producer =
+            scope.spawn(move || produce(BufReader::with_capacity(CHUNK, file), cap, diff_id.hasher(), &full, &empty));
         let mut stream = Chunks { chunks, recycle, current: Vec::new(), at: 0 };
         let outcome = read(&mut stream);
         // Archives may end before their stream does.
@@ -35,7 +36,9 @@ pub fn decompressed<T>(
         let produced = producer.join().unwrap_or_else(|_| Err(io::Error::other("the decompressor ended early")));
         let layer = || format!("layer {diff_id}");
         match produced {
-            Ok(Produced::TooMuch) => return Err(Error::Limit { what: layer(), limit: cap, unit: "bytes for its compressed size" }),
+            Ok(Produced::TooMuch) => {
+                return Err(Error::Limit { what: layer(), limit: cap, unit: "bytes for its compressed size" });
+            }
             Err(e) if outcome.is_ok() => return Err(Error::malformed(layer(), e)),
             _ => {}
         }

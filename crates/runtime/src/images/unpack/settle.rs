@@ -19,9 +19,7 @@ use crate::images::error::{Error, Result};
 
 /// `lower`: the layers below, topmost first.
 pub fn settle(layer: &Digest, dir: &Path, unpacked: Unpacked, lower: &[PathBuf], reserve: u64) -> Result<Survey> {
-    let io = |doing: &'static str| {
-        move |e: Errno| Error::Io { doing, path: dir.into(), source: e.into() }
-    };
+    let io = |doing: &'static str| move |e: Errno| Error::Io { doing, path: dir.into(), source: e.into() };
     let mut own = Tree::open(dir).map_err(io("open"))?;
     let mut below = Vec::new();
     for path in lower {

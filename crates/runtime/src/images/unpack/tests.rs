@@ -87,7 +87,21 @@ fn is_whiteout(path: &std::path::Path) -> bool {
 #[test]
 fn everything_a_layer_says_is_on_the_disk() {
     let dir = Dir::new("content");
-    let at = unpack_lines(&dir, "l", &["d1777 tmp/", "f4755 bin/su s", "h bin/su2 bin/su", "l lib usr/lib", "c dev/null 1", "d0500 closed", "f closed/x y"], &[]).unwrap();
+    let at = unpack_lines(
+        &dir,
+        "l",
+        &[
+            "d1777 tmp/",
+            "f4755 bin/su s",
+            "h bin/su2 bin/su",
+            "l lib usr/lib",
+            "c dev/null 1",
+            "d0500 closed",
+            "f closed/x y",
+        ],
+        &[],
+    )
+    .unwrap();
     let meta = |path: &str| fs::symlink_metadata(at.join(path)).unwrap();
     assert_eq!((meta("tmp").mode() & 0o7777, meta("tmp").uid(), meta("tmp").gid()), (0o1777, 7, 8));
     assert_eq!((meta("bin/su").mode() & 0o7777, meta("bin/su").uid()), (0o4755, 7));
@@ -109,8 +123,8 @@ fn everything_a_layer_says_is_on_the_disk() {
 fn later_entries_replace_earlier_ones() {
     let dir = Dir::new("replace");
     let lines = [
-        "f a 1", "f a 2", "d b", "f b/x 1", "f b 3", "f c 1", "d c", "f c/y 2", "l e c", "d e", "f e/z 1", "f h1 old", "h h2 h1", "f h1 new",
-        "d k", "f k/x 1", "d0700 k",
+        "f a 1", "f a 2", "d b", "f b/x 1", "f b 3", "f c 1", "d c", "f c/y 2", "l e c", "d e", "f e/z 1", "f h1 old",
+        "h h2 h1", "f h1 new", "d k", "f k/x 1", "d0700 k",
     ];
     let at = unpack_lines(&dir, "l", &lines, &[]).unwrap();
     let read = |path: &str| fs::read_to_string(at.join(path)).unwrap();
@@ -124,12 +138,27 @@ fn later_entries_replace_earlier_ones() {
 fn whiteouts_become_overlayfs_own() {
     let dir = Dir::new("whiteouts");
     let lines = [
-        "f .wh.gone ", "f d/.wh.gone ", "d o", "f o/.wh..wh..opq ", "f o/new 1",
+        "f .wh.gone ",
+        "f d/.wh.gone ",
+        "d o",
+        "f o/.wh..wh..opq ",
+        "f o/new 1",
         // A directory removed and made anew is opaque, whichever comes first.
-        "f .wh.first ", "f first/x 1", "d second", "f second/x 1", "f .wh.second ", "f .wh.third ", "d third",
+        "f .wh.first ",
+        "f first/x 1",
+        "d second",
+        "f second/x 1",
+        "f .wh.second ",
+        "f .wh.third ",
+        "d third",
         // Of a file, only the new one counts.
-        "f both 1", "f .wh.both ", "f .wh.both2 ", "f both2 1",
-        "f .wh..wh.plnk/1.2 x", "d .wh..wh.aufs", "c device-whiteout 0",
+        "f both 1",
+        "f .wh.both ",
+        "f .wh.both2 ",
+        "f both2 1",
+        "f .wh..wh.plnk/1.2 x",
+        "d .wh..wh.aufs",
+        "c device-whiteout 0",
     ];
     let at = unpack_lines(&dir, "l", &lines, &[]).unwrap();
     for path in ["gone", "d/gone", "device-whiteout"] {
@@ -190,7 +219,11 @@ fn nothing_leaves_the_layer() {
     for (i, lines) in contained.iter().enumerate() {
         let result = unpack_lines(&dir, &format!("in{i}"), lines, &[]);
         let after = fs::metadata(&victim).unwrap();
-        assert_eq!((after.mtime_nsec(), after.mode(), after.uid()), (before.mtime_nsec(), before.mode(), before.uid()), "{lines:?}");
+        assert_eq!(
+            (after.mtime_nsec(), after.mode(), after.uid()),
+            (before.mtime_nsec(), before.mode(), before.uid()),
+            "{lines:?}"
+        );
         assert_eq!(fs::read_to_string(victim.join("file")).unwrap(), "safe", "{lines:?}: {result:?}");
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 1, "{lines:?}");
         result.unwrap_or_else(|e| panic!("{lines:?}: {}", e.chain()));
@@ -200,16 +233,39 @@ fn nothing_leaves_the_layer() {
 #[test]
 fn what_lies_below_shows_through() {
     let dir = Dir::new("below");
-    let lines = ["d1777 tmp", "d0750 opt", "d0711 opt/a", "f4755 bin/x program", "d gone", "d0700 gone/deep", "d hidden", "d0700 hidden/deep"];
+    let lines = [
+        "d1777 tmp",
+        "d0750 opt",
+        "d0711 opt/a",
+        "f4755 bin/x program",
+        "d gone",
+        "d0700 gone/deep",
+        "d hidden",
+        "d0700 hidden/deep",
+    ];
     let bottom = unpack_lines(&dir, "bottom", &lines, &[]).unwrap();
-    let middle = unpack_lines(&dir, "middle", &["f .wh.gone ", "f hidden/.wh..wh..opq "], std::slice::from_ref(&bottom)).unwrap();
-    let top = ["f tmp/f 1", "f opt/a/f 1", "f gone/deep/f 1", "f hidden/deep/f 1", "h bin/y bin/x", "h bin/z bin/x", "h late1 late2", "f late2 1"];
+    let middle =
+        unpack_lines(&dir, "middle", &["f .wh.gone ", "f hidden/.wh..wh..opq "], std::slice::from_ref(&bottom))
+            .unwrap();
+    let top = [
+        "f tmp/f 1",
+        "f opt/a/f 1",
+        "f gone/deep/f 1",
+        "f hidden/deep/f 1",
+        "h bin/y bin/x",
+        "h bin/z bin/x",
+        "h late1 late2",
+        "f late2 1",
+    ];
     let top = unpack_lines(&dir, "top", &top, &[middle, bottom]).unwrap();
     let mode = |path: &str| fs::metadata(top.join(path)).unwrap().mode() & 0o7777;
     assert_eq!([mode("tmp"), mode("opt"), mode("opt/a")], [0o1777, 0o750, 0o711]);
     assert_eq!([mode("gone"), mode("gone/deep"), mode("hidden/deep")], [0o755, 0o755, 0o755]);
     let meta = |path: &str| fs::metadata(top.join(path)).unwrap();
-    assert_eq!((mode("bin/y"), meta("bin/y").uid(), fs::read_to_string(top.join("bin/y")).unwrap()), (0o4755, 7, "program".into()));
+    assert_eq!(
+        (mode("bin/y"), meta("bin/y").uid(), fs::read_to_string(top.join("bin/y")).unwrap()),
+        (0o4755, 7, "program".into())
+    );
     assert_eq!((meta("bin/y").ino(), meta("late1").ino()), (meta("bin/z").ino(), meta("late2").ino()));
 }
 
@@ -256,7 +312,16 @@ fn damage_in_the_stream_is_noticed() {
         ("gzip", gzip.clone(), &diff, ""),
         ("zstd", zstd.clone(), &diff, ""),
         ("plain", tar.clone(), &diff, ""),
-        ("two-members", [gzip.clone(), { let e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()); e.finish().unwrap() }].concat(), &diff, ""),
+        (
+            "two-members",
+            [gzip.clone(), {
+                let e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                e.finish().unwrap()
+            }]
+            .concat(),
+            &diff,
+            "",
+        ),
         ("cut-gzip", gzip[..gzip.len() / 2].to_vec(), &diff, ""),
         ("cut-zstd", zstd[..zstd.len() / 2].to_vec(), &diff, ""),
         ("cut-tar", tar[..700].to_vec(), &diff, ""),
@@ -275,7 +340,10 @@ fn damage_in_the_stream_is_noticed() {
         }
     }
     let other = Digest::of(b"other");
-    let error = unpack(&dir.0.join("gzip.blob"), &other, &dir.0.join("gzip"), &Limits::default(), &AtomicBool::new(false)).err().unwrap();
+    let error =
+        unpack(&dir.0.join("gzip.blob"), &other, &dir.0.join("gzip"), &Limits::default(), &AtomicBool::new(false))
+            .err()
+            .unwrap();
     assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
 }
 
@@ -287,11 +355,10 @@ fn the_survey_sees_changes() {
     assert_eq!(survey(&at).unwrap(), first);
     let (_, again) = unpack_bytes(&dir, "m", &bytes, &[], &Limits::default()).unwrap();
     assert_eq!(again.fingerprint, first.fingerprint, "the same layer is the same tree");
-    let changes: [&dyn Fn(); 3] = [
-        &|| fs::write(at.join("a"), "").unwrap(),
-        &|| fs::remove_file(at.join("a")).unwrap(),
-        &|| fs::write(at.join("d/new"), "").unwrap(),
-    ];
+    let changes: [&dyn Fn(); 3] =
+        [&|| fs::write(at.join("a"), "").unwrap(), &|| fs::remove_file(at.join("a")).unwrap(), &|| {
+            fs::write(at.join("d/new"), "").unwrap()
+        }];
     for change in changes {
         let before = survey(&at).unwrap().fingerprint;
         change();
@@ -308,8 +375,19 @@ fn mutated_archives_stay_inside() {
     fs::write(victim.join("file"), "safe").unwrap();
     let out = victim.display().to_string();
     let seed = layer(&[
-        "d a", "f a/b content", &format!("l a/up {out}"), "f a/up/file evil", "h a/c a/b", "f .wh.gone ", "f a/.wh..wh..opq ",
-        "l door ../../victim", "f door/file evil", "d door", "c null 1", "h door/file a/up/file", &format!("f {}/x 1", "deep/".repeat(30)),
+        "d a",
+        "f a/b content",
+        &format!("l a/up {out}"),
+        "f a/up/file evil",
+        "h a/c a/b",
+        "f .wh.gone ",
+        "f a/.wh..wh..opq ",
+        "l door ../../victim",
+        "f door/file evil",
+        "d door",
+        "c null 1",
+        "h door/file a/up/file",
+        &format!("f {}/x 1", "deep/".repeat(30)),
     ]);
     let headers: Vec<usize> = (0..seed.len()).step_by(512).filter(|at| &seed[at + 257..at + 262] == b"ustar").collect();
     let alphabet = b"./wh.\0door00123457 xgLKS=\xff";
