@@ -22,12 +22,15 @@ use crate::{
 /// How soon after a failed pull its reason turns into the back-off's.
 const SHOWN: Nanos = 2 * SECOND;
 
+/// The back-off, when the last pull failed, and what it said.
+type Failures = (Crash, Nanos, String);
+
 pub struct Puller {
     images: Arc<dyn Images>,
     clock: Arc<dyn Clock>,
     events: Recorder,
     /// By pod and image: failures, and what the last one said.
-    failures: Mutex<HashMap<(String, String), (Crash, Nanos, String)>>,
+    failures: Mutex<HashMap<(String, String), Failures>>,
     /// A pull of a name waits for the one before it, which mostly leaves nothing to fetch.
     pulls: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
 }
@@ -48,7 +51,8 @@ impl Puller {
         if policy != "Always" {
             match self.images.find(name).await {
                 Ok(Some(image)) => {
-                    let message = format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
+                    let message =
+                        format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
                     self.events.note(pod, &path, false, "Pulled", message);
                     return Ok(image);
                 }
@@ -78,7 +82,14 @@ impl Puller {
         self.pull(desired, member, &path, key, objects).await
     }
 
-    async fn pull(&self, desired: &Desired, member: &Member, path: &str, key: (String, String), objects: &Snapshot) -> Result<Image, Failure> {
+    async fn pull(
+        &self,
+        desired: &Desired,
+        member: &Member,
+        path: &str,
+        key: (String, String),
+        objects: &Snapshot,
+    ) -> Result<Image, Failure> {
         let name = member.container.image.as_str();
         let pod = &*desired.pod;
         self.events.note(pod, path, false, "Pulling", format!("Pulling image \"{name}\""));
@@ -138,13 +149,18 @@ impl Puller {
 /// As Go prints short durations: `1.234s`, `87ms`.
 fn short(took: Duration) -> String {
     let millis = took.as_millis();
-    if millis < 1000 { format!("{millis}ms") } else { format!("{}.{:03}s", millis / 1000, millis % 1000).trim_end_matches('0').to_owned() }
+    if millis < 1000 {
+        format!("{millis}ms")
+    } else {
+        format!("{}.{:03}s", millis / 1000, millis % 1000).trim_end_matches('0').to_owned()
+    }
 }
 
 /// Logins of the pod's pull secrets, the longest registry prefix first.
 pub fn credentials(desired: &Desired, objects: &Snapshot) -> Vec<Credentials> {
     let names = desired.pod.spec.image_pull_secrets.iter();
-    let mut all: Vec<Credentials> = names.filter_map(|of| objects.secrets.get(&of.name)).flat_map(|secret| logins(secret)).collect();
+    let mut all: Vec<Credentials> =
+        names.filter_map(|of| objects.secrets.get(&of.name)).flat_map(|secret| logins(secret)).collect();
     all.sort_by_key(|login| std::cmp::Reverse(login.registry.len()));
     all
 }
@@ -161,9 +177,11 @@ fn logins(secret: &Secret) -> Vec<Credentials> {
         .iter()
         .map(|(registry, entry)| {
             let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-            let both = STANDARD.decode(text("auth")).ok().and_then(|raw| String::from_utf8(raw).ok()).unwrap_or_default();
+            let both =
+                STANDARD.decode(text("auth")).ok().and_then(|raw| String::from_utf8(raw).ok()).unwrap_or_default();
             let (user, password) = both.split_once(':').unwrap_or_default();
-            let or = |own: String, other: &str| if own.is_empty() { other.trim_end_matches('\0').to_owned() } else { own };
+            let or =
+                |own: String, other: &str| if own.is_empty() { other.trim_end_matches('\0').to_owned() } else { own };
             let registry = registry.trim_start_matches("https://").trim_start_matches("http://");
             let registry = registry.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
             Credentials {

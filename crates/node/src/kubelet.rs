@@ -156,8 +156,10 @@ impl Kubelet {
         let _guard = Guard(self.clone());
         self.make_class_cgroups().await;
         let (to, news) = mpsc::unbounded_channel();
-        let mine = Scope { namespace: String::new(), query: format!("fieldSelector=spec.nodeName%3D{}", config.node_name) };
-        let this_node = Scope { namespace: String::new(), query: format!("fieldSelector=metadata.name%3D{}", config.node_name) };
+        let mine =
+            Scope { namespace: String::new(), query: format!("fieldSelector=spec.nodeName%3D{}", config.node_name) };
+        let this_node =
+            Scope { namespace: String::new(), query: format!("fieldSelector=metadata.name%3D{}", config.node_name) };
         let everything = Scope::default();
         self.note_readiness();
         let health = {
@@ -199,8 +201,11 @@ impl Kubelet {
 
     fn note_readiness(&self) {
         let not_ready = self.shared.ports.network.ready().err();
-        lock(&self.health).not_ready =
-            not_ready.map(|why| format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{why}"));
+        lock(&self.health).not_ready = not_ready.map(|why| {
+            format!(
+                "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{why}"
+            )
+        });
     }
 
     /// Wakes workers whose containers changed.
@@ -213,7 +218,9 @@ impl Kubelet {
                         handle.wake.wake();
                     }
                 }
-                Err(broadcast::error::RecvError::Lagged(_)) => lock(&self.workers).values().for_each(|handle| handle.wake.wake()),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    lock(&self.workers).values().for_each(|handle| handle.wake.wake())
+                }
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
         }
@@ -307,7 +314,8 @@ impl Kubelet {
             named.extend(refs.config_maps.iter().map(|name| format!("configmaps-{namespace}-{name}")));
             named.extend(refs.secrets.iter().map(|name| format!("secrets-{namespace}-{name}")));
         }
-        for entry in std::fs::read_dir(self.shared.config.root_dir.join("last-objects")).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(self.shared.config.root_dir.join("last-objects")).into_iter().flatten().flatten()
+        {
             if !entry.file_name().to_str().is_some_and(|name| named.contains(name)) {
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -356,7 +364,11 @@ impl Kubelet {
 
     fn admit(&self, pod: &Pod, workers: &HashMap<String, Handle>) -> Result<(), End> {
         let views: Vec<Arc<View>> = workers.values().map(|handle| handle.seen.borrow().clone()).collect();
-        let others: Vec<&Pod> = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase)).map(|view| &*view.desired.pod).collect();
+        let others: Vec<&Pod> = views
+            .iter()
+            .filter(|view| !view.gone && !is_terminal(&view.status.phase))
+            .map(|view| &*view.desired.pod)
+            .collect();
         let node = self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         {
             let health = lock(&self.health);
@@ -389,22 +401,30 @@ impl Kubelet {
     /// `kubepods/burstable` weighs as much as its pods ask for.
     async fn set_burstable_shares(&self) {
         let views: Vec<Arc<View>> = lock(&self.workers).values().map(|handle| handle.seen.borrow().clone()).collect();
-        let pods: Vec<&Pod> = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase)).map(|view| &*view.desired.pod).collect();
+        let pods: Vec<&Pod> = views
+            .iter()
+            .filter(|view| !view.gone && !is_terminal(&view.status.phase))
+            .map(|view| &*view.desired.pod)
+            .collect();
         let wanted = resources::class_cgroup(&pods, "Burstable");
         let last = lock(&self.shared.burstable_shares).replace(wanted.cpu_shares);
-        if last != Some(wanted.cpu_shares) {
-            if let Err(error) = self.shared.ports.runtime.set_cgroup("kubepods/burstable", &wanted).await {
-                tracing::debug!(%error, "the burstable cgroup was not set");
-            }
+        if last != Some(wanted.cpu_shares)
+            && let Err(error) = self.shared.ports.runtime.set_cgroup("kubepods/burstable", &wanted).await
+        {
+            tracing::debug!(%error, "the burstable cgroup was not set");
         }
     }
 
     /// All pods as their workers see them.
     pub(crate) fn views(&self) -> Vec<Arc<View>> {
         let workers = lock(&self.workers);
-        let mut views: Vec<_> = workers.values().map(|handle| handle.seen.borrow().clone()).filter(|view| !view.gone).collect();
+        let mut views: Vec<_> =
+            workers.values().map(|handle| handle.seen.borrow().clone()).filter(|view| !view.gone).collect();
         drop(workers);
-        views.sort_by(|a, b| (&a.desired.pod.metadata.namespace, &a.desired.pod.metadata.name).cmp(&(&b.desired.pod.metadata.namespace, &b.desired.pod.metadata.name)));
+        views.sort_by(|a, b| {
+            (&a.desired.pod.metadata.namespace, &a.desired.pod.metadata.name)
+                .cmp(&(&b.desired.pod.metadata.namespace, &b.desired.pod.metadata.name))
+        });
         views
     }
 
@@ -457,7 +477,6 @@ fn reason_of(end: &End) -> &'static str {
         _ => "FailedAdmission",
     }
 }
-
 
 /// How often the node looks at its disks and memory.
 pub(crate) const LOOK: Duration = Duration::from_secs(10);

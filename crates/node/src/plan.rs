@@ -17,19 +17,43 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Cgroup, sandbox; the network follows as soon as it stands.
-    Sandbox { attempt: u32 },
+    Sandbox {
+        attempt: u32,
+    },
     Network,
     Volumes,
-    Image { container: String },
+    Image {
+        container: String,
+    },
     /// Creates and starts; `after` is the end of its last run.
-    Start { container: String, attempt: u32, after: Option<Nanos> },
+    Start {
+        container: String,
+        attempt: u32,
+        after: Option<Nanos>,
+    },
     /// The preStop hook, for at most `grace`.
-    PreStop { id: String, container: String, grace: Duration, message: String },
-    Stop { id: String, container: String, grace: Duration, message: String },
+    PreStop {
+        id: String,
+        container: String,
+        grace: Duration,
+        message: String,
+    },
+    Stop {
+        id: String,
+        container: String,
+        grace: Duration,
+        message: String,
+    },
     /// Requests or limits have changed in place.
-    Resize { id: String, container: String },
+    Resize {
+        id: String,
+        container: String,
+    },
     /// A dead container that nobody asks about any more.
-    Remove { id: String, container: String },
+    Remove {
+        id: String,
+        container: String,
+    },
     StopSandbox,
     /// Unmounts volumes and removes the cgroup of a pod that has ended.
     Release,
@@ -64,13 +88,19 @@ const MINIMUM_GRACE: Nanos = 2 * SECOND;
 impl<'a> Input<'a> {
     /// The last run of a container.
     pub fn latest(&self, name: &str) -> Option<&'a Container> {
-        self.observed.containers.iter().rev().filter(|container| container.name == name).max_by_key(|container| container.attempt)
+        self.observed
+            .containers
+            .iter()
+            .rev()
+            .filter(|container| container.name == name)
+            .max_by_key(|container| container.attempt)
     }
 
     /// The run before the last one.
     pub fn previous(&self, name: &str) -> Option<&'a Container> {
         let latest = self.latest(name)?.attempt;
-        let older = self.observed.containers.iter().filter(|container| container.name == name && container.attempt < latest);
+        let older =
+            self.observed.containers.iter().filter(|container| container.name == name && container.attempt < latest);
         older.max_by_key(|container| container.attempt)
     }
 
@@ -204,14 +234,17 @@ fn bring_up(input: &Input<'_>, plan: &mut Plan) -> Progress {
     }
     let sandbox = input.observed.sandbox.as_ref();
     if sandbox.is_some() {
-        wanted.extend(desired.of_kind(&[Kind::Ephemeral]).filter(|member| input.latest(&member.container.name).is_none()));
+        wanted.extend(
+            desired.of_kind(&[Kind::Ephemeral]).filter(|member| input.latest(&member.container.name).is_none()),
+        );
     }
     let memory = input.memory;
     if sandbox.is_none() {
         due(plan, &memory.sandbox, input.now, true, Action::Sandbox { attempt: memory.next_sandbox });
     }
     let host_network = desired.pod.spec.host_network;
-    let attached = host_network || sandbox.is_some_and(|sandbox| !sandbox.addresses.is_empty()) || !memory.addresses.is_empty();
+    let attached =
+        host_network || sandbox.is_some_and(|sandbox| !sandbox.addresses.is_empty()) || !memory.addresses.is_empty();
     if sandbox.is_some() && !attached {
         due(plan, &memory.network, input.now, true, Action::Network);
     }
@@ -244,7 +277,9 @@ fn due(plan: &mut Plan, step: &crate::memory::Step, now: Nanos, wanted: bool, ac
 fn init_stage<'a>(input: &Input<'a>, plan: &mut Plan, progress: &mut Progress, wanted: &mut Vec<&'a Member>) -> bool {
     let desired = input.desired;
     // Once an app container was made in this sandbox, init containers are history (their runs may be collected).
-    let over = desired.of_kind(&[Kind::App]).any(|member| input.latest(&member.container.name).is_some_and(|c| input.is_current(c)));
+    let over = desired
+        .of_kind(&[Kind::App])
+        .any(|member| input.latest(&member.container.name).is_some_and(|c| input.is_current(c)));
     for member in desired.of_kind(&[Kind::Init, Kind::Sidecar]) {
         let name = &member.container.name;
         let latest = input.latest(name).filter(|container| input.is_current(container) || is_running(container));
@@ -320,7 +355,16 @@ fn check_running(input: &Input<'_>, member: &Member, container: &Container, plan
         return;
     };
     let grace = grace.unwrap_or_else(|| input.desired.grace_seconds()).max(0) * SECOND;
-    stop(input, member.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()), container, grace, input.now, message, true, plan);
+    stop(
+        input,
+        member.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()),
+        container,
+        grace,
+        input.now,
+        message,
+        true,
+        plan,
+    );
 }
 
 /// A container that is to run (again): now, or after its back-off.
@@ -342,7 +386,10 @@ fn restart<'a>(
                 go_duration(crash.delay),
                 input.desired.label()
             );
-            plan.backed_off.push((name.clone(), format!("Back-off restarting failed container {name} in pod {}", input.desired.label())));
+            plan.backed_off.push((
+                name.clone(),
+                format!("Back-off restarting failed container {name} in pod {}", input.desired.label()),
+            ));
             progress.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
             wake_at(plan, until);
         }
@@ -397,7 +444,7 @@ fn stop(
     plan: &mut Plan,
 ) {
     let stopping = input.memory.stopping.get(&container.id);
-    let since = stopping.map_or(since, |stopping| stopping.since.max(since.min(stopping.since)));
+    let since = stopping.map_or(since, |stopping| stopping.since.min(since));
     let left = (grace - (input.now - since)).max(0);
     let (id, name) = (container.id.clone(), container.name.clone());
     if pre_stop && grace > 0 && left > 0 && !stopping.is_some_and(|stopping| stopping.pre_stopped) {
@@ -405,7 +452,12 @@ fn stop(
         plan.actions.push(Action::PreStop { id, container: name, grace, message });
     } else if turn {
         let left = if grace == 0 { 0 } else { left.max(MINIMUM_GRACE.min(grace)) };
-        plan.actions.push(Action::Stop { id, container: name, grace: Duration::from_nanos(left.unsigned_abs()), message });
+        plan.actions.push(Action::Stop {
+            id,
+            container: name,
+            grace: Duration::from_nanos(left.unsigned_abs()),
+            message,
+        });
     }
 }
 
@@ -426,7 +478,8 @@ fn wind_down(input: &Input<'_>, end: Option<&End>, plan: &mut Plan) {
     for container in input.observed.containers.iter().filter(|container| is_running(container)) {
         running = true;
         let member = desired.member(&container.name);
-        let pre_stop = member.is_some_and(|member| member.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
+        let pre_stop =
+            member.is_some_and(|member| member.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
         let message = format!("Stopping container {}", container.name);
         stop(input, pre_stop, container, grace * SECOND, since, message, is_turn(input, member), plan);
     }

@@ -60,7 +60,18 @@ impl Drop for Task {
 
 impl Probes {
     pub fn new(wake: Arc<Wake>) -> Self {
-        Self { wake, results: Arc::default(), running: HashMap::new(), started: HashMap::new(), addresses: watch::channel(Vec::new()).0 }
+        Self {
+            wake,
+            results: Arc::default(),
+            running: HashMap::new(),
+            started: HashMap::new(),
+            addresses: watch::channel(Vec::new()).0,
+        }
+    }
+
+    /// What is known of a run before its first probe.
+    pub fn seed(&mut self, id: &str, probed: Probed) {
+        lock(&self.results).entry(id.to_owned()).or_insert(probed);
     }
 
     /// Moves results into memory.
@@ -90,15 +101,24 @@ impl Probes {
             let Some(member) = desired.member(&container.name) else { continue };
             let ContainerState::Running { started_at } = container.state else { continue };
             let own = &member.container;
-            let all = [(Use::Startup, &own.startup_probe), (Use::Liveness, &own.liveness_probe), (Use::Readiness, &own.readiness_probe)];
+            let all = [
+                (Use::Startup, &own.startup_probe),
+                (Use::Liveness, &own.liveness_probe),
+                (Use::Readiness, &own.readiness_probe),
+            ];
             for (of, probe) in all {
                 let Some(probe) = probe else { continue };
                 let key = (container.id.clone(), of);
                 if self.running.contains_key(&key) || ending {
                     continue;
                 }
-                let startup = own.startup_probe.is_some();
-                let started = self.started.entry(container.id.clone()).or_insert_with(|| watch::channel(!startup).0).clone();
+                let known = memory.probes.get(&container.id).is_some_and(|probed| probed.started);
+                if known && of == Use::Startup {
+                    continue;
+                }
+                let begun = known || own.startup_probe.is_none();
+                let started =
+                    self.started.entry(container.id.clone()).or_insert_with(|| watch::channel(begun).0).clone();
                 let age = (shared.ports.clock.now() - started_at).max(0);
                 let runner = Runner {
                     shared: shared.clone(),
@@ -143,7 +163,8 @@ impl Runner {
         if self.of != Use::Startup {
             let _ = self.started.subscribe().wait_for(|started| *started).await;
         }
-        let delay = Duration::from_secs(u64::try_from(self.probe.initial_delay_seconds).unwrap_or(0)).saturating_sub(self.age);
+        let delay =
+            Duration::from_secs(u64::try_from(self.probe.initial_delay_seconds).unwrap_or(0)).saturating_sub(self.age);
         tokio::time::sleep(delay).await;
         let (mut good, mut bad) = (0, 0);
         let mut next = Instant::now();
@@ -207,7 +228,8 @@ impl Runner {
                 false
             }
             of => {
-                let message = format!("Container {name} failed {} probe, will be restarted", of.name().to_ascii_lowercase());
+                let message =
+                    format!("Container {name} failed {} probe, will be restarted", of.name().to_ascii_lowercase());
                 let grace = self.probe.termination_grace_period_seconds;
                 self.change(|probed| {
                     probed.failed = Some(message);
@@ -223,7 +245,8 @@ impl Runner {
         let handler = &self.probe.handler;
         let addresses = self.addresses.borrow().clone();
         if let Some(exec) = &handler.exec {
-            let ran = self.shared.ports.runtime.exec_sync(self.desired.uid(), &self.id, &exec.command, Some(timeout)).await;
+            let ran =
+                self.shared.ports.runtime.exec_sync(self.desired.uid(), &self.id, &exec.command, Some(timeout)).await;
             return match ran {
                 Ok(output) if output.code == 0 => Ok(()),
                 Ok(output) => {
@@ -231,7 +254,11 @@ impl Runner {
                     text.extend(output.stderr);
                     Err(String::from_utf8_lossy(&text[..text.len().min(10 << 10)]).into_owned())
                 }
-                Err(crate::ports::Error::Timeout(_)) => Err(format!("command timed out: \"{}\" timed out after {}s", exec.command.join(" "), timeout.as_secs())),
+                Err(crate::ports::Error::Timeout(_)) => Err(format!(
+                    "command timed out: \"{}\" timed out after {}s",
+                    exec.command.join(" "),
+                    timeout.as_secs()
+                )),
                 Err(error) => Err(error.to_string()),
             };
         }
@@ -247,8 +274,18 @@ impl Runner {
             return match http_get::get(&target, timeout).await {
                 Ok(answer) if (200..400).contains(&answer.status) => {
                     if answer.elsewhere {
-                        let message = format!("{} probe warning: Probe terminated redirects, Response body: {}", self.of.name(), answer.body);
-                        self.shared.events.note(&*self.desired.pod, &self.member.field_path(), true, "ProbeWarning", message);
+                        let message = format!(
+                            "{} probe warning: Probe terminated redirects, Response body: {}",
+                            self.of.name(),
+                            answer.body
+                        );
+                        self.shared.events.note(
+                            &*self.desired.pod,
+                            &self.member.field_path(),
+                            true,
+                            "ProbeWarning",
+                            message,
+                        );
                     }
                     Ok(())
                 }

@@ -3,8 +3,8 @@
 use schema::api::{
     Time,
     core::v1::{
-        ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-        Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
+        ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
     },
 };
 
@@ -54,7 +54,9 @@ pub fn make(input: &Input<'_>, end: Option<&End>, progress: &Progress) -> PodSta
         input
             .desired
             .of_kind(kinds)
-            .map(|member| container_status(input, member, old.iter().find(|old| old.name == member.container.name), progress, end))
+            .map(|member| {
+                container_status(input, member, old.iter().find(|old| old.name == member.container.name), progress, end)
+            })
             .collect()
     };
     status.init_container_statuses = each(&[Kind::Init, Kind::Sidecar], &old.init_container_statuses);
@@ -62,9 +64,9 @@ pub fn make(input: &Input<'_>, end: Option<&End>, progress: &Progress) -> PodSta
     let ephemeral = input.desired.of_kind(&[Kind::Ephemeral]).collect::<Vec<_>>();
     status.ephemeral_container_statuses = ephemeral
         .into_iter()
-        .filter_map(|member| {
+        .map(|member| {
             let old = old.ephemeral_container_statuses.iter().find(|old| old.name == member.container.name);
-            Some(container_status(input, member, old, progress, end))
+            container_status(input, member, old, progress, end)
         })
         .collect();
     phase(input, end, &mut status);
@@ -92,7 +94,11 @@ fn addresses(input: &Input<'_>, status: &mut PodStatus) {
 
 fn waiting(reason: &str, message: &str) -> ApiState {
     ApiState {
-        waiting: Some(ContainerStateWaiting { reason: reason.into(), message: message.into(), ..ContainerStateWaiting::default() }),
+        waiting: Some(ContainerStateWaiting {
+            reason: reason.into(),
+            message: message.into(),
+            ..ContainerStateWaiting::default()
+        }),
         ..ApiState::default()
     }
 }
@@ -156,8 +162,10 @@ fn container_status(
 ) -> ContainerStatus {
     let container = &member.container;
     let pod = &input.desired.pod;
-    let mut status = ContainerStatus { name: container.name.clone(), image: container.image.clone(), ..ContainerStatus::default() };
-    let ending = input.desired.is_deleted() || input.memory.orphaned || end.is_some() || is_terminal(&input.memory.status.phase);
+    let mut status =
+        ContainerStatus { name: container.name.clone(), image: container.image.clone(), ..ContainerStatus::default() };
+    let ending =
+        input.desired.is_deleted() || input.memory.orphaned || end.is_some() || is_terminal(&input.memory.status.phase);
     let default_reason = if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
     match input.latest(&container.name) {
         None => {
@@ -193,6 +201,10 @@ fn container_status(
             status.container_id = format!("{SCHEME}{}", run.id);
             status.image.clone_from(&run.image);
             status.image_id = image_id(input, &container.name, run);
+            // After a restart of the node what it told before is better than the bare id.
+            if let Some(old) = old.filter(|old| old.container_id == status.container_id && !old.image_id.is_empty()) {
+                status.image_id.clone_from(&old.image_id);
+            }
             match input.previous(&container.name) {
                 Some(previous) => status.last_state = state(input, previous),
                 None => {
@@ -206,8 +218,16 @@ fn container_status(
                     }
                 }
             }
+            // Its last words, should their file be gone by now.
+            if let (Some(new), Some(old)) =
+                (&mut status.state.terminated, old.and_then(|old| old.state.terminated.as_ref()))
+                && new.message.is_empty()
+                && new.container_id == old.container_id
+            {
+                new.message.clone_from(&old.message);
+            }
             if is_running(run) {
-                running_extras(input, member, run, &mut status);
+                running_extras(member, &mut status);
             }
         }
     }
@@ -221,14 +241,19 @@ fn container_status(
         }
         status.state = waiting(reason, message);
     }
-    status.started = Some(status.state.running.is_some() && input.latest(&container.name).is_some_and(|run| input.is_started(member, run)));
+    status.started = Some(
+        status.state.running.is_some()
+            && input.latest(&container.name).is_some_and(|run| input.is_started(member, run)),
+    );
     status.ready = match member.kind {
         Kind::Init => status.state.terminated.as_ref().is_some_and(|terminated| terminated.exit_code == 0),
         Kind::Ephemeral => false,
         Kind::App | Kind::Sidecar => {
             status.started == Some(true)
                 && (container.readiness_probe.is_none()
-                    || input.latest(&container.name).is_some_and(|run| input.memory.probes.get(&run.id).is_some_and(|p| p.ready)))
+                    || input
+                        .latest(&container.name)
+                        .is_some_and(|run| input.memory.probes.get(&run.id).is_some_and(|p| p.ready)))
         }
     };
     if member.kind == Kind::Ephemeral {
@@ -238,19 +263,23 @@ fn container_status(
 }
 
 fn will_run_again(input: &Input<'_>, member: &Member, old: &ContainerStatus) -> bool {
-    old.state.terminated.as_ref().is_none_or(|terminated| member.restarts_after(&input.desired.pod, terminated.exit_code))
+    old.state
+        .terminated
+        .as_ref()
+        .is_none_or(|terminated| member.restarts_after(&input.desired.pod, terminated.exit_code))
 }
 
 /// `registry/name@sha256:…` if the image came with a digest, else its id.
 fn image_id(input: &Input<'_>, name: &str, run: &Container) -> String {
     match input.memory.images.get(name) {
-        Some(ImageState::Ready(image)) if image.id == run.image_id => image.digests.first().unwrap_or(&image.id).clone(),
+        Some(ImageState::Ready(image)) if image.id == run.image_id => {
+            image.digests.first().unwrap_or(&image.id).clone()
+        }
         _ => run.image_id.clone(),
     }
 }
 
-fn running_extras(input: &Input<'_>, member: &Member, run: &Container, status: &mut ContainerStatus) {
-    let _ = (input, run);
+fn running_extras(member: &Member, status: &mut ContainerStatus) {
     let container = &member.container;
     if !container.resources.requests.is_empty() || !container.resources.limits.is_empty() {
         status.allocated_resources.clone_from(&container.resources.requests);
@@ -327,7 +356,8 @@ fn phase(input: &Input<'_>, end: Option<&End>, status: &mut PodStatus) {
             pending += 1;
         }
     }
-    let app_ran = status.container_statuses.iter().any(|of| of.state.running.is_some() || of.state.terminated.is_some());
+    let app_ran =
+        status.container_statuses.iter().any(|of| of.state.running.is_some() || of.state.terminated.is_some());
     if over {
         // Whatever would have been restarted is not.
         let clean = failed == 0 && pending == 0 && !init_failed && (!init_pending || app_ran);
@@ -336,9 +366,10 @@ fn phase(input: &Input<'_>, end: Option<&End>, status: &mut PodStatus) {
     }
     let reached = if init_failed {
         "Failed"
-    } else if (init_pending && !app_ran) || pending > 0 && running + succeeded + failed == 0 {
-        "Pending"
-    } else if pending > 0 && running == 0 && !again && old.phase != "Running" {
+    } else if (init_pending && !app_ran)
+        || (pending > 0 && running + succeeded + failed == 0)
+        || (pending > 0 && running == 0 && !again && old.phase != "Running")
+    {
         "Pending"
     } else if running > 0 || again || pending > 0 {
         "Running"
@@ -360,9 +391,11 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
         message,
         ..PodCondition::default()
     };
-    let attached = pod.spec.host_network || !input.memory.addresses.is_empty()
+    let attached = pod.spec.host_network
+        || !input.memory.addresses.is_empty()
         || input.observed.sandbox.as_ref().is_some_and(|sandbox| !sandbox.addresses.is_empty());
-    let mut made = vec![condition("PodReadyToStartContainers", input.observed.sandbox.is_some() && attached, "", String::new())];
+    let mut made =
+        vec![condition("PodReadyToStartContainers", input.observed.sandbox.is_some() && attached, "", String::new())];
     let names = |list: Vec<&str>| format!("[{}]", list.join(" "));
     let over = is_terminal(&status.phase);
     let incomplete: Vec<&str> = input
@@ -372,13 +405,19 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
         .filter(|(member, of)| if member.kind == Kind::Sidecar { of.started != Some(true) } else { !of.ready })
         .map(|(_, of)| of.name.as_str())
         .collect();
-    let app_ran = status.container_statuses.iter().any(|of| of.state.running.is_some() || of.state.terminated.is_some());
+    let app_ran =
+        status.container_statuses.iter().any(|of| of.state.running.is_some() || of.state.terminated.is_some());
     made.push(if status.phase == "Succeeded" {
         condition("Initialized", true, "PodCompleted", String::new())
     } else if incomplete.is_empty() || app_ran {
         condition("Initialized", true, "", String::new())
     } else {
-        condition("Initialized", false, "ContainersNotInitialized", format!("containers with incomplete status: {}", names(incomplete)))
+        condition(
+            "Initialized",
+            false,
+            "ContainersNotInitialized",
+            format!("containers with incomplete status: {}", names(incomplete)),
+        )
     });
     let unready: Vec<&str> = input
         .desired
@@ -389,11 +428,21 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
         .map(|of| of.name.as_str())
         .collect();
     let containers_ready = if over {
-        condition("ContainersReady", false, if status.phase == "Failed" { "PodFailed" } else { "PodCompleted" }, String::new())
+        condition(
+            "ContainersReady",
+            false,
+            if status.phase == "Failed" { "PodFailed" } else { "PodCompleted" },
+            String::new(),
+        )
     } else if unready.is_empty() {
         condition("ContainersReady", true, "", String::new())
     } else {
-        condition("ContainersReady", false, "ContainersNotReady", format!("containers with unready status: {}", names(unready)))
+        condition(
+            "ContainersReady",
+            false,
+            "ContainersNotReady",
+            format!("containers with unready status: {}", names(unready)),
+        )
     };
     let gates: Vec<String> = pod
         .spec
@@ -403,8 +452,14 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
             let found = old.conditions.iter().find(|condition| condition.r#type == gate.condition_type);
             match found {
                 Some(condition) if condition.status == "True" => None,
-                Some(_) => Some(format!("the status of pod readiness gate \"{}\" is not \"True\", but False", gate.condition_type)),
-                None => Some(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+                Some(_) => Some(format!(
+                    "the status of pod readiness gate \"{}\" is not \"True\", but False",
+                    gate.condition_type
+                )),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                    gate.condition_type
+                )),
             }
         })
         .collect();
@@ -424,11 +479,14 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
         new.observed_generation = pod.metadata.generation;
         let before = old.conditions.iter().find(|old| old.r#type == new.r#type);
         new.last_transition_time = match before {
-            Some(before) if before.status == new.status && !before.last_transition_time.is_zero() => before.last_transition_time,
+            Some(before) if before.status == new.status && !before.last_transition_time.is_zero() => {
+                before.last_transition_time
+            }
             _ => time(input.now),
         };
     }
-    let kept = old.conditions.iter().filter(|condition| !made.iter().any(|new| new.r#type == condition.r#type)).cloned();
+    let kept =
+        old.conditions.iter().filter(|condition| !made.iter().any(|new| new.r#type == condition.r#type)).cloned();
     let mut all: Vec<PodCondition> = made.clone();
     all.extend(kept);
     status.conditions = all;
@@ -439,8 +497,12 @@ pub fn merged(pod: &Pod, ours: &PodStatus) -> PodStatus {
     let mut status = ours.clone();
     let theirs = &pod.status;
     status.conditions.retain(|condition| OWNED.contains(&condition.r#type.as_str()));
-    let missing: Vec<_> =
-        theirs.conditions.iter().filter(|theirs| !status.conditions.iter().any(|ours| ours.r#type == theirs.r#type)).cloned().collect();
+    let missing: Vec<_> = theirs
+        .conditions
+        .iter()
+        .filter(|theirs| !status.conditions.iter().any(|ours| ours.r#type == theirs.r#type))
+        .cloned()
+        .collect();
     status.conditions.extend(missing);
     status.nominated_node_name.clone_from(&theirs.nominated_node_name);
     status.resource_claim_statuses.clone_from(&theirs.resource_claim_statuses);

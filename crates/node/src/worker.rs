@@ -1,13 +1,17 @@
 //! One pod's worker: plans, starts what the plan says, remembers how it went, and sleeps until something happens.
 
-use std::{collections::{HashMap, HashSet}, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use schema::api::core::v1::{Pod, PodStatus};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     acts::{self, Acts, Outcome},
-    memory::{Failure, ImageState, Memory, SECOND, Stopping},
+    memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping},
     objects::{Named, Wake},
     plan::{self, Action, Input, Plan},
     pod::Desired,
@@ -89,7 +93,8 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
     let desired = Arc::new(Desired::new(pod.clone()));
     let (pods_to, pods) = watch::channel(pod.clone());
     let (orders_to, orders) = watch::channel(orders);
-    let view = View { desired: desired.clone(), status: pod.status.clone(), observed: PodState::default(), gone: false };
+    let view =
+        View { desired: desired.clone(), status: pod.status.clone(), observed: PodState::default(), gone: false };
     let (seen_to, seen) = watch::channel(Arc::new(view));
     let (statuses, to_write) = watch::channel(None);
     let (written_to, written) = watch::channel(None);
@@ -261,6 +266,7 @@ impl Worker {
         let lives = |id: &String| observed.containers.iter().any(|container| container.id == *id);
         self.memory.messages.retain(|id, _| lives(id));
         self.memory.probes.retain(|id, _| lives(id));
+        self.remember_probes(observed);
         self.memory.applied.retain(|id, _| lives(id));
         for container in observed.containers.iter().filter(|container| plan::is_running(container)) {
             // What runs when it is first seen runs with what the pod said then.
@@ -269,14 +275,45 @@ impl Worker {
             }
         }
         self.probes.follow(&self.shared, &self.desired, observed, &self.memory);
-        let ending = self.desired.is_deleted() || self.memory.orphaned || self.memory.end.is_some() || plan::is_terminal(&self.memory.status.phase);
+        let ending = self.desired.is_deleted()
+            || self.memory.orphaned
+            || self.memory.end.is_some()
+            || plan::is_terminal(&self.memory.status.phase);
         if ending && self.memory.ending_since.is_none() {
             self.memory.ending_since = Some(now);
         }
     }
 
+    /// Containers that were ready before this process began are so until a probe says otherwise.
+    fn remember_probes(&mut self, observed: &PodState) {
+        for container in observed.containers.iter().filter(|container| plan::is_running(container)) {
+            if self.memory.probes.contains_key(&container.id) {
+                continue;
+            }
+            let id = format!("{}{}", crate::status::SCHEME, container.id);
+            let status = &self.memory.status;
+            let told = status
+                .container_statuses
+                .iter()
+                .chain(&status.init_container_statuses)
+                .find(|status| status.container_id == id);
+            let probed = told.map_or_else(Probed::default, |told| Probed {
+                started: told.started == Some(true),
+                ready: told.ready,
+                ..Probed::default()
+            });
+            self.probes.seed(&container.id, probed.clone());
+            self.memory.probes.insert(container.id.clone(), probed);
+        }
+    }
+
     fn show(&self, observed: &PodState, gone: bool) {
-        let view = View { desired: self.desired.clone(), status: self.memory.status.clone(), observed: observed.clone(), gone };
+        let view = View {
+            desired: self.desired.clone(),
+            status: self.memory.status.clone(),
+            observed: observed.clone(),
+            gone,
+        };
         self.seen.send_replace(Arc::new(view));
     }
 
@@ -291,8 +328,9 @@ impl Worker {
             return true;
         }
         let was_terminal = plan::is_terminal(&self.memory.status.phase);
-        if plan.status != self.memory.status || self.statuses.borrow().is_none() {
-            self.memory.status = plan.status;
+        self.memory.status = plan.status;
+        let told = self.statuses.borrow().as_ref() == Some(&self.memory.status);
+        if !told {
             self.statuses.send_replace(Some(self.memory.status.clone()));
         }
         self.show(observed, self.memory.torn_down);
@@ -322,6 +360,10 @@ impl Worker {
             // What is being made is ended when it stands.
             return;
         }
+        if key.0 == "network" && self.in_flight.iter().any(|other| other.0 == "sandbox") {
+            // The sandbox brings its network.
+            return;
+        }
         match &action {
             Action::Resize { id, container } => {
                 self.last_resized.insert(id.clone(), container.clone());
@@ -330,12 +372,12 @@ impl Worker {
                 let message = "Pod sandbox changed, it will be killed and re-created.";
                 self.shared.events.note(&*self.desired.pod, "", false, "SandboxChanged", message);
             }
-            Action::PreStop { id, container, message, .. } | Action::Stop { id, container, message, .. } => {
-                if !self.memory.stopping.contains_key(id) {
-                    self.memory.stopping.insert(id.clone(), Stopping { since: now, pre_stopped: false });
-                    let path = self.desired.member(container).map(crate::pod::Member::field_path).unwrap_or_default();
-                    self.shared.events.note(&*self.desired.pod, &path, false, "Killing", message.clone());
-                }
+            Action::PreStop { id, container, message, .. } | Action::Stop { id, container, message, .. }
+                if !self.memory.stopping.contains_key(id) =>
+            {
+                self.memory.stopping.insert(id.clone(), Stopping { since: now, pre_stopped: false });
+                let path = self.desired.member(container).map(crate::pod::Member::field_path).unwrap_or_default();
+                self.shared.events.note(&*self.desired.pod, &path, false, "Killing", message.clone());
             }
             Action::Image { container } => {
                 self.memory.images.entry(container.clone()).or_insert(ImageState::Wanted);
@@ -417,7 +459,10 @@ impl Worker {
                 match result {
                     Ok(started) => {
                         memory.starts.remove(&container);
-                        let hook = self.desired.member(&container).and_then(|member| member.container.lifecycle.as_ref()?.post_start.clone());
+                        let hook = self
+                            .desired
+                            .member(&container)
+                            .and_then(|member| member.container.lifecycle.as_ref()?.post_start.clone());
                         if let Some(hook) = hook {
                             memory.post_start.insert(started.clone());
                             let (acts, desired) = (self.acts.clone(), self.desired.clone());
@@ -466,7 +511,10 @@ impl Worker {
             Outcome::Released(Ok(())) => memory.released = true,
             Outcome::TornDown(Ok(())) => memory.torn_down = true,
             Outcome::Finished(true) => memory.orphaned = true,
-            Outcome::SandboxStopped(Err(error)) | Outcome::Released(Err(error)) | Outcome::TornDown(Err(error)) | Outcome::Done(Err(error)) => {
+            Outcome::SandboxStopped(Err(error))
+            | Outcome::Released(Err(error))
+            | Outcome::TornDown(Err(error))
+            | Outcome::Done(Err(error)) => {
                 tracing::warn!(pod = %self.desired.label(), %error, "a step of a pod failed");
                 self.wake_in(Duration::from_secs(1));
             }

@@ -7,10 +7,7 @@ use hyper_util::rt::TokioIo;
 use reconcile::io::Body;
 use serde_json::json;
 use streams::{Protocol, RemoteCommand, Streams, Upgrade, Use};
-use tokio::{
-    io::AsyncWriteExt,
-    sync::mpsc,
-};
+use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::{Answer, Query, Refusal, full};
 use crate::{
@@ -37,9 +34,12 @@ fn wanted(query: &Query) -> Result<Streams, Refusal> {
     Ok(streams)
 }
 
-/// Agrees on a protocol; the connection arrives on the returned channel.
-fn upgrade(mut request: Request<Body>, usage: Use) -> Result<(Response<Body>, Protocol, tokio::task::JoinHandle<Option<hyper::upgrade::Upgraded>>), Refusal> {
-    let agreed = Upgrade::negotiate(request.headers(), usage).map_err(|refused| Refusal(refused.status(), refused.to_string()))?;
+type Connection = tokio::task::JoinHandle<Option<hyper::upgrade::Upgraded>>;
+
+/// Agrees on a protocol; the connection comes once the answer has gone out.
+fn upgrade(mut request: Request<Body>, usage: Use) -> Result<(Response<Body>, Protocol, Connection), Refusal> {
+    let agreed = Upgrade::negotiate(request.headers(), usage)
+        .map_err(|refused| Refusal(refused.status(), refused.to_string()))?;
     let pending = hyper::upgrade::on(&mut request);
     let connection = tokio::spawn(async move { tokio::time::timeout(UPGRADE_WITHIN, pending).await.ok()?.ok() });
     let mut response = Response::new(full(""));
@@ -49,7 +49,14 @@ fn upgrade(mut request: Request<Body>, usage: Use) -> Result<(Response<Body>, Pr
 }
 
 impl Kubelet {
-    pub(super) fn exec(&self, request: Request<Body>, namespace: &str, pod: &str, container: &str, query: &Query) -> Answer {
+    pub(super) fn exec(
+        &self,
+        request: Request<Body>,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &Query,
+    ) -> Answer {
         let command = query.all("command");
         if command.is_empty() {
             return Err(Refusal::bad("you must specify at least one command"));
@@ -57,14 +64,30 @@ impl Kubelet {
         self.command(request, namespace, pod, container, query, Some(command))
     }
 
-    pub(super) fn attach(&self, request: Request<Body>, namespace: &str, pod: &str, container: &str, query: &Query) -> Answer {
+    pub(super) fn attach(
+        &self,
+        request: Request<Body>,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &Query,
+    ) -> Answer {
         self.command(request, namespace, pod, container, query, None)
     }
 
-    fn command(&self, request: Request<Body>, namespace: &str, pod: &str, container: &str, query: &Query, command: Option<Vec<String>>) -> Answer {
+    fn command(
+        &self,
+        request: Request<Body>,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &Query,
+        command: Option<Vec<String>>,
+    ) -> Answer {
         let streams = wanted(query)?;
         let view = self.find(namespace, pod)?;
-        let found = view.observed.containers.iter().rev().find(|c| c.name == container && crate::plan::is_running(c)).cloned();
+        let found =
+            view.observed.containers.iter().rev().find(|c| c.name == container && crate::plan::is_running(c)).cloned();
         let found = found.ok_or_else(|| Refusal::not_found(format!("container not found (\"{container}\")")))?;
         let (response, protocol, connection) = upgrade(request, Use::RemoteCommand)?;
         let runtime = self.shared.ports.runtime.clone();
@@ -81,7 +104,8 @@ impl Kubelet {
 
     pub(super) fn port_forward(&self, request: Request<Body>, namespace: &str, pod: &str, query: &Query) -> Answer {
         let view = self.find(namespace, pod)?;
-        let ports: Vec<u16> = query.all("port").iter().flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok()).collect();
+        let ports: Vec<u16> =
+            query.all("port").iter().flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok()).collect();
         let (response, protocol, connection) = upgrade(request, Use::PortForward)?;
         let runtime = self.shared.ports.runtime.clone();
         let uid = view.desired.uid().to_owned();
@@ -123,13 +147,21 @@ async fn join(forward: streams::Forward, runtime: &dyn Runtime, uid: &str) {
         Err(_) => Some("timed out".to_owned()),
     };
     if let Some(why) = failed {
-        let text = format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {uid}: {why}");
+        let text =
+            format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {uid}: {why}");
         let _ = error.write_all(text.as_bytes()).await;
     }
     let _ = error.shutdown().await;
 }
 
-async fn serve(session: RemoteCommand, tty: bool, runtime: &dyn Runtime, uid: &str, id: &str, command: Option<&[String]>) {
+async fn serve(
+    session: RemoteCommand,
+    tty: bool,
+    runtime: &dyn Runtime,
+    uid: &str,
+    id: &str,
+    command: Option<&[String]>,
+) {
     let RemoteCommand { stdin, stdout, stderr, mut error, mut resize, status, mut gone } = session;
     let (sizes_to, sizes) = mpsc::channel(4);
     let resizing = async {

@@ -4,7 +4,12 @@ use super::*;
 use crate::{objects::lock, ports::PullError};
 
 fn waiting(pod: &Pod) -> String {
-    pod.status.container_statuses.first().and_then(|status| status.state.waiting.as_ref()).map(|waiting| waiting.reason.clone()).unwrap_or_default()
+    pod.status
+        .container_statuses
+        .first()
+        .and_then(|status| status.state.waiting.as_ref())
+        .map(|waiting| waiting.reason.clone())
+        .unwrap_or_default()
 }
 
 #[tokio::test(start_paused = true)]
@@ -17,15 +22,20 @@ async fn a_pod_runs_and_ends() {
     assert_eq!(ready.status.host_ip, "192.0.2.1");
     let status = &ready.status.container_statuses[0];
     assert!(status.container_id.starts_with("sampan://"), "{}", status.container_id);
-    assert_eq!((status.started, status.ready, status.restart_count, &*status.image_id), (Some(true), true, 0, "app:1@sha256:d1"));
+    assert_eq!(
+        (status.started, status.ready, status.restart_count, &*status.image_id),
+        (Some(true), true, 0, "app:1@sha256:d1")
+    );
     let types: Vec<&str> = ready.status.conditions.iter().map(|condition| &*condition.r#type).collect();
     assert_eq!(types, ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]);
     let hosts = std::fs::read_to_string(world.path("kubelet/pods/uid-web/etc-hosts")).expect("a file");
     assert!(hosts.ends_with("10.42.0.7\tweb\n"), "{hosts}");
     world.settle().await;
     assert_eq!(world.reasons(), ["Pulled", "Created", "Started"]);
+    let asked = world.machine.now();
     world.api.delete_pod("default", "web", 30, EPOCH / 1_000_000_000);
     world.until_gone("web").await;
+    assert!(world.machine.now() - asked < 1_000_000_000, "no step waits for a timer");
     world.settle().await;
     assert_eq!(world.machine.log().last().map(String::as_str), Some("remove uid-web"));
     assert!(!world.path("kubelet/pods/uid-web").exists() && !world.path("logs/default_web_uid-web").exists());
@@ -79,18 +89,27 @@ async fn init_containers_and_sidecars_in_order() {
     let sidecar = Container { restart_policy: Some("Always".into()), ..container("side") };
     pod.spec.init_containers = vec![container("first"), sidecar, container("second")];
     world.api.put(&pod);
-    let initializing = world.until("web", "first runs", |pod| pod.status.init_container_statuses.first().is_some_and(|s| s.state.running.is_some())).await;
+    let initializing = world
+        .until("web", "first runs", |pod| {
+            pod.status.init_container_statuses.first().is_some_and(|s| s.state.running.is_some())
+        })
+        .await;
     assert_eq!(waiting(&initializing), "PodInitializing");
     assert_eq!(initializing.status.phase, "Pending");
     world.machine.exit("uid-web", "first", 0);
-    world.until("web", "second runs", |pod| pod.status.init_container_statuses.get(2).is_some_and(|s| s.state.running.is_some())).await;
+    world
+        .until("web", "second runs", |pod| {
+            pod.status.init_container_statuses.get(2).is_some_and(|s| s.state.running.is_some())
+        })
+        .await;
     world.machine.exit("uid-web", "second", 0);
     world.until("web", "ready", is_ready).await;
     let created: Vec<String> = world.machine.log().into_iter().filter(|line| line.starts_with("create")).collect();
     assert_eq!(created, ["create first 0", "create side 0", "create second 0", "create app 0"]);
     world.api.delete_pod("default", "web", 30, EPOCH / 1_000_000_000);
     world.until_gone("web").await;
-    let stopped: Vec<String> = world.machine.log().into_iter().filter(|line| line.starts_with("stop ") && !line.contains("sandbox")).collect();
+    let stopped: Vec<String> =
+        world.machine.log().into_iter().filter(|line| line.starts_with("stop ") && !line.contains("sandbox")).collect();
     assert_eq!(stopped, ["stop app 30", "stop side 30"]);
 }
 
@@ -110,8 +129,13 @@ async fn pulls_fail_and_are_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn probes_hooks_and_grace() {
     let world = World::new("probes");
-    let exec = |line: &str| ExecAction { command: line.split(' ').map(str::to_owned).collect(), ..ExecAction::default() };
-    let probe = |line: &str| Probe { handler: ProbeHandler { exec: Some(exec(line)), ..ProbeHandler::default() }, period_seconds: 1, ..Probe::default() };
+    let exec =
+        |line: &str| ExecAction { command: line.split(' ').map(str::to_owned).collect(), ..ExecAction::default() };
+    let probe = |line: &str| Probe {
+        handler: ProbeHandler { exec: Some(exec(line)), ..ProbeHandler::default() },
+        period_seconds: 1,
+        ..Probe::default()
+    };
     let app = Container {
         startup_probe: Some(probe("is started")),
         readiness_probe: Some(probe("is ready")),
@@ -125,7 +149,9 @@ async fn probes_hooks_and_grace() {
     };
     lock(&world.machine.state).commands.extend([("is ready".to_owned(), 1)]);
     world.api.put(&pod("web", vec![app]));
-    let started = world.until("web", "started", |pod| pod.status.container_statuses.first().is_some_and(|s| s.started == Some(true))).await;
+    let started = world
+        .until("web", "started", |pod| pod.status.container_statuses.first().is_some_and(|s| s.started == Some(true)))
+        .await;
     assert!(!is_ready(&started));
     lock(&world.machine.state).commands.clear();
     world.until("web", "ready", is_ready).await;

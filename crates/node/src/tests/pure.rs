@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use schema::api::{
     IntOrString, Quantity,
-    core::v1::{ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption, ResourceFieldSelector, ResourceRequirements, Service, ServicePort},
+    core::v1::{
+        ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption,
+        ResourceFieldSelector, ResourceRequirements, Service, ServicePort,
+    },
 };
 
 use super::*;
@@ -23,7 +26,16 @@ use crate::{
 #[test]
 fn variables_expand() {
     let lookup = |name: &str| (name == "A").then(|| "1".to_owned());
-    for (text, expected) in [("$(A)", "1"), ("$$(A)", "$(A)"), ("$(B)", "$(B)"), ("$A", "$A"), ("x$(A)y$(A", "x1y$(A"), ("$$$$", "$$"), ("$", "$"), ("$()", "$()")] {
+    for (text, expected) in [
+        ("$(A)", "1"),
+        ("$$(A)", "$(A)"),
+        ("$(B)", "$(B)"),
+        ("$A", "$A"),
+        ("x$(A)y$(A", "x1y$(A"),
+        ("$$$$", "$$"),
+        ("$", "$"),
+        ("$()", "$()"),
+    ] {
         assert_eq!(expand(text, lookup), expected, "{text}");
     }
 }
@@ -33,7 +45,8 @@ fn listed(rows: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
 }
 
 fn asking(name: &str, requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Container {
-    let resources = ResourceRequirements { requests: listed(requests), limits: listed(limits), ..ResourceRequirements::default() };
+    let resources =
+        ResourceRequirements { requests: listed(requests), limits: listed(limits), ..ResourceRequirements::default() };
     Container { resources, ..container(name) }
 }
 
@@ -41,13 +54,20 @@ fn asking(name: &str, requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Con
 fn environment_of_a_container() {
     let field = |name: &str, path: &str| EnvVar {
         name: name.into(),
-        value_from: Some(EnvVarSource { field_ref: Some(ObjectFieldSelector { field_path: path.into(), ..ObjectFieldSelector::default() }), ..EnvVarSource::default() }),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.into(), ..ObjectFieldSelector::default() }),
+            ..EnvVarSource::default()
+        }),
         ..EnvVar::default()
     };
     let resource = |name: &str, resource: &str, divisor: &str| EnvVar {
         name: name.into(),
         value_from: Some(EnvVarSource {
-            resource_field_ref: Some(ResourceFieldSelector { resource: resource.into(), divisor: Quantity(divisor.into()), ..ResourceFieldSelector::default() }),
+            resource_field_ref: Some(ResourceFieldSelector {
+                resource: resource.into(),
+                divisor: Quantity(divisor.into()),
+                ..ResourceFieldSelector::default()
+            }),
             ..EnvVarSource::default()
         }),
         ..EnvVar::default()
@@ -72,12 +92,20 @@ fn environment_of_a_container() {
     service.metadata.name = "kubernetes".into();
     service.metadata.namespace = "default".into();
     service.spec.cluster_ip = "10.43.0.1".into();
-    service.spec.ports = vec![ServicePort { name: "https".into(), port: 443, protocol: "TCP".into(), ..ServicePort::default() }];
+    service.spec.ports =
+        vec![ServicePort { name: "https".into(), port: 443, protocol: "TCP".into(), ..ServicePort::default() }];
     let services = [Arc::new(service)];
     let ips = ["10.42.0.7".to_owned(), "fd00::7".to_owned()];
     let allocatable = [("cpu".to_owned(), schema::quantity::Quantity::parse("4").expect("a quantity"))].into();
     let objects = Snapshot::default();
-    let sources = Sources { desired: &desired, objects: &objects, services: &services, pod_ips: &ips, host_ips: &ips[..1], allocatable: &allocatable };
+    let sources = Sources {
+        desired: &desired,
+        objects: &objects,
+        services: &services,
+        pod_ips: &ips,
+        host_ips: &ips[..1],
+        allocatable: &allocatable,
+    };
     let env: BTreeMap<String, String> = env::make(&sources, &app).expect("made").into_iter().collect();
     for (name, value) in [
         ("A", "2"),
@@ -114,7 +142,11 @@ fn resolvers_by_policy() {
         pod.spec.host_network = host_network;
         pod.spec.dns_config = (policy == "None").then(|| PodDNSConfig {
             nameservers: vec!["192.0.2.1".into()],
-            options: vec![PodDNSConfigOption { name: "ndots".into(), value: Some("2".into()), ..PodDNSConfigOption::default() }],
+            options: vec![PodDNSConfigOption {
+                name: "ndots".into(),
+                value: Some("2".into()),
+                ..PodDNSConfigOption::default()
+            }],
             ..PodDNSConfig::default()
         });
         assert_eq!(etc::resolver(&pod, &dns, "cluster.local", &host).text(), expected, "{policy} {host_network}");
@@ -124,17 +156,29 @@ fn resolvers_by_policy() {
 #[test]
 fn classes_cgroups_and_scores() {
     let gib: u64 = 1 << 30;
-    let rows: [(&[Container], &str, u64, i64, u64, i32); 4] = [
+    type Row<'a> = (&'a [Container], &'a str, u64, i64, u64, i32);
+    let rows: [Row; 4] = [
         (&[container("a")], "kubepods/besteffort/poduid-p", 2, 0, 0, 1000),
         (&[asking("a", &[("cpu", "500m"), ("memory", "1Gi")], &[])], "kubepods/burstable/poduid-p", 512, 0, 0, 875),
         (&[asking("a", &[], &[("cpu", "1"), ("memory", "1Gi")])], "kubepods/poduid-p", 1024, 100_000, gib, -997),
-        (&[asking("a", &[("cpu", "1m")], &[("cpu", "1m"), ("memory", "1Gi")]), container("b")], "kubepods/burstable/poduid-p", 2, 1000, gib, 999),
+        (
+            &[asking("a", &[("cpu", "1m")], &[("cpu", "1m"), ("memory", "1Gi")]), container("b")],
+            "kubepods/burstable/poduid-p",
+            2,
+            1000,
+            gib,
+            999,
+        ),
     ];
     for (containers, cgroup, shares, quota, memory, score) in rows {
         let desired = Desired::new(Arc::new(pod("p", containers.to_vec())));
         let own = resources::of_container(&desired, &desired.members[0], 8 * gib);
         assert_eq!(resources::cgroup(&desired.pod), cgroup);
-        assert_eq!((own.cpu_shares, own.cpu_quota_us, own.memory_limit_bytes, own.oom_score_adj), (shares, quota, memory, Some(score)), "{cgroup}");
+        assert_eq!(
+            (own.cpu_shares, own.cpu_quota_us, own.memory_limit_bytes, own.oom_score_adj),
+            (shares, quota, memory, Some(score)),
+            "{cgroup}"
+        );
     }
     // The second container of the last row has no limit, and so has the pod.
     let half = pod("p", vec![asking("a", &[], &[("memory", "1Gi")]), container("b")]);
@@ -148,10 +192,19 @@ fn classes_cgroups_and_scores() {
 
 #[test]
 fn policies_ports_and_durations() {
-    for (image, policy) in [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("r:5000/a", "Always"), ("a@sha256:0", "IfNotPresent")] {
+    for (image, policy) in [
+        ("a", "Always"),
+        ("a:latest", "Always"),
+        ("a:1", "IfNotPresent"),
+        ("r:5000/a", "Always"),
+        ("a@sha256:0", "IfNotPresent"),
+    ] {
         assert_eq!(pull_policy(&Container { image: image.into(), ..Container::default() }), policy, "{image}");
     }
-    let container = Container { ports: vec![ContainerPort { name: "web".into(), container_port: 80, ..ContainerPort::default() }], ..container("a") };
+    let container = Container {
+        ports: vec![ContainerPort { name: "web".into(), container_port: 80, ..ContainerPort::default() }],
+        ..container("a")
+    };
     for (asked, expected) in [
         (IntOrString::Int(8080), Some(8080)),
         (IntOrString::String("web".into()), Some(80)),
@@ -187,7 +240,11 @@ fn files_change_as_one() {
     let second = [("a".to_owned(), file("3"))].into();
     assert!(write::write(&dir.0, &second, None, "v3").expect("written"));
     assert_eq!((read("a"), read("sub/b")), (Some("3".into()), None));
-    let mut names: Vec<String> = std::fs::read_dir(&dir.0).expect("a directory").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(&dir.0)
+        .expect("a directory")
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     assert_eq!(names, ["..data", "..v3", "a"]);
 }
@@ -200,7 +257,15 @@ fn a_sub_path_never_leaves_its_volume() {
     std::fs::write(volume.join("inside/file"), "here").expect("a file");
     std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
     std::os::unix::fs::symlink("inside", volume.join("in")).expect("a link");
-    for (path, fine) in [("inside", true), ("in", true), ("made/new", true), ("inside/file", true), ("out", false), ("out/passwd", false), ("../target", false)] {
+    for (path, fine) in [
+        ("inside", true),
+        ("in", true),
+        ("made/new", true),
+        ("inside/file", true),
+        ("out", false),
+        ("out/passwd", false),
+        ("../target", false),
+    ] {
         let target = target.join(path.replace('/', "-"));
         let bound = crate::volumes::bind_subpath(&volume, path, &target);
         if bound.as_ref().is_err_and(|error| error.to_string().contains("bind the subPath")) {
