@@ -467,7 +467,7 @@ SET
 
 # Whether box gets an answer within two seconds (busybox's `wget -T` crashes).
 box_asks() {
-  k exec box -- sh -c 'rm -f /tmp/answer /tmp/done; (wget -qO /tmp/answer http://hello:8088/cgi-bin/hello && touch /tmp/done) & p=$!
+  k exec box -- sh -c 'rm -f /tmp/answer /tmp/done; (wget -qO /tmp/answer http://hello:8088/cgi-bin/hello && touch /tmp/done) >/dev/null 2>&1 </dev/null & p=$!
     for i in 1 2 3 4 5 6 7 8; do sleep 0.25; [ ! -e /tmp/done ] || exit 0; done; kill $p; exit 1'
 }
 
