@@ -38,8 +38,6 @@ pub enum Error {
     Socket { path: PathBuf, source: io::Error },
     #[error("the node ended before it had answered")]
     Cut,
-    #[error("cannot write what was found: {0}")]
-    Output(io::Error),
 }
 
 #[derive(Serialize, Deserialize)]

@@ -97,7 +97,7 @@ impl Door {
         let good = leaf.not_before <= now
             && now <= leaf.not_after
             && self.client_ca.iter().any(|authority| leaf.is_signed_by(authority));
-        good.then(|| Who { name: leaf.subject.common_name, groups: leaf.subject.organizations })
+        good.then_some(Who { name: leaf.subject.common_name, groups: leaf.subject.organizations })
     }
 
     async fn may(&self, who: &Who, verb: &str, subresource: &str) -> bool {
