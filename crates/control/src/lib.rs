@@ -4,8 +4,6 @@
 //! their own beside the runner.
 
 pub mod cluster;
-#[cfg(test)]
-mod fixtures;
 pub mod garbage;
 pub mod io;
 pub mod scheduler;
@@ -19,3 +17,6 @@ pub fn rows(config: &cluster::Config) -> Vec<reconcile::Row> {
     rows.push(scheduler::row());
     rows
 }
+
+#[cfg(test)]
+mod tests;

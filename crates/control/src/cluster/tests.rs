@@ -4,7 +4,7 @@ use reconcile::{Ctx, Plan, World};
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::fixtures::{Fixture, NOW};
+use crate::tests::{Fixture, NOW};
 
 const JAN_1: &str = "2026-01-01T00:00:00Z";
 

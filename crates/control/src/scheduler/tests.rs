@@ -2,7 +2,7 @@ use reconcile::World;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::fixtures::object;
+use crate::tests::object;
 
 fn node(name: &str, more: Json) -> Json {
     let mut node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": "z1"}},
