@@ -92,6 +92,7 @@ start_server() {
   at_bg "$server" "$sampan" server --data-dir "$work/server" --config /dev/null --node-name one --write-kubeconfig "$KUBECONFIG" \
     --log "${WALK_LOG:-info}" >>"$work/log/server" 2>&1 &
   echo $! >"$work/server.pid"
+  disown # it is killed on purpose
 }
 
 passed=0 failed=0 skipped=0
@@ -557,6 +558,7 @@ start_agent() {
   at_bg "$agent" "$sampan" agent --data-dir "$work/agent" --config /dev/null --node-name two --server https://10.99.0.1:6443 \
     --token "$("$sampan" token --data-dir "$work/server" --agent)" --log "${WALK_LOG:-info}" >>"$work/log/agent" 2>&1 &
   echo $! >"$work/agent.pid"
+  disown
 }
 
 step_a_second_node_joins_by_token() {
