@@ -91,15 +91,12 @@ pub struct NodeArgs {
     /// Another resolv.conf for the node and for pods with dnsPolicy Default.
     #[arg(long, env = "SAMPAN_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// A kubelet setting: max-pods, system-reserved, kube-reserved, eviction-hard, container-log-max-size, container-log-max-files.
+    /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved.
     #[arg(long, value_name = "NAME=VALUE")]
     pub kubelet_arg: Vec<String>,
     /// How pods of other nodes are reached.
     #[arg(long, value_enum, default_value = "vxlan")]
     pub flannel_backend: Backend,
-    /// The interface for traffic between nodes [default: that of the node's address].
-    #[arg(long, value_name = "IFACE")]
-    pub flannel_iface: Option<String>,
     /// Log more: `debug`, `trace`, or tracing's filter (`info,net=debug`).
     #[arg(long, env = "SAMPAN_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,

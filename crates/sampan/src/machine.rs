@@ -7,7 +7,7 @@ use std::{
 };
 
 use net::io::Backend;
-use node::{Config, Kubelet, Ports};
+use node::{Config, Kubelet, Ports, Reservation};
 use reconcile::io::Client;
 use runtime::{containers::Runtime, images::Images};
 use schema::api::core::v1::Taint;
@@ -106,7 +106,11 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         policies: !cluster.disable.iter().any(|part| part == "network-policy"),
     });
     tokio::spawn(network.clone().run(setup.network_client.clone()));
+    let kubelet_args = KubeletArgs::parse(&args.kubelet_arg)?;
     let config = Config {
+        max_pods: kubelet_args.max_pods,
+        pod_pids_limit: kubelet_args.pod_max_pids,
+        reserved: kubelet_args.reserved,
         node_name: (*name).to_owned(),
         hostname: (*name).to_owned(),
         addresses: addresses.to_vec(),
@@ -136,6 +140,50 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     let (_tls, tls) = tokio::sync::watch::channel(listen::tls(setup.serving)?);
     tokio::spawn(listen::serve(listener, tls, Arc::new(door)));
     Ok(Machine { kubelet, images })
+}
+
+/// What `--kubelet-arg` sets, of what kubelet's own flags set.
+#[derive(Debug, PartialEq, Eq)]
+struct KubeletArgs {
+    max_pods: u32,
+    pod_max_pids: u64,
+    /// `system-reserved` and `kube-reserved` together.
+    reserved: Reservation,
+}
+
+impl KubeletArgs {
+    fn parse(words: &[String]) -> Result<Self, facts::Error> {
+        let mut args = Self { max_pods: 110, pod_max_pids: 0, reserved: Reservation::default() };
+        for word in words {
+            let bad = |why| facts::Error::Flag { flag: "--kubelet-arg", value: word.clone(), why };
+            let number = "expected a number";
+            match word.trim_start_matches('-').split_once('=') {
+                Some(("max-pods", value)) => args.max_pods = value.parse().map_err(|_| bad(number))?,
+                Some(("pod-max-pids", value)) => args.pod_max_pids = value.parse().map_err(|_| bad(number))?,
+                Some(("system-reserved" | "kube-reserved", value)) => {
+                    reserve(value, &mut args.reserved)
+                        .ok_or_else(|| bad("expected amounts, such as cpu=100m,memory=200Mi"))?;
+                }
+                _ => return Err(bad("known are max-pods, pod-max-pids, system-reserved and kube-reserved")),
+            }
+        }
+        Ok(args)
+    }
+}
+
+fn reserve(text: &str, reserved: &mut Reservation) -> Option<()> {
+    for part in text.split(',') {
+        let (name, amount) = part.split_once('=')?;
+        let amount = schema::quantity::Quantity::parse(amount).ok()?;
+        let units = u64::try_from(amount.value()).ok()?;
+        match name {
+            "cpu" => reserved.cpu_milli += u64::try_from(amount.milli_value()).ok()?,
+            "memory" => reserved.memory_bytes += units,
+            "ephemeral-storage" => reserved.ephemeral_storage_bytes += units,
+            _ => return None,
+        }
+    }
+    Some(())
 }
 
 /// All addresses: metrics are scraped on any of them.
@@ -169,4 +217,27 @@ fn taint(text: &str) -> Result<Taint, facts::Error> {
     }
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
     Ok(Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned(), ..Taint::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelet_args_set_what_they_name_and_refuse_the_rest() {
+        let parse =
+            |words: &[&str]| KubeletArgs::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        let args = parse(&[
+            "max-pods=20",
+            "--pod-max-pids=500",
+            "kube-reserved=cpu=100m,memory=64Mi",
+            "system-reserved=cpu=1",
+        ]);
+        let reserved = Reservation { cpu_milli: 1100, memory_bytes: 64 << 20, ephemeral_storage_bytes: 0 };
+        assert_eq!(args.ok(), Some(KubeletArgs { max_pods: 20, pod_max_pids: 500, reserved }));
+        for bad in ["max-pods", "max-pods=many", "no-such=1", "kube-reserved=cpu", "kube-reserved=gpu=1"] {
+            let error = parse(&[bad]).expect_err("a mistake").to_string();
+            assert!(error.contains("--kubelet-arg") && error.contains(bad), "{error}");
+        }
+    }
 }
