@@ -8,3 +8,4 @@ pub mod node_proxy;
 pub mod remote;
 pub mod runtime;
 pub mod servicelb;
+mod watched;

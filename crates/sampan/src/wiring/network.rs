@@ -5,7 +5,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use reconcile::{
     World,
     io::{
         BoxFuture, Client,
-        reflector::{self, Scope, Sink},
+        reflector::{self, Scope},
     },
 };
 use schema::api::{
@@ -29,7 +29,9 @@ use schema::api::{
     discovery::v1::EndpointSlice,
     networking::v1::NetworkPolicy,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+
+use super::watched::{Feed, Watched};
 
 /// What comes within this time is applied together.
 const GATHER: Duration = Duration::from_millis(5);
@@ -55,8 +57,7 @@ pub struct Network {
     settings: Settings,
     net: OnceLock<Arc<Net>>,
     opened: watch::Sender<bool>,
-    world: Mutex<World>,
-    changed: Notify,
+    watched: Arc<Watched>,
     /// Counts applications of everything.
     stepped: watch::Sender<u64>,
     all_pods: OnceLock<()>,
@@ -84,38 +85,33 @@ impl Network {
             settings,
             net: OnceLock::new(),
             opened: watch::channel(false).0,
-            world: Mutex::default(),
-            changed: Notify::new(),
+            watched: Arc::default(),
             stepped: watch::channel(0).0,
             all_pods: OnceLock::new(),
         })
-    }
-
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Follows the API until dropped.
     pub async fn run(self: Arc<Self>, client: Client) {
         let mut tasks = tokio::task::JoinSet::new();
         let own = Scope { query: format!("fieldSelector=spec.nodeName%3D{}", self.settings.node), ..Scope::default() };
-        tasks.spawn(reflector::run::<Node>(client.clone(), Scope::default(), Feed(self.clone())));
-        tasks.spawn(reflector::run::<Service>(client.clone(), Scope::default(), Feed(self.clone())));
-        tasks.spawn(reflector::run::<EndpointSlice>(client.clone(), Scope::default(), Feed(self.clone())));
-        tasks.spawn(reflector::run::<Namespace>(client.clone(), Scope::default(), Feed(self.clone())));
-        let own_pods = tasks.spawn(reflector::run::<Pod>(client.clone(), own, Feed(self.clone())));
+        tasks.spawn(reflector::run::<Node>(client.clone(), Scope::default(), Feed(self.watched.clone())));
+        tasks.spawn(reflector::run::<Service>(client.clone(), Scope::default(), Feed(self.watched.clone())));
+        tasks.spawn(reflector::run::<EndpointSlice>(client.clone(), Scope::default(), Feed(self.watched.clone())));
+        tasks.spawn(reflector::run::<Namespace>(client.clone(), Scope::default(), Feed(self.watched.clone())));
+        let own_pods = tasks.spawn(reflector::run::<Pod>(client.clone(), own, Feed(self.watched.clone())));
         if self.settings.policies {
-            tasks.spawn(reflector::run::<NetworkPolicy>(client.clone(), Scope::default(), Feed(self.clone())));
+            tasks.spawn(reflector::run::<NetworkPolicy>(client.clone(), Scope::default(), Feed(self.watched.clone())));
         }
         let mut agent: Option<Arc<Mutex<Agent>>> = None;
         loop {
-            self.changed.notified().await;
+            self.watched.changed.notified().await;
             tokio::time::sleep(GATHER).await;
             let Some(objects) = self.objects() else { continue };
             if !objects.policies.is_empty() && self.all_pods.set(()).is_ok() {
                 // Policies select pods anywhere; the list of all replaces that of our own.
                 own_pods.abort();
-                tasks.spawn(reflector::run::<Pod>(client.clone(), Scope::default(), Feed(self.clone())));
+                tasks.spawn(reflector::run::<Pod>(client.clone(), Scope::default(), Feed(self.watched.clone())));
             }
             let Some(net) = self.open(&objects).await else { continue };
             let agent = agent.get_or_insert_with(|| {
@@ -136,7 +132,7 @@ impl Network {
                     let again = self.clone();
                     tasks.spawn(async move {
                         tokio::time::sleep(RETRY).await;
-                        again.changed.notify_one();
+                        again.watched.changed.notify_one();
                     });
                 }
             }
@@ -156,7 +152,7 @@ impl Network {
 
     /// `None` until everything has been listed once.
     fn objects(&self) -> Option<cluster::Objects> {
-        let world = self.world();
+        let world = self.watched.world();
         fn all<K: Object>(world: &World) -> Vec<Arc<K>> {
             world.of::<K>().values().cloned().collect()
         }
@@ -210,7 +206,7 @@ impl Network {
             Err(error) => {
                 tracing::error!(%error, "the network cannot be set up; trying again");
                 tokio::time::sleep(RETRY).await;
-                self.changed.notify_one();
+                self.watched.changed.notify_one();
                 None
             }
         }
@@ -246,30 +242,6 @@ async fn answer(address: IpAddr, zone: watch::Receiver<Option<Arc<Zone>>>, resol
     }
 }
 
-struct Feed(Arc<Network>);
-
-impl<K: Object> Sink<K> for Feed {
-    fn replace(&mut self, items: Vec<K>, revision: u64) {
-        self.0.world().of_mut::<K>().replace(items, revision);
-        self.0.changed.notify_one();
-    }
-
-    fn put(&mut self, object: K) {
-        if self.0.world().of_mut::<K>().put(object).is_some() {
-            self.0.changed.notify_one();
-        }
-    }
-
-    fn remove(&mut self, object: K) {
-        let meta = object.metadata();
-        let revision = meta.resource_version.parse().unwrap_or(u64::MAX);
-        let key = reconcile::Key::of(&object);
-        if self.0.world().of_mut::<K>().remove(&key, &meta.uid, revision).is_some() {
-            self.0.changed.notify_one();
-        }
-    }
-}
-
 impl ports::Network for Network {
     fn ready(&self) -> std::result::Result<(), String> {
         if self.net.get().is_some() { Ok(()) } else { Err("the node has no podCIDR yet".into()) }
@@ -290,7 +262,7 @@ impl ports::Network for Network {
             if !ports.is_empty() || self.all_pods.get().is_some() {
                 let mut stepped = self.stepped.subscribe();
                 let before = *stepped.borrow_and_update();
-                self.changed.notify_one();
+                self.watched.changed.notify_one();
                 let _ = tokio::time::timeout(RETRY, stepped.wait_for(|steps| *steps > before)).await;
             }
             Ok(address.ips().collect())

@@ -1,48 +1,34 @@
 //! ServiceLB: node addresses as the addresses of Services of type LoadBalancer. `net::lb` decides; this feeds it and
 //! writes the statuses.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use net::lb;
 use reconcile::{
-    Key, World,
+    Key,
     io::{
         Client, Identity,
-        reflector::{self, Scope, Sink},
+        reflector::{self, Scope},
     },
 };
 use schema::api::{
-    Object, Time,
+    Time,
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-use tokio::sync::Notify;
 
-use super::host::now_ns;
+use super::{
+    host::now_ns,
+    watched::{Feed, Watched},
+};
 
 const GATHER: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(2);
 
-#[derive(Default)]
-struct State {
-    world: Mutex<World>,
-    changed: Notify,
-}
-
-impl State {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
 /// Runs until dropped. `reserved`: ports on which nodes serve themselves.
 pub async fn run(client: Client, reserved: BTreeSet<u16>) {
     let client = client.with_identity(Identity("system:sampan:servicelb".into()));
-    let state = Arc::new(State::default());
+    let state = Arc::new(Watched::default());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reflector::run::<Service>(client.clone(), Scope::default(), Feed(state.clone())));
     tasks.spawn(reflector::run::<Node>(client.clone(), Scope::default(), Feed(state.clone())));
@@ -66,7 +52,7 @@ pub async fn run(client: Client, reserved: BTreeSet<u16>) {
     }
 }
 
-fn plan(state: &State, options: &lb::Options) -> Vec<lb::StatusPlan> {
+fn plan(state: &Watched, options: &lb::Options) -> Vec<lb::StatusPlan> {
     let world = state.world();
     let complete = world.of::<Service>().synced()
         && world.of::<Node>().synced()
@@ -86,7 +72,7 @@ fn has_host_ports(pod: &Pod) -> bool {
     pod.spec.containers.iter().flat_map(|container| &container.ports).any(|port| port.host_port > 0)
 }
 
-async fn write(client: &Client, state: &State, plan: lb::StatusPlan) -> Result<(), reconcile::io::Error> {
+async fn write(client: &Client, state: &Watched, plan: lb::StatusPlan) -> Result<(), reconcile::io::Error> {
     let found = state.world().get::<Service>(&Key::new(&plan.namespace, &plan.name)).cloned();
     let Some(found) = found.filter(|service| service.metadata.uid == plan.uid) else { return Ok(()) };
     let mut changed = (*found).clone();
@@ -100,27 +86,4 @@ async fn write(client: &Client, state: &State, plan: lb::StatusPlan) -> Result<(
     let written = client.update_status(&changed).await?;
     state.world().of_mut::<Service>().put(written);
     Ok(())
-}
-
-struct Feed(Arc<State>);
-
-impl<K: Object> Sink<K> for Feed {
-    fn replace(&mut self, items: Vec<K>, revision: u64) {
-        self.0.world().of_mut::<K>().replace(items, revision);
-        self.0.changed.notify_one();
-    }
-
-    fn put(&mut self, object: K) {
-        if self.0.world().of_mut::<K>().put(object).is_some() {
-            self.0.changed.notify_one();
-        }
-    }
-
-    fn remove(&mut self, object: K) {
-        let meta = object.metadata();
-        let revision = meta.resource_version.parse().unwrap_or(u64::MAX);
-        if self.0.world().of_mut::<K>().remove(&Key::of(&object), &meta.uid, revision).is_some() {
-            self.0.changed.notify_one();
-        }
-    }
 }
