@@ -1,125 +1,9 @@
 #!/bin/bash
 # The walk of a user through the program, from outside: a server in one network namespace, a second node in another, a
-# client in a third, and upstream's kubectl. Each step asserts what a user would see. Nothing is left behind.
-#
-#   tests/walk.sh              all steps with target/release/sampan
-#   SAMPAN=target/debug/sampan WALK_KEEP=1 tests/walk.sh    another binary; keep the logs
-#   WALK_ONLY='server|node' tests/walk.sh                   steps whose names match
+# client in a third, and upstream's kubectl. Each step asserts what a user would see. world.sh says what it stands on.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-sampan=$(realpath "${SAMPAN:-$here/target/release/sampan}")
-kubectl=${XDG_CACHE_HOME:-$HOME/.cache}/sampan-tests/current/kubectl
-[ "$(id -u)" = 0 ] || { echo "walk: containers and networks are real here: run as root" >&2; exit 1; }
-[ -x "$sampan" ] || { echo "walk: no $sampan: make build" >&2; exit 1; }
-[ -x "$kubectl" ] || "$here/tests/tools.sh"
-
-# What is known not to be there yet: the step's name and why. Listed loudly, counted, and named in README.md.
-declare -A skip=()
-
-id=$$
-net=spw$id-net server=spw$id-server agent=spw$id-agent
-work=$(mktemp -d /tmp/sampan-walk.XXXXXX)
-# Containers' writable layers cannot lie on an overlay, which /tmp may be.
-mount -t tmpfs -o mode=0755,size=2g walk "$work"
-mkdir "$work"/{log,server,agent,home}
-export HOME=$work/home KUBECONFIG=$work/kubeconfig.yaml
-
-cleanup() {
-  set +e
-  trap - EXIT INT TERM
-  for pid in $(jobs -p) $(cat "$work"/*.pid 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
-  wait 2>/dev/null
-  for node in server agent; do
-    [ -d "$work/$node/agent" ] && at "${!node}" "$sampan" killall --data-dir "$work/$node" >>"$work/log/killall" 2>&1
-  done
-  for ns in "$net" "$server" "$agent"; do ip netns del "$ns" 2>/dev/null; done
-  if [ -n "${WALK_KEEP:-}" ]; then
-    mkdir -p "$WALK_KEEP" && cp -a "$work"/log/. "$WALK_KEEP"/ && echo "walk: logs are in $WALK_KEEP"
-  fi
-  grep " $work/" /proc/self/mountinfo | awk '{print $5}' | tac | while read -r point; do umount -l "$point"; done
-  umount -l "$work" && rmdir "$work"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
-
-# ---- the places and the tools
-
-at() { local ns=$1; shift; nsenter "--net=/run/netns/$ns" "$@"; }
-k() { at "$server" "$kubectl" "$@"; }
-# As `at` and `k`, for the background: $! is the program itself.
-at_bg() { local ns=$1; shift; exec nsenter "--net=/run/netns/$ns" "$@"; }
-k_bg() { at_bg "$server" "$kubectl" "$@"; }
-curl_() { at "$net" curl -sS --max-time 5 "$@"; }
-fails() { if "$@"; then echo "should have failed: $*"; return 1; fi; }
-# A file or standard input has this text.
-has() {
-  local found=0
-  # All of the input is read: who writes it would die of a closed pipe.
-  grep -F -- "$1" "${2:-/dev/stdin}" >/dev/null || found=1
-  [ $found = 0 ] || { echo "no '$1' in ${2:-the output}"; [ -z "${2:-}" ] || cat "$2"; }
-  return $found
-}
-# Tries a command until it succeeds, at most that many seconds.
-within() {
-  local end=$((SECONDS + $1)); shift
-  until "$@" >"$work/within" 2>&1; do
-    [ $SECONDS -lt $end ] || { echo "still not: $*"; cat "$work/within"; return 1; }
-    sleep 0.2
-  done
-}
-is() { local wanted=$1 got; shift; got=$("$@") || return 1; [ "$got" = "$wanted" ] || { echo "'$got' is not '$wanted': $*"; return 1; }; }
-
-network() {
-  for ns in "$net" "$server" "$agent"; do
-    ip netns add "$ns"
-    ip -n "$ns" link set lo up
-  done
-  ip -n "$net" link add br0 type bridge
-  ip -n "$net" addr add 10.99.0.254/24 dev br0
-  ip -n "$net" link set br0 up
-  local number=1
-  for ns in "$server" "$agent"; do
-    ip -n "$ns" link add eth0 type veth peer name "eth$number" netns "$net"
-    ip -n "$net" link set "eth$number" master br0 up
-    ip -n "$ns" addr add "10.99.0.$number/24" dev eth0
-    ip -n "$ns" link set eth0 up
-    ip -n "$ns" route add default via 10.99.0.254
-    number=$((number + 1))
-  done
-}
-
-start_server() {
-  at_bg "$server" "$sampan" server --data-dir "$work/server" --config /dev/null --node-name one --write-kubeconfig "$KUBECONFIG" \
-    --log "${WALK_LOG:-info}" >>"$work/log/server" 2>&1 &
-  echo $! >"$work/server.pid"
-  disown # it is killed on purpose
-}
-
-passed=0 failed=0 skipped=0
-# walk NAME: runs step_NAME; its output is shown if it fails.
-walk() {
-  local name=$1 step started=$EPOCHREALTIME
-  step=$((passed + failed + skipped + 1))
-  if [ -n "${WALK_ONLY:-}" ] && ! [[ $name =~ $WALK_ONLY ]]; then return; fi
-  if [ -n "${skip[$name]:-}" ]; then
-    skipped=$((skipped + 1))
-    printf 'ok %d %s # SKIP %s\n' $step "${name//_/ }" "${skip[$name]}"
-    return
-  fi
-  set +e
-  (set -e; "step_$name") >"$work/log/step-$name" 2>&1
-  local status=$?
-  set -e
-  local ms=$(((${EPOCHREALTIME/./} - ${started/./}) / 1000))
-  if [ $status = 0 ]; then
-    passed=$((passed + 1))
-    printf 'ok %d %s (%d ms)\n' $step "${name//_/ }" $ms
-  else
-    failed=$((failed + 1))
-    printf 'not ok %d %s (%d ms)\n' $step "${name//_/ }" $ms
-    tail -n 25 "$work/log/step-$name" | sed 's/^/  # /'
-  fi
-}
+. "$here/tests/world.sh"
 
 # ---- the API
 
@@ -554,13 +438,6 @@ step_a_killed_server_loses_nothing() {
   within 20 bash -c "nsenter --net=/run/netns/$server $kubectl logs box --tail=1 | grep -q tick"
 }
 
-start_agent() {
-  at_bg "$agent" "$sampan" agent --data-dir "$work/agent" --config /dev/null --node-name two --server https://10.99.0.1:6443 \
-    --token "$("$sampan" token --data-dir "$work/server" --agent)" --log "${WALK_LOG:-info}" >>"$work/log/agent" 2>&1 &
-  echo $! >"$work/agent.pid"
-  disown
-}
-
 step_a_second_node_joins_by_token() {
   mkdir -p "$work/agent/images"
   cp "$work/hello.tar" "$work/agent/images/"
@@ -584,8 +461,8 @@ step_pods_of_both_nodes_reach_each_other() {
 
 step_a_killed_agent_finds_its_pods_again() {
   kill -9 "$(cat "$work/agent.pid")"
-  start_agent
-  within 30 k exec far -- true
+  start_agent # at once: it waits for what its predecessor still holds
+  within 30 k exec far -- true || { tail -n 5 "$work/log/agent"; return 1; }
   is 0 k get pod far -o 'jsonpath={.status.containerStatuses[0].restartCount}'
   k delete pod far box --timeout=60s
 }
@@ -606,8 +483,4 @@ step_killall_leaves_nothing() {
 
 network
 start_server
-# In the order in which they stand here.
-mapfile -t steps < <(sed -n 's/^step_\([a-z_]*\)().*/\1/p' "$here/tests/walk.sh")
-for name in "${steps[@]}"; do walk "$name" </dev/null; done
-echo "walk: $passed passed, $failed failed, $skipped skipped"
-[ $failed = 0 ]
+walk_all

@@ -48,8 +48,19 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send;
 }
 
+/// Has a moment's patience with a port in use: a predecessor that was killed lets go of it only when the kernel has
+/// taken the whole process down.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
+    let mut tries = 0;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(source) if source.kind() == std::io::ErrorKind::AddrInUse && tries < 40 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            outcome => return outcome.map_err(|source| Error::Bind { address, source }),
+        }
+    }
 }
 
 /// A TLS configuration which can be replaced while connections are accepted (renewed certificates).

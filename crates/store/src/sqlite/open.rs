@@ -239,7 +239,18 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
         .mode(0o600)
         .open(&lock_path)
         .map_err(at("open"))?;
-    match file.try_lock() {
+    // A second's patience: a holder that was killed lets go only when the kernel has taken all of it down.
+    let mut tries = 0;
+    let outcome = loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if tries < 50 => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            outcome => break outcome,
+        }
+    };
+    match outcome {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();

@@ -1,0 +1,24 @@
+#!/bin/bash
+# Upstream's conformance suite against two nodes in network namespaces. $E2E is the folder of a runner with `build.sh`,
+# `images.py` and `run.sh`; arguments go to its run.sh: tests/conformance.sh --group sig-node --focus Probe
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+e2e=${E2E:-$here/../shared/tools/e2e}
+export E2E_CACHE=${E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan-e2e}
+"$e2e/build.sh" && "$e2e/images.py" >/dev/null
+. "$here/tests/world.sh"
+
+# Names from outside fail at once: there is no resolver to wait for.
+: >"$work/resolv.conf"
+node_args=(--resolv-conf "$work/resolv.conf")
+network
+for node in server agent; do
+  mkdir -p "$work/$node/images"
+  cp "$E2E_CACHE"/images/*.tar "$work/$node/images/"
+done
+start_server
+within 60 k get --raw /readyz
+[ -n "${ONE_NODE:-}" ] || start_agent
+within 120 k wait --for=condition=Ready node/one ${ONE_NODE:-node/two}
+echo "conformance: the cluster is ready; logs in $work/log"
+at "$server" "$e2e/run.sh" --kubeconfig "$KUBECONFIG" "$@"
