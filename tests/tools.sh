@@ -43,3 +43,12 @@ if [ ! -x "$cache/kubectl-$stamp/kubectl" ]; then
   mv "$made" "$cache/kubectl-$stamp"
 fi
 ln -sfn "kubectl-$stamp" "$cache/current"
+
+# An old kubectl, Debian's 1.20: it speaks SPDY where today's speaks WebSocket.
+if [ ! -x "$cache/old/kubectl" ]; then
+  made=$(mktemp -d "$cache/new.XXXXXX")
+  chmod 755 "$made" # apt's user writes there
+  (cd "$made" && { apt-get download -qq kubernetes-client || { apt-get update -qq && apt-get download -qq kubernetes-client; }; } >/dev/null 2>&1 && dpkg -x ./*.deb .)
+  mkdir -p "$cache/old" && mv "$made/usr/bin/kubectl" "$cache/old/kubectl"
+  rm -rf "$made"
+fi

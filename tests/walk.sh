@@ -299,6 +299,97 @@ step_deployments_are_scaled_and_rolled() {
   k rollout status deployment/hello --timeout=60s
 }
 
+step_containers_are_attached_to() {
+  echo hello | k run talk --image=example/hello:1 --restart=Never -i --quiet --command -- sh -c 'read word; echo "heard $word"' >"$work/out"
+  has 'heard hello' "$work/out"
+  within 10 is 0 k get pod talk -o 'jsonpath={.status.containerStatuses[0].state.terminated.exitCode}'
+  k delete pod talk
+}
+
+step_old_clients_work_too() {
+  old() { at "$server" "$old_kubectl" "$@"; }
+  old version --short | has 'Client Version: v1.20'
+  old get pods -o wide | has box
+  old get deployment hello | has '2/2'
+  local status=0
+  is 'from outside' old exec -i box -- cat <<<'from outside'
+  old exec box -- sh -c 'exit 42' || status=$?
+  is 42 echo $status
+  old logs box --tail=1 | has tick
+  old cp "$here/README.md" box:/data/README.md
+  k exec box -- cat /data/README.md | has '# Sampan'
+  at_bg "$server" "$old_kubectl" port-forward deployment/hello 18081:8080 >"$work/out" 2>&1 &
+  local pid=$!
+  within 10 has Forwarding "$work/out"
+  at "$server" curl -sS --max-time 5 http://127.0.0.1:18081/cgi-bin/hello | has 'Hello from'
+  kill $pid
+  manifest 'old: "yes"' | sed 's/namespace: walk/namespace: default/' | old apply -f - | has created
+  old delete cm applied
+}
+
+step_deletions_wait_for_finalizers_and_grace() {
+  k create cm held --from-literal=a=1
+  k patch cm held --type merge -p '{"metadata":{"finalizers":["walk.example/hold"]}}'
+  k delete cm held --wait=false
+  k get cm held -o 'jsonpath={.metadata.deletionTimestamp}' | has 20
+  k patch cm held --type merge -p '{"metadata":{"finalizers":null}}'
+  within 10 fails k get cm held
+  # One that does not heed SIGTERM goes at once when forced, and its container with it.
+  k run stubborn --image=example/hello:1 --restart=Never --command -- sh -c 'trap "" TERM; touch /tmp/ready; sleep 1000'
+  k wait --for=condition=Ready pod/stubborn --timeout=30s
+  k delete pod stubborn --grace-period=0 --force
+  fails k get pod stubborn
+  within 30 fails pgrep -f "touch /tmp/ready; sleep 1000"
+}
+
+# A registry inside of the server's namespace, with images that were pushed to it in gzip and in zstd.
+step_images_are_pulled_from_a_registry() {
+  printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s/registry}}\nhttp: {addr: 127.0.0.1:5000}\n' "$work" >"$work/registry.yml"
+  at_bg "$server" docker-registry serve "$work/registry.yml" >>"$work/log/registry" 2>&1 &
+  echo $! >"$work/registry.pid"
+  disown
+  within 10 at "$server" curl -sSf http://127.0.0.1:5000/v2/
+  local form
+  for form in gzip zstd; do
+    at "$server" skopeo copy -q --dest-tls-verify=false --format oci --dest-compress-format $form \
+      "docker-archive:$work/hello.tar" "docker://127.0.0.1:5000/team/$form:1"
+  done
+  # An index with this machine's platform in it, and one without.
+  local digest arch
+  digest=$(at "$server" skopeo inspect --tls-verify=false --format '{{.Digest}}' docker://127.0.0.1:5000/team/gzip:1)
+  arch=$(at "$server" skopeo inspect --tls-verify=false --format '{{.Architecture}}' docker://127.0.0.1:5000/team/gzip:1)
+  index gzip many "$digest" "$arch" s390x
+  index gzip foreign "$digest" s390x ppc64le
+  local image
+  for image in gzip:1 zstd:1 many:1 "gzip@$digest"; do
+    k run pulled --image="registry.example/team/$image" --restart=Never --command -- true
+    within 30 is Succeeded k get pod pulled -o 'jsonpath={.status.phase}'
+    k get events --field-selector involvedObject.name=pulled | has 'Successfully pulled image'
+    k delete pod pulled
+    k delete events --field-selector involvedObject.name=pulled
+  done
+  k run foreign --image=registry.example/team/foreign:1 --restart=Never
+  within 30 bash -c "nsenter --net=/run/netns/$server $kubectl get pod foreign -o 'jsonpath={.status.containerStatuses[0].state.waiting.reason}' | grep -E 'ErrImagePull|ImagePullBackOff'"
+  k get events --field-selector involvedObject.name=foreign >"$work/out"
+  has 's390x' "$work/out"
+  has "linux/$arch" "$work/out"
+  k delete pod foreign
+}
+
+# index FROM TO DIGEST ARCHITECTURE...: an index of one image under several architectures' names.
+index() {
+  local from=$1 to=$2 digest=$3 architecture entries=() size; shift 3
+  # The registry wants what an index names in the same repository.
+  at "$server" skopeo copy -q --src-tls-verify=false --dest-tls-verify=false --preserve-digests \
+    "docker://127.0.0.1:5000/team/$from@$digest" "docker://127.0.0.1:5000/team/$to:only"
+  size=$(at "$server" curl -sS -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://127.0.0.1:5000/v2/team/$to/manifests/$digest" | wc -c)
+  for architecture; do
+    entries+=("{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"$digest\",\"size\":$size,\"platform\":{\"os\":\"linux\",\"architecture\":\"$architecture\"}}")
+  done
+  at "$server" curl -sSf -X PUT -H 'Content-Type: application/vnd.oci.image.index.v1+json' "http://127.0.0.1:5000/v2/team/$to/manifests/1" \
+    --data "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[$(IFS=,; echo "${entries[*]}")]}"
+}
+
 step_jobs_complete() {
   k create job sum --image=example/hello:1 -- sh -c 'echo $((40 + 2))'
   k wait --for=condition=complete job/sum --timeout=60s || { k get job sum -o yaml; k describe pods -l job-name=sum; return 1; }
@@ -481,6 +572,12 @@ step_killall_leaves_nothing() {
   [ -f "$work/server/server/db/state.db" ]
 }
 
+# registry.example is a name of the registry that a step starts.
+cat >"$work/registries.yaml" <<'REGISTRIES'
+mirrors:
+  registry.example: {endpoint: [http://127.0.0.1:5000]}
+REGISTRIES
+node_args=(--private-registry "$work/registries.yaml")
 network
 start_server
 walk_all
