@@ -14,6 +14,7 @@ use crate::{
     kind::{Kind, builtin},
     negotiate::{Accepted, Encoding, Shape},
     options::FieldValidation,
+    reply::Warnings,
     request::Query,
     status::Result,
 };
@@ -30,7 +31,7 @@ pub struct Call {
     pub kind: Arc<Kind>,
     pub accepted: Accepted,
     /// For the client, as `Warning` headers.
-    pub warnings: Vec<String>,
+    pub warnings: Warnings,
 }
 
 pub async fn read_body(body: Body) -> Result<Bytes> {
@@ -70,7 +71,7 @@ impl Call {
             headers: HeaderMap::new(),
             kind,
             accepted: Accepted { encoding: Encoding::Json, shape: Shape::Whole },
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
         }
     }
 

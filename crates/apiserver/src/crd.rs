@@ -371,7 +371,6 @@ async fn update_definition(
         part,
         subresource: if part == Part::Status { "status" } else { "" },
         options: WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() },
-        options_kind: "UpdateOptions",
         may_create: false,
         admission: false,
     };

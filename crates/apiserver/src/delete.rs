@@ -69,11 +69,11 @@ pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
     let options = options(&call, body)?;
     let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
     if kind.kind() == "Job" && options.propagation.is_none() && options.orphan_dependents.is_none() {
-        call.warnings.push(JOB_KEEPS_PODS.into());
+        call.warnings.push(JOB_KEEPS_PODS);
     }
     let deleted = call.delete_object(&kind, &namespace, &name, options.clone()).await?;
     let orphan_false = options.orphan_dependents == Some(false);
-    let mut response = match deleted {
+    Ok(match deleted {
         Deleted::Gone(entry, _) if kind.strategy.returns_deleted => {
             let body = call.view().object(&entry)?;
             reply::bytes(200, call.accepted.encoding.content_type(), body)
@@ -86,9 +86,7 @@ pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
             let body = call.view().object(&entry)?;
             reply::bytes(if orphan_false { 202 } else { 200 }, call.accepted.encoding.content_type(), body)
         }
-    };
-    reply::add_warnings(&mut response, &call.warnings);
-    Ok(response)
+    })
 }
 
 pub async fn delete_collection(mut call: Call, body: &[u8]) -> Result<Reply> {
@@ -140,7 +138,6 @@ impl Call {
                 request.old = Some(old.clone());
                 self.server.mutate(&mut request).await?;
                 self.server.validate(&mut request).await?;
-                self.warnings.append(&mut request.warnings);
                 validated_at = Some(entry.revision);
             }
             let cx = Cx { server: &self.server, user: &self.user, kind, subresource: "", dry_run: options.dry_run };
@@ -172,13 +169,20 @@ impl Call {
                         return Ok(Deleted::Gone(entry, old));
                     }
                     let guard = Guard { key: key.clone(), modified: entry.revision };
-                    match self.server.commit(vec![guard], vec![Write::Delete { key: key.clone() }]).await {
+                    // Who watches sees it marked before it is gone.
+                    let marked = match step {
+                        Step::RemoveAs(last) => Some(encode::to_stored(kind, &last)?),
+                        _ => None,
+                    };
+                    let put = marked.clone().map(|value| Write::Put { key: key.clone(), value });
+                    let writes = put.into_iter().chain([Write::Delete { key: key.clone() }]).collect();
+                    match self.server.commit(vec![guard], writes).await {
                         Ok(revisions) => {
                             (kind.strategy.deleted)(&cx, &old);
-                            let revision = revisions.first().copied().filter(|&r| r > 0).unwrap_or(entry.revision);
-                            let last = match step {
-                                Step::RemoveAs(last) => Entry::new(key, revision, &encode::to_stored(kind, &last)?),
-                                _ => entry.at(revision),
+                            let revision = revisions.last().copied().filter(|&r| r > 0).unwrap_or(entry.revision);
+                            let last = match marked {
+                                Some(stored) => Entry::new(key, revision, &stored),
+                                None => entry.at(revision),
                             };
                             return Ok(Deleted::Gone(Arc::new(last), old));
                         }
@@ -248,6 +252,9 @@ fn decide(kind: &Kind, old: &Value, options: &mut DeleteOptions, now: i64) -> St
     let mut graceful = false;
     let old_grace = old.i64_at(&["metadata", "deletionGracePeriodSeconds"]).map(|s| if s < 0 { 1 } else { s });
     if meta::is_deleting(old) && (kind.strategy.grace)(old, options.grace_period_seconds).is_some() {
+        if old_grace == Some(0) && meta::has_finalizers(old) {
+            return Step::Wait;
+        }
         // Being deleted already: the grace period can only become shorter.
         if let Some(before) = old_grace.filter(|&s| s != 0) {
             let Some(wanted) = options.grace_period_seconds.filter(|&w| w < before) else { return Step::Wait };

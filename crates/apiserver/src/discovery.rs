@@ -49,7 +49,7 @@ pub fn hex_upper(bytes: &[u8]) -> String {
 }
 
 /// Upstream's order of the built-in groups; custom ones follow by name.
-const GROUP_ORDER: [&str; 21] = [
+const GROUP_ORDER: [&str; 22] = [
     "",
     "apiregistration.k8s.io",
     "apps",
@@ -71,6 +71,7 @@ const GROUP_ORDER: [&str; 21] = [
     "discovery.k8s.io",
     "resource.k8s.io",
     "flowcontrol.apiserver.k8s.io",
+    "storagemigration.k8s.io",
 ];
 
 pub fn ordered_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
@@ -138,7 +139,12 @@ fn group(name: &str, versions: &[String], with_type: bool) -> Value {
 
 fn storage_version_hash(kind: &Kind) -> Option<String> {
     let storage = kind.storage.as_ref()?;
-    let stored = kind.custom.as_ref().map_or(&*storage.api_version, |c| &c.storage_api_version);
+    let stored = match &kind.custom {
+        Some(custom) => &custom.storage_api_version,
+        // It names the version in which definitions were stored once, and never changes again.
+        None if kind.kind() == "CustomResourceDefinition" => "apiextensions.k8s.io/v1beta1",
+        None => &*storage.api_version,
+    };
     let (group, version) = crate::kind::split_api_version(stored);
     let digest = Sha256::digest(format!("{group}/{version}/{}", kind.kind()));
     Some(STANDARD.encode(&digest[..8]))

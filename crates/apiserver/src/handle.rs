@@ -13,7 +13,7 @@ use crate::{
     negotiate,
     negotiate::{Accepted, Encoding, Shape},
     nonresource, patch, read,
-    reply::{self, Reply},
+    reply::{self, Reply, Warnings},
     request::{GroupResource, Query},
     seams::{Decision, Peer},
     status::Result,
@@ -122,9 +122,10 @@ impl Server {
             negotiate::accept(&parts.headers, &query, false, true).map_or(Encoding::Json, |accepted| accepted.encoding);
         let started = self.inner.metrics.start();
         let mut info = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""));
+        let warnings = Warnings::default();
         let response = match self.admitted(&mut parts, &mut info).await {
             Ok(user) => match self.inner.flow.enter(&info).await {
-                Ok(_permit) => self.dispatch(parts, query, user, &info, body).await,
+                Ok(_permit) => self.dispatch(parts, query, user, &info, body, &warnings).await,
                 Err(status) => Err(status),
             },
             Err(status) => Err(status),
@@ -133,6 +134,7 @@ impl Server {
             Ok(response) => response,
             Err(status) => reply::status(&status, fallback),
         };
+        warnings.send(&mut response);
         self.inner.metrics.finish(&info, response.status().as_u16(), started);
         if !response.headers().contains_key("audit-id") {
             let mut bytes = [0; 16];
@@ -254,7 +256,15 @@ impl Server {
         Ok(result)
     }
 
-    async fn dispatch(&self, parts: Parts, query: Query, user: User, info: &Attributes, body: Body) -> Result<Reply> {
+    async fn dispatch(
+        &self,
+        parts: Parts,
+        query: Query,
+        user: User,
+        info: &Attributes,
+        body: Body,
+        warnings: &Warnings,
+    ) -> Result<Reply> {
         if !info.is_resource {
             return nonresource::serve(self, parts, &query, &user, body).await;
         }
@@ -297,14 +307,11 @@ impl Server {
             let other_type = !subresource.is_empty() && subresource != "status";
             negotiate::accept(&parts.headers, &query, stored && !other_type, kind.custom.is_none())?
         };
-        let warning = deprecation(&kind);
+        warnings.extend(deprecation(&kind));
         let headers = parts.headers.clone();
-        let call = Call { server: self.clone(), user, info, query, headers, kind, accepted, warnings: Vec::new() };
-        let mut reply = self.verb(call, parts, body, &subresource, streaming).await?;
-        if let Some(warning) = warning {
-            reply::add_warnings(&mut reply, &[warning]);
-        }
-        Ok(reply)
+        let warnings = warnings.clone();
+        let call = Call { server: self.clone(), user, info, query, headers, kind, accepted, warnings };
+        self.verb(call, parts, body, &subresource, streaming).await
     }
 
     async fn verb(&self, call: Call, parts: Parts, body: Body, subresource: &str, streaming: bool) -> Result<Reply> {

@@ -54,13 +54,13 @@ impl Encoding {
 }
 
 /// One clause of an Accept header.
-struct Clause<'a> {
-    media: &'a str,
+pub struct Clause<'a> {
+    pub media: &'a str,
     params: Vec<(&'a str, &'a str)>,
     quality: f32,
 }
 
-fn clauses(accept: &str) -> Vec<Clause<'_>> {
+pub fn clauses(accept: &str) -> Vec<Clause<'_>> {
     let mut out: Vec<Clause<'_>> = accept
         .split(',')
         .filter(|c| !c.trim().is_empty())

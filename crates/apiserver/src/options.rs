@@ -27,6 +27,8 @@ pub struct WriteOptions {
     pub dry_run: bool,
     pub field_manager: String,
     pub field_validation: FieldValidation,
+    /// As it was asked for.
+    pub validation: String,
     /// Apply patches only.
     pub force: bool,
 }
@@ -69,7 +71,8 @@ impl WriteOptions {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
         }
         let field_manager = if manager.is_empty() { manager_of(user_agent) } else { manager.into() };
-        Ok(WriteOptions { dry_run, field_manager, field_validation, force: query.flag("force") })
+        let validation = query.get("fieldValidation").unwrap_or("").to_owned();
+        Ok(WriteOptions { dry_run, field_manager, field_validation, validation, force: query.flag("force") })
     }
 
     /// The options object that admission sees.
@@ -81,8 +84,8 @@ impl WriteOptions {
         if !self.field_manager.is_empty() {
             out.set(&["fieldManager"], self.field_manager.as_str());
         }
-        if self.force {
-            out.set(&["force"], true);
+        if !self.validation.is_empty() {
+            out.set(&["fieldValidation"], self.validation.as_str());
         }
         out
     }

@@ -70,16 +70,23 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         part,
         subresource: &subresource,
         options: options.clone(),
-        options_kind: "PatchOptions",
         may_create: format == Format::Apply && subresource.is_empty(),
         admission: true,
     };
     let (namespace, name) = (update.namespace.clone(), update.name.clone());
+    let strict = options.field_validation == FieldValidation::Strict;
     let mut warnings = Vec::new();
     let patched = if format == Format::Apply {
-        let config = parse_apply(&mut call, body, &kind, &options)?;
+        let (config, repeated) = parse_apply(&call, body, &kind)?;
         let now = call.server.now_text();
         let produce = |old: Option<&Value>| {
+            let given = config.str_at(&["metadata", "uid"]);
+            if old.is_none() && !given.is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {given}, and no existing object was found"
+                );
+                return Err(Status::conflict(&kind.group_resource(), &name, &why));
+            }
             let writer = apply::Writer {
                 manager: &options.field_manager,
                 api_version: &kind.api_version,
@@ -87,7 +94,11 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
                 now: &now,
             };
             let applied = apply::apply(kind.table(), &kind.ty, old, &config, writer, options.force);
-            let Some(mut object) = applied.map_err(apply_error)? else { return Ok(None) };
+            let applied = applied.map_err(apply_error)?;
+            if let Some(repeated) = repeated.as_ref().filter(|_| strict) {
+                return Err(Status::bad_request(format!("error strict decoding patch: {repeated}")));
+            }
+            let Some(mut object) = applied else { return Ok(None) };
             kind.stamp(&mut object);
             let mut object = typed(&kind, object).map_err(Status::bad_request)?.0;
             kind.stamp(&mut object);
@@ -96,15 +107,18 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             match_name(&mut object, &name)?;
             Ok(Some(Produced { object, managed: true }))
         };
-        call.update(&update, &produce).await?
+        let written = call.update(&update, &produce).await?;
+        warnings.extend(repeated);
+        written
     } else {
-        let parsed = json::parse_strict(body).map_err(|e| {
-            Status::bad_request(if format == Format::Json { e.message } else { "invalid JSON patch".into() })
-        })?;
-        if format != Format::Json {
-            warnings.extend(parsed.problems.iter().map(ToString::to_string));
-        }
+        let parsed = json::parse_strict(body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
         let patch = parsed.value;
+        let repeated = parsed.problems.iter().map(ToString::to_string);
+        if format == Format::Json {
+            warnings.extend(repeated.chain(unknown_members(&patch)).map(|problem| format!("json patch {problem}")));
+        } else {
+            warnings.extend(repeated);
+        }
         let found = std::sync::Mutex::new(Vec::new());
         let produce = |old: Option<&Value>| {
             let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &name))?;
@@ -114,22 +128,17 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
                 _ => patch::strategic(kind.table(), &kind.ty, old.clone(), patch.clone()),
             };
             let object = object.map_err(patch_error)?;
-            let shown = object.to_string();
-            let (mut object, problems) = typed(&kind, object).map_err(|why| {
-                Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)])
-            })?;
-            if let Ok(mut found) = found.lock() {
-                *found = problems.clone();
+            let shown = if format == Format::Strategic { patch::go_print(&patch) } else { object.to_string() };
+            let refuse = |why: &str| {
+                Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.as_str().into(), why)])
+            };
+            let (mut object, unknown) = typed(&kind, object).map_err(|why| refuse(&why))?;
+            let problems = [warnings.clone(), unknown].concat();
+            if strict && !problems.is_empty() {
+                return Err(refuse(&format!("strict decoding error: {}", problems.join(", "))));
             }
-            if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
-                let shown = String::from_utf8_lossy(body).into_owned();
-                let why = format!("strict decoding error: {}", problems.join(", "));
-                return Err(Status::invalid(
-                    "",
-                    "",
-                    "",
-                    vec![field_error(ErrorKind::Invalid, "patch", shown.into(), &why)],
-                ));
+            if let Ok(mut found) = found.lock() {
+                *found = problems;
             }
             check_identity(&kind, &object)?;
             kind.stamp(&mut object);
@@ -139,11 +148,11 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             Ok(Some(Produced::new(object)))
         };
         let written = call.update(&update, &produce).await?;
-        warnings.extend(found.into_inner().unwrap_or_default());
+        warnings = found.into_inner().unwrap_or_default();
         written
     };
     if options.field_validation == FieldValidation::Warn {
-        call.warnings.append(&mut warnings);
+        call.warnings.extend(warnings);
     }
     call.written(&patched)
 }
@@ -178,40 +187,28 @@ fn check_options(format: Format, call: &Call, options: &WriteOptions) -> Result<
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "PatchOptions", "", errors)) }
 }
 
-/// The applied configuration as it was written: only what it says is owned.
-fn parse_apply(call: &mut Call, body: &[u8], kind: &Kind, options: &WriteOptions) -> Result<Value> {
-    let bad = |e: &dyn std::fmt::Display| Status::bad_request(format!("error decoding YAML: {e}"));
-    let parsed = yaml::parse(body).map_err(|e| bad(&e))?;
+/// What strict decoding says of a JSON patch's operations.
+fn unknown_members(patch: &Value) -> impl Iterator<Item = String> {
+    let operations = patch.as_list().into_iter().flatten().enumerate();
+    operations.flat_map(|(at, operation)| {
+        let members = operation.as_object().into_iter().flat_map(|o| o.keys());
+        let unknown = members.filter(|name| !matches!(name.as_str(), "op" | "path" | "from" | "value"));
+        unknown.map(move |name| format!("unknown field \"[{at}].{name}\""))
+    })
+}
+
+/// The applied configuration as it was written, as only what it says is owned; and its repeated keys.
+fn parse_apply(call: &Call, body: &[u8], kind: &Kind) -> Result<(Value, Option<String>)> {
+    let parsed = yaml::parse(body).map_err(|e| Status::bad_request(format!("error encoding patch: {e}")))?;
     let mut config = parsed.value;
     if config.as_object().is_none() {
-        return Err(bad(&"the patch is no object"));
+        return Err(Status::bad_request("error decoding patch: the patch is no object"));
     }
     let (api_version, name) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
-    if name.is_empty() || api_version.is_empty() {
-        return Err(Status::bad_request(format!(
-            "invalid object type: {}, Kind={name}",
-            if api_version.is_empty() { "/" } else { api_version }
-        )));
-    }
     if api_version != &*kind.api_version || name != kind.kind() {
-        return Err(Status::bad_request(format!(
-            "incorrect object: want {}, Kind={}, got {api_version}, Kind={name}",
-            kind.api_version,
-            kind.kind()
-        )));
+        let group_version = if api_version.contains('/') { api_version.into() } else { format!("/{api_version}") };
+        return Err(Status::bad_request(format!("invalid object type: {group_version}, Kind={name}")));
     }
-    let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
-    let (_, unknown) = typed(kind, config.clone()).map_err(|e| {
-        Status::bad_request(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {e}",
-            config.str_at(&["metadata", "namespace"]),
-            config.str_at(&["metadata", "name"]),
-            kind.api_version,
-            kind.kind()
-        ))
-    })?;
-    problems.extend(unknown);
-    call.report(kind, problems, options.field_validation)?;
     if config.str_at(&["metadata", "name"]).is_empty() {
         config.set(&["metadata", "name"], call.info.name.as_str());
     }
@@ -220,7 +217,7 @@ fn parse_apply(call: &mut Call, body: &[u8], kind: &Kind, options: &WriteOptions
         config.set(&["metadata", "namespace"], call.info.namespace.as_str());
     }
     meta::dedup_owners(&mut config);
-    Ok(config)
+    Ok((config, parsed.problems.first().map(|repeated| format!("error converting YAML to JSON: {repeated}"))))
 }
 
 fn apply_error(error: apply::ApplyError) -> Status {
@@ -234,6 +231,6 @@ fn apply_error(error: apply::ApplyError) -> Status {
             Status::apply_conflict(causes.collect(), error.to_string())
         }
         apply::ApplyError::ManagedFieldsSet => Status::bad_request(error.to_string()),
-        apply::ApplyError::Invalid(why) => Status::internal(why),
+        apply::ApplyError::Invalid(why) => Status::plain_internal(why),
     }
 }

@@ -1,6 +1,9 @@
 //! `get` and `list`: from the cache, at the revision that was asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{Value, json};
@@ -171,16 +174,20 @@ pub async fn select(server: &Server, storage: &Storage, namespace: &str, options
     if let Some(revision) = fixed {
         server.fresh(revision).await?;
     }
+    let paging = !options.continue_token.is_empty();
     let (all, revision) = match fixed {
-        Some(revision) => match at(server, storage, &span, revision).await? {
-            Some(entries) => (entries, revision),
-            None if options.continue_token.is_empty() => return Err(Status::expired(EXPIRED)),
-            None => {
-                let mut status = Status::expired(INCONSISTENT);
-                status.continue_token = Some(Token::encode(&span.start, &base, None));
-                return Err(status);
+        Some(revision) => {
+            let kept = !paging || revision >= server.inner.pages_since.load(Ordering::Relaxed);
+            match if kept { at(server, storage, &span, revision).await? } else { None } {
+                Some(entries) => (entries, revision),
+                None if !paging => return Err(Status::expired(EXPIRED)),
+                None => {
+                    let mut status = Status::expired(INCONSISTENT);
+                    status.continue_token = Some(Token::encode(&span.start, &base, None));
+                    return Err(status);
+                }
             }
-        },
+        }
         None => {
             let applied = server.inner.publisher.applied();
             if let Some(name) = options.single_name().filter(|_| !namespace.is_empty() || !storage.namespaced) {

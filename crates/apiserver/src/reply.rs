@@ -1,6 +1,9 @@
 //! Answers: bodies, headers and compression.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -123,24 +126,47 @@ impl<I: Iterator<Item = crate::status::Result<Bytes>>> Iterator for Gzip<I> {
     }
 }
 
-/// Adds `Warning: 299` headers, as many as upstream sends.
-pub fn add_warnings(response: &mut Reply, warnings: &[String]) {
-    const TOTAL_BYTES_MAX: usize = 4096;
-    let mut total = 0;
-    let mut sent: Vec<&String> = Vec::new();
-    for warning in warnings {
-        if warning.is_empty() || sent.contains(&warning) {
-            continue;
+/// What a client is told besides the answer, whatever the answer is. Clones share one list.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub fn push(&self, warning: impl Into<String>) {
+        self.extend([warning.into()]);
+    }
+
+    pub fn extend(&self, warnings: impl IntoIterator<Item = String>) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings {
+            // A control character would end the header.
+            let warning: String = warning.chars().filter(|c| !c.is_control()).collect();
+            if !warning.is_empty() && !list.contains(&warning) {
+                list.push(warning);
+            }
         }
-        sent.push(warning);
-        let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
-        let quoted = format!("299 - \"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""));
-        total += quoted.len();
-        if total > TOTAL_BYTES_MAX {
-            return;
-        }
-        if let Ok(value) = HeaderValue::from_str(&quoted).or_else(|_| HeaderValue::from_bytes(quoted.as_bytes())) {
-            response.headers_mut().append(header::WARNING, value);
+    }
+
+    pub fn list(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `Warning: 299` headers: all of them whole, or the beginnings of as many as upstream sends.
+    pub fn send(&self, response: &mut Reply) {
+        const TOTAL_CHARS_MAX: usize = 4096;
+        const CHARS_MAX: usize = 256;
+        let list = self.list();
+        let cut = list.iter().map(|w| w.chars().count()).sum::<usize>() > TOTAL_CHARS_MAX;
+        let mut total = 0;
+        for warning in &list {
+            if cut && total >= TOTAL_CHARS_MAX {
+                return;
+            }
+            let text: String = warning.chars().take(if cut { CHARS_MAX } else { usize::MAX }).collect();
+            total += text.chars().count();
+            let quoted = format!("299 - \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+            if let Ok(value) = HeaderValue::from_bytes(quoted.as_bytes()) {
+                response.headers_mut().append(header::WARNING, value);
+            }
         }
     }
 }

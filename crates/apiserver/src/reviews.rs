@@ -49,9 +49,7 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
         }
         other => return Err(Status::internal(format_args!("no review {other}"))),
     }
-    let mut response = reply::value(201, &review, call.accepted.encoding);
-    reply::add_warnings(&mut response, &call.warnings);
-    Ok(response)
+    Ok(reply::value(201, &review, call.accepted.encoding))
 }
 
 /// What upstream says of a token that no authenticator accepts.

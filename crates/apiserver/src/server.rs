@@ -1,10 +1,16 @@
 //! The handle that everything goes through: what it is made of, how it starts, and reads for those inside.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use schema::Value;
-use store::Revision;
-use tokio::sync::watch;
+use store::{Revision, retention::Retention};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Status,
@@ -48,13 +54,17 @@ pub(crate) struct Inner {
     registry: RwLock<Arc<Registry>>,
     /// The newest revision worth a bookmark; moves at most once a minute.
     pub(crate) bookmark: watch::Sender<Revision>,
+    /// Pages of a list at an earlier revision are no longer given out, whatever the store still has.
+    pub(crate) pages_since: AtomicU64,
     pub(crate) flow: Flow,
     pub(crate) metrics: Metrics,
     pub(crate) allocators: crate::behaviours::Allocators,
     pub(crate) documents: crate::discovery::Documents,
 }
 
-const BOOKMARK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Upstream's compaction interval: clients know continue tokens to expire after this and at most twice this.
+const PAGES_WINDOW: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -95,6 +105,7 @@ impl Server {
                 publisher: Publisher::new(at.unwrap_or(0)),
                 registry: RwLock::new(Arc::new(registry)),
                 bookmark: watch::channel(0).0,
+                pages_since: AtomicU64::new(0),
                 flow: Flow::default(),
                 metrics: Metrics::default(),
                 allocators,
@@ -169,10 +180,15 @@ impl Server {
     /// Once a minute at most, and only if something was written: the idle server has no timer.
     async fn send_bookmarks(self) {
         let mut applied = self.inner.publisher.subscribe();
+        let started = Instant::now();
+        let mut pages = Retention::new(PAGES_WINDOW, Revision::MAX);
         while applied.changed().await.is_ok() {
             tokio::time::sleep(BOOKMARK_INTERVAL).await;
             let revision = *applied.borrow_and_update();
             self.inner.bookmark.send_replace(revision);
+            if let Some(since) = pages.observe(started.elapsed(), revision) {
+                self.inner.pages_since.store(since, Ordering::Relaxed);
+            }
         }
     }
 }

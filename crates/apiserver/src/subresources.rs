@@ -55,7 +55,6 @@ impl Call {
             part: Part::Given,
             subresource,
             options,
-            options_kind: "UpdateOptions",
             may_create: false,
             admission: false,
         }
@@ -220,16 +219,13 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     request.kind = "Scale".into();
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
-    call.warnings.append(&mut request.warnings);
     let produce = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &update.name))?;
         Ok(Some(Produced::new(make(old)?)))
     };
     let written = call.update(&update, &produce).await?;
     let object = encode::decode(&kind, &written.entry.body)?;
-    let mut response = reply::value(200, &to_scale(&kind, &object), encoding);
-    reply::add_warnings(&mut response, &call.warnings);
-    Ok(response)
+    Ok(reply::value(200, &to_scale(&kind, &object), encoding))
 }
 
 fn patched(before: Value, content_type: &str, body: &[u8], id: MessageId) -> Result<Value> {
@@ -302,7 +298,6 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
     request.object = binding;
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
-    call.warnings.append(&mut request.warnings);
     let binding = request.object;
     let node = binding.str_at(&["target", "name"]).to_owned();
     let uid = binding.str_at(&["metadata", "uid"]).to_owned();
@@ -345,9 +340,7 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
         Ok(Some(Produced { object: pod, managed: true }))
     };
     call.update(&update, &produce).await?;
-    let mut response = reply::status(&Status::created(), call.accepted.encoding);
-    reply::add_warnings(&mut response, &call.warnings);
-    Ok(response)
+    Ok(reply::status(&Status::created(), call.accepted.encoding))
 }
 
 /// Sets a condition to True.
@@ -400,7 +393,6 @@ async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
     request.object = eviction;
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
-    call.warnings.append(&mut request.warnings);
     let pod = call.current().await?;
     let phase = pod.str_at(&["status", "phase"]);
     let ignores = matches!(phase, "Succeeded" | "Failed" | "Pending") || meta::is_deleting(&pod);
@@ -431,11 +423,7 @@ async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
     match result {
         Err(status) if status.is_conflict() && guarded => Err(too_many(budget_name(&call, &pod))),
         Err(status) => Err(status),
-        Ok(()) => {
-            let mut response = reply::status(&Status::created(), call.accepted.encoding);
-            reply::add_warnings(&mut response, &call.warnings);
-            Ok(response)
-        }
+        Ok(()) => Ok(reply::status(&Status::created(), call.accepted.encoding)),
     }
 }
 
@@ -485,7 +473,6 @@ async fn spend(call: &mut Call, pod: &str, budget: &Value, dry_run: bool) -> Res
         part: Part::Status,
         subresource: "status",
         options,
-        options_kind: "UpdateOptions",
         may_create: false,
         admission: false,
     };
@@ -580,7 +567,7 @@ const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_DEFAULT: i64 = 3600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
-async fn token(mut call: Call, body: &[u8]) -> Result<Reply> {
+async fn token(call: Call, body: &[u8]) -> Result<Reply> {
     let encoding: Encoding = negotiate::content_type(&call.headers, true)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
     let mut request = decode_other(body, encoding, "authentication.k8s.io/v1", "TokenRequest")?;
@@ -631,12 +618,9 @@ async fn token(mut call: Call, body: &[u8]) -> Result<Reply> {
     admission.object = request;
     call.server.mutate(&mut admission).await?;
     call.server.validate(&mut admission).await?;
-    call.warnings.append(&mut admission.warnings);
     let mut request = admission.object;
     call.server.config().issue_token.issue(&call.server, &account, bound.as_ref(), &mut request)?;
-    let mut response = reply::value(201, &request, call.accepted.encoding);
-    reply::add_warnings(&mut response, &call.warnings);
-    Ok(response)
+    Ok(reply::value(201, &request, call.accepted.encoding))
 }
 
 /// The Pod, Secret or Node to whose life a token is bound.

@@ -65,8 +65,6 @@ pub struct Update<'a> {
     pub part: Part,
     pub subresource: &'a str,
     pub options: WriteOptions,
-    /// `UpdateOptions` or `PatchOptions`, for admission.
-    pub options_kind: &'static str,
     /// Create what is not there, as apply does.
     pub may_create: bool,
     /// Off for the server's own bookkeeping.
@@ -131,7 +129,7 @@ impl Call {
             old: None,
             options,
             dry_run,
-            warnings: Vec::new(),
+            warnings: self.warnings.clone(),
         }
     }
 
@@ -164,7 +162,7 @@ impl Call {
         meta::wipe_system_fields(&mut object);
         match_namespace(&mut object, &kind, namespace)?;
         if meta::dedup_owners(&mut object) {
-            self.warnings.push(DUPLICATE_OWNERS.into());
+            self.warnings.push(DUPLICATE_OWNERS);
         }
         (kind.strategy.wipe_for_create)(&kind, &mut object);
         if !managed {
@@ -182,7 +180,6 @@ impl Call {
         let mut request = self.admission(&kind, Operation::Create, &name, ns, "", options_value, options.dry_run);
         request.object = object;
         self.server.mutate(&mut request).await?;
-        self.warnings.append(&mut request.warnings);
         let generate = request.object.str_at(&["metadata", "name"]).is_empty()
             && !request.object.str_at(&["metadata", "generateName"]).is_empty();
         let mut attempt = 0;
@@ -251,7 +248,6 @@ impl Call {
         let pending = std::mem::replace(&mut request.object, object);
         request.name = name.to_owned();
         let validated = self.server.validate(request).await;
-        self.warnings.append(&mut request.warnings);
         let object = std::mem::replace(&mut request.object, pending);
         if let Err(status) = validated {
             return Err((object, status));
@@ -426,13 +422,13 @@ impl Call {
             return Err(Status::modified(&gr, &update.name));
         }
         if meta::dedup_owners(&mut object) {
-            self.warnings.push(DUPLICATE_OWNERS.into());
+            self.warnings.push(DUPLICATE_OWNERS);
         }
         self.keep(update, &mut object, &old);
         if !managed {
             self.record_managers(kind, Some(&old), &mut object, update.subresource, &update.options);
         }
-        let options = update.options.to_value(update.options_kind);
+        let options = update.options.to_value("UpdateOptions");
         let dry_run = update.options.dry_run;
         let mut request = self.admission(
             kind,
@@ -471,7 +467,6 @@ impl Call {
         if update.admission {
             self.server.validate(&mut request).await?;
         }
-        self.warnings.append(&mut request.warnings);
         let object = request.object;
         if meta::is_deleting(&old)
             && !meta::has_finalizers(&object)
@@ -614,7 +609,6 @@ pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         part,
         subresource: &subresource,
         options,
-        options_kind: "UpdateOptions",
         may_create: false,
         admission: true,
     };
@@ -627,8 +621,6 @@ impl Call {
     pub fn written(&mut self, written: &Written) -> Result<Reply> {
         let body = self.view().object(&written.entry)?;
         let code = if written.created { 201 } else { 200 };
-        let mut response = reply::bytes(code, self.accepted.encoding.content_type(), body);
-        reply::add_warnings(&mut response, &self.warnings);
-        Ok(response)
+        Ok(reply::bytes(code, self.accepted.encoding.content_type(), body))
     }
 }

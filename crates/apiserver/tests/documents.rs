@@ -74,6 +74,38 @@ async fn open_api() {
         ("/swagger", "2.0"),
         ("/definitions/io.k8s.api.core.v1.Pod/x-kubernetes-group-version-kind/0/kind", "Pod"),
     ]);
+    let packed = accept(&f, "/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf").await.is(200);
+    assert_eq!(packed.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    // The definition of a name: field 9 holds them, each in field 1 with its name in 1 and its schema in 2.
+    let definition = field(field_with(field(&packed.bytes, 9), 1, "io.k8s.api.core.v1.Container"), 2);
+    let ports = field(field_with(field(definition, 25), 1, "ports"), 2);
+    assert_eq!(field(field(ports, 22), 1), b"array");
+    let keys = field(field_with(ports, 31, "x-kubernetes-list-map-keys"), 2);
+    assert_eq!(field(keys, 2), b"[\"containerPort\",\"protocol\"]\n");
+    accept(&f, "/openapi/v2", "text/html").await.is(406);
+}
+
+/// The fields of a protobuf message that are bytes.
+fn fields(message: &[u8]) -> Vec<(u32, &[u8])> {
+    let mut cursor = schema::proto::wire::Cursor::new(message);
+    let mut out = Vec::new();
+    while let Some((tag, wire)) = cursor.tag().expect("a tag") {
+        match wire {
+            2 => out.push((tag, cursor.bytes().expect("bytes"))),
+            _ => cursor.skip(wire).expect("a value"),
+        }
+    }
+    out
+}
+
+fn field(message: &[u8], tag: u32) -> &[u8] {
+    fields(message).into_iter().find(|(t, _)| *t == tag).expect("the field").1
+}
+
+/// The one of a repeated field whose own first field is this name.
+fn field_with<'a>(message: &'a [u8], tag: u32, name: &str) -> &'a [u8] {
+    let of_tag = fields(message).into_iter().filter(|(t, _)| *t == tag);
+    of_tag.map(|(_, inner)| inner).find(|inner| field(inner, 1) == name.as_bytes()).expect("the name")
 }
 
 #[tokio::test]

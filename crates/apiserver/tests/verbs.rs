@@ -91,6 +91,81 @@ async fn bad_requests() {
     )]);
     let warned = f.post(maps, "{metadata: {name: warned}, dta: {}}").await.is(201);
     assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"dta\\\"\"");
+    let refused = f.post(maps, "{metadata: {name: UP}, dta: {}}").await.is(422);
+    assert_eq!(refused.headers["warning"], warned.headers["warning"], "a refusal does not hide what was wrong besides");
+}
+
+#[tokio::test]
+async fn patches_are_read_strictly() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    f.post(maps, "{metadata: {name: m}}").await.is(201);
+    let send = |query: &str, kind: &str, body: &str| {
+        let path = format!("{maps}/m?fieldManager=t&{query}");
+        f.raw(Fixture::request(http::Method::PATCH, &path, &format!("application/{kind}"), body.to_owned()))
+    };
+    let twice = r#"{"data":{"a":"1"},"data":{"a":"2"}}"#;
+    let applied = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: v\n  a: w\n";
+    let unknown = "apiVersion: v1\nkind: ConfigMap\ndta: {}\n";
+    for (query, kind, body, code, message) in [
+        ("", "merge-patch+json", "{", 400, "invalid JSON patch"),
+        ("fieldValidation=Strict", "merge-patch+json", twice, 422, r#"strict decoding error: duplicate field "data""#),
+        (
+            "fieldValidation=Strict",
+            "strategic-merge-patch+json",
+            r#"{"dta":{"b":"c"}}"#,
+            422,
+            r#"patch: Invalid value: "map[dta:map[b:c]]": strict decoding error: unknown field "dta""#,
+        ),
+        (
+            "fieldValidation=Strict",
+            "json-patch+json",
+            r#"[{"op":"add","path":"/data","value":{},"odd":1}]"#,
+            422,
+            r#"strict decoding error: json patch unknown field "[0].odd""#,
+        ),
+        (
+            "fieldValidation=Strict",
+            "apply-patch+yaml",
+            applied,
+            400,
+            "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" already set in map",
+        ),
+        ("", "apply-patch+yaml", unknown, 500, "ConfigMap): .dta: field not declared in schema"),
+        ("", "apply-patch+yaml", "apiVersion: v1\nkind: Pod\n", 400, "invalid object type: /v1, Kind=Pod"),
+    ] {
+        let reply = send(query, kind, body).await.is(code);
+        assert!(reply.at("/message").contains(message), "{}", reply.text());
+    }
+    for (kind, body, warning) in [
+        ("merge-patch+json", twice, r#"duplicate field "data""#),
+        ("apply-patch+yaml", applied, r#"key "a" already set in map"#),
+    ] {
+        let reply = send("force=true", kind, body);
+        let reply = if kind.starts_with("merge") { send("", kind, body).await } else { reply.await };
+        let found = reply.is(200).headers["warning"].to_str().expect("text").replace('\\', "");
+        assert!(found.contains(warning), "{found}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_pages_expire_and_old_watches_do_not() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        f.post(maps, &format!("{{metadata: {{name: {name}}}}}")).await.is(201);
+    }
+    let first = f.get(&format!("{maps}?limit=1")).await.is(200);
+    let next = format!("{maps}?limit=1&continue={}", first.at("/metadata/continue"));
+    f.get(&next).await.is(200).has(&[("/items/0/metadata/name", "b")]);
+    for minute in 0..12 {
+        f.post(maps, &format!("{{metadata: {{name: later-{minute}}}}}")).await.is(201);
+        tokio::time::sleep(std::time::Duration::from_secs(61)).await;
+    }
+    let expired = f.get(&next).await.is(410).has(&[("/reason", "Expired")]);
+    let rest = format!("{maps}?limit=1&continue={}", expired.at("/metadata/continue"));
+    f.get(&rest).await.is(200).has(&[("/items/0/metadata/name", "b")]);
+    f.get(&format!("{maps}?resourceVersion={}&resourceVersionMatch=Exact", first.revision())).await.is(200);
 }
 
 #[tokio::test]

@@ -80,6 +80,23 @@ async fn leaving_a_selector_is_a_deletion() {
 }
 
 #[tokio::test]
+async fn a_pod_without_grace_is_marked_and_gone() {
+    let f = Fixture::new().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    f.post(pods, "{metadata: {name: p}, spec: {containers: [{name: c, image: nginx}]}}").await.is(201);
+    let revision = f.get(pods).await.revision();
+    let mut watch = Watch::open(&f, &format!("{pods}?watch=1&resourceVersion={revision}")).await;
+    f.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await.is(200);
+    for (at, wanted) in [(revision + 1, "MODIFIED"), (revision + 2, "DELETED")] {
+        let event = watch.next().await.expect("an event");
+        assert_eq!(event.str_at(&["type"]), wanted);
+        let metadata = &event["object"]["metadata"];
+        assert_eq!(metadata.str_at(&["resourceVersion"]), at.to_string());
+        assert_eq!(metadata["deletionGracePeriodSeconds"].as_i64(), Some(0));
+    }
+}
+
+#[tokio::test]
 async fn initial_events_end_with_a_bookmark() {
     let f = Fixture::new().await;
     f.post(MAPS, "{metadata: {name: m}}").await.is(201);

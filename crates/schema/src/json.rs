@@ -29,6 +29,9 @@ pub enum FieldProblem {
     Unknown(String),
     #[error("duplicate field {0:?}")]
     Duplicate(String),
+    /// Repeated keys of a YAML document, a line each: `line 9: key "foo" already set in map`.
+    #[error("yaml: unmarshal errors:\n  {}", .0.join("\n  "))]
+    Yaml(Vec<String>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

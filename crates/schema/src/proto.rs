@@ -1,7 +1,7 @@
 //! Protobuf as gogo writes it, both directions, and the `k8s\0` envelope.
 
 pub(crate) mod read;
-pub(crate) mod wire;
+pub mod wire;
 mod write;
 
 use crate::{MessageId, Object, Table, Value};

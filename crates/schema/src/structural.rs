@@ -64,6 +64,7 @@ impl Schema {
         let placed = decoded.problems.into_iter().map(|problem| match problem {
             FieldProblem::Unknown(path) => FieldProblem::Unknown(place(path)),
             FieldProblem::Duplicate(path) => FieldProblem::Duplicate(place(path)),
+            other => other,
         });
         Ok(placed.collect())
     }

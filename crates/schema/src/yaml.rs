@@ -30,7 +30,8 @@ pub fn parse(text: &[u8]) -> Result<Decoded, YamlError> {
     let text = utf8(text)?;
     let mut reader = Reader::new(text);
     let value = reader.document()?.unwrap_or_default();
-    Ok(Decoded { value, problems: reader.problems })
+    let problems = if reader.repeated.is_empty() { Vec::new() } else { vec![FieldProblem::Yaml(reader.repeated)] };
+    Ok(Decoded { value, problems })
 }
 
 /// All documents of a stream, the empty ones left out.
@@ -60,13 +61,8 @@ struct Reader<'a> {
     aliased: u64,
     nodes: u64,
     line: u64,
-    path: Vec<Step>,
-    problems: Vec<FieldProblem>,
-}
-
-enum Step {
-    Key(String),
-    Index(usize),
+    /// go-yaml's words for keys that came again, a line each.
+    repeated: Vec<String>,
 }
 
 type Tagged<'a> = Option<Cow<'a, Tag>>;
@@ -79,8 +75,7 @@ impl<'a> Reader<'a> {
             aliased: 0,
             nodes: 0,
             line: 1,
-            path: Vec::new(),
-            problems: Vec::new(),
+            repeated: Vec::new(),
         }
     }
 
@@ -151,9 +146,7 @@ impl<'a> Reader<'a> {
             if matches!(event, Event::SequenceEnd) {
                 return Ok(Value::List(list));
             }
-            self.path.push(Step::Index(list.len()));
             list.push(self.node(event, depth + 1)?);
-            self.path.pop();
         }
     }
 
@@ -166,15 +159,17 @@ impl<'a> Reader<'a> {
                 break;
             }
             let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
-            let key = match self.node(event, depth + 1)? {
+            let key = self.node(event, depth + 1)?;
+            // As Go prints it: strings in quotes, the rest plainly.
+            let printed = key.to_string();
+            let key = match key {
                 Value::String(key) => key,
-                key @ (Value::Bool(_) | Value::Int(_) | Value::Float(_)) => key.to_string(),
+                Value::Bool(_) | Value::Int(_) | Value::Float(_) => printed.clone(),
                 key => return self.fail(format!("invalid map key: {key}")),
             };
             let event = self.event()?;
-            self.path.push(Step::Key(key));
+            let line = self.line;
             let value = self.node(event, depth + 1)?;
-            let Some(Step::Key(key)) = self.path.pop() else { continue };
             if merge {
                 match value {
                     Value::List(list) => merged.extend(list),
@@ -183,8 +178,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             if object.contains_key(&key) {
-                let path = self.printed_path(&key);
-                self.problems.push(FieldProblem::Duplicate(path));
+                self.repeated.push(format!("line {line}: key {printed} already set in map"));
             }
             object.insert(key, value);
         }
@@ -197,22 +191,6 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(Value::Object(object))
-    }
-
-    fn printed_path(&self, last: &str) -> String {
-        let mut out = String::new();
-        let last = Step::Key(last.to_owned());
-        for step in self.path.iter().chain([&last]) {
-            match step {
-                Step::Index(at) => out.push_str(&format!("[{at}]")),
-                Step::Key(key) if out.is_empty() => out.push_str(key),
-                Step::Key(key) => {
-                    out.push('.');
-                    out.push_str(key);
-                }
-            }
-        }
-        out
     }
 
     fn scalar(&self, text: &str, style: ScalarStyle, tag: &Tagged<'a>) -> Result<Value, YamlError> {

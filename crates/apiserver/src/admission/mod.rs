@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use schema::Value;
 
-use crate::{Server, Status, User, request::GroupResource, seams::BoxFuture};
+use crate::{Server, Status, User, reply::Warnings, request::GroupResource, seams::BoxFuture};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -74,7 +74,7 @@ pub struct AdmissionRequest {
     pub options: Value,
     pub dry_run: bool,
     /// `Warning` headers for the client.
-    pub warnings: Vec<String>,
+    pub warnings: Warnings,
 }
 
 impl AdmissionRequest {

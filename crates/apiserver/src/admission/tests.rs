@@ -50,7 +50,7 @@ pub(super) fn request(what: &str, operation: Operation, user: User, object: Json
         old,
         options: Value::Null,
         dry_run: false,
-        warnings: Vec::new(),
+        warnings: Default::default(),
     }
 }
 
@@ -754,7 +754,10 @@ fn pod_security() {
     let deployment = json!({"metadata": {"namespace": "ns", "name": "d"}, "spec": {"template": {"spec": host}}});
     for mut request in [pod(host), create("apps/deployments", deployment)] {
         run(&PodSecurity, &warns, &[], &mut request).unwrap();
-        assert_eq!(request.warnings, ["would violate PodSecurity \"baseline:latest\": host namespaces (hostPID=true)"]);
+        assert_eq!(
+            request.warnings.list(),
+            ["would violate PodSecurity \"baseline:latest\": host namespaces (hostPID=true)"]
+        );
     }
     // A pod that is there stays, whatever the labels say; a new image is looked at.
     let pod_with = |image: &str| json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"hostPID": true, "containers": [{"name": "c", "image": image}]}});
@@ -781,7 +784,7 @@ fn pod_security() {
     );
     run(&PodSecurity, &baseline, &[], &mut stricter).unwrap();
     assert_eq!(
-        stricter.warnings,
+        stricter.warnings.list(),
         [
             "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \"baseline:latest\"",
             "p: host namespaces",

@@ -1,6 +1,7 @@
 //! OpenAPI v2 and v3: produced from the table when somebody asks, known by hashes that do not need the documents.
 
 mod paths;
+mod proto;
 mod schemas;
 
 use http::{HeaderValue, header, request::Parts};
@@ -11,7 +12,7 @@ use crate::{
     Server, Status,
     discovery::hex_upper,
     kind::Registry,
-    negotiate::{accepts_gzip, join_header},
+    negotiate::{accepts_gzip, clauses, join_header},
     nonresource::{VERSION, not_found, unchanged},
     reply::{self, Reply},
     request::Query,
@@ -59,9 +60,7 @@ fn info() -> Value {
     Value::object([("title", "Kubernetes".into()), ("version", VERSION.into())])
 }
 
-fn document(parts: &Parts, value: &Value, content_type: &'static str, etag: &str) -> Result<Reply> {
-    let mut out = Vec::new();
-    json::encode_untyped(value, &mut out);
+fn document(parts: &Parts, out: Vec<u8>, content_type: &'static str, etag: &str) -> Result<Reply> {
     let hint = out.len() as u64;
     let mut response = reply::chunks(content_type, hint, accepts_gzip(&parts.headers), [Ok(out.into())].into_iter())?;
     if let Ok(etag) = HeaderValue::from_str(etag) {
@@ -70,14 +69,23 @@ fn document(parts: &Parts, value: &Value, content_type: &'static str, etag: &str
     Ok(response)
 }
 
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Whether the first media type that can be served is a protobuf one.
+fn wants_protobuf(parts: &Parts) -> Result<bool> {
+    let accept = join_header(&parts.headers, header::ACCEPT);
+    let accept = if accept.is_empty() { "*/*" } else { accept.as_str() };
+    let known = clauses(accept).iter().find_map(|clause| match clause.media {
+        "application/json" | "application/*" | "*/*" => Some(false),
+        V2_PROTOBUF | "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" => Some(true),
+        _ => None,
+    });
+    known.ok_or_else(|| Status::not_acceptable(&["application/json"]))
+}
+
 /// The whole API in one document.
 pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
-    let accept = join_header(&parts.headers, header::ACCEPT);
-    let json_accepted =
-        accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
-    if !json_accepted {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
+    let protobuf = wants_protobuf(parts)?;
     let registry = server.registry();
     let versions: Vec<(String, String)> =
         registry.groups().iter().flat_map(|(g, vs)| vs.iter().map(|v| (g.clone(), v.clone()))).collect();
@@ -99,7 +107,19 @@ pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
         ("paths", all_paths.into()),
         ("definitions", schemas.finish().into()),
     ]);
-    document(parts, &value, "application/json", &etag)
+    let mut response = if protobuf {
+        document(parts, proto::encode(&value), V2_PROTOBUF, &etag)?
+    } else {
+        document(parts, json_of(&value), "application/json", &etag)?
+    };
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+fn json_of(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    json::encode_untyped(value, &mut out);
+    out
 }
 
 fn not_modified(etag: &str) -> Reply {
@@ -129,10 +149,7 @@ pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Resul
     let Some((group, version)) = versions.iter().find(|(g, v)| path_of(g, v) == asked) else {
         return Ok(not_found());
     };
-    let accept = join_header(&parts.headers, header::ACCEPT);
-    let json_accepted =
-        accept.is_empty() || ["application/json", "*/*", "application/*"].iter().any(|m| accept.contains(m));
-    if !json_accepted {
+    if wants_protobuf(parts)? {
         return Err(Status::not_acceptable(&["application/json"]));
     }
     let hash = hash(&registry, &[(group.clone(), version.clone())]);
@@ -156,7 +173,7 @@ pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Resul
     }
     let mut value = Value::object([("openapi", "3.0.0".into()), ("info", info()), ("paths", all_paths.into())]);
     value.set(&["components", "schemas"], schemas.finish());
-    let mut response = document(parts, &value, "application/json", &etag)?;
+    let mut response = document(parts, json_of(&value), "application/json", &etag)?;
     if query.get("hash").is_some() {
         // The document of a hash never changes.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));

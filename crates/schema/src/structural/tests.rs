@@ -36,6 +36,7 @@ fn answers_as_upstream() {
                     .into_iter()
                     .map(|p| match p {
                         FieldProblem::Unknown(path) | FieldProblem::Duplicate(path) => path,
+                        other => other.to_string(),
                     })
                     .collect();
                 differ("unknown", unknown.join(" "), texts("unknown").join(" "));
