@@ -52,11 +52,10 @@ curl_() { at "$net" curl -sS --max-time 5 "$@"; }
 fails() { if "$@"; then echo "should have failed: $*"; return 1; fi; }
 # A file or standard input has this text.
 has() {
-  local found=0
-  # All of the input is read: who writes it would die of a closed pipe.
-  grep -F -- "$1" "${2:-/dev/stdin}" >/dev/null || found=1
-  [ $found = 0 ] || { echo "no '$1' in ${2:-the output}"; [ -z "${2:-}" ] || cat "$2"; }
-  return $found
+  local found
+  # Counted, so that all of the input is read: who writes it would die of a closed pipe.
+  found=$(grep -cF -- "$1" "${2:-/dev/stdin}" || true)
+  [ "${found:-0}" -gt 0 ] || { echo "no '$1' in ${2:-the output}"; [ -z "${2:-}" ] || cat "$2"; return 1; }
 }
 # Tries a command until it succeeds, at most that many seconds.
 within() {
