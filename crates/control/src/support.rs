@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reconcile::{Action, Ctx, Key, Objects};
+use reconcile::{Action, Ctx, Key, Objects, Patch, Reference};
 use schema::{
     api::{
         IntOrString, MicroTime, Object, Time,
@@ -10,6 +10,7 @@ use schema::{
         meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
     },
     selector,
+    time::format,
 };
 use serde_json::json;
 
@@ -171,6 +172,25 @@ pub fn event<K: Object>(
         reporting_component: component.to_owned(),
         ..Event::default()
     })
+}
+
+/// Says in the pod's status why it goes; `failed`: nobody is left to say how it ended.
+pub fn disrupt(pod: &Pod, ctx: &Ctx, reason: &str, message: &str, failed: bool) -> Action {
+    let mut condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": format(ctx.now_seconds()),
+    });
+    if pod.metadata.generation > 0 {
+        condition["observedGeneration"] = json!(pod.metadata.generation);
+    }
+    let mut status = json!({"conditions": [condition]});
+    if failed {
+        status["phase"] = json!("Failed");
+    }
+    Action::Patch {
+        of: Reference::to(pod),
+        subresource: Some("status"),
+        patch: Patch::Strategic(json!({"status": status})),
+    }
 }
 
 /// The pod's condition of a type: its status and since when.

@@ -7,7 +7,7 @@ use schema::{
     Table,
     api::{
         Object, Time, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-        policy::v1 as policy, rbac::v1 as rbac, storage::v1 as storage,
+        discovery::v1 as discovery, policy::v1 as policy, rbac::v1 as rbac, storage::v1 as storage,
     },
     json, proto,
     transcode::proto_to_json,
@@ -72,6 +72,7 @@ impl Fixture {
             "Node" => self.add(object::<core::Node>(json)),
             "Service" => self.add(object::<core::Service>(json)),
             "Endpoints" => self.add(object::<core::Endpoints>(json)),
+            "EndpointSlice" => self.add(object::<discovery::EndpointSlice>(json)),
             "PersistentVolume" => self.add(object::<core::PersistentVolume>(json)),
             "PersistentVolumeClaim" => self.add(object::<core::PersistentVolumeClaim>(json)),
             "StorageClass" => self.add(object::<storage::StorageClass>(json)),

@@ -117,6 +117,8 @@ struct Queue {
     waiting: BTreeSet<Key>,
     running: BTreeSet<Key>,
     later: BTreeMap<(Instant, u64), Key>,
+    /// Where each key stands in `later`.
+    times: HashMap<Key, (Instant, u64)>,
     ticket: u64,
 }
 
@@ -127,9 +129,14 @@ impl Queue {
         }
     }
 
+    /// The last word counts: who asked for the key earlier knew less, and would go on asking for ever beside it.
     fn push_at(&mut self, at: Instant, key: Key) {
         self.ticket += 1;
-        self.later.insert((at, self.ticket), key);
+        let time = (at, self.ticket);
+        if let Some(before) = self.times.insert(key.clone(), time) {
+            self.later.remove(&before);
+        }
+        self.later.insert(time, key);
     }
 
     /// Moves what is due; says when the next one is.
@@ -139,6 +146,7 @@ impl Queue {
                 return Some(entry.key().0);
             }
             let key = entry.remove();
+            self.times.remove(&key);
             self.push(key);
         }
         None
@@ -442,3 +450,6 @@ fn absorb(shared: &Shared, effect: Effect) {
         Effect::Elsewhere => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,15 @@ use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::{
     IntOrString, Object,
     core::v1::{Node, ObjectReference, Pod, Service, ServicePort},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone},
     meta::v1::ObjectMeta,
 };
 
 use crate::support::{Matcher, controller_ref, is_ready, is_terminal};
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
 const MAX_ENDPOINTS: usize = 100;
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -71,7 +71,7 @@ pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<K
         .collect()
 }
 
-pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
+pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
     let held = world.of::<EndpointSlice>().in_namespace(&key.namespace).filter(|slice| {
         let labels = &slice.metadata.labels;
@@ -94,7 +94,7 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
             let same: Vec<&EndpointSlice> =
                 held.iter().copied().filter(|slice| slice.address_type == family && slice.ports == ports).collect();
             kept.extend(same.iter().map(|slice| slice.name()));
-            fit(service, family, &ports, &mut endpoints, &same, ctx, &mut plan);
+            fit(service, family, &ports, &mut endpoints, &same, &mut plan);
         }
     }
     plan.actions.extend(held.iter().filter(|slice| !kept.contains(&slice.name())).map(|slice| Action::delete(*slice)));
@@ -108,10 +108,8 @@ fn fit(
     ports: &[EndpointPort],
     endpoints: &mut BTreeMap<String, Endpoint>,
     held: &[&EndpointSlice],
-    ctx: &mut Ctx,
     plan: &mut Plan,
 ) {
-    let _ = ctx;
     let mut slices: Vec<EndpointSlice> = Vec::new();
     for slice in held {
         let mut changed = (*slice).clone();
@@ -222,6 +220,8 @@ fn endpoint(world: &World, service: &Service, pod: &Pod, family: &str) -> Option
     // A hostname counts only where DNS gives the pod a name: with the Service as its subdomain.
     let hostname =
         (!pod.spec.hostname.is_empty() && pod.spec.subdomain == service.name()).then(|| pod.spec.hostname.clone());
+    let node_name = (!pod.spec.node_name.is_empty()).then(|| pod.spec.node_name.clone());
+    let hints = hints(service, zone.as_ref(), node_name.as_ref()).filter(|_| ready);
     Some(Endpoint {
         addresses: vec![address.to_owned()],
         conditions: EndpointConditions {
@@ -238,10 +238,26 @@ fn endpoint(world: &World, service: &Service, pod: &Pod, family: &str) -> Option
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-        node_name: (!pod.spec.node_name.is_empty()).then(|| pod.spec.node_name.clone()),
+        node_name,
         zone,
+        hints,
         ..Endpoint::default()
     })
+}
+
+/// For whom an endpoint is, by the Service's `trafficDistribution`.
+fn hints(service: &Service, zone: Option<&String>, node: Option<&String>) -> Option<EndpointHints> {
+    let wanted = service.spec.traffic_distribution.as_deref()?;
+    let by_node = wanted == "PreferSameNode";
+    if !by_node && !matches!(wanted, "PreferClose" | "PreferSameZone") {
+        return None;
+    }
+    let for_zones: Vec<ForZone> =
+        zone.map(|name| ForZone { name: name.clone(), ..ForZone::default() }).into_iter().collect();
+    let for_nodes: Vec<ForNode> =
+        node.filter(|_| by_node).map(|name| ForNode { name: name.clone(), ..ForNode::default() }).into_iter().collect();
+    let any = !for_zones.is_empty() || !for_nodes.is_empty();
+    any.then(|| EndpointHints { for_zones, for_nodes, ..EndpointHints::default() })
 }
 
 /// The number that a Service's port has in a pod.

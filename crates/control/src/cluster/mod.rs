@@ -3,6 +3,7 @@
 mod disruption;
 pub mod endpoint_slices;
 mod endpoints;
+mod mirror;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
@@ -37,8 +38,10 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         pod_gc::row(),
         disruption::row(),
         endpoints::row(),
+        mirror::row(),
         roles::row(),
         quotas::row(),
+        volumes::ephemeral_row(),
         volumes::claims_row(),
         volumes::volumes_row(),
         volumes::claim_protection_row(),

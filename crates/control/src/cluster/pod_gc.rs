@@ -6,19 +6,15 @@ use std::{
     time::Duration,
 };
 
-use reconcile::{Action, Ctx, DeleteOptions, Key, Patch, Plan, Reference, Row, Trigger, World};
-use schema::{
-    api::{
-        Object,
-        core::v1::{Node, Pod, Taint},
-    },
-    time::format,
+use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Reference, Row, Trigger, World};
+use schema::api::{
+    Object,
+    core::v1::{Node, Pod, Taint},
 };
-use serde_json::json;
 
 use crate::{
     scheduler::filters::tolerated,
-    support::{event, is_terminal},
+    support::{disrupt, event, is_terminal},
 };
 
 /// How long a pod's node may be missing: nodes are created anew, and come to us by another stream than pods.
@@ -123,22 +119,6 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
     plan.push(disrupt(pod, ctx, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", false));
     plan.push(Action::delete(&**pod));
     plan
-}
-
-/// Says in the pod's status why it goes; `failed`: nobody is left to say how it ended.
-fn disrupt(pod: &Pod, ctx: &Ctx, reason: &str, message: &str, failed: bool) -> Action {
-    let condition = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": format(ctx.now_seconds()),
-    });
-    let mut status = json!({"conditions": [condition]});
-    if failed {
-        status["phase"] = json!("Failed");
-    }
-    Action::Patch {
-        of: Reference::to(pod),
-        subresource: Some("status"),
-        patch: Patch::Strategic(json!({"status": status})),
-    }
 }
 
 /// Pod garbage collection: upstream's podgc.

@@ -1,6 +1,6 @@
 //! ResourceQuota: what its namespace uses, counted anew. Admission books what is created; this gives back what is gone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::{
@@ -20,6 +20,8 @@ use schema::{
 use super::volumes::class_of;
 use crate::support::is_terminal;
 
+/// What was booked for an object that then was not made is given back by then.
+const RESYNC: Duration = Duration::from_secs(300);
 const BY_CLASS: &str = ".storageclass.storage.k8s.io/";
 
 type Usage = BTreeMap<String, Quantity>;
@@ -48,20 +50,19 @@ fn count<K: Object>(world: &World, namespace: &str) -> usize {
     world.of::<K>().in_namespace(namespace).count()
 }
 
-/// Quotas of the namespace of an object that came, went or changed what it uses.
-fn quotas<K: Object>(world: &World, old: Option<&K>, new: Option<&K>) -> Vec<Key> {
-    let of = |object: &K| {
+/// Quotas of the namespace of an object that went. One that came was booked before it could be seen, and the next one
+/// may be by now: to count then would give that one's share back.
+fn gone<K: Object>(world: &World, old: Option<&K>, new: Option<&K>) -> Vec<Key> {
+    let quotas = |object: &K| {
         world.of::<ResourceQuota>().in_namespace(object.namespace()).map(|quota| Key::of(&**quota)).collect()
     };
-    new.or(old).filter(|_| old.is_none() || new.is_none()).map(of).unwrap_or_default()
+    old.filter(|_| new.is_none()).map(quotas).unwrap_or_default()
 }
 
+/// The same of one that changed what it uses, too.
 fn changed<K: Object>(world: &World, old: Option<&K>, new: Option<&K>, same: impl Fn(&K, &K) -> bool) -> Vec<Key> {
-    match (old, new) {
-        (Some(old), Some(new)) if same(old, new) => Vec::new(),
-        (Some(_), new) => quotas(world, None, new),
-        (old, new) => quotas(world, old, new),
-    }
+    let is_same = old.zip(new).is_some_and(|(old, new)| same(old, new));
+    gone(world, old, new.filter(|_| old.is_none() || is_same))
 }
 
 pub fn row() -> Row {
@@ -69,33 +70,39 @@ pub fn row() -> Row {
         name: "resourcequota",
         user: "system:serviceaccount:kube-system:resourcequota-controller",
         triggers: vec![
-            Trigger::itself::<ResourceQuota>(),
-            Trigger::on::<Pod>(|world, old, new| match (old, new) {
-                (Some(_), None) | (None, _) => quotas(world, old, new),
-                _ => changed(world, old, new, |old, new| is_terminal(old) == is_terminal(new) && old.spec == new.spec),
+            // Not when admission books: the object that it booked for may not be seen yet, and would be given back.
+            Trigger::on::<ResourceQuota>(|_, old, new| {
+                let due =
+                    new.filter(|new| old.is_none_or(|old| old.spec != new.spec) || new.status.hard != new.spec.hard);
+                due.map(Key::of).into_iter().collect()
             }),
-            Trigger::on::<Service>(|world, old, new| match new {
-                None => quotas(world, old, new),
-                _ => changed(world, old, new, |old, new| old.spec == new.spec),
+            Trigger::on::<Pod>(|world, old, new| {
+                // That it is given a node is no change.
+                changed(world, old, new, |old, new| {
+                    let asks = |pod: &Pod| (pod.spec.containers.clone(), pod.spec.resources.clone());
+                    is_terminal(old) == is_terminal(new)
+                        && asks(old) == asks(new)
+                        && old.spec.active_deadline_seconds == new.spec.active_deadline_seconds
+                })
             }),
-            Trigger::on::<PersistentVolumeClaim>(|world, old, new| match new {
-                None => quotas(world, old, new),
-                _ => changed(world, old, new, |old, new| {
+            Trigger::on::<Service>(|world, old, new| changed(world, old, new, |old, new| old.spec == new.spec)),
+            Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
+                changed(world, old, new, |old, new| {
                     old.spec == new.spec && old.status.allocated_resources == new.status.allocated_resources
-                }),
+                })
             }),
-            Trigger::on_metadata::<Secret>(quotas),
-            Trigger::on_metadata::<ConfigMap>(quotas),
-            Trigger::on_metadata::<ServiceAccount>(quotas),
-            Trigger::on_metadata::<ReplicationController>(quotas),
-            Trigger::on_metadata::<Endpoints>(quotas),
-            Trigger::on_metadata::<EndpointSlice>(quotas),
-            Trigger::on_metadata::<Deployment>(quotas),
-            Trigger::on_metadata::<ReplicaSet>(quotas),
-            Trigger::on_metadata::<StatefulSet>(quotas),
-            Trigger::on_metadata::<DaemonSet>(quotas),
-            Trigger::on_metadata::<Job>(quotas),
-            Trigger::on_metadata::<CronJob>(quotas),
+            Trigger::on_metadata::<Secret>(gone),
+            Trigger::on_metadata::<ConfigMap>(gone),
+            Trigger::on_metadata::<ServiceAccount>(gone),
+            Trigger::on_metadata::<ReplicationController>(gone),
+            Trigger::on_metadata::<Endpoints>(gone),
+            Trigger::on_metadata::<EndpointSlice>(gone),
+            Trigger::on_metadata::<Deployment>(gone),
+            Trigger::on_metadata::<ReplicaSet>(gone),
+            Trigger::on_metadata::<StatefulSet>(gone),
+            Trigger::on_metadata::<DaemonSet>(gone),
+            Trigger::on_metadata::<Job>(gone),
+            Trigger::on_metadata::<CronJob>(gone),
         ],
         reconcile: Box::new(reconcile),
         parallel: 4,
@@ -108,6 +115,7 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     else {
         return plan;
     };
+    plan.requeue(RESYNC);
     let usage = usage(world, quota, ctx.now_seconds());
     let mut status = quota.status.clone();
     status.hard.clone_from(&quota.spec.hard);

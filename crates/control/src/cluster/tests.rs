@@ -306,6 +306,90 @@ fn endpoints_follow_the_pods_of_a_service() {
 }
 
 #[test]
+fn endpoints_by_hand_are_mirrored() {
+    let service = |spec: Json| json!({"kind": "Service", "metadata": {"name": "s"}, "spec": spec});
+    let by_hand = |meta: Json| {
+        let endpoints = json!({"kind": "Endpoints", "metadata": {"name": "s", "uid": "e", "labels": {"l": "1"}},
+            "subsets": [{"addresses": [{"ip": "10.1.0.1"}, {"ip": "fd00::1"}], "notReadyAddresses": [{"ip": "10.1.0.2", "hostname": "h"}], "ports": [{"port": 80}]}]});
+        with(endpoints, json!({ "metadata": meta }))
+    };
+    let slice = |family: &str, endpoints: Json| {
+        let owner = json!({"apiVersion": "v1", "blockOwnerDeletion": true, "controller": true, "kind": "Endpoints", "name": "s", "uid": "e"});
+        json!({"addressType": family, "endpoints": endpoints,
+            "metadata": {"generateName": "s-", "namespace": "n", "ownerReferences": [owner], "labels": {"l": "1",
+                "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io", "kubernetes.io/service-name": "s"}},
+            "ports": [{"name": "", "port": 80, "protocol": "TCP"}]})
+    };
+    let four = slice(
+        "IPv4",
+        json!([{"addresses": ["10.1.0.1"], "conditions": {"ready": true}}, {"addresses": ["10.1.0.2"], "conditions": {"ready": false}, "hostname": "h"}]),
+    );
+    let six = slice("IPv6", json!([{"addresses": ["fd00::1"], "conditions": {"ready": true}}]));
+    let made = [format!("create endpointslices n/ {four}"), format!("create endpointslices n/ {six}")];
+    let made: Vec<&str> = made.iter().map(String::as_str).collect();
+    let there = with(four, json!({"kind": "EndpointSlice", "metadata": {"name": "s-1"}}));
+    let no_selector = || service(json!({}));
+    let rows = [
+        (vec![no_selector(), by_hand(json!({}))], &made[..]),
+        (vec![no_selector(), by_hand(json!({})), there.clone()], &made[1..]),
+        (vec![by_hand(json!({}))], &[]),
+        (
+            vec![service(json!({"selector": {"a": "b"}})), by_hand(json!({})), there.clone()],
+            &["delete endpointslices n/s-1"],
+        ),
+        (vec![no_selector(), by_hand(json!({"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}))], &[]),
+        (vec![no_selector(), there], &["delete endpointslices n/s-1"]),
+    ];
+    for (objects, expected) in rows {
+        Fixture::new(&objects).check(mirror::reconcile, "n/s", expected);
+    }
+}
+
+/// `trafficDistribution` and what an endpoint's hints are then.
+#[test]
+fn hints_follow_the_traffic_distribution() {
+    let zoned = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}}});
+    let zones = json!([{"name": "z"}]);
+    for (wanted, ready, hints) in [
+        ("PreferClose", true, json!({ "forZones": zones })),
+        ("PreferSameZone", true, json!({ "forZones": zones })),
+        ("PreferSameNode", true, json!({"forNodes": [{"name": "a"}], "forZones": zones})),
+        ("PreferSameNode", false, Json::Null),
+        ("other", true, Json::Null),
+    ] {
+        let service = json!({"kind": "Service", "metadata": {"name": "s"}, "spec": {"clusterIP": "10.43.0.7", "selector": {"app": "a"},
+            "trafficDistribution": wanted, "ports": [{"port": 80}]}});
+        let fixture = Fixture::new(&[service, pod("p", "a", ready), with(node("a", "True", json!([])), zoned.clone())]);
+        let plan = fixture.plan(endpoint_slices::reconcile, "n/s");
+        let made = plan.actions[0].object::<schema::api::discovery::v1::EndpointSlice>().unwrap();
+        let told = made.endpoints[0].hints.as_ref().map(|hints| {
+            let zones: Vec<_> = hints.for_zones.iter().map(|zone| &zone.name).collect();
+            let nodes: Vec<_> = hints.for_nodes.iter().map(|node| &node.name).collect();
+            format!("{zones:?} {nodes:?}")
+        });
+        let names = |field: &str| {
+            hints[field].as_array().into_iter().flatten().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>()
+        };
+        let expected = hints.is_object().then(|| format!("{:?} {:?}", names("forZones"), names("forNodes")));
+        assert_eq!(told, expected, "{wanted}");
+    }
+}
+
+#[test]
+fn ephemeral_volumes_get_claims_of_their_pods() {
+    let volume = json!({"name": "v", "ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": {"l": "1"}}, "spec": {"storageClassName": "x"}}}});
+    let user = with(pod("p", "a", true), json!({"spec": {"volumes": [volume]}}));
+    let claim = json!({"metadata": {"labels": {"l": "1"}, "name": "p-v", "namespace": "n", "ownerReferences": [
+        {"apiVersion": "v1", "blockOwnerDeletion": true, "controller": true, "kind": "Pod", "name": "p", "uid": "p-uid"}]}, "spec": {"resources": {}, "storageClassName": "x"}, "status": {}});
+    let make = volumes::make_ephemeral;
+    Fixture::new(&[user.clone()]).check(make, "n/p", &[&format!("create persistentvolumeclaims n/p-v {claim}")]);
+    let claim = with(claim, json!({"kind": "PersistentVolumeClaim"}));
+    Fixture::new(&[user.clone(), claim.clone()]).check(make, "n/p", &[]);
+    let foreign = with(claim, json!({"metadata": {"ownerReferences": []}}));
+    Fixture::new(&[user, foreign]).check(make, "n/p", &["Warning p EphemeralBinding"]);
+}
+
+#[test]
 fn roles_gather_the_rules_of_those_selected() {
     let role = |name: &str, verbs: Json| json!({"kind": "ClusterRole", "metadata": {"name": name, "labels": {"to": "all"}}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]});
     let all = json!({"kind": "ClusterRole", "metadata": {"name": "all", "labels": {"to": "all"}}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]}});

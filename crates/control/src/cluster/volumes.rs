@@ -8,12 +8,13 @@ use schema::{
     api::{
         Object, Quantity,
         core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
+        meta::v1::ObjectMeta,
         storage::v1::StorageClass,
     },
     quantity,
 };
 
-use crate::support::{Matcher, event, is_terminal, key, time};
+use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, time};
 
 const BINDER: &str = "system:serviceaccount:kube-system:persistent-volume-binder";
 const COMPONENT: &str = "persistentvolume-controller";
@@ -24,14 +25,14 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const PROVISIONERS: [&str; 2] =
     ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
 /// A class of volumes that only exist by hand.
-const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const STORAGE: &str = "storage";
 
 pub fn class_of<'a>(annotations: &'a BTreeMap<String, String>, spec: &'a str) -> &'a str {
     annotations.get(CLASS).map_or(spec, String::as_str)
 }
 
-fn claim_class(claim: &PersistentVolumeClaim) -> &str {
+pub fn claim_class(claim: &PersistentVolumeClaim) -> &str {
     class_of(&claim.metadata.annotations, claim.spec.storage_class_name.as_deref().unwrap_or_default())
 }
 
@@ -54,7 +55,7 @@ fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     })
 }
 
-fn bytes(list: &BTreeMap<String, Quantity>) -> i64 {
+pub fn bytes(list: &BTreeMap<String, Quantity>) -> i64 {
     list.get(STORAGE).and_then(|size| quantity::Quantity::parse(&size.0).ok()).map_or(0, quantity::Quantity::value)
 }
 
@@ -86,14 +87,19 @@ fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<
     })
 }
 
-/// A volume that names the claim, else (`any`) the smallest that serves it.
-fn find<'a>(world: &'a World, claim: &PersistentVolumeClaim, any: bool) -> Option<&'a PersistentVolume> {
+/// A volume that names the claim, else (`any`) the smallest that serves it; only among those that `free` lets through.
+pub fn find<'a>(
+    world: &'a World,
+    claim: &PersistentVolumeClaim,
+    any: bool,
+    free: impl Fn(&PersistentVolume) -> bool,
+) -> Option<&'a PersistentVolume> {
     let matcher = claim.spec.selector.as_ref().map(|selector| Matcher::new(Some(selector)));
     let fits = world
         .of::<PersistentVolume>()
         .values()
         .map(|volume| &**volume)
-        .filter(|volume| mismatch(volume, claim).is_none());
+        .filter(|volume| mismatch(volume, claim).is_none() && free(volume));
     let (named, free): (Vec<_>, Vec<_>) = fits
         .filter(|volume| is_for(volume, claim) || volume.spec.claim_ref.is_none())
         .partition(|volume| volume.spec.claim_ref.is_some());
@@ -199,7 +205,7 @@ pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     }
     let delayed = waits_for_consumer(world, claim);
     let selected = claim.metadata.annotations.contains_key(SELECTED_NODE);
-    if let Some(volume) = find(world, claim, !delayed) {
+    if let Some(volume) = find(world, claim, !delayed, |_| true) {
         bind(volume, claim, &mut plan);
     } else if delayed && !selected {
         pending(
@@ -281,25 +287,34 @@ fn lose(claim: &PersistentVolumeClaim, ctx: &mut Ctx, reason: &str, message: &st
     }
 }
 
+/// Lets the volume name the claim, if it does not.
+pub fn bind_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<Action> {
+    let meta = &claim.metadata;
+    if volume.spec.claim_ref.as_ref().is_some_and(|of| of.uid == meta.uid) {
+        return None;
+    }
+    let mut bound = volume.clone();
+    if bound.spec.claim_ref.is_none() {
+        bound.metadata.annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+    }
+    bound.spec.claim_ref = Some(ObjectReference {
+        kind: "PersistentVolumeClaim".to_owned(),
+        api_version: "v1".to_owned(),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        ..ObjectReference::default()
+    });
+    Some(Action::update(bound))
+}
+
 /// The next missing one of: the volume names the claim, the claim names the volume, the claim is Bound.
 /// The volume's own row says when it is.
 fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim, plan: &mut Plan) {
     let meta = &claim.metadata;
-    if volume.spec.claim_ref.as_ref().is_none_or(|of| of.uid != meta.uid) {
-        let mut bound = volume.clone();
-        if bound.spec.claim_ref.is_none() {
-            bound.metadata.annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
-        }
-        bound.spec.claim_ref = Some(ObjectReference {
-            kind: "PersistentVolumeClaim".to_owned(),
-            api_version: "v1".to_owned(),
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            uid: meta.uid.clone(),
-            resource_version: meta.resource_version.clone(),
-            ..ObjectReference::default()
-        });
-        return plan.push(Action::update(bound));
+    if let Some(named) = bind_to(volume, claim) {
+        return plan.push(named);
     }
     if claim.spec.volume_name.is_empty() || !meta.annotations.contains_key(BIND_COMPLETED) {
         let mut bound = claim.clone();
@@ -385,6 +400,65 @@ pub fn sync_volume(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     plan
 }
 
+/// The claims of pods' ephemeral volumes, which go with their pods.
+pub fn ephemeral_row() -> Row {
+    Row {
+        name: "ephemeral-volume",
+        user: "system:serviceaccount:kube-system:ephemeral-volume-controller",
+        triggers: vec![
+            Trigger::on::<Pod>(|_, _, new| {
+                let has = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && claims_of(pod).any(|(_, own)| own);
+                new.filter(has).map(Key::of).into_iter().collect()
+            }),
+            Trigger::on::<PersistentVolumeClaim>(|_, old, new| {
+                // One that is missing again, or that was in the way.
+                let gone = old.filter(|_| new.is_none());
+                let owners = gone.into_iter().flat_map(|claim| &claim.metadata.owner_references);
+                let pods = owners.filter(|owner| owner.kind == "Pod");
+                pods.map(|owner| key(gone.map_or("", |claim| claim.namespace()), &owner.name)).collect()
+            }),
+        ],
+        reconcile: Box::new(make_ephemeral),
+        parallel: 2,
+    }
+}
+
+pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(pod) = world.get::<Pod>(at).filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return plan };
+    for volume in &pod.spec.volumes {
+        let source = volume.volume_source.ephemeral.as_ref();
+        let Some(template) = source.and_then(|source| source.volume_claim_template.as_ref()) else { continue };
+        let name = format!("{}-{}", pod.name(), volume.name);
+        match world.of::<PersistentVolumeClaim>().named(&at.namespace, &name) {
+            None => plan.push(Action::create(PersistentVolumeClaim {
+                metadata: ObjectMeta {
+                    name,
+                    namespace: at.namespace.to_string(),
+                    labels: template.metadata.labels.clone(),
+                    annotations: template.metadata.annotations.clone(),
+                    owner_references: vec![controller_ref(&**pod)],
+                    ..ObjectMeta::default()
+                },
+                spec: template.spec.clone(),
+                ..PersistentVolumeClaim::default()
+            })),
+            Some(claim) if !is_controlled_by(&claim.metadata, &pod.metadata.uid) => {
+                let message = format!(
+                    "ephemeral volume {}: PVC {}/{name} was not created for pod {}/{} (pod is not owner)",
+                    volume.name,
+                    at.namespace,
+                    at.namespace,
+                    pod.name()
+                );
+                plan.push(event(ctx, &**pod, "ephemeral_volume", "Warning", "EphemeralBinding", message));
+            }
+            Some(_) => {}
+        }
+    }
+    plan
+}
+
 /// A claim that pods use, and a volume that a claim uses, stay until they do no longer.
 pub fn claim_protection_row() -> Row {
     Row {
@@ -394,7 +468,7 @@ pub fn claim_protection_row() -> Row {
             Trigger::itself::<PersistentVolumeClaim>(),
             Trigger::on::<Pod>(|world, old, new| {
                 let Some(pod) = old.filter(|_| new.is_none_or(is_terminal)) else { return Vec::new() };
-                let claims = claims_of(pod).map(|name| key(&pod.metadata.namespace, &name));
+                let claims = claims_of(pod).map(|(name, _)| key(&pod.metadata.namespace, &name));
                 claims
                     .filter(|key| {
                         world
@@ -410,7 +484,7 @@ pub fn claim_protection_row() -> Row {
                 world
                     .of::<Pod>()
                     .in_namespace(&key.namespace)
-                    .any(|pod| !is_terminal(pod) && claims_of(pod).any(|name| *name == *key.name))
+                    .any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
             };
             protect(&**claim, "kubernetes.io/pvc-protection", used)
         }),
@@ -443,11 +517,11 @@ fn protect<K: Object + Clone>(object: &K, finalizer: &str, used: impl Fn() -> bo
     vec![Action::update(changed)].into()
 }
 
-/// Names of the claims that a pod mounts, those of its ephemeral volumes too.
-pub fn claims_of(pod: &Pod) -> impl Iterator<Item = String> {
+/// Names of the claims that a pod mounts, and whether they are its own: those of its ephemeral volumes.
+pub fn claims_of(pod: &Pod) -> impl Iterator<Item = (String, bool)> {
     pod.spec.volumes.iter().filter_map(|volume| {
         let source = &volume.volume_source;
-        let named = source.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
-        named.or_else(|| source.ephemeral.as_ref().map(|_| format!("{}-{}", pod.metadata.name, volume.name)))
+        let named = source.persistent_volume_claim.as_ref().map(|claim| (claim.claim_name.clone(), false));
+        named.or_else(|| source.ephemeral.as_ref().map(|_| (format!("{}-{}", pod.metadata.name, volume.name), true)))
     })
 }

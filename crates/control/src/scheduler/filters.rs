@@ -1,48 +1,67 @@
-//! Filters: NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit,
-//! InterPodAffinity and PodTopologySpread, in upstream's order; the first plugin that objects names its reasons.
+//! Filters: NodeName, NodeUnschedulable, TaintToleration, NodeAffinity, NodePorts, NodeResourcesFit, VolumeRestrictions,
+//! VolumeBinding, PodTopologySpread and InterPodAffinity, in upstream's order; the first plugin that objects names its
+//! reasons.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use reconcile::World;
 use schema::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint, Toleration, TopologySpreadConstraint,
+    Namespace, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, Taint, Toleration,
+    TopologySpreadConstraint,
 };
 
-use super::{NodeInfo, Resources};
+use super::{NodeInfo, Resources, volumes::Claims};
 use crate::support::Matcher;
 
-type Check = Result<(), Vec<String>>;
+/// Why a node cannot take a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reasons: Vec<String>,
+    /// It could if fewer pods were there (upstream: Unschedulable, not UnschedulableAndUnresolvable).
+    pub by_pods: bool,
+}
 
-fn no(reason: impl Into<String>) -> Check {
-    Err(vec![reason.into()])
+pub type Check = Result<(), Refusal>;
+
+/// Whatever pods leave.
+pub fn never(reason: impl Into<String>) -> Check {
+    Err(Refusal { reasons: vec![reason.into()], by_pods: false })
+}
+
+pub fn not_now(reason: impl Into<String>) -> Check {
+    Err(Refusal { reasons: vec![reason.into()], by_pods: true })
 }
 
 /// What several nodes together decide.
 pub struct Cluster {
-    /// (topology key, value) → pods there that each own term matches, by the term's index.
+    /// Per term of the pod's affinity: the values of the topology key where pods match all of the terms.
     affine: Vec<BTreeSet<String>>,
+    /// The same of each term of its anti-affinity alone.
     repelled: Vec<BTreeSet<String>>,
-    /// Whether any pod anywhere matches an affinity term: the first of a group may go anywhere.
-    anybody: Vec<bool>,
     /// (key, value) of which pods there repel this pod.
     repelling: BTreeSet<(String, String)>,
     /// Per constraint: matching pods by value of the topology key, eligible values only.
     spread: Vec<BTreeMap<String, i64>>,
+    /// Another pod has a claim that only one pod may have.
+    taken: bool,
 }
 
 impl Cluster {
-    pub fn new(pod: &Pod, nodes: &[NodeInfo]) -> Self {
-        let affine_terms = affinity_terms(pod);
-        let repelled_terms = anti_affinity_terms(pod);
-        let domains = |term: &PodAffinityTerm| -> BTreeSet<String> {
-            let hosts = nodes.iter().filter(|info| info.pods.iter().any(|other| term_matches(term, pod, other)));
+    pub fn new(wanted: &Wanted<'_>, nodes: &[NodeInfo]) -> Self {
+        let (world, pod) = (wanted.world, wanted.pod);
+        let taken = nodes.iter().flat_map(|info| &info.pods).any(|other| wanted.claims.are_taken_by(pod, other));
+        let (near, far) = (affinity_terms(pod), anti_affinity_terms(pod));
+        let domains = |term: &PodAffinityTerm, matches: &dyn Fn(&Pod) -> bool| -> BTreeSet<String> {
+            let hosts = nodes.iter().filter(|info| info.pods.iter().any(|other| matches(other)));
             hosts.filter_map(|info| info.node.metadata.labels.get(&term.topology_key).cloned()).collect()
         };
+        let all = |other: &Pod| near.iter().all(|term| term_matches(world, term, pod, other));
         let mut repelling = BTreeSet::new();
         for info in nodes {
             for other in &info.pods {
                 for term in anti_affinity_terms(other) {
                     if let Some(value) = info.node.metadata.labels.get(&term.topology_key)
-                        && term_matches(term, other, pod)
+                        && term_matches(world, term, other, pod)
                     {
                         repelling.insert((term.topology_key.clone(), value.clone()));
                     }
@@ -50,39 +69,65 @@ impl Cluster {
             }
         }
         Self {
-            anybody: affine_terms
-                .iter()
-                .map(|term| nodes.iter().any(|info| info.pods.iter().any(|other| term_matches(term, pod, other))))
-                .collect(),
-            affine: affine_terms.iter().map(&domains).collect(),
-            repelled: repelled_terms.iter().map(&domains).collect(),
+            affine: near.iter().map(|term| domains(term, &all)).collect(),
+            repelled: far.iter().map(|term| domains(term, &|other| term_matches(world, term, pod, other))).collect(),
             repelling,
-            spread: hard_spread(pod).map(|constraint| spread_counts(constraint, pod, nodes)).collect(),
+            spread: hard_spread(pod)
+                .map(|constraint| spread_counts(constraint, pod, nodes, hard_spread(pod)))
+                .collect(),
+            taken,
         }
     }
 }
 
-pub fn check(pod: &Pod, wanted: &Resources, info: &NodeInfo, cluster: &Cluster) -> Check {
-    let node = &info.node;
-    unschedulable(pod, node)?;
+/// Everything about a pod that does not depend on the node.
+pub struct Wanted<'a> {
+    pub world: &'a World,
+    pub pod: &'a Pod,
+    pub resources: Resources,
+    pub claims: Claims<'a>,
+}
+
+pub fn check(wanted: &Wanted<'_>, info: &NodeInfo, cluster: &Cluster) -> Check {
+    let (node, pod) = (&info.node, wanted.pod);
     if !pod.spec.node_name.is_empty() && pod.spec.node_name != node.metadata.name {
-        return no("node(s) didn't match the requested node name");
+        return never("node(s) didn't match the requested node name");
     }
+    unschedulable(pod, node)?;
     taints(pod, node)?;
     if !matches_node_affinity(pod, node) {
-        return no("node(s) didn't match Pod's node affinity/selector");
+        return never("node(s) didn't match Pod's node affinity/selector");
     }
     ports(pod, info)?;
-    fits(wanted, info)?;
+    fits(&wanted.resources, info)?;
+    if cluster.taken {
+        return not_now(
+            "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod",
+        );
+    }
+    wanted.claims.check(wanted.world, node)?;
     spread(pod, node, cluster)?;
-    inter_pod(pod, node, cluster)
+    inter_pod(wanted.world, pod, node, cluster)
+}
+
+/// The nodes that a pod names by its affinity, as DaemonSets' pods do; `None`: it names none.
+pub fn named_nodes(pod: &Pod) -> Option<BTreeSet<&str>> {
+    let affinity = pod.spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let mut all = BTreeSet::new();
+    for term in terms {
+        let fields = term.match_fields.iter().filter(|field| field.key == "metadata.name" && field.operator == "In");
+        let names = fields.map(|field| field.values.iter().map(String::as_str).collect::<BTreeSet<_>>());
+        all.extend(names.reduce(|all, more| all.intersection(&more).copied().collect())?);
+    }
+    (!terms.is_empty()).then_some(all)
 }
 
 fn unschedulable(pod: &Pod, node: &Node) -> Check {
     let taint =
         Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
     if node.spec.unschedulable && !tolerated(&pod.spec.tolerations, &taint) {
-        return no("node(s) were unschedulable");
+        return never("node(s) were unschedulable");
     }
     Ok(())
 }
@@ -115,7 +160,7 @@ fn compare(taint: &str, toleration: &str, greater: bool) -> bool {
 fn taints(pod: &Pod, node: &Node) -> Check {
     let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
     match node.spec.taints.iter().filter(hard).find(|taint| !tolerated(&pod.spec.tolerations, taint)) {
-        Some(_) => no("node(s) had untolerated taint(s)"),
+        Some(_) => never("node(s) had untolerated taint(s)"),
         None => Ok(()),
     }
 }
@@ -182,17 +227,18 @@ fn ports(pod: &Pod, info: &NodeInfo) -> Check {
         host_ports(pod)
             .any(|(wanted, number, own)| wanted == protocol && number == port && (ip == own || any(ip) || any(own)))
     });
-    if taken { no("node(s) didn't have free ports for the requested pod ports") } else { Ok(()) }
+    if taken { not_now("node(s) didn't have free ports for the requested pod ports") } else { Ok(()) }
 }
 
 fn fits(wanted: &Resources, info: &NodeInfo) -> Check {
-    let mut lacking = Vec::new();
+    let (mut reasons, mut by_pods) = (Vec::new(), true);
     for (name, amount) in &wanted.0 {
         if *amount > 0 && *amount > info.allocatable.get(name) - info.requested.get(name) {
-            lacking.push(if name == "pods" { "Too many pods".to_owned() } else { format!("Insufficient {name}") });
+            by_pods &= name == "pods" || *amount <= info.allocatable.get(name);
+            reasons.push(if name == "pods" { "Too many pods".to_owned() } else { format!("Insufficient {name}") });
         }
     }
-    if lacking.is_empty() { Ok(()) } else { Err(lacking) }
+    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, by_pods }) }
 }
 
 pub fn affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
@@ -205,72 +251,90 @@ pub fn anti_affinity_terms(pod: &Pod) -> &[PodAffinityTerm] {
     affinity.map_or(&[], |affinity| &affinity.required_during_scheduling_ignored_during_execution)
 }
 
-/// Whether a term of `owner` means `other`. Namespaces by label are taken as all of them when the selector is empty.
-pub fn term_matches(term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
-    let all = term
-        .namespace_selector
-        .as_ref()
-        .is_some_and(|selector| selector.match_labels.is_empty() && selector.match_expressions.is_empty());
+/// Whether a term of `owner` means `other`.
+pub fn term_matches(world: &World, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
+    let namespace = &other.metadata.namespace;
+    let selected = |selector| {
+        let found = world.of::<Namespace>().named("", namespace);
+        Matcher::new(Some(selector)).matches(found.map_or(&BTreeMap::new(), |found| &found.metadata.labels))
+    };
     let own = term.namespaces.is_empty() && term.namespace_selector.is_none();
-    let namespace = all
-        || (own && owner.metadata.namespace == other.metadata.namespace)
-        || term.namespaces.contains(&other.metadata.namespace);
+    let in_scope = (own && owner.metadata.namespace == *namespace)
+        || term.namespaces.contains(namespace)
+        || term.namespace_selector.as_ref().is_some_and(selected);
     let keys = |keys: &[String], equal: bool| {
         keys.iter()
             .filter_map(|key| owner.metadata.labels.get(key).map(|value| (key, value)))
             .all(|(key, value)| (other.metadata.labels.get(key) == Some(value)) == equal)
     };
-    namespace
-        && other.metadata.deletion_timestamp.is_none()
+    in_scope
         && Matcher::new(term.label_selector.as_ref()).matches(&other.metadata.labels)
         && keys(&term.match_label_keys, true)
         && keys(&term.mismatch_label_keys, false)
 }
 
-fn inter_pod(pod: &Pod, node: &Node, cluster: &Cluster) -> Check {
+fn inter_pod(world: &World, pod: &Pod, node: &Node, cluster: &Cluster) -> Check {
     let labels = &node.metadata.labels;
-    for (index, term) in affinity_terms(pod).iter().enumerate() {
-        let near = labels.get(&term.topology_key).is_some_and(|value| cluster.affine[index].contains(value));
-        let first = !cluster.anybody[index] && term_matches(term, pod, pod) && labels.contains_key(&term.topology_key);
-        if !near && !first {
-            return no("node(s) didn't match pod affinity rules");
-        }
+    let terms = affinity_terms(pod);
+    let near = |(term, values): (&PodAffinityTerm, &BTreeSet<String>)| {
+        labels.get(&term.topology_key).is_some_and(|value| values.contains(value))
+    };
+    // The first of a group may go wherever the keys are.
+    let first = || {
+        cluster.affine.iter().all(BTreeSet::is_empty)
+            && terms.iter().all(|term| term_matches(world, term, pod, pod) && labels.contains_key(&term.topology_key))
+    };
+    if !terms.iter().zip(&cluster.affine).all(near) && !first() {
+        return never("node(s) didn't match pod affinity rules");
     }
-    for (index, term) in anti_affinity_terms(pod).iter().enumerate() {
-        if labels.get(&term.topology_key).is_some_and(|value| cluster.repelled[index].contains(value)) {
-            return no("node(s) didn't match pod anti-affinity rules");
-        }
+    if anti_affinity_terms(pod).iter().zip(&cluster.repelled).any(near) {
+        return not_now("node(s) didn't match pod anti-affinity rules");
     }
     if cluster.repelling.iter().any(|(key, value)| labels.get(key) == Some(value)) {
-        return no("node(s) didn't satisfy existing pods anti-affinity rules");
+        return not_now("node(s) didn't satisfy existing pods anti-affinity rules");
     }
     Ok(())
 }
 
-fn hard_spread(pod: &Pod) -> impl Iterator<Item = &TopologySpreadConstraint> {
+fn hard_spread(pod: &Pod) -> impl Iterator<Item = &TopologySpreadConstraint> + Clone {
     pod.spec.topology_spread_constraints.iter().filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule")
 }
 
-/// Whether the pods that a constraint counts include `other`.
-pub fn spread_matches(constraint: &TopologySpreadConstraint, pod: &Pod, other: &Pod) -> bool {
-    other.metadata.namespace == pod.metadata.namespace
-        && other.metadata.deletion_timestamp.is_none()
-        && Matcher::new(constraint.label_selector.as_ref()).matches(&other.metadata.labels)
-        && constraint
-            .match_label_keys
-            .iter()
-            .all(|key| pod.metadata.labels.get(key).is_none_or(|value| other.metadata.labels.get(key) == Some(value)))
+/// What a constraint selects; `None`: nothing is counted.
+fn spread_matcher(constraint: &TopologySpreadConstraint, pod: &Pod) -> Option<Matcher> {
+    let mut selector = constraint.label_selector.clone()?;
+    for key in &constraint.match_label_keys {
+        if let Some(value) = pod.metadata.labels.get(key) {
+            selector.match_labels.insert(key.clone(), value.clone());
+        }
+    }
+    let empty = selector.match_labels.is_empty() && selector.match_expressions.is_empty();
+    (!empty).then(|| Matcher::new(Some(&selector)))
 }
 
-pub fn spread_counts(constraint: &TopologySpreadConstraint, pod: &Pod, nodes: &[NodeInfo]) -> BTreeMap<String, i64> {
+/// Matching pods by the values of the topology key, on nodes that have the keys of all constraints of the kind.
+pub fn spread_counts<'a>(
+    constraint: &TopologySpreadConstraint,
+    pod: &Pod,
+    nodes: &[NodeInfo],
+    alike: impl Iterator<Item = &'a TopologySpreadConstraint> + Clone,
+) -> BTreeMap<String, i64> {
     let honour = |policy: &Option<String>, default: bool| policy.as_deref().map_or(default, |policy| policy == "Honor");
+    let matcher = spread_matcher(constraint, pod);
     let mut counts = BTreeMap::new();
     for info in nodes {
-        let Some(value) = info.node.metadata.labels.get(&constraint.topology_key) else { continue };
-        let eligible = (!honour(&constraint.node_affinity_policy, true) || matches_node_affinity(pod, &info.node))
+        let labels = &info.node.metadata.labels;
+        let Some(value) = labels.get(&constraint.topology_key) else { continue };
+        let eligible = alike.clone().all(|other| labels.contains_key(&other.topology_key))
+            && (!honour(&constraint.node_affinity_policy, true) || matches_node_affinity(pod, &info.node))
             && (!honour(&constraint.node_taints_policy, false) || taints(pod, &info.node).is_ok());
         if eligible {
-            let here = info.pods.iter().filter(|other| spread_matches(constraint, pod, other)).count();
+            let counted = |other: &&std::sync::Arc<Pod>| {
+                other.metadata.namespace == pod.metadata.namespace
+                    && other.metadata.deletion_timestamp.is_none()
+                    && matcher.as_ref().is_some_and(|matcher| matcher.matches(&other.metadata.labels))
+            };
+            let here = info.pods.iter().filter(counted).count();
             *counts.entry(value.clone()).or_insert(0) += i64::try_from(here).unwrap_or(i64::MAX);
         }
     }
@@ -278,17 +342,16 @@ pub fn spread_counts(constraint: &TopologySpreadConstraint, pod: &Pod, nodes: &[
 }
 
 fn spread(pod: &Pod, node: &Node, cluster: &Cluster) -> Check {
-    for (index, constraint) in hard_spread(pod).enumerate() {
+    for (constraint, counts) in hard_spread(pod).zip(&cluster.spread) {
         let Some(value) = node.metadata.labels.get(&constraint.topology_key) else {
-            return no("node(s) didn't match pod topology spread constraints (missing required label)");
+            return never("node(s) didn't match pod topology spread constraints (missing required label)");
         };
-        let counts = &cluster.spread[index];
         let few_domains =
             constraint.min_domains.is_some_and(|least| counts.len() < usize::try_from(least).unwrap_or(0));
         let least = if few_domains { 0 } else { counts.values().copied().min().unwrap_or(0) };
-        let own = i64::from(spread_matches(constraint, pod, pod));
-        if counts.get(value).copied().unwrap_or(0) + own - least > i64::from(constraint.max_skew) {
-            return no("node(s) didn't match pod topology spread constraints");
+        let itself = Matcher::new(constraint.label_selector.as_ref()).matches(&pod.metadata.labels);
+        if counts.get(value).copied().unwrap_or(0) + i64::from(itself) - least > i64::from(constraint.max_skew) {
+            return not_now("node(s) didn't match pod topology spread constraints");
         }
     }
     Ok(())

@@ -26,17 +26,27 @@ impl Resources {
         )
     }
 
-    fn of_container(container: &Container) -> Self {
-        Self::of_list(&container.resources.requests)
+    fn of_container(container: &Container, least: &[(&str, i64)]) -> Self {
+        let mut own = Self::of_list(&container.resources.requests);
+        for (name, amount) in least {
+            own.0.entry((*name).to_owned()).or_insert(*amount);
+        }
+        own
     }
 
     /// The effective request: containers and sidecars together, or the most that an init container needs beside the
     /// sidecars before it; pod-level requests instead where they are given; the overhead on top.
     pub fn of_pod(pod: &Pod) -> Self {
-        let mut running = pod.spec.containers.iter().map(Self::of_container).fold(Self::default(), Self::plus);
+        Self::of_pod_at_least(pod, &[])
+    }
+
+    /// The same with what a container without a request of a resource is counted as.
+    pub fn of_pod_at_least(pod: &Pod, least: &[(&str, i64)]) -> Self {
+        let of_container = |container| Self::of_container(container, least);
+        let mut running = pod.spec.containers.iter().map(of_container).fold(Self::default(), Self::plus);
         let (mut sidecars, mut starting) = (Self::default(), Self::default());
         for container in &pod.spec.init_containers {
-            let own = Self::of_container(container);
+            let own = of_container(container);
             if container.restart_policy.as_deref() == Some("Always") {
                 running = running.plus(own.clone());
                 sidecars = sidecars.plus(own);

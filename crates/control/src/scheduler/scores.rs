@@ -7,17 +7,16 @@ use schema::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 
 use super::{
     NodeInfo, Resources,
-    filters::{Cluster, matches_term, spread_counts, spread_matches, term_matches, tolerated},
+    filters::{Wanted, affinity_terms, matches_term, spread_counts, term_matches, tolerated},
+    snapshot::LEAST,
 };
 use crate::support::controller_of;
 
 const MAX: i64 = 100;
-/// What a container without requests is counted as, so that idle nodes still differ.
-const DEFAULT_CPU: i64 = 100;
-const DEFAULT_MEMORY: i64 = 200 << 20;
-
-/// One total per feasible node, in their order.
-pub fn totals(pod: &Pod, wanted: &Resources, nodes: &[&NodeInfo], _: &Cluster) -> Vec<i64> {
+/// One total per feasible node of `nodes`, in their order; `all` are those that do not fit, too.
+pub fn totals(wanted: &Wanted<'_>, nodes: &[&NodeInfo], all: &[NodeInfo]) -> Vec<i64> {
+    let pod = wanted.pod;
+    let filled = Resources::of_pod_at_least(pod, &LEAST);
     let mut totals = vec![0; nodes.len()];
     let mut add = |scores: Vec<i64>, weight: i64| {
         totals.iter_mut().zip(scores).for_each(|(total, score)| *total += score * weight)
@@ -25,11 +24,11 @@ pub fn totals(pod: &Pod, wanted: &Resources, nodes: &[&NodeInfo], _: &Cluster) -
     let each = |of: &dyn Fn(&NodeInfo) -> i64| nodes.iter().map(|node| of(node)).collect::<Vec<_>>();
     add(normalized(each(&|node| intolerable(pod, node)), true), 3);
     add(normalized(each(&|node| preferred(pod, node)), false), 2);
-    add(spread(pod, nodes), 2);
-    add(near(pod, nodes), 2);
-    add(each(&|node| least_allocated(wanted, node)), 1);
-    add(each(&|node| balanced(wanted, node)), 1);
-    add(each(&|node| images(pod, node, nodes.len())), 1);
+    add(spread(pod, nodes, all), 2);
+    add(near(wanted, nodes, all), 2);
+    add(each(&|node| least_allocated(&filled, node)), 1);
+    add(each(&|node| balanced(&wanted.resources, node)), 1);
+    add(each(&|node| images(pod, node, all.len())), 1);
     totals
 }
 
@@ -55,18 +54,12 @@ fn preferred(pod: &Pod, info: &NodeInfo) -> i64 {
     terms.iter().filter(|term| matches_term(&term.preference, &info.node)).map(|term| i64::from(term.weight)).sum()
 }
 
-fn requested(wanted: &Resources, info: &NodeInfo, name: &str, default: i64) -> i64 {
-    let own = wanted.get(name);
-    info.requested.get(name) + if own == 0 { default } else { own }
-}
-
-fn least_allocated(wanted: &Resources, info: &NodeInfo) -> i64 {
-    let score = |name: &str, default: i64| {
-        let capacity = info.allocatable.get(name);
-        let used = requested(wanted, info, name, default);
+fn least_allocated(filled: &Resources, info: &NodeInfo) -> i64 {
+    let score = |name: &str| {
+        let (capacity, used) = (info.allocatable.get(name), info.filled.get(name) + filled.get(name));
         if capacity == 0 || used > capacity { 0 } else { (capacity - used) * MAX / capacity }
     };
-    (score("cpu", DEFAULT_CPU) + score("memory", DEFAULT_MEMORY)) / 2
+    (score("cpu") + score("memory")) / 2
 }
 
 fn balanced(wanted: &Resources, info: &NodeInfo) -> i64 {
@@ -100,24 +93,21 @@ fn images(pod: &Pod, info: &NodeInfo, nodes: usize) -> i64 {
 }
 
 /// Soft constraints, or upstream's defaults for pods of a controller: few of them on a node and in a zone.
-fn spread(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
+fn spread(pod: &Pod, nodes: &[&NodeInfo], all: &[NodeInfo]) -> Vec<i64> {
     let soft: Vec<_> = pod
         .spec
         .topology_spread_constraints
         .iter()
         .filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway")
         .collect();
-    let owned: Vec<NodeInfo>;
     let mut raw = vec![0i64; nodes.len()];
     if !soft.is_empty() {
-        owned = nodes.iter().map(|node| (*node).clone()).collect();
-        for constraint in soft {
-            let counts = spread_counts(constraint, pod, &owned);
+        for constraint in &soft {
+            let counts = spread_counts(constraint, pod, all, soft.iter().copied());
             for (raw, info) in raw.iter_mut().zip(nodes) {
                 let value = info.node.metadata.labels.get(&constraint.topology_key);
                 *raw += value.and_then(|value| counts.get(value)).copied().unwrap_or(0);
             }
-            debug_assert!(!spread_matches(constraint, pod, pod) || !raw.is_empty());
         }
     } else if pod.spec.topology_spread_constraints.is_empty()
         && let Some(owner) = controller_of(&pod.metadata)
@@ -144,24 +134,27 @@ fn spread(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
     normalized(raw, true)
 }
 
-/// Preferred affinity and anti-affinity, of this pod and of those that are there.
-fn near(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
-    let mut weights: BTreeMap<(String, String), i64> = BTreeMap::new();
-    let mut count = |info: &NodeInfo, term: &PodAffinityTerm, weight: i64| {
-        if let Some(value) = info.node.metadata.labels.get(&term.topology_key) {
-            *weights.entry((term.topology_key.clone(), value.clone())).or_insert(0) += weight;
-        }
-    };
-    for info in nodes {
+/// Preferred affinity and anti-affinity of this pod and of those that are there; what those require counts a little.
+fn near(wanted: &Wanted<'_>, nodes: &[&NodeInfo], all: &[NodeInfo]) -> Vec<i64> {
+    let mut weights: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for info in all {
+        let mut count = |term: &'_ PodAffinityTerm, owner: &Pod, meant: &Pod, weight: i64| {
+            if let Some((key, value)) = info.node.metadata.labels.get_key_value(&term.topology_key)
+                && term_matches(wanted.world, term, owner, meant)
+            {
+                *weights.entry((key.as_str(), value.as_str())).or_insert(0) += weight;
+            }
+        };
         for other in &info.pods {
-            for (owner, meant) in [(pod, &**other), (&**other, pod)] {
-                let (wanted, unwanted) = preferences(owner);
-                for (terms, sign) in [(wanted, 1), (unwanted, -1)] {
-                    for term in terms.iter().filter(|term| term_matches(&term.pod_affinity_term, owner, meant)) {
-                        count(info, &term.pod_affinity_term, sign * i64::from(term.weight));
+            for (owner, meant) in [(wanted.pod, &**other), (&**other, wanted.pod)] {
+                let (attracted, repelled) = preferences(owner);
+                for (terms, sign) in [(attracted, 1), (repelled, -1)] {
+                    for term in terms {
+                        count(&term.pod_affinity_term, owner, meant, sign * i64::from(term.weight));
                     }
                 }
             }
+            affinity_terms(other).iter().for_each(|term| count(term, other, wanted.pod, 1));
         }
     }
     let raw: Vec<i64> = nodes
@@ -169,7 +162,7 @@ fn near(pod: &Pod, nodes: &[&NodeInfo]) -> Vec<i64> {
         .map(|info| {
             weights
                 .iter()
-                .filter(|((key, value), _)| info.node.metadata.labels.get(key) == Some(value))
+                .filter(|((key, value), _)| info.node.metadata.labels.get(*key).is_some_and(|held| held == value))
                 .map(|(_, weight)| weight)
                 .sum()
         })

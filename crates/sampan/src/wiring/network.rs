@@ -31,7 +31,10 @@ use schema::api::{
 };
 use tokio::sync::watch;
 
-use super::watched::{Feed, Watched};
+use super::{
+    health::Health,
+    watched::{Feed, Watched},
+};
 
 /// What comes within this time is applied together.
 const GATHER: Duration = Duration::from_millis(5);
@@ -104,6 +107,7 @@ impl Network {
             tasks.spawn(reflector::run::<NetworkPolicy>(client.clone(), Scope::default(), Feed(self.watched.clone())));
         }
         let mut agent: Option<Arc<Mutex<Agent>>> = None;
+        let mut health = Health::default();
         loop {
             self.watched.changed.notified().await;
             tokio::time::sleep(GATHER).await;
@@ -125,7 +129,8 @@ impl Network {
             let step = blocking(move || agent.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).step(&objects));
             match step.await {
                 Ok(step) => {
-                    step.conflicts.iter().for_each(|conflict| tracing::warn!(%conflict, "two objects claim the same"))
+                    step.conflicts.iter().for_each(|conflict| tracing::warn!(%conflict, "two objects claim the same"));
+                    health.set(step.health_checks);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the network's rules could not be applied");
