@@ -1,3 +1,5 @@
+//! The order in which revisions become visible.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! What flags take and what they refuse.
+
 use node::Reservation;
 
 use super::{KubeletArg, cidr, kubelet_arg, label, log, mode, part, port_range, taint};
