@@ -82,7 +82,7 @@ step_unknown_and_duplicate_fields_are_named_all_at_once() {
   done
   refused 422 Invalid 'strict decoding error: unknown field "spec.replica"' PATCH "$deployments/warned?fieldValidation=Strict" \
     -H 'Content-Type: application/json-patch+json' -d '[{"op":"add","path":"/spec/replica","value":1}]'
-  refused 400 BadRequest 'duplicate field "spec.replicas"' PATCH "$deployments/warned?fieldValidation=Strict&fieldManager=a" \
+  refused 400 BadRequest 'key "replicas" already set in map' PATCH "$deployments/warned?fieldValidation=Strict&fieldManager=a&force=true" \
     -H 'Content-Type: application/apply-patch+yaml' -d '{"apiVersion":"apps/v1","kind":"Deployment","spec":{"replicas":1,"replicas":2}}'
   http 200 PATCH "$deployments/warned?fieldValidation=Warn" -H 'Content-Type: application/merge-patch+json' -d '{"spec":{"replica":2}}'
   has '299 - "unknown field \"spec.replica\""' "$work/head"
