@@ -1,7 +1,7 @@
 # Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
 BIN := target/release/sampan
 
-.PHONY: run stop build test unit walk lint bench tools clean
+.PHONY: run stop build test unit outside walk faults lint bench tools clean
 
 run: tools build            ## Start a server here, deploy examples/hello, say how to go on
 	examples/run.sh
@@ -12,13 +12,19 @@ stop:                       ## Stop what `make run` started, pods included
 build: tools
 	cargo build --release --locked
 
-test: tools lint build unit walk  ## Everything that CI runs
+test: tools lint build unit outside  ## Everything that CI runs
 
 unit:                       ## Each room's own tests (as root: containers and networks are real)
 	tests/unit.sh
 
-walk: build                 ## The program from outside, by kubectl
+outside: build              ## The program from outside: `walk` and `faults` side by side, each one's output in one piece
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults
+
+walk: build                 ## A user's way through it, by kubectl
 	tests/walk.sh
+
+faults: build               ## What goes wrong for users and operators
+	tests/faults.sh
 
 lint:                       ## Formatting, warnings, the rules of the house
 	cargo fmt --all --check

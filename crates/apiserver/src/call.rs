@@ -34,8 +34,15 @@ pub struct Call {
     pub warnings: Warnings,
 }
 
+/// Upstream's `--request-timeout`. So long a body may take to arrive: it has a place among the requests in progress.
+const BODY_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+
 pub async fn read_body(body: Body) -> Result<Bytes> {
-    let mut body = body;
+    let late = || Status::timeout("request did not complete within the allotted timeout", 0);
+    tokio::time::timeout(BODY_WAIT, collect(body)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn collect(mut body: Body) -> Result<Bytes> {
     let mut all = bytes::BytesMut::new();
     while let Some(frame) = body.frame().await {
         match frame.map(http_body::Frame::into_data) {

@@ -50,15 +50,18 @@ impl Publisher {
     }
 
     fn publish(&self, registry: &Registry, revision: Revision, key: Arc<str>, new: Option<Entry>) {
+        self.advance(registry, [(revision, Pending { key, new })], 0);
+    }
+
+    /// Publishes all that is known without a gap, and all up to `complete`, below which nothing is missing: what has no
+    /// change there was never written (a disk that fails at the end of a transaction costs revisions).
+    fn advance(&self, registry: &Registry, changes: impl IntoIterator<Item = (Revision, Pending)>, complete: Revision) {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
-        if revision <= state.applied {
-            return;
-        }
-        state.waiting.insert(revision, Pending { key, new });
         let before = state.applied;
+        state.waiting.extend(changes.into_iter().filter(|(revision, _)| *revision > before));
         while let Some(first) = state.waiting.first_entry() {
-            if *first.key() != state.applied + 1 {
+            if *first.key() > complete.max(state.applied + 1) {
                 break;
             }
             let (revision, Pending { key, new }) = first.remove_entry();
@@ -67,6 +70,7 @@ impl Publisher {
             }
             state.applied = revision;
         }
+        state.applied = state.applied.max(complete);
         if state.applied != before {
             self.applied.send_replace(state.applied);
         }
@@ -126,13 +130,14 @@ impl Server {
         let publisher = &self.inner.publisher;
         while publisher.applied() < target {
             match self.inner.config.store.changes(publisher.applied(), CHANGES_PER_READ).await {
-                Ok(changes) if changes.is_empty() => return,
                 Ok(changes) => {
-                    let registry = self.registry();
-                    for change in changes {
+                    let last = changes.last().map_or(0, |change| change.revision);
+                    let complete = if changes.len() < CHANGES_PER_READ { target.max(last) } else { last };
+                    let changes = changes.into_iter().map(|change| {
                         let new = change.value.map(|v| Entry::new(change.key.clone(), change.revision, &v));
-                        publisher.publish(&registry, change.revision, change.key, new);
-                    }
+                        (change.revision, Pending { key: change.key, new })
+                    });
+                    publisher.advance(&self.registry(), changes, complete);
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot read changes of the datastore");
@@ -153,3 +158,6 @@ pub(crate) async fn read_all(
     let entries = range.items.into_iter().map(|kv| Entry::new(kv.key, kv.modified, &kv.value)).collect();
     Ok((entries, range.revision))
 }
+
+#[cfg(test)]
+mod tests;

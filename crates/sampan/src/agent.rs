@@ -82,7 +82,9 @@ pub enum RunError {
 pub fn run(args: AgentArgs) -> Result<(), RunError> {
     let name = facts::node_name(&args.node)?;
     let addresses = facts::node_addresses(&args.node)?;
+    facts::root("")?;
     crate::logging(&args.node);
+    facts::raise_descriptors();
     let runtime = crate::server::runtime().map_err(RunError::Tokio)?;
     let outcome = runtime.block_on(serve(args, name, addresses));
     runtime.shutdown_timeout(Duration::from_secs(2));

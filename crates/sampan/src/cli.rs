@@ -1,8 +1,11 @@
 //! The command line: one table of flags. `/etc/sampan/config.yaml` and `SAMPAN_*` set the same ones (see [`crate::config`]).
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use schema::api::core::v1::Taint;
+
+use crate::flags::{self, KubeletArg};
 
 /// A small Kubernetes distribution.
 #[derive(Debug, Parser)]
@@ -74,11 +77,11 @@ pub struct NodeArgs {
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub node_external_ip: Vec<IpAddr>,
     /// A label to register the node with: KEY=VALUE.
-    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
-    pub node_label: Vec<String>,
+    #[arg(long, value_name = "LABEL", value_delimiter = ',', value_parser = flags::label)]
+    pub node_label: Vec<(String, String)>,
     /// A taint to register the node with: KEY=VALUE:EFFECT.
-    #[arg(long, value_name = "TAINT", value_delimiter = ',')]
-    pub node_taint: Vec<String>,
+    #[arg(long, value_name = "TAINT", value_delimiter = ',', value_parser = flags::taint)]
+    pub node_taint: Vec<Taint>,
     /// The secret by which nodes join.
     #[arg(short, long, env = "SAMPAN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -92,13 +95,13 @@ pub struct NodeArgs {
     #[arg(long, env = "SAMPAN_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
     /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved.
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub kubelet_arg: Vec<String>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = flags::kubelet_arg)]
+    pub kubelet_arg: Vec<KubeletArg>,
     /// How pods of other nodes are reached.
     #[arg(long, value_enum, default_value = "vxlan")]
     pub flannel_backend: Backend,
     /// Log more: `debug`, `trace`, or tracing's filter (`info,net=debug`).
-    #[arg(long, env = "SAMPAN_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "SAMPAN_LOG", default_value = "info", value_name = "FILTER", value_parser = flags::log)]
     pub log: String,
     /// Like --log debug.
     #[arg(long, env = "SAMPAN_DEBUG")]
@@ -129,14 +132,14 @@ pub struct ServerArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub tls_san: Vec<String>,
     /// Addresses of pods.
-    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR", value_delimiter = ',', value_parser = flags::cidr)]
     pub cluster_cidr: Vec<String>,
     /// Addresses of services.
-    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR", value_delimiter = ',', value_parser = flags::cidr)]
     pub service_cidr: Vec<String>,
     /// Ports of NodePort services.
-    #[arg(long, default_value = "30000-32767", value_name = "RANGE")]
-    pub service_node_port_range: String,
+    #[arg(long, default_value = "30000-32767", value_name = "RANGE", value_parser = flags::port_range)]
+    pub service_node_port_range: RangeInclusive<u16>,
     /// The address of the cluster's DNS [default: the tenth of --service-cidr].
     #[arg(long, value_name = "IP")]
     pub cluster_dns: Option<IpAddr>,
@@ -152,10 +155,10 @@ pub struct ServerArgs {
     )]
     pub write_kubeconfig: PathBuf,
     /// Its mode.
-    #[arg(long, env = "SAMPAN_KUBECONFIG_MODE", default_value = "0600", value_name = "MODE")]
-    pub write_kubeconfig_mode: String,
+    #[arg(long, env = "SAMPAN_KUBECONFIG_MODE", default_value = "0600", value_name = "MODE", value_parser = flags::mode)]
+    pub write_kubeconfig_mode: u32,
     /// A part to leave out: servicelb, dns, network-policy.
-    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = flags::part)]
     pub disable: Vec<String>,
     /// Run no node here.
     #[arg(long)]

@@ -12,10 +12,12 @@ pub enum Error {
     NodeName(String),
     #[error("--node-ip: give at most one address per family, not {0:?}")]
     NodeIp(Vec<IpAddr>),
-    #[error("{flag} {value:?}: {why}")]
-    Flag { flag: &'static str, value: String, why: &'static str },
     #[error("cannot read the token file {}: {source}", path.display())]
     TokenFile { path: std::path::PathBuf, source: std::io::Error },
+    #[error("the token file {} is empty", .0.display())]
+    EmptyTokenFile(std::path::PathBuf),
+    #[error("a node needs root: it mounts, makes network interfaces and starts containers{0}")]
+    NotRoot(&'static str),
 }
 
 /// A node's name: `--node-name`, or the host's in lower case.
@@ -64,6 +66,7 @@ pub fn token(args: &NodeArgs) -> Result<Option<String>, Error> {
         (Some(token), _) => Ok(Some(token.clone())),
         (None, None) => Ok(None),
         (None, Some(path)) => match std::fs::read_to_string(path) {
+            Ok(token) if token.trim().is_empty() => Err(Error::EmptyTokenFile(path.clone())),
             Ok(token) => Ok(Some(token.trim().to_owned())),
             Err(source) => Err(Error::TokenFile { path: path.clone(), source }),
         },
@@ -79,25 +82,21 @@ pub fn nth_address(cidr: &str, index: u32) -> Option<IpAddr> {
     }
 }
 
-/// `30000-32767`.
-pub fn port_range(text: &str) -> Result<std::ops::RangeInclusive<u16>, Error> {
-    let bad = || Error::Flag {
-        flag: "--service-node-port-range",
-        value: text.to_owned(),
-        why: "expected FIRST-LAST, such as 30000-32767",
-    };
-    let (first, last) = text.split_once('-').ok_or_else(bad)?;
-    let (first, last) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
-    if first == 0 || first > last { Err(bad()) } else { Ok(first..=last) }
+/// As many descriptors as the machine lets this process have, up to what k3s's unit asks for: a connection each.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const ENOUGH: u64 = 1 << 20;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(ENOUGH).min(ENOUGH);
+    if limit.current.is_some_and(|current| current < wanted) {
+        // Refused only where it is already as high as it may be.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    }
 }
 
-/// An octal mode: `0600`, `644`.
-pub fn mode(text: &str) -> Result<u32, Error> {
-    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| Error::Flag {
-        flag: "--write-kubeconfig-mode",
-        value: text.to_owned(),
-        why: "expected an octal mode, such as 0600",
-    })
+/// Whether this process may run a node; `otherwise` is what to do otherwise.
+pub fn root(otherwise: &'static str) -> Result<(), Error> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot(otherwise)) }
 }
 
 /// The host part of a URL for an address.

@@ -16,15 +16,24 @@ pub struct Error {
     pub source: io::Error,
 }
 
-/// Makes a directory and its parents; the last one gets `mode`.
+/// Makes a directory and its parents; the last one gets `mode`. One that is there keeps the mode that its owner gave it
+/// (it may be /tmp), except that a private one is made private.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     let failed = |source| Error { action: "make directory", path: path.to_owned(), source };
+    if path.is_dir() && mode & 0o077 != 0 {
+        return Ok(());
+    }
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
-/// Replaces a file's contents as a whole; a reader or a crash sees the old or the new ones.
+/// Replaces a file's contents as a whole; a reader or a crash sees the old or the new ones. What is there already is not
+/// written: a full disk does not mind it.
 pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
+    let has_mode = |held: fs::Metadata| held.permissions().mode() & 0o7777 == mode;
+    if fs::metadata(path).is_ok_and(has_mode) && fs::read(path).is_ok_and(|held| held == contents) {
+        return Ok(());
+    }
     let failed = |source| Error { action: "write", path: path.to_owned(), source };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");

@@ -67,6 +67,8 @@ pub struct Desk {
     pub client_ca: Authority,
     pub server_secret: String,
     pub agent_secret: String,
+    /// The node that runs in the server itself.
+    pub own: Option<String>,
     pub cluster: Cluster,
 }
 
@@ -95,6 +97,12 @@ impl Desk {
         let ask: Ask = serde_json::from_slice(&body).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         if !is_name(&ask.node_name) {
             return Err(refuse(StatusCode::BAD_REQUEST, "the node's name is no DNS name"));
+        }
+        if self.own.as_ref() == Some(&ask.node_name) {
+            return Err(refuse(
+                StatusCode::FORBIDDEN,
+                "the server's own node has this name; choose another --node-name",
+            ));
         }
         check_password(server, &ask.node_name, &ask.node_password).await?;
         self.issue(&ask).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))

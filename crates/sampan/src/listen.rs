@@ -2,7 +2,14 @@
 //!
 //! Who a client is, is decided behind this: a certificate's key is proven here, its chain is not judged.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use apiserver::{Body, seams::Peer};
 use http_body_util::BodyExt;
@@ -23,6 +30,7 @@ use crate::identity::Pair;
 
 /// A client that connects and says nothing holds a socket for this long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// And one that says too little: until its first request is whole, and for the header of every further one.
 const HEADERS: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +123,10 @@ async fn serve_connection(
     let certificates =
         stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
     let peer = Peer { address: Some(address), certificates: Arc::new(certificates) };
+    let heard = Arc::new(AtomicBool::new(false));
+    let first = heard.clone();
     let service = service_fn(move |mut request: http::Request<Incoming>| {
+        first.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer.clone());
         let handler = handler.clone();
         async move {
@@ -131,8 +142,19 @@ async fn serve_connection(
         .max_concurrent_streams(250)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(%address, %error, "a connection ended");
+    let silence = async {
+        tokio::time::sleep(HEADERS).await;
+        if heard.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        ended = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
+            if let Err(error) = ended {
+                tracing::debug!(%address, %error, "a connection ended");
+            }
+        }
+        () = silence => tracing::debug!(%address, "a connection without a request"),
     }
 }
 

@@ -1,20 +1,18 @@
 //! The node part of a server or an agent: runtime, images, network, kubelet, and the kubelet's port.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use net::io::Backend;
-use node::{Config, Kubelet, Ports, Reservation};
+use node::{Config, Kubelet, Ports};
 use reconcile::io::Client;
 use runtime::{containers::Runtime, images::Images};
-use schema::api::core::v1::Taint;
 
 use crate::{
     cli::{self, NodeArgs},
-    facts,
+    flags::KubeletArg,
     identity::Pair,
     join::Cluster,
     listen,
@@ -44,8 +42,6 @@ pub enum Error {
     Directories(std::io::Error),
     #[error("cannot read the client CA")]
     Pki(#[from] pki::Error),
-    #[error(transparent)]
-    Facts(#[from] facts::Error),
 }
 
 /// What a node needs to run.
@@ -106,11 +102,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         policies: !cluster.disable.iter().any(|part| part == "network-policy"),
     });
     tokio::spawn(network.clone().run(setup.network_client.clone()));
-    let kubelet_args = KubeletArgs::parse(&args.kubelet_arg)?;
-    let config = Config {
-        max_pods: kubelet_args.max_pods,
-        pod_pids_limit: kubelet_args.pod_max_pids,
-        reserved: kubelet_args.reserved,
+    let mut config = Config {
         node_name: (*name).to_owned(),
         hostname: (*name).to_owned(),
         addresses: addresses.to_vec(),
@@ -120,13 +112,24 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         root_dir: places.kubelet(),
         log_root: places.pod_logs.clone(),
         log_links: places.pod_logs.with_file_name("containers"),
-        labels: labels(&args.node_label)?,
-        taints: args.node_taint.iter().map(|text| taint(text)).collect::<Result<_, _>>()?,
+        labels: args.node_label.iter().cloned().collect(),
+        taints: args.node_taint.clone(),
         resolv_conf,
         kubelet_port: KUBELET_PORT,
         version: format!("{KUBERNETES_VERSION}+sampan"),
         ..Config::default()
     };
+    for arg in &args.kubelet_arg {
+        match arg {
+            KubeletArg::MaxPods(pods) => config.max_pods = *pods,
+            KubeletArg::PodMaxPids(pids) => config.pod_pids_limit = *pids,
+            KubeletArg::Reserve(more) => {
+                config.reserved.cpu_milli += more.cpu_milli;
+                config.reserved.memory_bytes += more.memory_bytes;
+                config.reserved.ephemeral_storage_bytes += more.ephemeral_storage_bytes;
+            }
+        }
+    }
     let ports = Ports {
         runtime: containers.clone(),
         images: containers,
@@ -142,102 +145,10 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     Ok(Machine { kubelet, images })
 }
 
-/// What `--kubelet-arg` sets, of what kubelet's own flags set.
-#[derive(Debug, PartialEq, Eq)]
-struct KubeletArgs {
-    max_pods: u32,
-    pod_max_pids: u64,
-    /// `system-reserved` and `kube-reserved` together.
-    reserved: Reservation,
-}
-
-impl KubeletArgs {
-    fn parse(words: &[String]) -> Result<Self, facts::Error> {
-        let mut args = Self { max_pods: 110, pod_max_pids: 0, reserved: Reservation::default() };
-        for word in words {
-            let bad = |why| facts::Error::Flag { flag: "--kubelet-arg", value: word.clone(), why };
-            let number = "expected a number";
-            match word.trim_start_matches('-').split_once('=') {
-                Some(("max-pods", value)) => args.max_pods = value.parse().map_err(|_| bad(number))?,
-                Some(("pod-max-pids", value)) => args.pod_max_pids = value.parse().map_err(|_| bad(number))?,
-                Some(("system-reserved" | "kube-reserved", value)) => {
-                    reserve(value, &mut args.reserved)
-                        .ok_or_else(|| bad("expected amounts, such as cpu=100m,memory=200Mi"))?;
-                }
-                _ => return Err(bad("known are max-pods, pod-max-pids, system-reserved and kube-reserved")),
-            }
-        }
-        Ok(args)
-    }
-}
-
-fn reserve(text: &str, reserved: &mut Reservation) -> Option<()> {
-    for part in text.split(',') {
-        let (name, amount) = part.split_once('=')?;
-        let amount = schema::quantity::Quantity::parse(amount).ok()?;
-        let units = u64::try_from(amount.value()).ok()?;
-        match name {
-            "cpu" => reserved.cpu_milli += u64::try_from(amount.milli_value()).ok()?,
-            "memory" => reserved.memory_bytes += units,
-            "ephemeral-storage" => reserved.ephemeral_storage_bytes += units,
-            _ => return None,
-        }
-    }
-    Some(())
-}
-
 /// All addresses: metrics are scraped on any of them.
 fn listen_ip(addresses: &[IpAddr]) -> IpAddr {
     match addresses.first() {
         Some(IpAddr::V6(_)) => IpAddr::from([0u16; 8]),
         _ => IpAddr::from([0u8; 4]),
-    }
-}
-
-fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, facts::Error> {
-    let parse = |text: &String| {
-        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
-            facts::Error::Flag { flag: "--node-label", value: text.clone(), why: "expected KEY=VALUE" }
-        })?;
-        Ok((key.to_owned(), value.to_owned()))
-    };
-    texts.iter().map(parse).collect()
-}
-
-/// `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
-fn taint(text: &str) -> Result<Taint, facts::Error> {
-    let bad = || facts::Error::Flag {
-        flag: "--node-taint",
-        value: text.to_owned(),
-        why: "expected KEY=VALUE:EFFECT with NoSchedule, PreferNoSchedule or NoExecute",
-    };
-    let (pair, effect) = text.rsplit_once(':').ok_or_else(bad)?;
-    if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-        return Err(bad());
-    }
-    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    Ok(Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned(), ..Taint::default() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kubelet_args_set_what_they_name_and_refuse_the_rest() {
-        let parse =
-            |words: &[&str]| KubeletArgs::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-        let args = parse(&[
-            "max-pods=20",
-            "--pod-max-pids=500",
-            "kube-reserved=cpu=100m,memory=64Mi",
-            "system-reserved=cpu=1",
-        ]);
-        let reserved = Reservation { cpu_milli: 1100, memory_bytes: 64 << 20, ephemeral_storage_bytes: 0 };
-        assert_eq!(args.ok(), Some(KubeletArgs { max_pods: 20, pod_max_pids: 500, reserved }));
-        for bad in ["max-pods", "max-pods=many", "no-such=1", "kube-reserved=cpu", "kube-reserved=gpu=1"] {
-            let error = parse(&[bad]).expect_err("a mistake").to_string();
-            assert!(error.contains("--kubelet-arg") && error.contains(bad), "{error}");
-        }
     }
 }

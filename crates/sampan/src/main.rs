@@ -7,6 +7,7 @@ mod config;
 mod deploy;
 mod facts;
 mod files;
+mod flags;
 mod identity;
 mod images;
 mod inbox;

@@ -102,9 +102,9 @@ impl Settings {
             data_dir: args.node.place.data_dir.clone(),
             cluster_cidrs: args.cluster_cidr.clone(),
             service_cidrs: args.service_cidr.clone(),
-            node_ports: facts::port_range(&args.service_node_port_range)?,
+            node_ports: args.service_node_port_range.clone(),
             cluster_dns: args.cluster_dns.or_else(|| facts::nth_address(&primary, 10)),
-            kubeconfig_mode: facts::mode(&args.write_kubeconfig_mode)?,
+            kubeconfig_mode: args.write_kubeconfig_mode,
             token: facts::token(&args.node)?,
             addresses,
             advertise,
@@ -114,7 +114,11 @@ impl Settings {
 
 pub fn run(args: ServerArgs) -> Result<(), Error> {
     let settings = Settings::resolve(&args)?;
+    if !args.disable_agent {
+        facts::root(" (without --disable-agent a server is one)")?;
+    }
     crate::logging(&args.node);
+    facts::raise_descriptors();
     let runtime = runtime().map_err(Error::Tokio)?;
     let outcome = runtime.block_on(serve(args, settings));
     // A step that hangs in the kernel does not keep a stopped server.
@@ -122,12 +126,16 @@ pub fn run(args: ServerArgs) -> Result<(), Error> {
     outcome
 }
 
-/// Few threads with small stacks: a board's memory is its users'.
+/// A thread's stack holds the deepest objects that are taken, and costs nothing where nothing has touched it. Frames of
+/// an unoptimised build are several times as large.
+const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 << 20 } else { 2 << 20 };
+
+/// Few threads: a board's memory is its users'.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(1, 4)))
-        .thread_stack_size(1 << 20)
+        .thread_stack_size(STACK_BYTES)
         .build()
 }
 
@@ -141,6 +149,8 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
     files::make_dir(&server_dir, 0o700)?;
     files::make_dir(&server_dir.join("db"), 0o700)?;
 
+    // Its lock is taken before anything of a server that has it is touched.
+    let store = Arc::new(Sqlite::open(server_dir.join("db/state.db"), Options::default())?);
     let mut names: Vec<IpAddr> = settings.addresses.clone();
     names.push(settings.advertise);
     names.extend(settings.service_cidrs.iter().filter_map(|cidr| facts::nth_address(cidr, 1)));
@@ -154,7 +164,6 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
         },
     )?;
 
-    let store = Arc::new(Sqlite::open(server_dir.join("db/state.db"), Options::default())?);
     tokio::spawn(forget_history(store.clone()));
     let proxy =
         Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
@@ -187,6 +196,7 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
         client_ca: Authority::from_pem(&identity.client_ca.bundle_pem(), &identity.client_ca.key_pem())?,
         server_secret: identity.server_secret.clone(),
         agent_secret: identity.agent_secret.clone(),
+        own: (!args.disable_agent).then(|| settings.node_name.clone()),
         cluster: cluster.clone(),
     };
     let handler = Arc::new(Api { server: server.clone(), ca_pem, desk });
@@ -372,7 +382,7 @@ fn write_kubeconfig(args: &ServerArgs, settings: &Settings, identity: &Identity)
         key_pem: &identity.admin.key,
     };
     let text = pki::kubeconfig::render("default", &url, &identity.server_ca.bundle_pem(), &user);
-    if let Some(parent) = args.write_kubeconfig.parent() {
+    if let Some(parent) = args.write_kubeconfig.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         files::make_dir(parent, 0o755)?;
     }
     Ok(files::write(&args.write_kubeconfig, text.as_bytes(), settings.kubeconfig_mode)?)

@@ -21,15 +21,16 @@ fn server(file: &str, words: &[&str]) -> crate::cli::ServerArgs {
 
 #[test]
 fn the_file_sets_flags_and_the_command_line_replaces_them() {
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let file = "node-name: a\nnode-label: [x=1, y=2]\nhttps-listen-port: 7443\ndisable-agent: true\ndebug: false\n";
     let args = server(file, &[]);
     assert_eq!((args.node.node_name.as_deref(), args.https_listen_port, args.disable_agent), (Some("a"), 7443, true));
-    assert_eq!(args.node.node_label, ["x=1", "y=2"]);
+    assert_eq!(args.node.node_label, [pair("x", "1"), pair("y", "2")]);
     let args = server(file, &["--node-name=b", "--node-label", "z=3"]);
     assert_eq!(args.node.node_name.as_deref(), Some("b"));
-    assert_eq!(args.node.node_label, ["z=3"]);
+    assert_eq!(args.node.node_label, [pair("z", "3")]);
     let args = server("node-label+: [x=1]\n", &["--node-label", "z=3"]);
-    assert_eq!(args.node.node_label, ["x=1", "z=3"]);
+    assert_eq!(args.node.node_label, [pair("x", "1"), pair("z", "3")]);
 }
 
 #[test]

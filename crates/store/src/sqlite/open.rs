@@ -11,15 +11,17 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Options, Synchronous};
+use super::{Options, Synchronous, ballast::Ballast};
 
 /// The schema this program writes (`PRAGMA user_version`).
 pub const SCHEMA_VERSION: u32 = 1;
 /// "SMPN" (`PRAGMA application_id`).
 const APPLICATION_ID: u32 = 0x534d_504e;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// What a new database and its log take at most while it is made.
+const FRESH_BYTES: usize = 128 << 10;
 /// The write-ahead log is cut back to this after a burst.
 const WAL_KEPT_BYTES: i64 = 16 << 20;
 
@@ -102,7 +104,14 @@ impl Database {
             source,
         })?;
         let sql = |action| move |source| OpenError::Sql { action, path: path.to_owned(), source };
-        let connection = database.writer().map_err(sql("open the database"))?;
+        let ballast = Ballast::new(sibling(path, "-ballast"), options.ballast_bytes);
+        let connection = loop {
+            match database.writer() {
+                // SQLite makes the log's index anew: on a full disk the reserve gives it its space.
+                Err(error) if is_disk(&error) && ballast.release() => {}
+                outcome => break outcome.map_err(sql("open the database"))?,
+            }
+        };
         // The header said so already, but the log may have something newer.
         let found: u32 =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql("read the version"))?;
@@ -126,8 +135,10 @@ impl Database {
                 _ => {}
             }
         }
-        let made =
+        let mut made =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh.path).map_err(file("create"))?;
+        // SQLite would call a full disk an I/O error.
+        made.write_all(&[0; FRESH_BYTES]).and_then(|()| made.set_len(0)).map_err(file("make"))?;
         let connection = fresh.writer().map_err(sql)?;
         connection
             .execute_batch(&format!(
@@ -197,6 +208,10 @@ impl Database {
         // Commits never checkpoint; see checkpoint.rs.
         connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))
     }
+}
+
+fn is_disk(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
 }
 
 /// What the first bytes say, without SQLite: whether there is a database.

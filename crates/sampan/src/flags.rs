@@ -1,0 +1,97 @@
+//! Values of flags that are more than words: parsed before anything else happens; clap says which flag a mistake is in.
+
+use std::ops::RangeInclusive;
+
+use net::ruleset::Cidr;
+use node::Reservation;
+use schema::{api::core::v1::Taint, quantity::Quantity};
+
+/// One `--kubelet-arg`, of what kubelet's own flags set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubeletArg {
+    MaxPods(u32),
+    PodMaxPids(u64),
+    /// `system-reserved` or `kube-reserved`.
+    Reserve(Reservation),
+}
+
+pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
+    let number = |_| "expected a number".to_owned();
+    match text.trim_start_matches('-').split_once('=') {
+        Some(("max-pods", value)) => value.parse().map(KubeletArg::MaxPods).map_err(number),
+        Some(("pod-max-pids", value)) => value.parse().map(KubeletArg::PodMaxPids).map_err(number),
+        Some(("system-reserved" | "kube-reserved", value)) => reserve(value)
+            .map(KubeletArg::Reserve)
+            .ok_or_else(|| "expected amounts, such as cpu=100m,memory=200Mi".to_owned()),
+        _ => Err("known are max-pods, pod-max-pids, system-reserved and kube-reserved".to_owned()),
+    }
+}
+
+fn reserve(text: &str) -> Option<Reservation> {
+    let mut reserved = Reservation::default();
+    for part in text.split(',') {
+        let (name, amount) = part.split_once('=')?;
+        let amount = Quantity::parse(amount).ok()?;
+        let units = u64::try_from(amount.value()).ok()?;
+        match name {
+            "cpu" => reserved.cpu_milli += u64::try_from(amount.milli_value()).ok()?,
+            "memory" => reserved.memory_bytes += units,
+            "ephemeral-storage" => reserved.ephemeral_storage_bytes += units,
+            _ => return None,
+        }
+    }
+    Some(reserved)
+}
+
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| "expected KEY=VALUE".to_owned())?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
+pub fn taint(text: &str) -> Result<Taint, String> {
+    let known = |effect: &&str| matches!(*effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute");
+    let (pair, effect) = text.rsplit_once(':').filter(|(_, effect)| known(effect)).ok_or_else(|| {
+        "expected KEY=VALUE:EFFECT with the effect NoSchedule, PreferNoSchedule or NoExecute".to_owned()
+    })?;
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    Ok(Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned(), ..Taint::default() })
+}
+
+/// Kept as it was written.
+pub fn cidr(text: &str) -> Result<String, String> {
+    let parsed: Result<Cidr, _> = text.parse();
+    parsed.map(|_| text.to_owned()).map_err(|_| "expected ADDRESS/BITS, such as 10.42.0.0/16".to_owned())
+}
+
+/// `30000-32767`.
+pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    let range = range.filter(|range: &RangeInclusive<u16>| *range.start() > 0 && !range.is_empty());
+    range.ok_or_else(|| "expected FIRST-LAST, such as 30000-32767".to_owned())
+}
+
+/// An octal mode: `0600`, `644`.
+pub fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "expected an octal mode, such as 0600".to_owned())
+}
+
+/// A part that can be left out, or one of k3s's that is not there anyway.
+pub fn part(text: &str) -> Result<String, String> {
+    match text {
+        "coredns" => Ok("dns".to_owned()),
+        "servicelb" | "dns" | "network-policy" => Ok(text.to_owned()),
+        "traefik" | "local-storage" | "metrics-server" | "runtimes" => Ok(text.to_owned()),
+        _ => Err("known are servicelb, dns and network-policy".to_owned()),
+    }
+}
+
+pub fn log(text: &str) -> Result<String, String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(text);
+    filter.map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;
