@@ -285,6 +285,7 @@ fn container_config(asked: &ContainerConfig, rootfs: &Rootfs) -> containers::Con
         stdin_once: asked.stdin_once,
         tty: asked.tty,
         log_path: asked.log_path.to_string_lossy().into_owned(),
+        pid_of: asked.target_id.clone(),
         stop_signal: asked.stop_signal.clone().unwrap_or_default(),
     }
 }
