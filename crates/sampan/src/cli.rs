@@ -91,7 +91,7 @@ pub struct NodeArgs {
     /// Another resolv.conf for the node and for pods with dnsPolicy Default.
     #[arg(long, env = "SAMPAN_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved.
+    /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved, allowed-unsafe-sysctls.
     #[arg(long, value_name = "NAME=VALUE")]
     pub kubelet_arg: Vec<String>,
     /// How pods of other nodes are reached.

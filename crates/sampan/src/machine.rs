@@ -111,6 +111,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         max_pods: kubelet_args.max_pods,
         pod_pids_limit: kubelet_args.pod_max_pids,
         reserved: kubelet_args.reserved,
+        allowed_sysctls: kubelet_args.allowed_sysctls,
         node_name: (*name).to_owned(),
         hostname: (*name).to_owned(),
         addresses: addresses.to_vec(),
@@ -149,11 +150,13 @@ struct KubeletArgs {
     pod_max_pids: u64,
     /// `system-reserved` and `kube-reserved` together.
     reserved: Reservation,
+    allowed_sysctls: Vec<String>,
 }
 
 impl KubeletArgs {
     fn parse(words: &[String]) -> Result<Self, facts::Error> {
-        let mut args = Self { max_pods: 110, pod_max_pids: 0, reserved: Reservation::default() };
+        let mut args =
+            Self { max_pods: 110, pod_max_pids: 0, reserved: Reservation::default(), allowed_sysctls: Vec::new() };
         for word in words {
             let bad = |why| facts::Error::Flag { flag: "--kubelet-arg", value: word.clone(), why };
             let number = "expected a number";
@@ -164,7 +167,14 @@ impl KubeletArgs {
                     reserve(value, &mut args.reserved)
                         .ok_or_else(|| bad("expected amounts, such as cpu=100m,memory=200Mi"))?;
                 }
-                _ => return Err(bad("known are max-pods, pod-max-pids, system-reserved and kube-reserved")),
+                Some(("allowed-unsafe-sysctls", value)) => {
+                    args.allowed_sysctls.extend(value.split(',').map(str::to_owned));
+                }
+                _ => {
+                    return Err(bad(
+                        "known are max-pods, pod-max-pids, system-reserved, kube-reserved and allowed-unsafe-sysctls",
+                    ));
+                }
             }
         }
         Ok(args)
@@ -232,9 +242,11 @@ mod tests {
             "--pod-max-pids=500",
             "kube-reserved=cpu=100m,memory=64Mi",
             "system-reserved=cpu=1",
+            "allowed-unsafe-sysctls=kernel.msg*,net.core.somaxconn",
         ]);
         let reserved = Reservation { cpu_milli: 1100, memory_bytes: 64 << 20, ephemeral_storage_bytes: 0 };
-        assert_eq!(args.ok(), Some(KubeletArgs { max_pods: 20, pod_max_pids: 500, reserved }));
+        let allowed_sysctls = vec!["kernel.msg*".to_owned(), "net.core.somaxconn".to_owned()];
+        assert_eq!(args.ok(), Some(KubeletArgs { max_pods: 20, pod_max_pids: 500, reserved, allowed_sysctls }));
         for bad in ["max-pods", "max-pods=many", "no-such=1", "kube-reserved=cpu", "kube-reserved=gpu=1"] {
             let error = parse(&[bad]).expect_err("a mistake").to_string();
             assert!(error.contains("--kubelet-arg") && error.contains(bad), "{error}");
