@@ -61,10 +61,10 @@ impl Log {
         self.batch = Vec::new();
     }
 
-    /// Writes what has no newline, at the end of the stream.
+    /// Writes what has no newline, at the end of the stream: part of a line, to which its readers add none.
     pub fn finish(&mut self, stream: &str, part: &mut Vec<u8>, now_ns: u64) {
         if !part.is_empty() {
-            self.line(&format_time(now_ns), stream, "F", part, b"");
+            self.line(&format_time(now_ns), stream, "P", part, b"");
             *part = Vec::new();
             self.flush();
         }

@@ -448,9 +448,12 @@ impl Keeper {
                 }
             }
         }
+        // The PID namespace of the container that this one looks at.
+        let target = if exec { None } else { fds.next() };
         let (result, theirs) = sys::packet_pair().tried(|| "make a socket pair".into())?;
         sys::set_nonblocking(result.as_raw_fd()).tried(|| "make a socket pair".into())?;
-        let extra = container.as_ref().map(|fd| fd.as_raw_fd()).or(self.pause.as_ref().map(|(_, fd)| fd.as_raw_fd()));
+        let extra = container.as_ref().or(target.as_ref()).or(self.pause.as_ref().map(|(_, fd)| fd));
+        let extra = extra.map(|fd| fd.as_raw_fd());
         let slot = self.children.iter().position(Option::is_none).unwrap_or(self.children.len());
         if slot >= MAX_CHILDREN {
             return Err("too many containers and execs".into());

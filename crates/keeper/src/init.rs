@@ -4,7 +4,7 @@
 //! cgroup while that already builds the file system (entering a v1 cgroup waits for all processors, ~10 ms), and ends.
 //! The *init* ends in the container's program. Errors go to the keeper over a socket that closes by the exec.
 //!
-//! Descriptors at start: 0-2 the container's own, 3 the spec, 4 the result, 5 the pod's PID namespace if shared.
+//! Descriptors at start: 0-2 the container's own, 3 the spec, 4 the result, 5 the PID namespace if one is shared.
 
 use std::ffi::CString;
 use std::io;
@@ -80,8 +80,8 @@ pub fn set_oom_score(score: Option<i32>) -> Done<()> {
 fn create() -> Done<()> {
     let spec: Create = read_spec()?;
     set_oom_score(spec.oom_score_adj)?;
-    if !spec.new_pid && unsafe { libc::fcntl(EXTRA_FD, libc::F_GETFD) } >= 0 {
-        sys::setns(EXTRA_FD, libc::CLONE_NEWPID).tried(|| "enter the pod's PID namespace".into())?;
+    if spec.shared_pid {
+        sys::setns(EXTRA_FD, libc::CLONE_NEWPID).tried(|| "enter the shared PID namespace".into())?;
     }
     let cgroup = OpenCgroup::open(&spec.cgroup)?;
     let flags = libc::CLONE_NEWNS | if spec.new_pid { libc::CLONE_NEWPID } else { 0 };

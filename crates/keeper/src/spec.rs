@@ -82,8 +82,10 @@ records! {
         cgroup: Cgroup,
         /// Written to the process before anything else; inherited by the container.
         oom_score_adj: Option<i32>,
-        /// A PID namespace of its own; otherwise the pod's shared one if the keeper hands one over, else the host's.
+        /// A PID namespace of its own.
         new_pid: bool,
+        /// The one that the keeper hands over: the pod's, or another container's. With neither it is the host's.
+        shared_pid: bool,
         root: Root,
         mounts: Vec<Mount>,
         devices: Vec<Device>,

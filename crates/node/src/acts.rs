@@ -1,8 +1,18 @@
 //! Carries out a pod's actions on the machine.
 
-use std::{collections::BTreeSet, fs, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use schema::api::core::v1::{LifecycleHandler, PodStatus};
+use schema::api::{
+    core::v1::{LifecycleHandler, PodStatus, ResourceRequirements},
+    node::v1::RuntimeClass,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -13,7 +23,7 @@ use crate::{
     memory::Failure,
     objects::{Named, lock},
     plan::Action,
-    pod::{Desired, Member},
+    pod::{Desired, Member, pull_policy},
     ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox},
     publish, resources,
     shared::Shared,
@@ -25,8 +35,13 @@ pub enum Outcome {
     Sandbox(Result<Result<Vec<IpAddr>, String>, String>),
     Network(Result<Vec<IpAddr>, String>),
     /// When volumes must be made again.
-    Volumes(Result<Option<Nanos>, String>),
-    Image(String, Result<Image, Failure>),
+    Volumes(Result<Option<Nanos>, Failure>),
+    Image {
+        container: String,
+        /// As it was asked for.
+        name: String,
+        result: Result<Image, Failure>,
+    },
     /// The new container's id, or reason and message.
     Started {
         container: String,
@@ -34,12 +49,13 @@ pub enum Outcome {
         result: Result<String, (String, String)>,
     },
     PostStarted {
+        container: String,
         id: String,
         failed: Option<String>,
     },
     PreStopped(String),
-    /// The container's id.
-    Resized(String, Result<(), String>),
+    /// What containers have by now, by id.
+    Resized(Vec<(String, ResourceRequirements)>, Result<(), String>),
     SandboxStopped(Result<(), String>),
     Released(Result<(), String>),
     TornDown(Result<(), String>),
@@ -75,14 +91,12 @@ impl Acts {
             Action::Network => Outcome::Network(self.network(desired).await),
             Action::Volumes => Outcome::Volumes(self.volumes(desired, named, &known).await),
             Action::Image { container } => {
-                let result = match desired.member(&container) {
-                    Some(member) => {
-                        let objects = named.snapshot().await.unwrap_or_default();
-                        self.shared.puller.ensure(desired, member, &objects).await
-                    }
-                    None => Err(Failure::default()),
-                };
-                Outcome::Image(container, result)
+                let Some(member) = desired.member(&container) else { return Outcome::Done(Ok(())) };
+                let objects = named.snapshot().await.unwrap_or_default();
+                let (name, path) = (member.container.image.clone(), member.field_path());
+                let policy = pull_policy(&member.container.image_pull_policy, &name);
+                let result = self.shared.puller.ensure(desired, &name, policy, &path, &objects).await;
+                Outcome::Image { container, name, result }
             }
             Action::Start { container, attempt, after } => {
                 let result = match desired.member(&container) {
@@ -101,7 +115,8 @@ impl Acts {
                     let done =
                         tokio::time::timeout(grace, hooks::run(&self.shared, desired, member, &id, &hook, &addresses))
                             .await;
-                    if !matches!(done, Ok(Ok(()))) {
+                    // A hook that is cut off is no event.
+                    if matches!(done, Ok(Err(_))) {
                         self.shared.events.note(
                             &*desired.pod,
                             &member.field_path(),
@@ -113,12 +128,10 @@ impl Acts {
                 }
                 Outcome::PreStopped(id)
             }
-            Action::Resize { id, container } => {
-                let resized = match desired.member(&container) {
-                    Some(member) => self.resize(desired, member, &id).await,
-                    None => Ok(()),
-                };
-                Outcome::Resized(id, resized)
+            Action::Resize { containers } => {
+                let mut done = Vec::new();
+                let result = self.resize(desired, &containers, &mut done).await;
+                Outcome::Resized(done, result)
             }
             Action::Stop { id, grace, .. } => {
                 Outcome::Done(gone_is_fine(runtime.stop_container(uid, &id, grace, None).await))
@@ -160,7 +173,8 @@ impl Acts {
     async fn sandbox(&self, desired: &Desired, attempt: u32) -> Result<Result<Vec<IpAddr>, String>, String> {
         let (runtime, config) = (&self.shared.ports.runtime, &self.shared.config);
         let text = |error: Error| error.to_string();
-        let wanted = container::sandbox(config, desired, attempt);
+        let wanted = container::sandbox(config, desired, attempt)?;
+        self.check_handler(desired).await?;
         make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
         make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
         runtime
@@ -178,13 +192,45 @@ impl Acts {
         Ok(self.attach(desired, &sandbox).await)
     }
 
-    /// Limits that were changed in place: the pod's cgroup as well as the container's.
-    async fn resize(&self, desired: &Desired, member: &Member, id: &str) -> Result<(), String> {
+    /// Whether this runtime is what the pod's RuntimeClass asks for.
+    async fn check_handler(&self, desired: &Desired) -> Result<(), String> {
+        let Some(name) = desired.pod.spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(());
+        };
+        let class: RuntimeClass = self
+            .shared
+            .client
+            .get("", name)
+            .await
+            .map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
+        match container::HANDLERS.contains(&&*class.handler) {
+            true => Ok(()),
+            false => Err(format!("failed to get sandbox runtime: no runtime for \"{}\" is configured", class.handler)),
+        }
+    }
+
+    /// Limits that were changed in place: the pod's cgroup as well as its containers'.
+    async fn resize(
+        &self,
+        desired: &Desired,
+        containers: &[(String, String)],
+        done: &mut Vec<(String, ResourceRequirements)>,
+    ) -> Result<(), String> {
         let runtime = &self.shared.ports.runtime;
         let pod = resources::pod_cgroup(&desired.pod, self.shared.config.pod_pids_limit);
-        runtime.set_cgroup(&resources::cgroup(&desired.pod), &pod).await.map_err(|error| error.to_string())?;
-        let own = resources::of_container(desired, member, self.shared.machine.memory_bytes);
-        runtime.update_resources(desired.uid(), id, &own).await.map_err(|error| error.to_string())
+        let cgroup = resources::cgroup(&desired.pod);
+        // A pod that shrinks cannot be less than its containers yet: its turn is after theirs.
+        let grown = runtime.set_cgroup(&cgroup, &pod).await;
+        for (id, name) in containers {
+            let Some(member) = desired.member(name) else { continue };
+            let own = resources::of_container(desired, member, self.shared.machine.memory_bytes);
+            runtime.update_resources(desired.uid(), id, &own).await.map_err(|error| error.to_string())?;
+            done.push((id.clone(), member.container.resources.clone()));
+        }
+        match grown {
+            Ok(()) => Ok(()),
+            Err(_) => runtime.set_cgroup(&cgroup, &pod).await.map_err(|error| error.to_string()),
+        }
     }
 
     async fn network(&self, desired: &Desired) -> Result<Vec<IpAddr>, String> {
@@ -205,8 +251,17 @@ impl Acts {
         Ok(addresses)
     }
 
-    async fn volumes(&self, desired: &Arc<Desired>, named: &Named, known: &Known) -> Result<Option<Nanos>, String> {
-        let objects = named.snapshot().await.map_err(|what| format!("MountVolume.SetUp failed: {what}"))?;
+    async fn volumes(&self, desired: &Arc<Desired>, named: &Named, known: &Known) -> Result<Option<Nanos>, Failure> {
+        let failed = |message: String| Failure { reason: "FailedMount".into(), message, retry_at: 0 };
+        let snapshot = named.snapshot().await;
+        let objects = snapshot.map_err(|what| failed(format!("MountVolume.SetUp failed: {what}")))?;
+        let mut images = BTreeMap::new();
+        for volume in &desired.pod.spec.volumes {
+            let Some(of) = &volume.volume_source.image else { continue };
+            let (policy, path) = (pull_policy(&of.pull_policy, &of.reference), String::new());
+            let image = self.shared.puller.ensure(desired, &of.reference, policy, &path, &objects).await?;
+            images.insert(volume.name.clone(), image.id);
+        }
         let services = Vec::new();
         let sources = Sources {
             desired,
@@ -216,12 +271,9 @@ impl Acts {
             host_ips: &self.shared.host_ips,
             allocatable: &self.shared.allocatable,
         };
-        let done = self
-            .shared
-            .volumes
-            .mount(&sources, self.shared.ports.clock.now())
-            .await
-            .map_err(|error| error.to_string())?;
+        let (ports, now) = (&self.shared.ports, self.shared.ports.clock.now());
+        let mounted = self.shared.volumes.mount(&sources, &*ports.images, &images, now).await;
+        let done = mounted.map_err(|error| failed(error.to_string()))?;
         lock(&self.shared.mounted).insert(desired.uid().to_owned(), done.set);
         Ok(done.refresh_at)
     }
@@ -254,9 +306,12 @@ impl Acts {
         };
         let image = known.image.as_ref().ok_or_else(|| ("ImageGone".to_owned(), String::new()))?;
         let volumes = lock(&shared.mounted).get(uid).cloned().unwrap_or_default();
-        write_etc(&shared.config, desired, &pod_ips).map_err(|error| {
+        let cut = write_etc(&shared.config, desired, &pod_ips).map_err(|error| {
             failed("CreateContainerConfigError", "Failed", format!("cannot write the pod's files of /etc: {error}"))
         })?;
+        for message in cut {
+            shared.events.note(pod, "", true, "DNSConfigForming", message);
+        }
         let target_id = match &*member.target {
             "" => String::new(),
             target => {
@@ -422,21 +477,26 @@ pub fn mappings(desired: &Desired) -> Vec<PortMapping> {
         .collect()
 }
 
-/// hosts, hostname and resolv.conf of a pod; a file that says the right thing is left alone.
-fn write_etc(config: &Config, desired: &Desired, pod_ips: &[String]) -> io::Result<()> {
+/// hosts, hostname and resolv.conf of a pod; a file that says the right thing is left alone. What was left out of a
+/// resolv.conf that is new.
+fn write_etc(config: &Config, desired: &Desired, pod_ips: &[String]) -> io::Result<Vec<String>> {
     let dir = config.pod_dir(desired.uid());
     make_dir(&dir)?;
     let own_hosts = desired.pod.spec.host_network.then(|| fs::read_to_string(&config.hosts).unwrap_or_default());
     let host = etc::Resolver::parse(&fs::read_to_string(&config.resolv_conf).unwrap_or_default());
-    let hostname = if desired.pod.spec.host_network { config.hostname().to_owned() } else { desired.hostname() };
+    let hostname = container::hostname(config, desired);
+    let (resolver, mut cut) = etc::resolver(&desired.pod, &config.cluster_dns, &config.cluster_domain, &host);
     let files = [
         ("etc-hosts", etc::hosts(desired, pod_ips, &config.cluster_domain, own_hosts.as_deref())),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", etc::resolver(&desired.pod, &config.cluster_dns, &config.cluster_domain, &host).text()),
+        ("resolv.conf", resolver.text()),
     ];
     for (name, text) in files {
         let path = dir.join(name);
         if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            if name == "resolv.conf" {
+                cut.clear();
+            }
             continue;
         }
         fs::write(&path, text)?;
@@ -444,18 +504,27 @@ fn write_etc(config: &Config, desired: &Desired, pod_ips: &[String]) -> io::Resu
             .or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })?;
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     }
-    Ok(())
+    Ok(cut)
 }
 
 const MAX_MESSAGE_BYTES: u64 = 4096;
+/// Of all containers of a pod together.
+const MAX_MESSAGES_BYTES: usize = 12 << 10;
 const MAX_MESSAGE_LINES: usize = 80;
 const MAX_LOG_MESSAGE_BYTES: usize = 2048;
 
 /// What a container left behind as its last words: its termination log, or with `FallbackToLogsOnError` its log's end.
-pub async fn termination_message(config: &Config, desired: &Desired, container: &Container) -> String {
+pub fn termination_message(config: &Config, desired: &Desired, container: &Container) -> String {
+    let mut message = last_words(config, desired, container);
+    let share = MAX_MESSAGES_BYTES / desired.members.len().max(1);
+    message.truncate(message.floor_char_boundary(share));
+    message
+}
+
+fn last_words(config: &Config, desired: &Desired, container: &Container) -> String {
     let ContainerState::Exited(exit) = &container.state else { return String::new() };
     let path = container::termination_log(config, desired.uid(), &container.name, container.attempt);
-    let text = read_at_most(&path, MAX_MESSAGE_BYTES);
+    let text = read_end(&path, MAX_MESSAGE_BYTES);
     let falls_back = desired
         .member(&container.name)
         .is_some_and(|member| member.container.termination_message_policy == "FallbackToLogsOnError");
@@ -468,12 +537,20 @@ pub async fn termination_message(config: &Config, desired: &Desired, container: 
     text
 }
 
-fn read_at_most(path: &Path, limit: u64) -> String {
-    use std::io::Read;
-    let mut raw = Vec::new();
-    let Ok(file) = fs::File::open(path) else { return String::new() };
-    if file.take(limit).read_to_end(&mut raw).is_err() {
-        return String::new();
+/// The last bytes of a file; a file that is not there is empty.
+fn read_end(path: &Path, limit: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> io::Result<Vec<u8>> {
+        let mut raw = Vec::new();
+        let mut file = fs::File::open(path)?;
+        let from = file.metadata()?.len().saturating_sub(limit);
+        file.seek(SeekFrom::Start(from))?;
+        file.take(limit).read_to_end(&mut raw)?;
+        Ok(raw)
+    };
+    match read() {
+        Ok(raw) => String::from_utf8_lossy(&raw).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => format!("Error on reading termination log {}: {error}", path.display()),
     }
-    String::from_utf8_lossy(&raw).into_owned()
 }

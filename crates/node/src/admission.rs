@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schema::{
-    api::core::v1::{Node, NodeSelectorTerm, Pod},
+    api::{
+        core::v1::{Node, NodeSelectorTerm, Pod},
+        meta::v1::LabelSelector,
+    },
     quantity::Quantity,
 };
 
@@ -15,6 +18,7 @@ pub fn admit(
     others: &[&Pod],
     node: Option<&Node>,
     allocatable: &BTreeMap<String, Quantity>,
+    allowed_sysctls: &[String],
 ) -> Result<(), End> {
     let refuse =
         |reason: &str, message: String| Err(End { reason: reason.into(), message, rejected: true, ..End::default() });
@@ -24,27 +28,17 @@ pub fn admit(
             format!("Failed to admit pod as the OS field doesn't match node OS: {}", of.name),
         );
     }
+    if let Some(forbidden) = forbidden_sysctl(pod, allowed_sysctls) {
+        return refuse("SysctlForbidden", format!("Pod was rejected: forbidden sysctl: {forbidden}"));
+    }
     if let Some(pods) = allocatable.get("pods")
         && others.len() as i64 >= pods.value()
     {
-        return refuse("OutOfpods", lack("pods", 1, others.len() as i64, pods.value()));
+        let message = lack("pods", 1, others.len() as i64, pods.value());
+        return refuse("OutOfpods", format!("Pod was rejected: {message}"));
     }
-    let wanted = resources::requests(pod);
-    let mut used: BTreeMap<String, Quantity> = BTreeMap::new();
-    for other in others {
-        for (name, quantity) in resources::requests(other) {
-            let entry = used.entry(name).or_insert(Quantity::ZERO);
-            *entry = entry.plus(quantity);
-        }
-    }
-    for (name, quantity) in wanted.iter().filter(|(_, quantity)| !quantity.is_zero()) {
-        // What the node does not manage (extended resources of a plugin that is not there) counts as none.
-        let have = allocatable.get(name).copied().unwrap_or(Quantity::ZERO);
-        let taken = used.get(name).copied().unwrap_or(Quantity::ZERO);
-        if taken.plus(*quantity).compare(have).is_gt() {
-            let scale = |quantity: Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };
-            return refuse(&format!("OutOf{name}"), lack(name, scale(*quantity), scale(taken), scale(have)));
-        }
+    if let Err((name, message)) = fits(pod, others, allocatable) {
+        return refuse(&format!("OutOf{name}"), format!("Pod was rejected: {message}"));
     }
     if let Some(node) = node {
         if !matches_node(pod, node) {
@@ -84,10 +78,30 @@ pub fn admit(
     Ok(())
 }
 
+/// Whether what the pod asks for is free beside the others; the resource that is not, and upstream's words.
+pub fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, Quantity>) -> Result<(), (String, String)> {
+    let wanted = resources::requests(pod);
+    let mut used: BTreeMap<String, Quantity> = BTreeMap::new();
+    for other in others {
+        for (name, quantity) in resources::requests(other) {
+            let entry = used.entry(name).or_insert(Quantity::ZERO);
+            *entry = entry.plus(quantity);
+        }
+    }
+    for (name, quantity) in wanted.iter().filter(|(_, quantity)| !quantity.is_zero()) {
+        // What the node does not manage (extended resources of a plugin that is not there) counts as none.
+        let have = allocatable.get(name).copied().unwrap_or(Quantity::ZERO);
+        let taken = used.get(name).copied().unwrap_or(Quantity::ZERO);
+        if taken.plus(*quantity).compare(have).is_gt() {
+            let scale = |quantity: Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };
+            return Err((name.clone(), lack(name, scale(*quantity), scale(taken), scale(have))));
+        }
+    }
+    Ok(())
+}
+
 fn lack(name: &str, requested: i64, used: i64, capacity: i64) -> String {
-    format!(
-        "Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-    )
+    format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
 }
 
 fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
@@ -116,7 +130,28 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     if term.match_expressions.is_empty() && term.match_fields.is_empty() {
         return false;
     }
-    let check = |operator: &str, values: &[String], own: Option<&str>| match operator {
+    let by_label = term
+        .match_expressions
+        .iter()
+        .all(|of| holds(&of.operator, &of.values, node.metadata.labels.get(&of.key).map(String::as_str)));
+    by_label
+        && term
+            .match_fields
+            .iter()
+            .all(|of| of.key == "metadata.name" && holds(&of.operator, &of.values, Some(&node.metadata.name)))
+}
+
+/// Whether a selector picks these labels; an empty one picks all.
+pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        && selector
+            .match_expressions
+            .iter()
+            .all(|of| holds(&of.operator, &of.values, labels.get(&of.key).map(String::as_str)))
+}
+
+fn holds(operator: &str, values: &[String], own: Option<&str>) -> bool {
+    match operator {
         "In" => own.is_some_and(|own| values.iter().any(|value| value == own)),
         "NotIn" => own.is_none_or(|own| values.iter().all(|value| value != own)),
         "Exists" => own.is_some(),
@@ -135,14 +170,59 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
             }
         }
         _ => false,
-    };
-    let by_label = term
-        .match_expressions
-        .iter()
-        .all(|of| check(&of.operator, &of.values, node.metadata.labels.get(&of.key).map(String::as_str)));
-    by_label
-        && term
-            .match_fields
-            .iter()
-            .all(|of| of.key == "metadata.name" && check(&of.operator, &of.values, Some(&node.metadata.name)))
+    }
+}
+
+/// Sysctls that concern the pod alone.
+const SAFE_SYSCTLS: [&str; 14] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_notsent_lowat",
+];
+
+/// What is wrong with the first sysctl that may not be set; `allowed` are names, or beginnings that end in `*`.
+fn forbidden_sysctl(pod: &Pod, allowed: &[String]) -> Option<String> {
+    pod.spec.security_context.as_ref()?.sysctls.iter().find_map(|of| {
+        // `net/ipv4/x` is `net.ipv4.x`.
+        let slashed = of.name.find(['.', '/']).is_some_and(|at| of.name.as_bytes()[at] == b'/');
+        let name = match slashed {
+            true => of
+                .name
+                .chars()
+                .map(|c| {
+                    if c == '/' {
+                        '.'
+                    } else if c == '.' {
+                        '/'
+                    } else {
+                        c
+                    }
+                })
+                .collect(),
+            false => of.name.clone(),
+        };
+        let listed = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(head) => name.starts_with(head),
+            None => name == pattern,
+        };
+        if !SAFE_SYSCTLS.iter().any(|safe| *safe == name) && !allowed.iter().any(|pattern| listed(pattern)) {
+            return Some(format!("\"{name}\" not allowlisted"));
+        }
+        let space = match name.starts_with("net.") {
+            true => pod.spec.host_network.then_some("Net"),
+            false => pod.spec.host_ipc.then_some("IPC"),
+        };
+        space.map(|space| format!("\"{name}\" not allowed with host {space} enabled"))
+    })
 }

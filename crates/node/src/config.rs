@@ -86,6 +86,8 @@ pub struct Config {
     pub version: String,
     /// 0: none but the kernel's.
     pub pod_pids_limit: u64,
+    /// Beside the safe ones: names, or beginnings that end in `*`.
+    pub allowed_sysctls: Vec<String>,
     pub thresholds: Thresholds,
     /// How long a start waits for the API before the pods that were here last start.
     pub offline_after: Duration,
@@ -113,6 +115,7 @@ impl Default for Config {
             provider_id: String::new(),
             version: "v1.37.2+sampan1".into(),
             pod_pids_limit: 0,
+            allowed_sysctls: Vec::new(),
             thresholds: Thresholds::default(),
             offline_after: Duration::from_secs(5),
         }

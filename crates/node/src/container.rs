@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use schema::api::core::v1::{Container, PodSecurityContext, SecurityContext, VolumeMount};
+use schema::api::core::v1::{Container, FileKeySelector, PodSecurityContext, SecurityContext, VolumeMount};
 
 use crate::{
     config::Config,
@@ -47,16 +47,36 @@ pub struct Parts<'a> {
     pub target_id: String,
 }
 
-/// The sandbox of a pod.
-pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> SandboxConfig {
-    let (meta, spec) = (&desired.pod.metadata, &desired.pod.spec);
-    let hostname = match (spec.host_network, spec.set_hostname_as_fqdn, desired.fqdn(&config.cluster_domain)) {
+/// What the pod's UTS namespace and /etc/hostname say.
+pub fn hostname(config: &Config, desired: &Desired) -> String {
+    let spec = &desired.pod.spec;
+    match (spec.host_network, spec.set_hostname_as_fqdn, desired.fqdn(&config.cluster_domain)) {
         (true, _, _) => config.hostname().to_owned(),
         (_, Some(true), Some(fqdn)) => fqdn,
         _ => desired.hostname(),
-    };
+    }
+}
+
+/// Handlers of RuntimeClasses that this runtime is.
+pub const HANDLERS: [&str; 3] = ["", "runc", "sampan"];
+/// What a kernel takes.
+const MAX_HOSTNAME: usize = 64;
+
+/// The sandbox of a pod, or why it cannot be.
+pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> Result<SandboxConfig, String> {
+    let (meta, spec) = (&desired.pod.metadata, &desired.pod.spec);
+    let hostname = hostname(config, desired);
+    if hostname.len() > MAX_HOSTNAME {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {hostname} is too long ({MAX_HOSTNAME} characters is the max, {} characters requested)",
+            hostname.len()
+        ));
+    }
+    if spec.host_users == Some(false) {
+        return Err("the runtime does not support user namespaces".into());
+    }
     let security = spec.security_context.as_ref();
-    SandboxConfig {
+    Ok(SandboxConfig {
         uid: meta.uid.clone(),
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
@@ -73,13 +93,17 @@ pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> SandboxConfi
             .collect(),
         cgroup: resources::cgroup(&desired.pod),
         log_directory: config.log_dir(&meta.namespace, &meta.name, &meta.uid),
-    }
+    })
 }
 
 pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<ContainerConfig, Error> {
     let desired = parts.sources.desired;
     let container = &member.container;
-    let env = env::make(parts.sources, container)?;
+    let read = |of: &FileKeySelector| {
+        let volume = parts.volumes.get(&of.volume_name).ok_or_else(|| env::Error::NoVolume(of.volume_name.clone()))?;
+        volumes::read_beneath(&volume.host_path, &of.path).map_err(|_| env::Error::EnvFile)
+    };
+    let env = env::make(parts.sources, container, read)?;
     let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let expanded = |list: &[String]| list.iter().map(|text| env::expand(text, lookup)).collect::<Vec<_>>();
     let security = security(desired, container);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schema::{
-    api::core::v1::{Container, ObjectFieldSelector, ResourceFieldSelector, Service},
+    api::core::v1::{Container, FileKeySelector, ObjectFieldSelector, ResourceFieldSelector, Service},
     quantity::Quantity,
 };
 
@@ -23,6 +23,12 @@ pub enum Error {
     Resource(String),
     #[error("{0} is not UTF-8")]
     Text(String),
+    #[error("cannot find the volume \"{0}\" referenced by FileKeyRef")]
+    NoVolume(String),
+    #[error("couldn't parse env file")]
+    EnvFile,
+    #[error("environment variable key \"{key}\" not found in file \"{path}\"")]
+    NoFileKey { key: String, path: String },
 }
 
 /// What a container's environment is made from.
@@ -36,8 +42,12 @@ pub struct Sources<'a> {
     pub allocatable: &'a BTreeMap<String, Quantity>,
 }
 
-/// In order; a later name replaces an earlier one.
-pub fn make(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String, String)>, Error> {
+/// In order; a later name replaces an earlier one. `read` gives files of volumes.
+pub fn make(
+    sources: &Sources<'_>,
+    container: &Container,
+    read: impl Fn(&FileKeySelector) -> Result<String, Error>,
+) -> Result<Vec<(String, String)>, Error> {
     let pod = &sources.desired.pod;
     let namespace = &pod.metadata.namespace;
     let links = service_env(sources.services, namespace, pod.spec.enable_service_links != Some(false));
@@ -114,6 +124,13 @@ pub fn make(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String,
                         (None, _) => return Err(Error::NoObject { kind: "secret", name: name.clone() }),
                         _ => return Err(no_key("Secret", namespace, name, &of.key)),
                     }
+                } else if let Some(of) = &source.file_key_ref {
+                    let value = in_file(&read(of)?, &of.key).ok_or(Error::EnvFile)?;
+                    match (value.is_empty(), of.optional) {
+                        (false, _) => Some(value),
+                        (true, Some(true)) => None,
+                        _ => return Err(Error::NoFileKey { key: of.key.clone(), path: of.path.clone() }),
+                    }
                 } else {
                     None
                 }
@@ -163,6 +180,44 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// The value of a key in a file of `NAME='value'` lines, where a value may have several lines: upstream's subset of a
+/// shell's. Empty if it is not there, `None` if the file (as far as it was read) is none of these.
+fn in_file(text: &str, key: &str) -> Option<String> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        let line = line.trim_start_matches([' ', '\t']);
+        if line.is_empty() || line.starts_with('#') {
+            rest = after;
+            continue;
+        }
+        let (name, value) = line.split_once('=')?;
+        if name.is_empty() || name.ends_with([' ', '\t']) {
+            return None;
+        }
+        if value.starts_with([' ', '\t']) {
+            // `NAME= 'value'` sets nothing.
+            if name == key {
+                return Some(String::new());
+            }
+            rest = after;
+            continue;
+        }
+        let (_, value) = rest.split_once('=')?;
+        let (value, behind) = value.strip_prefix('\'')?.split_once('\'')?;
+        let (end, after) = behind.split_once('\n').unwrap_or((behind, ""));
+        let end = end.trim_start_matches([' ', '\t']);
+        if !end.is_empty() && !end.starts_with('#') {
+            return None;
+        }
+        if name == key {
+            return Some(value.to_owned());
+        }
+        rest = after;
+    }
+    Some(String::new())
 }
 
 /// `metadata.labels['key']` → (`metadata.labels`, `key`).

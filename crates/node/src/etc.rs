@@ -48,6 +48,8 @@ pub struct Resolver {
 
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_BYTES: usize = 253;
+const MAX_SEARCH_LINE_BYTES: usize = 2048;
 
 impl Resolver {
     pub fn parse(text: &str) -> Self {
@@ -57,9 +59,8 @@ impl Resolver {
             match words.next() {
                 Some("nameserver") => resolver.nameservers.extend(words.next().map(str::to_owned)),
                 Some("search" | "domain") => {
-                    resolver.searches = words
-                        .map(|word| if word == "." { word } else { word.trim_end_matches('.') }.to_owned())
-                        .collect()
+                    let words = words.filter(|word| *word != ".");
+                    resolver.searches = words.map(|word| word.trim_end_matches('.').to_owned()).collect()
                 }
                 Some("options") => resolver.options.extend(words.map(str::to_owned)),
                 _ => {}
@@ -83,8 +84,8 @@ impl Resolver {
     }
 }
 
-/// By `dnsPolicy` and `dnsConfig`.
-pub fn resolver(pod: &Pod, cluster_dns: &[IpAddr], domain: &str, host: &Resolver) -> Resolver {
+/// By `dnsPolicy` and `dnsConfig`; and what events say about that which has no room.
+pub fn resolver(pod: &Pod, cluster_dns: &[IpAddr], domain: &str, host: &Resolver) -> (Resolver, Vec<String>) {
     let in_cluster = match &*pod.spec.dns_policy {
         "Default" | "None" => false,
         "ClusterFirst" | "" => !pod.spec.host_network,
@@ -118,9 +119,27 @@ pub fn resolver(pod: &Pod, cluster_dns: &[IpAddr], domain: &str, host: &Resolver
     }
     dedup(&mut resolver.nameservers);
     dedup(&mut resolver.searches);
-    resolver.nameservers.truncate(MAX_NAMESERVERS);
+    let mut cut = Vec::new();
+    if resolver.nameservers.len() > MAX_NAMESERVERS {
+        resolver.nameservers.truncate(MAX_NAMESERVERS);
+        cut.push(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            resolver.nameservers.join(" ")
+        ));
+    }
+    let all = resolver.searches.len();
     resolver.searches.truncate(MAX_SEARCHES);
-    resolver
+    resolver.searches.retain(|search| search.len() <= MAX_SEARCH_BYTES);
+    while resolver.searches.join(" ").len() > MAX_SEARCH_LINE_BYTES {
+        resolver.searches.pop();
+    }
+    if resolver.searches.len() < all {
+        cut.push(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            resolver.searches.join(" ")
+        ));
+    }
+    (resolver, cut)
 }
 
 fn dedup(list: &mut Vec<String>) {

@@ -6,7 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+
+use crate::http_get::{dial, join};
 
 const SERVING: u8 = 1;
 
@@ -22,9 +23,10 @@ pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> R
 }
 
 async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
+    let address = join(host, port);
     let unreachable =
-        |error: &dyn std::error::Error| format!("error: this server does not answer at {host}:{port}: {error}");
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| unreachable(&error))?;
+        |error: &dyn std::fmt::Display| format!("error: failed to connect service at \"{address}\": {error}");
+    let stream = dial(host, port).await.map_err(|error| unreachable(&error))?;
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(stream))
         .await
@@ -47,10 +49,9 @@ async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
         framed.put_u8(0);
         framed.put_u32(u32::try_from(message.len()).unwrap_or(0));
         framed.put_slice(&message);
-        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("http://{authority}/grpc.health.v1.Health/Check"))
+            .uri(format!("http://{address}/grpc.health.v1.Health/Check"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("user-agent", "kube-probe/1.37")
@@ -64,10 +65,13 @@ async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
             Some("0") => {}
             Some("12") => {
                 return Err(
-                    "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()
+                    "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown service grpc.health.v1.Health"
+                        .to_owned(),
                 );
             }
-            code => return Err(format!("error: health rpc probe failed with status {}", code.unwrap_or("?"))),
+            code => {
+                return Err(format!("error: health rpc probe failed: rpc error: code = {}", code.unwrap_or("Unknown")));
+            }
         }
         // HealthCheckResponse { status = 1 } behind five bytes of frame.
         let body = collected.to_bytes();

@@ -46,10 +46,23 @@ const MAX_BODY_BYTES: usize = 10 << 10;
 
 impl Target {
     fn url(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let path = if self.path.starts_with('/') { self.path.clone() } else { format!("/{}", self.path) };
-        format!("{}://{host}:{}{path}", if self.secure { "https" } else { "http" }, self.port)
+        format!("{}://{}{path}", if self.secure { "https" } else { "http" }, join(&self.host, self.port))
     }
+}
+
+/// `host:port`, with brackets around what has colons.
+pub fn join(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Connects; a failure in Go's words.
+pub async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    TcpStream::connect((host, port)).await.map_err(|error| {
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        format!("dial tcp {}: connect: {text}", join(host, port))
+    })
 }
 
 /// GET, following redirects on the same host.
@@ -84,7 +97,7 @@ async fn follow(mut target: Target) -> Result<Answer, Error> {
 
 async fn once(target: &Target) -> Result<(u16, Option<String>, String), String> {
     let text = |error: &dyn std::error::Error| error.to_string();
-    let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|error| text(&error))?;
+    let stream = dial(&target.host, target.port).await?;
     let url: http::Uri = target.url().parse().map_err(|error: http::uri::InvalidUri| text(&error))?;
     let mut request = Request::new(Empty::<Bytes>::new());
     let path = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -124,7 +137,11 @@ where
         hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
     let driver = tokio::spawn(connection);
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let failed = |error: hyper::Error| match error.is_incomplete_message() {
+            true => "EOF".to_owned(),
+            false => error.to_string(),
+        };
+        let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status().as_u16();
         let location =
             response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -15,7 +15,7 @@ use crate::{
     memory::{Crash, Failure, SECOND},
     objects::{Snapshot, lock},
     plan::go_duration,
-    pod::{Desired, Member, pull_policy},
+    pod::Desired,
     ports::{Clock, Credentials, Image, Images, Nanos, PullError},
 };
 
@@ -44,29 +44,37 @@ impl Puller {
         lock(&self.failures).retain(|(of, _), _| of != uid);
     }
 
-    pub async fn ensure(&self, desired: &Desired, member: &Member, objects: &Snapshot) -> Result<Image, Failure> {
-        let name = member.container.image.as_str();
-        let (pod, path) = (&*desired.pod, member.field_path());
-        let policy = pull_policy(&member.container);
+    /// The image of a container (which is at `path` in the pod) or of a volume.
+    pub async fn ensure(
+        &self,
+        desired: &Desired,
+        name: &str,
+        policy: &str,
+        path: &str,
+        objects: &Snapshot,
+    ) -> Result<Image, Failure> {
+        let pod = &*desired.pod;
         if policy != "Always" {
             match self.images.find(name).await {
                 Ok(Some(image)) => {
                     let message =
                         format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
-                    self.events.note(pod, &path, false, "Pulled", message);
+                    self.events.note(pod, path, false, "Pulled", message);
                     return Ok(image);
                 }
                 Ok(None) => {}
                 Err(error) => {
                     let message = format!("Failed to inspect image \"{name}\": {error}");
-                    self.events.note(pod, &path, true, "InspectFailed", message.clone());
+                    self.events.note(pod, path, true, "InspectFailed", message.clone());
+                    self.events.note(pod, path, true, "Failed", "Error: ImageInspectError");
                     return Err(self.failure("ImageInspectError", message, 10 * SECOND));
                 }
             }
         }
         if policy == "Never" {
             let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            self.events.note(pod, &path, true, "ErrImageNeverPull", message.clone());
+            self.events.note(pod, path, true, "ErrImageNeverPull", message.clone());
+            self.events.note(pod, path, true, "Failed", "Error: ErrImageNeverPull");
             return Err(self.failure("ErrImageNeverPull", message, 60 * SECOND));
         }
         let key = (desired.uid().to_owned(), name.to_owned());
@@ -74,23 +82,22 @@ impl Puller {
         if let Some((crash, failed_at, said)) = known
             && let Some(until) = crash.until(failed_at).filter(|until| *until > self.clock.now())
         {
-            self.events.note(pod, &path, false, "BackOff", format!("Back-off pulling image \"{name}\""));
-            self.events.note(pod, &path, true, "Failed", "Error: ImagePullBackOff");
+            self.events.note(pod, path, false, "BackOff", format!("Back-off pulling image \"{name}\""));
+            self.events.note(pod, path, true, "Failed", "Error: ImagePullBackOff");
             let message = format!("Back-off pulling image \"{name}\": {said}");
             return Err(Failure { reason: "ImagePullBackOff".into(), message, retry_at: until });
         }
-        self.pull(desired, member, &path, key, objects).await
+        self.pull(desired, name, path, key, objects).await
     }
 
     async fn pull(
         &self,
         desired: &Desired,
-        member: &Member,
+        name: &str,
         path: &str,
         key: (String, String),
         objects: &Snapshot,
     ) -> Result<Image, Failure> {
-        let name = member.container.image.as_str();
         let pod = &*desired.pod;
         self.events.note(pod, path, false, "Pulling", format!("Pulling image \"{name}\""));
         let waited = Instant::now();
@@ -118,7 +125,6 @@ impl Puller {
         };
         let (reason, said) = match error {
             PullError::InvalidName(said) => ("InvalidImageName", said),
-            PullError::Unavailable(said) => ("RegistryUnavailable", said),
             PullError::Signature(said) => ("SignatureValidationFailed", said),
             PullError::Failed(said) => ("ErrImagePull", said),
         };

@@ -26,6 +26,7 @@ use crate::{
     plan::is_terminal,
     ports::Resources,
     register::{self, Health},
+    resize::{self, Deferred},
     resources,
     shared::Shared,
     store::Store,
@@ -41,6 +42,8 @@ pub struct Kubelet {
     store: Store,
     pub(crate) health: Mutex<Health>,
     node: RwLock<Option<Arc<Node>>>,
+    /// Pods as the API has them, whose new resources have no room yet.
+    deferred: Mutex<HashMap<String, Arc<Pod>>>,
 }
 
 /// News of the pods of this node.
@@ -141,6 +144,7 @@ impl Kubelet {
             workers: Mutex::default(),
             health: Mutex::default(),
             node: RwLock::default(),
+            deferred: Mutex::default(),
         })
     }
 
@@ -186,9 +190,15 @@ impl Kubelet {
 
     async fn make_class_cgroups(&self) {
         let shares = |cpu_shares| Resources { cpu_shares, ..Resources::default() };
-        let machine = &self.shared.machine;
+        let (machine, reserved) = (&self.shared.machine, &self.shared.config.reserved);
+        let milli = (machine.cpus * 1000).saturating_sub(reserved.cpu_milli);
+        // What is reserved is not the pods' to take, whatever they ask for.
+        let memory_limit_bytes = match reserved.memory_bytes {
+            0 => 0,
+            kept => machine.memory_bytes.saturating_sub(kept),
+        };
         let all = [
-            ("kubepods", Resources { memory_limit_bytes: 0, ..shares(resources::shares(machine.cpus * 1000)) }),
+            ("kubepods", Resources { memory_limit_bytes, ..shares(resources::shares(milli)) }),
             ("kubepods/burstable", shares(2)),
             ("kubepods/besteffort", shares(2)),
         ];
@@ -245,18 +255,17 @@ impl Kubelet {
         self.shared.services_known.send_replace(true);
         self.shared.offline.send_replace(true);
         for pod in pods {
-            self.put(pod, true);
+            self.put(Arc::new(pod), true);
         }
     }
 
     async fn take(&self, news: News) {
         match news {
             News::All(pods) => self.take_all(pods).await,
-            News::One(pod) => {
-                self.put(*pod, false);
-            }
+            News::One(pod) => self.put(Arc::from(pod), false),
             News::Gone(pod) => self.gone(*pod),
         }
+        self.retry_deferred();
         self.set_burstable_shares().await;
     }
 
@@ -276,7 +285,7 @@ impl Kubelet {
         for pod in pods {
             // What has run here before was let in then.
             let admitted = ran.contains(&pod.metadata.uid) || !pod.status.container_statuses.is_empty();
-            self.put(pod, admitted);
+            self.put(Arc::new(pod), admitted);
         }
         for (uid, handle) in &*lock(&self.workers) {
             if !uids.contains(uid) {
@@ -300,7 +309,7 @@ impl Kubelet {
         pod.metadata.uid = uid.to_owned();
         pod.metadata.namespace = namespace.to_owned();
         pod.metadata.name = name.to_owned();
-        let orders = Orders { orphaned: true, end: None };
+        let orders = Orders { orphaned: true, ..Orders::default() };
         let handle = worker::spawn(&self.shared, Arc::new(pod), orders);
         lock(&self.workers).insert(uid.to_owned(), handle);
     }
@@ -341,34 +350,88 @@ impl Kubelet {
         }
     }
 
-    fn put(&self, pod: Pod, admitted: bool) {
+    fn put(&self, pod: Arc<Pod>, admitted: bool) {
         let uid = pod.metadata.uid.clone();
-        let pod = Arc::new(pod);
         let mut workers = lock(&self.workers);
         workers.retain(|_, handle| !handle.task.is_finished());
         if let Some(handle) = workers.get(&uid) {
+            let before = handle.orders.borrow().deferred.clone();
+            let (pod, deferred) = self.allocate(pod, &handle.pod.borrow(), &workers, before.as_ref());
             self.store.put(&pod);
-            handle.pod.send_replace(pod);
+            handle.orders.send_if_modified(|orders| {
+                let changed = orders.deferred != deferred;
+                orders.deferred = deferred;
+                changed
+            });
+            if !Arc::ptr_eq(&handle.pod.borrow(), &pod) {
+                handle.pod.send_replace(pod);
+            }
             return;
         }
         let mut orders = Orders::default();
+        let mut pod = pod;
         let fresh = !admitted && !is_terminal(&pod.status.phase) && pod.metadata.deletion_timestamp.is_none();
         if fresh && let Err(end) = self.admit(&pod, &workers) {
             self.shared.events.note(&*pod, "", true, reason_of(&end), end.message.clone());
             orders.end = Some(end);
         } else {
+            if let Some(given) = self.store.get(&uid).filter(|given| resize::differs(&pod, given)) {
+                // What it was given stands until it is known who else is here.
+                lock(&self.deferred).insert(uid.clone(), pod.clone());
+                pod = resize::with_given(&pod, &given);
+            }
             self.store.put(&pod);
         }
         workers.insert(uid, worker::spawn(&self.shared, pod, orders));
     }
 
+    /// What a pod is given of what it asks for: all, or, as long as there is no room for its new resources, what it
+    /// had, and why.
+    fn allocate(
+        &self,
+        asked: Arc<Pod>,
+        given: &Pod,
+        workers: &HashMap<String, Handle>,
+        before: Option<&Deferred>,
+    ) -> (Arc<Pod>, Option<Deferred>) {
+        let uid = &asked.metadata.uid;
+        lock(&self.deferred).remove(uid);
+        if is_terminal(&asked.status.phase) || !resize::differs(&asked, given) {
+            return (asked, None);
+        }
+        let others = living(workers, uid);
+        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
+        let generation = asked.metadata.generation;
+        let events = &self.shared.events;
+        let Err((_, message)) = admission::fits(&asked, &others, &self.shared.allocatable) else {
+            events.note(&*asked, "", false, "ResizeStarted", resize::message("started", &asked, generation, ""));
+            return (asked, None);
+        };
+        if before.is_none_or(|before| before.generation != generation) {
+            let text = resize::message("Deferred", &asked, generation, &message);
+            events.note(&*asked, "", true, "ResizeDeferred", text);
+        }
+        lock(&self.deferred).insert(uid.clone(), asked.clone());
+        (resize::with_given(&asked, given), Some(Deferred { message, generation }))
+    }
+
+    /// Something has changed: what waits for room may have it now, the most important first.
+    fn retry_deferred(&self) {
+        let mut waiting: Vec<Arc<Pod>> = lock(&self.deferred).values().cloned().collect();
+        waiting.sort_by_key(|pod| std::cmp::Reverse(pod.spec.priority));
+        for pod in waiting {
+            let lives = lock(&self.workers).get(&pod.metadata.uid).is_some_and(|handle| !handle.task.is_finished());
+            if lives {
+                self.put(pod, false);
+            } else {
+                lock(&self.deferred).remove(&pod.metadata.uid);
+            }
+        }
+    }
+
     fn admit(&self, pod: &Pod, workers: &HashMap<String, Handle>) -> Result<(), End> {
-        let views: Vec<Arc<View>> = workers.values().map(|handle| handle.seen.borrow().clone()).collect();
-        let others: Vec<&Pod> = views
-            .iter()
-            .filter(|view| !view.gone && !is_terminal(&view.status.phase))
-            .map(|view| &*view.desired.pod)
-            .collect();
+        let others = living(workers, &pod.metadata.uid);
+        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
         let node = self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         {
             let health = lock(&self.health);
@@ -387,11 +450,13 @@ impl Kubelet {
                 return Err(low("MemoryPressure"));
             }
         }
-        admission::admit(pod, &others, node.as_deref(), &self.shared.allocatable)
+        let config = &self.shared.config;
+        admission::admit(pod, &others, node.as_deref(), &self.shared.allocatable, &config.allowed_sysctls)
     }
 
     fn gone(&self, pod: Pod) {
         self.store.remove(&pod.metadata.uid);
+        lock(&self.deferred).remove(&pod.metadata.uid);
         let workers = lock(&self.workers);
         let Some(handle) = workers.get(&pod.metadata.uid) else { return };
         handle.pod.send_replace(Arc::new(pod));
@@ -454,6 +519,15 @@ impl Kubelet {
     }
 }
 
+/// Pods that take room, but for one.
+fn living(workers: &HashMap<String, Handle>, but: &str) -> Vec<Arc<Pod>> {
+    let views = workers.iter().filter(|(uid, _)| *uid != but).map(|(_, handle)| (handle, handle.seen.borrow().clone()));
+    views
+        .filter(|(_, view)| !view.gone && !is_terminal(&view.status.phase))
+        .map(|(handle, _)| handle.pod.borrow().clone())
+        .collect()
+}
+
 /// Workers end with the run.
 struct Guard(Arc<Kubelet>);
 
@@ -474,6 +548,7 @@ fn reason_of(end: &End) -> &'static str {
         "NodePorts" => "NodePorts",
         "Evicted" => "Evicted",
         "TaintToleration" => "TaintToleration",
+        "SysctlForbidden" => "SysctlForbidden",
         _ => "FailedAdmission",
     }
 }

@@ -29,6 +29,7 @@ mod probes;
 mod publish;
 mod refs;
 mod register;
+mod resize;
 mod resources;
 mod shared;
 mod status;

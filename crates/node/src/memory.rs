@@ -7,7 +7,10 @@ use std::{
 
 use schema::api::core::v1::{PodStatus, ResourceRequirements};
 
-use crate::ports::{Image, Nanos};
+use crate::{
+    ports::{Image, Nanos},
+    resize::{Deferred, InProgress},
+};
 
 pub const SECOND: Nanos = 1_000_000_000;
 const CRASH_BACKOFF: Nanos = 10 * SECOND;
@@ -132,6 +135,8 @@ pub struct Memory {
     /// The attempt of the next sandbox.
     pub next_sandbox: u32,
     pub images: BTreeMap<String, ImageState>,
+    /// Containers whose image was looked for since they last started, as their pull policy says.
+    pub checked: BTreeSet<String>,
     /// Containers that could not be created or started, by name.
     pub starts: BTreeMap<String, Failure>,
     pub crashes: BTreeMap<String, Crash>,
@@ -139,10 +144,15 @@ pub struct Memory {
     pub probes: BTreeMap<String, Probed>,
     /// By container id.
     pub stopping: BTreeMap<String, Stopping>,
-    /// Container ids whose postStart hook is not done yet; until then a sidecar holds back what follows.
+    /// Containers that are started or whose postStart hook runs: they are not running yet, and hold back what follows.
     pub post_start: BTreeSet<String>,
+    /// Containers that were stopped to run anew at once; until they do, nobody is told that they do not run.
+    pub replacing: BTreeSet<String>,
     /// Requests and limits that a container runs with, by its id.
     pub applied: BTreeMap<String, ResourceRequirements>,
+    /// A resize that has no room yet, and one that the containers do not have yet.
+    pub deferred: Option<Deferred>,
+    pub resizing: Option<InProgress>,
     /// Termination messages by container id.
     pub messages: BTreeMap<String, String>,
     pub addresses: Vec<IpAddr>,
@@ -167,12 +177,16 @@ impl Memory {
             network: Step::todo(),
             next_sandbox: 0,
             images: BTreeMap::new(),
+            checked: BTreeSet::new(),
             starts: BTreeMap::new(),
             crashes: BTreeMap::new(),
             probes: BTreeMap::new(),
             stopping: BTreeMap::new(),
             post_start: BTreeSet::new(),
+            replacing: BTreeSet::new(),
             applied: BTreeMap::new(),
+            deferred: None,
+            resizing: None,
             messages: BTreeMap::new(),
             addresses: Vec::new(),
             end: None,

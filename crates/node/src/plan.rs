@@ -11,7 +11,7 @@ use crate::{
     memory::{End, ImageState, Memory, SECOND},
     pod::{Desired, Kind, Member},
     ports::{Container, ContainerState, Nanos, PodState},
-    status,
+    resize, status,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,10 +44,9 @@ pub enum Action {
         grace: Duration,
         message: String,
     },
-    /// Requests or limits have changed in place.
+    /// Requests or limits of these containers, by id, have changed in place.
     Resize {
-        id: String,
-        container: String,
+        containers: Vec<(String, String)>,
     },
     /// A dead container that nobody asks about any more.
     Remove {
@@ -120,6 +119,7 @@ impl<'a> Input<'a> {
     /// A running container whose startup probe has succeeded (or is not there).
     pub fn is_started(&self, member: &Member, container: &Container) -> bool {
         is_running(container)
+            && !self.memory.post_start.contains(&container.name)
             && (member.container.startup_probe.is_none()
                 || self.memory.probes.get(&container.id).is_some_and(|probed| probed.started))
     }
@@ -250,7 +250,17 @@ fn bring_up(input: &Input<'_>, plan: &mut Plan) -> Progress {
     }
     let stale = memory.volumes.dirty || memory.volumes.refresh_at.is_some();
     due(plan, &memory.volumes, input.now, stale, Action::Volumes);
-    for member in wanted {
+    // Containers with a postStart hook let those behind them start when it is done, as upstream, where one starts
+    // after the other (a proxy may hold back the app like that).
+    let hooked = |member: &Member| member.container.lifecycle.as_ref().is_some_and(|of| of.post_start.is_some());
+    let mut held = false;
+    for member in desired.members.iter().filter(|member| member.kind != Kind::Ephemeral) {
+        let waits = memory.post_start.contains(&member.container.name);
+        let starts = wanted.iter().any(|of| of.container.name == member.container.name)
+            && start(input, member, sandbox.is_some() && attached && !held, plan, &mut progress);
+        held |= waits || (starts && hooked(member));
+    }
+    for member in wanted.into_iter().filter(|member| member.kind == Kind::Ephemeral) {
         start(input, member, sandbox.is_some() && attached, plan, &mut progress);
     }
     progress
@@ -286,8 +296,7 @@ fn init_stage<'a>(input: &Input<'a>, plan: &mut Plan, progress: &mut Progress, w
         match (member.kind, latest) {
             (Kind::Sidecar, Some(container)) if is_running(container) => {
                 check_running(input, member, container, plan);
-                let started = input.is_started(member, container) && !input.memory.post_start.contains(&container.id);
-                if !started && !over {
+                if !input.is_started(member, container) && !over {
                     return false;
                 }
             }
@@ -349,10 +358,24 @@ fn check_running(input: &Input<'_>, member: &Member, container: &Container, plan
         (failed, probed.and_then(|probed| probed.grace_seconds))
     } else {
         let applied = input.memory.applied.get(&container.id);
-        if applied.is_some_and(|applied| *applied != member.container.resources) {
-            plan.actions.push(Action::Resize { id: container.id.clone(), container: name.clone() });
+        match applied.filter(|applied| !resize::same(applied, &member.container.resources)) {
+            None => return,
+            Some(applied) if resize::restarts(member, applied) => {
+                (format!("Container {name} resize requires restart"), None)
+            }
+            Some(_) => {
+                let one = (container.id.clone(), name.clone());
+                let known = plan.actions.iter_mut().find_map(|action| match action {
+                    Action::Resize { containers } => Some(containers),
+                    _ => None,
+                });
+                match known {
+                    Some(containers) => containers.push(one),
+                    None => plan.actions.push(Action::Resize { containers: vec![one] }),
+                }
+                return;
+            }
         }
-        return;
     };
     let grace = grace.unwrap_or_else(|| input.desired.grace_seconds()).max(0) * SECOND;
     stop(
@@ -397,11 +420,12 @@ fn restart<'a>(
     }
 }
 
-fn start(input: &Input<'_>, member: &Member, sandbox: bool, plan: &mut Plan, progress: &mut Progress) {
+/// True if it starts now.
+fn start(input: &Input<'_>, member: &Member, may: bool, plan: &mut Plan, progress: &mut Progress) -> bool {
     let name = &member.container.name;
     let memory = input.memory;
     match memory.images.get(name) {
-        Some(ImageState::Ready(_)) => {}
+        Some(ImageState::Ready(_)) if memory.checked.contains(name) => {}
         Some(ImageState::Failed(failure)) => {
             progress.waiting.insert(name.clone(), (failure.reason.clone(), failure.message.clone()));
             if failure.retry_at > input.now {
@@ -409,26 +433,32 @@ fn start(input: &Input<'_>, member: &Member, sandbox: bool, plan: &mut Plan, pro
             } else {
                 plan.actions.push(Action::Image { container: name.clone() });
             }
-            return;
+            return false;
         }
         _ => {
             plan.actions.push(Action::Image { container: name.clone() });
-            return;
+            return false;
         }
     }
     if let Some(failure) = memory.starts.get(name) {
         progress.waiting.insert(name.clone(), (failure.reason.clone(), failure.message.clone()));
         if failure.retry_at > input.now {
             wake_at(plan, failure.retry_at);
-            return;
+            return false;
         }
     }
-    if !sandbox || !memory.volumes.done {
-        return;
+    if !memory.volumes.done
+        && let Some(failure) = memory.volumes.failure.as_ref().filter(|failure| failure.reason != "FailedMount")
+    {
+        progress.waiting.insert(name.clone(), (failure.reason.clone(), failure.message.clone()));
+    }
+    if !may || !memory.volumes.done {
+        return false;
     }
     let latest = input.latest(name);
     let after = latest.filter(|container| exit_code(container).is_some()).map(ended_at);
     plan.actions.push(Action::Start { container: name.clone(), attempt: input.next_attempt(name), after });
+    true
 }
 
 /// Stops one container: first its hook, then the signal with what is left of its grace.

@@ -150,11 +150,11 @@ fn fnv(parts: &[&[u8]]) -> u64 {
 }
 
 /// `Always` unless a tag other than `latest` or a digest says otherwise, as the API defaults it.
-pub fn pull_policy(container: &Container) -> &str {
-    if !container.image_pull_policy.is_empty() {
-        return &container.image_pull_policy;
+pub fn pull_policy<'a>(asked: &'a str, image: &str) -> &'a str {
+    if !asked.is_empty() {
+        return asked;
     }
-    let name = container.image.rsplit('/').next().unwrap_or_default();
+    let name = image.rsplit('/').next().unwrap_or_default();
     match name.split_once(':') {
         _ if name.contains('@') => "IfNotPresent",
         Some((_, tag)) if tag != "latest" => "IfNotPresent",

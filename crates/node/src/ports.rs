@@ -3,7 +3,12 @@
 //! Everything here may be called at any time and from many pods at once. Dropping a future never leaves a half-made
 //! thing behind that a later call of the same kind would not take over.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use reconcile::io::BoxFuture;
 use tokio::{
@@ -390,9 +395,6 @@ pub enum PullError {
     /// `InvalidImageName`.
     #[error("{0}")]
     InvalidName(String),
-    /// `RegistryUnavailable`.
-    #[error("{0}")]
-    Unavailable(String),
     /// `SignatureValidationFailed`.
     #[error("{0}")]
     Signature(String),
@@ -413,6 +415,10 @@ pub trait Images: Send + Sync + 'static {
     ) -> BoxFuture<'a, std::result::Result<Image, PullError>>;
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
+
+    /// Shows an image's files at a directory below the pod's own, read-only, until that is unmounted; its layers stay
+    /// until the pod is removed.
+    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>>;
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
 
@@ -487,5 +493,5 @@ pub trait Host: Send + Sync + 'static {
     fn machine(&self) -> Machine;
     fn usage(&self) -> NodeUsage;
     /// Of the file system which holds a path.
-    fn fs(&self, path: &std::path::Path) -> Result<FsStats>;
+    fn fs(&self, path: &Path) -> Result<FsStats>;
 }

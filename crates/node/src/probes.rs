@@ -8,9 +8,10 @@ use std::{
 };
 
 use schema::api::core::v1::Probe;
-use tokio::{net::TcpStream, sync::watch, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    env::expand,
     grpc,
     hooks::{host, port},
     http_get::{self, Target},
@@ -38,6 +39,16 @@ impl Use {
         }
     }
 }
+
+/// How a probe went that did not succeed.
+enum Bad {
+    Failure(String),
+    /// It could not be made, which says nothing about the container.
+    Error(String),
+}
+
+/// So often is a probe tried that cannot be made.
+const ATTEMPTS: usize = 3;
 
 type Results = Arc<Mutex<BTreeMap<String, Probed>>>;
 
@@ -93,7 +104,8 @@ impl Probes {
             self.addresses.send_replace(memory.addresses.clone());
         }
         let ending = memory.ending_since.is_some();
-        let running: Vec<_> = observed.containers.iter().filter(|container| is_running(container)).collect();
+        let running = observed.containers.iter().filter(|container| is_running(container));
+        let running: Vec<_> = running.filter(|container| !memory.post_start.contains(&container.name)).collect();
         self.running.retain(|(id, of), _| running.iter().any(|c| c.id == *id) && !(ending && *of != Use::Readiness));
         lock(&self.results).retain(|id, _| running.iter().any(|c| c.id == *id));
         self.started.retain(|id, _| running.iter().any(|c| c.id == *id));
@@ -169,16 +181,19 @@ impl Runner {
         let (mut good, mut bad) = (0, 0);
         let mut next = Instant::now();
         loop {
-            match self.attempt().await {
+            match self.attempt_again().await {
                 Ok(()) => {
                     (good, bad) = (good + 1, 0);
                     if good >= seconds(self.probe.success_threshold, 1) && self.succeeded() {
                         return;
                     }
                 }
-                Err(why) => {
-                    let message = format!("{} probe failed: {why}", self.of.name());
-                    self.shared.events.note(&*self.desired.pod, &self.member.field_path(), true, "Unhealthy", message);
+                Err(Bad::Error(why)) => {
+                    let name = self.of.name();
+                    self.note("Unhealthy", format!("{name} probe errored and resulted in unknown state: {why}"));
+                }
+                Err(Bad::Failure(why)) => {
+                    self.note("Unhealthy", format!("{} probe failed: {why}", self.of.name()));
                     (good, bad) = (0, bad + 1);
                     if bad >= seconds(self.probe.failure_threshold, 3) && self.failed() {
                         return;
@@ -189,6 +204,10 @@ impl Runner {
             tokio::time::sleep_until(next).await;
             next = next.max(Instant::now() - period);
         }
+    }
+
+    fn note(&self, reason: &'static str, message: String) {
+        self.shared.events.note(&*self.desired.pod, &self.member.field_path(), true, reason, message);
     }
 
     fn change(&self, change: impl FnOnce(&mut Probed)) {
@@ -240,26 +259,41 @@ impl Runner {
         }
     }
 
-    async fn attempt(&self) -> Result<(), String> {
+    async fn attempt_again(&self) -> Result<(), Bad> {
+        let mut result = self.attempt().await;
+        for _ in 1..ATTEMPTS {
+            if matches!(result, Err(Bad::Error(_))) {
+                result = self.attempt().await;
+            }
+        }
+        result
+    }
+
+    async fn attempt(&self) -> Result<(), Bad> {
         let timeout = Duration::from_secs(seconds(self.probe.timeout_seconds, 1).into());
         let handler = &self.probe.handler;
         let addresses = self.addresses.borrow().clone();
         if let Some(exec) = &handler.exec {
-            let ran =
-                self.shared.ports.runtime.exec_sync(self.desired.uid(), &self.id, &exec.command, Some(timeout)).await;
+            // Of the environment it knows what is written in the spec.
+            let env = &self.member.container.env;
+            let lookup = |name: &str| {
+                env.iter().rev().find(|of| of.name == name && of.value_from.is_none()).map(|of| of.value.clone())
+            };
+            let command: Vec<String> = exec.command.iter().map(|text| expand(text, lookup)).collect();
+            let ran = self.shared.ports.runtime.exec_sync(self.desired.uid(), &self.id, &command, Some(timeout)).await;
             return match ran {
                 Ok(output) if output.code == 0 => Ok(()),
                 Ok(output) => {
                     let mut text = output.stdout;
                     text.extend(output.stderr);
-                    Err(String::from_utf8_lossy(&text[..text.len().min(10 << 10)]).into_owned())
+                    Err(Bad::Failure(String::from_utf8_lossy(&text[..text.len().min(10 << 10)]).into_owned()))
                 }
-                Err(crate::ports::Error::Timeout(_)) => Err(format!(
+                Err(crate::ports::Error::Timeout(_)) => Err(Bad::Failure(format!(
                     "command timed out: \"{}\" timed out after {}s",
-                    exec.command.join(" "),
+                    command.join(" "),
                     timeout.as_secs()
-                )),
-                Err(error) => Err(error.to_string()),
+                ))),
+                Err(error) => Err(Bad::Error(error.to_string())),
             };
         }
         let container = &self.member.container;
@@ -267,7 +301,7 @@ impl Runner {
             let target = Target {
                 secure: get.scheme.eq_ignore_ascii_case("https"),
                 host: host(&self.shared, &self.desired, &get.host, &addresses),
-                port: port(container, &get.port).map_err(|error| error.to_string())?,
+                port: port(container, &get.port).map_err(|error| Bad::Error(error.to_string()))?,
                 path: get.path.clone(),
                 headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
             };
@@ -279,34 +313,29 @@ impl Runner {
                             self.of.name(),
                             answer.body
                         );
-                        self.shared.events.note(
-                            &*self.desired.pod,
-                            &self.member.field_path(),
-                            true,
-                            "ProbeWarning",
-                            message,
-                        );
+                        self.note("ProbeWarning", message);
                     }
                     Ok(())
                 }
-                Ok(answer) => Err(format!("HTTP probe failed with statuscode: {}", answer.status)),
-                Err(error) => Err(error.to_string()),
+                Ok(answer) => Err(Bad::Failure(format!("HTTP probe failed with statuscode: {}", answer.status))),
+                Err(error) => Err(Bad::Failure(error.to_string())),
             };
         }
         if let Some(socket) = &handler.tcp_socket {
             let host = host(&self.shared, &self.desired, &socket.host, &addresses);
-            let port = port(container, &socket.port).map_err(|error| error.to_string())?;
-            return match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(format!("dial tcp {host}:{port}: connect: {error}")),
-                Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+            let port = port(container, &socket.port).map_err(|error| Bad::Error(error.to_string()))?;
+            return match tokio::time::timeout(timeout, http_get::dial(&host, port)).await {
+                Ok(dialled) => dialled.map(drop).map_err(Bad::Failure),
+                Err(_) => Err(Bad::Failure(format!("dial tcp {}: i/o timeout", http_get::join(&host, port)))),
             };
         }
         if let Some(of) = &handler.grpc {
             let host = host(&self.shared, &self.desired, "", &addresses);
-            let port = u16::try_from(of.port).map_err(|_| "not a port".to_owned())?;
-            return grpc::check(&host, port, of.service.as_deref().unwrap_or_default(), timeout).await;
+            let port = u16::try_from(of.port).map_err(|_| Bad::Error(format!("{} is not a port", of.port)))?;
+            let service = of.service.as_deref().unwrap_or_default();
+            return grpc::check(&host, port, service, timeout).await.map_err(Bad::Failure);
         }
-        Err("missing probe handler".to_owned())
+        let name = &container.name;
+        Err(Bad::Error(format!("missing probe handler for {}:{name}", self.desired.label())))
     }
 }

@@ -8,8 +8,8 @@ use schema::{
         MicroTime, Quantity as Text, Time,
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
-            NodeSystemInfo,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+            NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
         },
         meta::v1::{ObjectMeta, OwnerReference},
     },
@@ -141,6 +141,39 @@ pub fn conditions(health: &Health, old: &[NodeCondition], now: Nanos) -> Vec<Nod
     made
 }
 
+/// Tells by events what has become of the node.
+fn announce(shared: &Shared, old: &NodeStatus, new: &NodeStatus) {
+    let name = &shared.config.node_name;
+    let (before, now) = (&old.node_info.boot_id, &new.node_info.boot_id);
+    if !before.is_empty() && before != now {
+        let message = format!("Node {name} has been rebooted, boot id: {now}");
+        shared.events.node(name, true, "Rebooted", message);
+    }
+    for reason in news(&old.conditions, &new.conditions) {
+        shared.events.node(name, false, reason, format!("Node {name} status is now: {reason}"));
+    }
+}
+
+/// Reasons of the events about conditions that have changed.
+pub fn news(old: &[NodeCondition], new: &[NodeCondition]) -> Vec<&'static str> {
+    let changed = new.iter().filter(|new| {
+        let before = old.iter().find(|old| old.r#type == new.r#type);
+        before.map_or(new.r#type != "Ready", |before| before.status != new.status)
+    });
+    let reason = |of: &NodeCondition| match (&*of.r#type, &*of.status) {
+        ("MemoryPressure", "True") => Some("NodeHasInsufficientMemory"),
+        ("MemoryPressure", _) => Some("NodeHasSufficientMemory"),
+        ("DiskPressure", "True") => Some("NodeHasDiskPressure"),
+        ("DiskPressure", _) => Some("NodeHasNoDiskPressure"),
+        ("PIDPressure", "True") => Some("NodeHasInsufficientPID"),
+        ("PIDPressure", _) => Some("NodeHasSufficientPID"),
+        ("Ready", "True") => Some("NodeReady"),
+        ("Ready", _) => Some("NodeNotReady"),
+        _ => None,
+    };
+    changed.filter_map(reason).collect()
+}
+
 /// Labels that every node carries.
 pub fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> = [
@@ -191,6 +224,18 @@ pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Im
         architecture: machine.architecture.clone(),
         ..NodeSystemInfo::default()
     };
+    status.features = Some(NodeFeatures { supplemental_groups_policy: Some(true), ..NodeFeatures::default() });
+    let features = NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(true),
+        user_namespaces: Some(false),
+        ..NodeRuntimeHandlerFeatures::default()
+    };
+    let handler = |name: &str| NodeRuntimeHandler {
+        name: name.into(),
+        features: Some(features.clone()),
+        ..NodeRuntimeHandler::default()
+    };
+    status.runtime_handlers = crate::container::HANDLERS.map(handler).into();
     let mut by_size: Vec<&Image> = images.iter().collect();
     by_size.sort_by_key(|image| (std::cmp::Reverse(image.size_bytes), image.id.clone()));
     status.images = by_size
@@ -248,7 +293,13 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
             Some(node) => {
                 let status = fresh(&node.status);
                 let due = reported.as_ref().is_none_or(|(last, at)| !same(last, &status) || now - at >= REPORT);
-                if due { write_status(client, node, status).await.map(Some) } else { Ok(None) }
+                match due {
+                    true => write_status(client, node, status).await.map(|written| {
+                        announce(&shared, &node.status, &written.status);
+                        Some(written)
+                    }),
+                    false => Ok(None),
+                }
             }
         };
         match outcome {
@@ -292,7 +343,10 @@ async fn register(
     let mut node = new_node(shared);
     node.status = fresh(&node.status);
     match client.create(&node).await {
-        Ok(created) => return write_status(client, &created, fresh(&created.status)).await,
+        Ok(created) => {
+            announce(shared, &NodeStatus::default(), &created.status);
+            return write_status(client, &created, fresh(&created.status)).await;
+        }
         Err(error) if error.code() == 409 => {}
         Err(error) => return Err(error),
     }
@@ -305,7 +359,9 @@ async fn register(
     } else {
         client.patch::<Node>(&Key::of(&found), None, &Patch::Merge(json!({"metadata": {"labels": labels}}))).await?
     };
-    write_status(client, &found, fresh(&found.status)).await
+    let written = write_status(client, &found, fresh(&found.status)).await?;
+    announce(shared, &found.status, &written.status);
+    Ok(written)
 }
 
 async fn write_status(client: &Client, node: &Node, status: NodeStatus) -> Result<Node, reconcile::io::Error> {

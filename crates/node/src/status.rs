@@ -13,21 +13,31 @@ use crate::{
     plan::{Input, Progress, is_running, is_terminal},
     pod::{Kind, Member},
     ports::{Container, ContainerState, Nanos},
-    resources,
+    resize, resources,
 };
 
 /// How container ids begin.
 pub const SCHEME: &str = "sampan://";
 /// Conditions that are the kubelet's; all others are left as they are.
-const OWNED: [&str; 7] = [
+const OWNED: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
     "DisruptionTarget",
-    "PodResizePending",
+    PENDING,
+    IN_PROGRESS,
 ];
+/// Of resizes; gone when there is none.
+const PENDING: &str = "PodResizePending";
+const IN_PROGRESS: &str = "PodResizeInProgress";
+
+/// What a status says of one run.
+pub fn told<'a>(status: &'a PodStatus, id: &str) -> Option<&'a ContainerStatus> {
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+    all.chain(&status.ephemeral_container_statuses).find(|status| status.container_id.strip_prefix(SCHEME) == Some(id))
+}
 
 fn time(nanos: Nanos) -> Time {
     Time { seconds: nanos.div_euclid(SECOND) }
@@ -166,6 +176,15 @@ fn container_status(
         ContainerStatus { name: container.name.clone(), image: container.image.clone(), ..ContainerStatus::default() };
     let ending =
         input.desired.is_deleted() || input.memory.orphaned || end.is_some() || is_terminal(&input.memory.status.phase);
+    if let (Some(old), Some(run)) = (old, input.latest(&container.name))
+        && input.memory.replacing.contains(&container.name)
+        && old.state.running.is_some()
+        && !is_running(run)
+        && !ending
+        && !progress.waiting.contains_key(&container.name)
+    {
+        return old.clone();
+    }
     let default_reason = if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
     match input.latest(&container.name) {
         None => {
@@ -226,8 +245,11 @@ fn container_status(
             {
                 new.message.clone_from(&old.message);
             }
+            extras(input, member, run, &mut status);
             if is_running(run) {
-                running_extras(member, &mut status);
+                if input.memory.post_start.contains(&container.name) {
+                    status.state = waiting(default_reason, "");
+                }
             }
         }
     }
@@ -279,18 +301,17 @@ fn image_id(input: &Input<'_>, name: &str, run: &Container) -> String {
     }
 }
 
-fn running_extras(member: &Member, status: &mut ContainerStatus) {
+fn extras(input: &Input<'_>, member: &Member, run: &Container, status: &mut ContainerStatus) {
     let container = &member.container;
-    if !container.resources.requests.is_empty() || !container.resources.limits.is_empty() {
-        status.allocated_resources.clone_from(&container.resources.requests);
-        status.resources = Some(ResourceRequirements {
-            limits: container.resources.limits.clone(),
-            requests: container.resources.requests.clone(),
-            ..ResourceRequirements::default()
-        });
-    } else {
-        status.resources = Some(ResourceRequirements::default());
-    }
+    let given =
+        input.memory.applied.get(&run.id).filter(|given| is_running(run) && !resize::same(given, &container.resources));
+    let given = given.unwrap_or(&container.resources);
+    status.allocated_resources.clone_from(&container.resources.requests);
+    status.resources = Some(ResourceRequirements {
+        limits: given.limits.clone(),
+        requests: given.requests.clone(),
+        ..ResourceRequirements::default()
+    });
     status.volume_mounts = container
         .volume_mounts
         .iter()
@@ -342,16 +363,16 @@ fn phase(input: &Input<'_>, end: Option<&End>, status: &mut PodStatus) {
             }
         }
     }
-    let (mut pending, mut running, mut succeeded, mut failed, mut again) = (0, 0, 0, 0, false);
+    let (mut pending, mut running, mut failed, mut again) = (0, 0, 0, false);
     for (member, of) in input.desired.of_kind(&[Kind::App]).zip(&status.container_statuses) {
         if of.state.running.is_some() {
             running += 1;
         } else if let Some(terminated) = &of.state.terminated {
             again |= member.restarts_after(pod, terminated.exit_code);
-            if terminated.exit_code == 0 { succeeded += 1 } else { failed += 1 }
+            failed += i32::from(terminated.exit_code != 0);
         } else if let Some(terminated) = &of.last_state.terminated {
             again |= member.restarts_after(pod, terminated.exit_code);
-            if terminated.exit_code == 0 { succeeded += 1 } else { failed += 1 }
+            failed += i32::from(terminated.exit_code != 0);
         } else {
             pending += 1;
         }
@@ -366,10 +387,7 @@ fn phase(input: &Input<'_>, end: Option<&End>, status: &mut PodStatus) {
     }
     let reached = if init_failed {
         "Failed"
-    } else if (init_pending && !app_ran)
-        || (pending > 0 && running + succeeded + failed == 0)
-        || (pending > 0 && running == 0 && !again && old.phase != "Running")
-    {
+    } else if (init_pending && !app_ran) || (pending > 0 && old.phase != "Running") {
         "Pending"
     } else if running > 0 || again || pending > 0 {
         "Running"
@@ -477,6 +495,17 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
     }
     for new in &mut made {
         new.observed_generation = pod.metadata.generation;
+    }
+    if let Some(deferred) = input.memory.deferred.as_ref().filter(|_| !over) {
+        let pending = condition(PENDING, true, "Deferred", deferred.message.clone());
+        made.push(PodCondition { observed_generation: deferred.generation, ..pending });
+    }
+    if let Some(resizing) = input.memory.resizing.as_ref().filter(|_| !over) {
+        let (reason, message) = resizing.error.clone().map_or(("", String::new()), |error| ("Error", error));
+        let ours = condition(IN_PROGRESS, true, reason, message);
+        made.push(PodCondition { observed_generation: resizing.generation, ..ours });
+    }
+    for new in &mut made {
         let before = old.conditions.iter().find(|old| old.r#type == new.r#type);
         new.last_transition_time = match before {
             Some(before) if before.status == new.status && !before.last_transition_time.is_zero() => {
@@ -485,11 +514,12 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
             _ => time(input.now),
         };
     }
-    let kept =
-        old.conditions.iter().filter(|condition| !made.iter().any(|new| new.r#type == condition.r#type)).cloned();
-    let mut all: Vec<PodCondition> = made.clone();
-    all.extend(kept);
-    status.conditions = all;
+    let kept = old.conditions.iter().filter(|condition| {
+        !made.iter().any(|new| new.r#type == condition.r#type) && ![PENDING, IN_PROGRESS].contains(&&*condition.r#type)
+    });
+    status.conditions = kept.cloned().collect();
+    made.append(&mut status.conditions);
+    status.conditions = made;
 }
 
 /// Our status over what the API has: conditions of others stay theirs.
@@ -501,6 +531,7 @@ pub fn merged(pod: &Pod, ours: &PodStatus) -> PodStatus {
         .conditions
         .iter()
         .filter(|theirs| !status.conditions.iter().any(|ours| ours.r#type == theirs.r#type))
+        .filter(|theirs| ![PENDING, IN_PROGRESS].contains(&&*theirs.r#type))
         .cloned()
         .collect();
     status.conditions.extend(missing);

@@ -52,6 +52,10 @@ impl Store {
         let _ = fs::remove_file(self.path(uid));
     }
 
+    pub fn get(&self, uid: &str) -> Option<Pod> {
+        Pod::decode(&fs::read(self.path(uid)).ok()?).ok()
+    }
+
     pub fn load(&self) -> Vec<Pod> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries

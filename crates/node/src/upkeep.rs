@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use schema::quantity::Quantity;
+use schema::quantity::{Format, Quantity};
 
 use crate::{
     config::Thresholds,
@@ -208,8 +208,12 @@ async fn evict_one(kubelet: &Kubelet, short: Short, usage: &NodeUsage, fs: &FsSt
             ("inodes", fs.inodes_free, fs.inodes / 100 * shared.config.thresholds.nodefs_inodes_free_percent)
         }
     };
-    let message =
-        format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. ");
+    let shown = |amount| Quantity::from_int(i64::try_from(amount).unwrap_or(i64::MAX), Format::BinarySI);
+    let message = format!(
+        "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
+        shown(threshold),
+        shown(available)
+    );
     shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
     // Hard thresholds leave no grace but the signal's.
     let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
@@ -245,7 +249,7 @@ async fn collect_images(
     let shared = &kubelet.shared;
     let thresholds = &shared.config.thresholds;
     let Ok(images) = shared.ports.images.list().await else { return };
-    let used: BTreeSet<String> = shared
+    let mut used: BTreeSet<String> = shared
         .ports
         .runtime
         .pods()
@@ -255,6 +259,11 @@ async fn collect_images(
         .flat_map(|pod| pod.containers)
         .map(|container| container.image_id)
         .collect();
+    for view in kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase)) {
+        for of in view.desired.pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.image.as_ref()) {
+            used.extend(shared.ports.images.find(&of.reference).await.ok().flatten().map(|image| image.id));
+        }
+    }
     seen.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in &images {
         let entry = seen.entry(image.id.clone()).or_insert(now);

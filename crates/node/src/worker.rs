@@ -1,12 +1,8 @@
 //! One pod's worker: plans, starts what the plan says, remembers how it went, and sleeps until something happens.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use schema::api::core::v1::{Pod, PodStatus};
+use schema::api::core::v1::{LifecycleHandler, Pod, PodStatus};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
@@ -14,11 +10,12 @@ use crate::{
     memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping},
     objects::{Named, Wake},
     plan::{self, Action, Input, Plan},
-    pod::Desired,
+    pod::{Desired, Kind},
     ports::{ContainerState, Nanos, PodState},
     probes::Probes,
     publish,
     refs::refs,
+    resize::{self, Deferred, InProgress},
     shared::Shared,
 };
 
@@ -38,6 +35,7 @@ pub struct Orders {
     /// The API has the pod no more.
     pub orphaned: bool,
     pub end: Option<crate::memory::End>,
+    pub deferred: Option<Deferred>,
 }
 
 /// A pod as its worker sees it, for the kubelet's API and for admission.
@@ -64,8 +62,6 @@ struct Worker {
     seen: watch::Sender<Arc<View>>,
     noted_backoffs: HashSet<(String, u32)>,
     next: Option<Nanos>,
-    /// Names of containers that are resized, by id.
-    last_resized: HashMap<String, String>,
 }
 
 /// Actions with one key never run side by side.
@@ -81,7 +77,7 @@ fn key(action: &Action) -> Key {
         Action::PreStop { id, .. } => ("preStop", id.clone()),
         // A shorter grace is another stop.
         Action::Stop { id, grace, .. } => ("stop", format!("{id} {}", if grace.as_secs() <= 2 { "now" } else { "" })),
-        Action::Resize { id, .. } => ("resize", id.clone()),
+        Action::Resize { .. } => ("resize", String::new()),
         Action::Remove { id, .. } => ("remove", id.clone()),
         Action::StopSandbox | Action::Release | Action::Teardown | Action::Finish => ("end", String::new()),
     }
@@ -117,7 +113,6 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
         seen: seen_to,
         noted_backoffs: HashSet::new(),
         next: None,
-        last_resized: HashMap::new(),
     };
     let client = shared.client.clone();
     let task = tokio::spawn({
@@ -152,7 +147,7 @@ impl Worker {
                 }
             };
             let now = self.shared.ports.clock.now();
-            self.learn(&observed, now).await;
+            self.learn(&observed, now);
             let plan = plan::plan(&Input {
                 desired: &self.desired,
                 observed: &observed,
@@ -207,11 +202,18 @@ impl Worker {
             // Conditions of others (readiness gates) are theirs.
             let ours = std::mem::take(&mut self.memory.status);
             self.memory.status = crate::status::merged(&pod, &ours);
-            self.desired = Arc::new(Desired::new(pod));
+            let before = std::mem::replace(&mut self.desired, Arc::new(Desired::new(pod)));
+            for member in &self.desired.members {
+                let name = &member.container.name;
+                if before.member(name).is_some_and(|before| before.container.image != member.container.image) {
+                    self.memory.checked.remove(name);
+                }
+            }
             self.follow();
         }
         let orders = orders.borrow_and_update().clone();
         self.memory.orphaned |= orders.orphaned;
+        self.memory.deferred = orders.deferred;
         if self.memory.end.is_none() {
             self.memory.end = orders.end;
         }
@@ -242,7 +244,7 @@ impl Worker {
     }
 
     /// Takes what the runtime shows into memory.
-    async fn learn(&mut self, observed: &PodState, now: Nanos) {
+    fn learn(&mut self, observed: &PodState, now: Nanos) {
         if let Some(sandbox) = &observed.sandbox {
             self.memory.next_sandbox = sandbox.attempt + 1;
             if !sandbox.addresses.is_empty() {
@@ -258,7 +260,7 @@ impl Worker {
             if let ContainerState::Exited(_) = &container.state
                 && !self.memory.messages.contains_key(&container.id)
             {
-                let message = acts::termination_message(&self.shared.config, &self.desired, container).await;
+                let message = acts::termination_message(&self.shared.config, &self.desired, container);
                 self.memory.messages.insert(container.id.clone(), message);
                 self.memory.stopping.remove(&container.id);
             }
@@ -268,12 +270,7 @@ impl Worker {
         self.memory.probes.retain(|id, _| lives(id));
         self.remember_probes(observed);
         self.memory.applied.retain(|id, _| lives(id));
-        for container in observed.containers.iter().filter(|container| plan::is_running(container)) {
-            // What runs when it is first seen runs with what the pod said then.
-            if let Some(member) = self.desired.member(&container.name) {
-                self.memory.applied.entry(container.id.clone()).or_insert_with(|| member.container.resources.clone());
-            }
-        }
+        self.learn_sizes(observed);
         self.probes.follow(&self.shared, &self.desired, observed, &self.memory);
         let ending = self.desired.is_deleted()
             || self.memory.orphaned
@@ -284,19 +281,36 @@ impl Worker {
         }
     }
 
+    /// What running containers were given, and whether that is what they are to have.
+    fn learn_sizes(&mut self, observed: &PodState) {
+        let memory = &mut self.memory;
+        let mut behind = false;
+        for container in observed.containers.iter().filter(|container| plan::is_running(container)) {
+            let Some(member) = self.desired.member(&container.name) else { continue };
+            let applied = memory.applied.entry(container.id.clone()).or_insert_with(|| {
+                // What runs when it is first seen runs with what the status says, else with what the pod says.
+                let told = crate::status::told(&memory.status, &container.id).and_then(|told| told.resources.clone());
+                told.unwrap_or_else(|| member.container.resources.clone())
+            });
+            behind |= member.kind != Kind::Ephemeral && !resize::same(applied, &member.container.resources);
+        }
+        if behind {
+            let generation = self.desired.pod.metadata.generation;
+            memory.resizing.get_or_insert(InProgress { generation, error: None });
+        } else if let Some(done) = memory.resizing.take() {
+            let pod = &*self.desired.pod;
+            let message = resize::message("completed", pod, done.generation, "");
+            self.shared.events.note(pod, "", false, "ResizeCompleted", message);
+        }
+    }
+
     /// Containers that were ready before this process began are so until a probe says otherwise.
     fn remember_probes(&mut self, observed: &PodState) {
         for container in observed.containers.iter().filter(|container| plan::is_running(container)) {
             if self.memory.probes.contains_key(&container.id) {
                 continue;
             }
-            let id = format!("{}{}", crate::status::SCHEME, container.id);
-            let status = &self.memory.status;
-            let told = status
-                .container_statuses
-                .iter()
-                .chain(&status.init_container_statuses)
-                .find(|status| status.container_id == id);
+            let told = crate::status::told(&self.memory.status, &container.id);
             let probed = told.map_or_else(Probed::default, |told| Probed {
                 started: told.started == Some(true),
                 ready: told.ready,
@@ -365,9 +379,6 @@ impl Worker {
             return;
         }
         match &action {
-            Action::Resize { id, container } => {
-                self.last_resized.insert(id.clone(), container.clone());
-            }
             Action::Sandbox { attempt } if *attempt > 0 => {
                 let message = "Pod sandbox changed, it will be killed and re-created.";
                 self.shared.events.note(&*self.desired.pod, "", false, "SandboxChanged", message);
@@ -376,11 +387,17 @@ impl Worker {
                 if !self.memory.stopping.contains_key(id) =>
             {
                 self.memory.stopping.insert(id.clone(), Stopping { since: now, pre_stopped: false });
+                if self.memory.ending_since.is_none() {
+                    self.memory.replacing.insert(container.clone());
+                }
                 let path = self.desired.member(container).map(crate::pod::Member::field_path).unwrap_or_default();
                 self.shared.events.note(&*self.desired.pod, &path, false, "Killing", message.clone());
             }
             Action::Image { container } => {
                 self.memory.images.entry(container.clone()).or_insert(ImageState::Wanted);
+            }
+            Action::Start { container, .. } if self.post_start(container).is_some() => {
+                self.memory.post_start.insert(container.clone());
             }
             _ => {}
         }
@@ -404,9 +421,14 @@ impl Worker {
         });
     }
 
+    fn post_start(&self, container: &str) -> Option<LifecycleHandler> {
+        self.desired.member(container)?.container.lifecycle.as_ref()?.post_start.clone()
+    }
+
     fn finish(&mut self, key: &Key, outcome: Outcome) {
         self.in_flight.remove(key);
         let now = self.shared.ports.clock.now();
+        let hook = if let Outcome::Started { container, .. } = &outcome { self.post_start(container) } else { None };
         let memory = &mut self.memory;
         let pod = &*self.desired.pod;
         let warn = |reason, message: &str| self.shared.events.note(pod, "", true, reason, message);
@@ -440,41 +462,46 @@ impl Worker {
             Outcome::Volumes(Ok(refresh_at)) => {
                 memory.volumes.succeed(refresh_at);
             }
-            Outcome::Volumes(Err(error)) => {
-                warn("FailedMount", &error);
+            Outcome::Volumes(Err(failure)) => {
+                // About an image the puller has said what there is to say.
+                if failure.reason == "FailedMount" {
+                    warn("FailedMount", &failure.message);
+                }
                 let done = memory.volumes.done;
-                memory.volumes.fail("FailedMount", error, now);
+                memory.volumes.fail(&failure.reason, failure.message, now);
                 memory.volumes.done = done;
             }
-            Outcome::Image(name, Ok(image)) => {
-                memory.images.insert(name, ImageState::Ready(image));
-            }
-            Outcome::Image(name, Err(failure)) => {
-                memory.images.insert(name, ImageState::Failed(failure));
+            Outcome::Image { container, name, result } => {
+                // Else the pod asks for another one by now.
+                if self.desired.member(&container).is_some_and(|member| member.container.image == name) {
+                    memory.checked.insert(container.clone());
+                    memory.images.insert(container, result.map_or_else(ImageState::Failed, ImageState::Ready));
+                }
             }
             Outcome::Started { container, after, result } => {
                 if let Some(after) = after {
                     memory.crashes.entry(container.clone()).or_default().next(after, now);
                 }
+                memory.replacing.remove(&container);
+                memory.checked.remove(&container);
                 match result {
                     Ok(started) => {
                         memory.starts.remove(&container);
-                        let hook = self
-                            .desired
-                            .member(&container)
-                            .and_then(|member| member.container.lifecycle.as_ref()?.post_start.clone());
                         if let Some(hook) = hook {
-                            memory.post_start.insert(started.clone());
                             let (acts, desired) = (self.acts.clone(), self.desired.clone());
                             let addresses = memory.addresses.clone();
                             self.in_flight.insert(("postStart", started.clone()));
                             self.running.spawn(async move {
                                 let failed = acts.post_start(&desired, &container, &started, &hook, &addresses).await;
-                                (("postStart", started.clone()), Outcome::PostStarted { id: started, failed })
+                                (
+                                    ("postStart", started.clone()),
+                                    Outcome::PostStarted { container, id: started, failed },
+                                )
                             });
                         }
                     }
                     Err((reason, message)) => {
+                        memory.post_start.remove(&container);
                         // What only another image pull mends is pulled again.
                         if reason == "ImageGone" {
                             memory.images.remove(&container);
@@ -484,22 +511,23 @@ impl Worker {
                     }
                 }
             }
-            Outcome::PostStarted { id, failed } => {
-                memory.post_start.remove(&id);
+            Outcome::PostStarted { container, id, failed } => {
+                memory.post_start.remove(&container);
                 if let Some(message) = failed {
                     let probed = memory.probes.entry(id).or_default();
                     probed.failed = Some(message);
                 }
             }
-            Outcome::Resized(id, Ok(())) => {
-                let name = self.last_resized.remove(&id);
-                if let Some(member) = name.and_then(|name| self.desired.member(&name)) {
-                    memory.applied.insert(id, member.container.resources.clone());
+            Outcome::Resized(done, result) => {
+                memory.applied.extend(done);
+                if let Err(error) = result {
+                    if let Some(resizing) = memory.resizing.as_mut().filter(|of| of.error.as_ref() != Some(&error)) {
+                        let message = resize::message("error", pod, resizing.generation, &error);
+                        self.shared.events.note(pod, "", true, "ResizeError", message);
+                        resizing.error = Some(error);
+                    }
+                    self.hold(key.clone(), Duration::from_secs(5));
                 }
-            }
-            Outcome::Resized(id, Err(error)) => {
-                tracing::warn!(pod = %self.desired.label(), container = id, %error, "a container was not resized");
-                self.hold(key.clone(), Duration::from_secs(5));
             }
             Outcome::PreStopped(id) => {
                 memory.stopping.entry(id).or_insert(Stopping { since: now, pre_stopped: true }).pre_stopped = true;

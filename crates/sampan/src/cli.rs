@@ -94,7 +94,7 @@ pub struct NodeArgs {
     /// Another resolv.conf for the node and for pods with dnsPolicy Default.
     #[arg(long, env = "SAMPAN_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved.
+    /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved, allowed-unsafe-sysctls.
     #[arg(long, value_name = "NAME=VALUE", value_parser = flags::kubelet_arg)]
     pub kubelet_arg: Vec<KubeletArg>,
     /// How pods of other nodes are reached.

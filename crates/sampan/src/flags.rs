@@ -13,6 +13,7 @@ pub enum KubeletArg {
     PodMaxPids(u64),
     /// `system-reserved` or `kube-reserved`.
     Reserve(Reservation),
+    AllowedUnsafeSysctls(Vec<String>),
 }
 
 pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
@@ -23,7 +24,12 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
         Some(("system-reserved" | "kube-reserved", value)) => reserve(value)
             .map(KubeletArg::Reserve)
             .ok_or_else(|| "expected amounts, such as cpu=100m,memory=200Mi".to_owned()),
-        _ => Err("known are max-pods, pod-max-pids, system-reserved and kube-reserved".to_owned()),
+        Some(("allowed-unsafe-sysctls", value)) => {
+            Ok(KubeletArg::AllowedUnsafeSysctls(value.split(',').map(str::to_owned).collect()))
+        }
+        _ => {
+            Err("known are max-pods, pod-max-pids, system-reserved, kube-reserved and allowed-unsafe-sysctls".to_owned())
+        }
     }
 }
 

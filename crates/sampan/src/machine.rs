@@ -123,6 +123,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         match arg {
             KubeletArg::MaxPods(pods) => config.max_pods = *pods,
             KubeletArg::PodMaxPids(pids) => config.pod_pids_limit = *pids,
+            KubeletArg::AllowedUnsafeSysctls(names) => config.allowed_sysctls.extend_from_slice(names),
             KubeletArg::Reserve(more) => {
                 config.reserved.cpu_milli += more.cpu_milli;
                 config.reserved.memory_bytes += more.memory_bytes;

@@ -34,7 +34,7 @@ fn lines_and_parts() {
     let more = vec![b'a'; MAX_LOG_LINE + 10];
     let with_newline = [&full[..], b"\n"].concat();
     check("plain", &[b"one\ntwo\n"], &[("F", b"one"), ("F", b"two")]);
-    check("joined", &[b"on", b"e\ntw", b"o"], &[("F", b"one"), ("F", b"two")]);
+    check("joined", &[b"on", b"e\ntw", b"o"], &[("F", b"one"), ("P", b"two")]);
     check("empty", &[b"\n\n"], &[("F", b""), ("F", b"")]);
     check("exact", &[&with_newline], &[("F", &full)]);
     check("long", &[&more, b"\nx\n"], &[("P", &full), ("F", &b"a"[..].repeat(10)), ("F", b"x")]);

@@ -12,7 +12,7 @@ use schema::{
     Table,
     api::{
         Message,
-        core::v1::{Pod, PodList},
+        core::v1::{ContainerState, Pod, PodList, PodStatus},
     },
 };
 use tokio::sync::mpsc;
@@ -248,41 +248,10 @@ impl Kubelet {
         let previous = query.is("previous");
         let uid = view.desired.uid().to_owned();
         let state = self.shared.ports.runtime.pod(&uid).await.map_err(|error| Refusal::internal(error.to_string()))?;
-        let mut runs: Vec<Container> =
-            state.containers.into_iter().filter(|container| container.name == name).collect();
-        runs.sort_by_key(|container| container.attempt);
-        let chosen = if previous {
-            // The last run that ended, unless it is the one that a plain request shows.
-            let latest = runs.pop();
-            runs.pop().or_else(|| latest.filter(|run| !is_running(run)))
-        } else {
-            runs.pop()
-        };
-        let Some(container) = chosen else {
-            let text = if previous {
-                format!("previous terminated container \"{name}\" in pod \"{pod}\" not found")
-            } else {
-                let waiting = view
-                    .status
-                    .container_statuses
-                    .iter()
-                    .chain(&view.status.init_container_statuses)
-                    .find(|status| status.name == name);
-                let reason = waiting
-                    .and_then(|status| status.state.waiting.as_ref())
-                    .map(|waiting| waiting.reason.clone())
-                    .unwrap_or_default();
-                let why = match &*reason {
-                    "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => {
-                        "trying and failing to pull image".to_owned()
-                    }
-                    "" => "not available".to_owned(),
-                    reason => reason.to_owned(),
-                };
-                format!("container \"{name}\" in pod \"{pod}\" is waiting to start: {why}")
-            };
-            return Err(Refusal::bad(text));
-        };
+        let chosen = run_of(&view.status, pod, name, previous).map_err(Refusal::bad)?;
+        let found = state.containers.into_iter().find(|container| container.id == chosen);
+        let container =
+            found.ok_or_else(|| Refusal::bad(format!("unable to retrieve container logs for {SCHEME}{chosen}")))?;
         let meta = &view.desired.pod.metadata;
         let log = if container.log_path.is_absolute() {
             container.log_path.clone()
@@ -335,6 +304,34 @@ impl Kubelet {
         text.extend(output.stderr);
         Ok(typed("text/plain; charset=utf-8", text))
     }
+}
+
+/// The id of the run whose log is meant, or why there is none.
+fn run_of(status: &PodStatus, pod: &str, name: &str, previous: bool) -> Result<String, String> {
+    let whose = format!("container \"{name}\" in pod \"{pod}\"");
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let status = all
+        .chain(&status.ephemeral_container_statuses)
+        .find(|status| status.name == name)
+        .ok_or_else(|| format!("{whose} is not available"))?;
+    let of = |state: &ContainerState| state.terminated.as_ref().map(|ended| bare_id(&ended.container_id).to_owned());
+    let known = |id: Option<String>| id.filter(|id| !id.is_empty());
+    let (now, last) = (of(&status.state), of(&status.last_state));
+    if previous {
+        return known(last).ok_or_else(|| format!("previous terminated {whose} not found"));
+    }
+    if status.state.running.is_some() {
+        return Ok(bare_id(&status.container_id).to_owned());
+    }
+    if now.is_some() || last.is_some() {
+        return known(now).or(known(last)).ok_or_else(|| format!("{whose} is terminated"));
+    }
+    Err(match status.state.waiting.as_ref().map(|waiting| &*waiting.reason) {
+        Some("ErrImagePull") => format!("{whose} is waiting to start: image can't be pulled"),
+        Some("ImagePullBackOff") => format!("{whose} is waiting to start: trying and failing to pull image"),
+        Some(reason) => format!("{whose} is waiting to start: {reason}"),
+        None => format!("{whose} is waiting to start - no logs yet"),
+    })
 }
 
 /// The id behind `sampan://`.

@@ -13,9 +13,11 @@ use reconcile::io::{Body, BoxError, BoxFuture, Transport};
 use schema::api::{
     Kind, Message, Object, Time,
     authentication::v1::TokenRequest,
+    certificates::v1::ClusterTrustBundle,
     coordination::v1::Lease,
     core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service},
     meta::v1::Status,
+    node::v1::RuntimeClass,
 };
 use tokio::sync::broadcast;
 
@@ -108,6 +110,8 @@ macro_rules! with_kind {
             path if path.contains("/persistentvolumeclaims") => $f::<PersistentVolumeClaim>($($arg),*),
             path if path.contains("/persistentvolumes") => $f::<PersistentVolume>($($arg),*),
             path if path.contains("/events") => $f::<Event>($($arg),*),
+            path if path.contains("/clustertrustbundles") => $f::<ClusterTrustBundle>($($arg),*),
+            path if path.contains("/runtimeclasses") => $f::<RuntimeClass>($($arg),*),
             path => panic!("no kind at {path}"),
         }
     };
@@ -322,6 +326,12 @@ impl Transport for Api {
                     None => refuse(StatusCode::NOT_FOUND, "NotFound"),
                     Some(known) if with_kind!(of, version(&known)) != with_kind!(of, version(&raw)) => {
                         refuse(StatusCode::CONFLICT, "Conflict")
+                    }
+                    Some(known) if of != path && of.contains("/pods/") => {
+                        // Of a pod nothing but its status is taken.
+                        let status = Pod::decode(&raw).expect("a pod").status;
+                        let pod = Pod { status, ..Pod::decode(&known).expect("a pod") };
+                        answer(StatusCode::OK, &self.store(of, &pod.to_vec().into()))
                     }
                     Some(_) => answer(StatusCode::OK, &self.store(of, &raw)),
                 }

@@ -38,6 +38,11 @@ pub struct State {
     /// Containers (by name) that ignore the stop signal.
     pub stubborn: BTreeSet<String>,
     pub refuse_start: BTreeSet<String>,
+    /// Commands that do not end, and such as cannot be run.
+    pub endless: BTreeSet<String>,
+    pub no_commands: BTreeSet<String>,
+    /// Cgroups and containers as they were last sized.
+    pub sizes: BTreeMap<String, Resources>,
     /// What was done, in order.
     pub log: Vec<String>,
     next: u64,
@@ -152,8 +157,9 @@ impl Runtime for Machine_ {
         self.changes.subscribe()
     }
 
-    fn set_cgroup<'a>(&'a self, cgroup: &'a str, _: &'a Resources) -> BoxFuture<'a, Result<()>> {
+    fn set_cgroup<'a>(&'a self, cgroup: &'a str, size: &'a Resources) -> BoxFuture<'a, Result<()>> {
         lock(&self.state).cgroups.insert(cgroup.into());
+        lock(&self.state).sizes.insert(cgroup.into(), size.clone());
         Box::pin(async { Ok(()) })
     }
 
@@ -318,7 +324,10 @@ impl Runtime for Machine_ {
         })
     }
 
-    fn update_resources<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Resources) -> BoxFuture<'a, Result<()>> {
+    fn update_resources<'a>(&'a self, _: &'a str, id: &'a str, size: &'a Resources) -> BoxFuture<'a, Result<()>> {
+        let mut state = lock(&self.state);
+        let name = state.configs.get(id).map(|config| config.name.clone()).unwrap_or_default();
+        state.sizes.insert(name, size.clone());
         Box::pin(async { Ok(()) })
     }
 
@@ -337,6 +346,12 @@ impl Runtime for Machine_ {
             let line = command.join(" ");
             let name = lock(&self.state).configs.get(id).map(|config| config.name.clone()).unwrap_or_default();
             self.say(format!("exec {name} {line}"));
+            if lock(&self.state).no_commands.contains(&line) {
+                return Err(Error::Failed(format!("exec: {line:?}: executable file not found in $PATH")));
+            }
+            while lock(&self.state).endless.contains(&line) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             let code = lock(&self.state).commands.get(&line).copied().unwrap_or(0);
             Ok(ExecOutput { code, stdout: line.into_bytes(), stderr: Vec::new() })
         })
@@ -405,6 +420,13 @@ impl Images for Machine_ {
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
         Box::pin(async { Ok(lock(&self.state).images.values().cloned().collect()) })
+    }
+
+    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.say(format!("mount {id} for {pod} at {}", target.ends_with("volumes/kubernetes.io~image/data")));
+            Ok(())
+        })
     }
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {

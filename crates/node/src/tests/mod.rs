@@ -4,6 +4,7 @@ mod api;
 mod machine;
 mod pods;
 mod pure;
+mod resizes;
 mod restarts;
 mod serving;
 

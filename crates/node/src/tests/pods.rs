@@ -1,4 +1,12 @@
-use schema::api::core::v1::{ExecAction, Lifecycle, LifecycleHandler, Probe, ProbeHandler};
+use schema::api::{
+    certificates::v1::{ClusterTrustBundle, ClusterTrustBundleSpec},
+    core::v1::{
+        ClusterTrustBundleProjection, ExecAction, ImageVolumeSource, Lifecycle, LifecycleHandler, Probe, ProbeHandler,
+        ProjectedVolumeSource, Volume, VolumeProjection, VolumeSource,
+    },
+    meta::v1::LabelSelector,
+    node::v1::RuntimeClass,
+};
 
 use super::*;
 use crate::{objects::lock, ports::PullError};
@@ -117,8 +125,11 @@ async fn init_containers_and_sidecars_in_order() {
 async fn pulls_fail_and_are_tried_again() {
     let world = World::new("pulls");
     lock(&world.machine.state).broken.insert("gone:1".into(), PullError::Failed("no such image".into()));
-    world.api.put(&pod("web", vec![Container { image: "gone:1".into(), ..container("app") }]));
+    world.api.put(&pod("web", vec![Container { image: "gone:1".into(), ..container("app") }, container("other")]));
     world.until("web", "failed", |pod| waiting(pod) == "ErrImagePull").await;
+    let half = |pod: &Pod| pod.status.container_statuses[1].state.running.is_some();
+    let pending = world.until("web", "half", half).await;
+    assert_eq!(pending.status.phase, "Pending", "a container that never ran keeps the pod from running");
     let backed_off = world.until("web", "back-off", |pod| waiting(pod) == "ImagePullBackOff").await;
     let message = backed_off.status.container_statuses[0].state.waiting.clone().expect("waits").message;
     assert_eq!(message, "Back-off pulling image \"gone:1\": ErrImagePull: no such image");
@@ -163,4 +174,245 @@ async fn probes_hooks_and_grace() {
     assert!(at("exec app after start") < at("exec app before stop") && at("exec app before stop") < at("stop app 30"));
     world.settle().await;
     assert!(world.reasons().contains(&"Unhealthy".to_owned()) && world.reasons().contains(&"Killing".to_owned()));
+}
+
+fn command(line: &str) -> ExecAction {
+    ExecAction { command: line.split(' ').map(str::to_owned).collect(), ..ExecAction::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_start_hook_holds_back_what_follows() {
+    let world = World::new("hook");
+    let hook = LifecycleHandler { exec: Some(command("wait for it")), ..LifecycleHandler::default() };
+    let lifecycle = Lifecycle { post_start: Some(hook), ..Lifecycle::default() };
+    let proxy = Container { lifecycle: Some(lifecycle), ..container("proxy") };
+    lock(&world.machine.state).endless.insert("wait for it".into());
+    world.api.put(&pod("web", vec![container("first"), proxy, container("app")]));
+    let told = |pod: &Pod, of: usize| pod.status.container_statuses.get(of).cloned().unwrap_or_default();
+    world.until("web", "first runs", |pod| told(pod, 0).state.running.is_some()).await;
+    world.settle().await;
+    let waits = world.api.get::<Pod>("default", "web").expect("a pod");
+    for of in [1, 2] {
+        let state = told(&waits, of).state.waiting.expect("waits");
+        assert_eq!((&*state.reason, told(&waits, of).started), ("ContainerCreating", Some(false)), "{of}");
+    }
+    assert!(world.machine.config("proxy").is_some() && world.machine.config("app").is_none());
+    assert_eq!(waits.status.phase, "Pending");
+    lock(&world.machine.state).endless.clear();
+    world.until("web", "ready", is_ready).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_image_takes_a_new_container_and_nobody_is_told_of_the_gap() {
+    let world = World::new("image");
+    let mut pod = pod("web", vec![container("app")]);
+    world.api.put(&pod);
+    world.until("web", "ready", is_ready).await;
+    pod = world.api.get("default", "web").expect("a pod");
+    pod.spec.containers[0].image = "app:2".into();
+    world.api.put(&pod);
+    let seen = std::cell::RefCell::new(Vec::new());
+    let restarted = |pod: &Pod| {
+        seen.borrow_mut().push(is_ready(pod));
+        pod.status.container_statuses[0].restart_count == 1
+    };
+    let pod = world.until("web", "restarted", restarted).await;
+    assert!(is_ready(&pod) && seen.borrow().iter().all(|ready| *ready), "{seen:?}");
+    let status = &pod.status.container_statuses[0];
+    assert_eq!(status.last_state.terminated.clone().expect("ended").exit_code, 143);
+    assert_eq!((&*status.image, &*status.image_id), ("app:2", "app:2@sha256:d1"));
+    assert_eq!(world.machine.config("app").expect("made").image_id, "sha256:app:2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_run_looks_for_its_image_as_the_policy_says() {
+    let world = World::new("policy");
+    world.api.put(&pod("web", vec![Container { image_pull_policy: "Always".into(), ..container("app") }]));
+    world.until("web", "ready", is_ready).await;
+    world.machine.exit("uid-web", "app", 1);
+    world.until("web", "restarted", |pod| pod.status.container_statuses[0].restart_count == 1 && is_ready(pod)).await;
+    assert_eq!(world.machine.log().iter().filter(|line| *line == "pull app:1").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_cannot_be_made_says_nothing() {
+    let world = World::new("errored");
+    let probe = Probe {
+        handler: ProbeHandler { exec: Some(command("is alive")), ..ProbeHandler::default() },
+        period_seconds: 1,
+        failure_threshold: 1,
+        ..Probe::default()
+    };
+    lock(&world.machine.state).no_commands.insert("is alive".into());
+    world.api.put(&pod("web", vec![Container { liveness_probe: Some(probe), ..container("app") }]));
+    world.until("web", "ready", is_ready).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let pod = world.api.get::<Pod>("default", "web").expect("a pod");
+    assert_eq!(pod.status.container_statuses[0].restart_count, 0);
+    let wanted =
+        "Liveness probe errored and resulted in unknown state: exec: \"is alive\": executable file not found in $PATH";
+    let messages: Vec<String> = world.api.all::<Event>().into_iter().map(|event| event.message).collect();
+    assert!(messages.iter().any(|message| message == wanted), "{messages:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_are_the_end_of_what_was_said() {
+    let world = World::new("words");
+    let mut pod = pod("job", vec![container("app"), container("b"), container("c"), container("d")]);
+    pod.spec.restart_policy = "Never".into();
+    world.api.put(&pod);
+    world.until("job", "running", is_ready).await;
+    let log = world.path("kubelet/pods/uid-job/containers/app/00000000");
+    std::fs::write(&log, format!("{}{}", "a".repeat(4000), "z".repeat(3000))).expect("a file");
+    world.machine.exit("uid-job", "app", 1);
+    let ended = |pod: &Pod| pod.status.container_statuses[0].state.terminated.clone();
+    let pod = world.until("job", "ended", |pod| ended(pod).is_some()).await;
+    // 4096 bytes of the end, of which the share of one container of four is shown.
+    let message = ended(&pod).expect("ended").message;
+    assert_eq!((message.len(), message.matches('a').count()), (3072, 1096));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sandboxes_that_cannot_be() {
+    let world = World::new("sandboxes");
+    let class = |name: &str, handler: &str| RuntimeClass {
+        metadata: ObjectMeta { name: name.into(), ..ObjectMeta::default() },
+        handler: handler.into(),
+        ..RuntimeClass::default()
+    };
+    world.api.put(&class("plain", "runc"));
+    world.api.put(&class("vm", "kata"));
+    let long = "a".repeat(40);
+    type Change<'a> = &'a dyn Fn(&mut Pod);
+    let rows: [(&str, Change<'_>, Option<&str>); 5] = [
+        ("plain", &|pod| pod.spec.runtime_class_name = Some("plain".into()), None),
+        ("vm", &|pod| pod.spec.runtime_class_name = Some("vm".into()), Some("no runtime for \"kata\" is configured")),
+        ("gone", &|pod| pod.spec.runtime_class_name = Some("gone".into()), Some("failed to look up RuntimeClass gone")),
+        ("mapped", &|pod| pod.spec.host_users = Some(false), Some("the runtime does not support user namespaces")),
+        (
+            "long",
+            &|pod| {
+                pod.spec.hostname = long.clone();
+                pod.spec.subdomain = "sub".into();
+                pod.spec.set_hostname_as_fqdn = Some(true);
+            },
+            Some("sub.default.svc.cluster.local is too long (64 characters is the max, 70 characters requested)"),
+        ),
+    ];
+    for (name, change, why) in rows {
+        let mut pod = pod(name, vec![container("app")]);
+        change(&mut pod);
+        world.api.put(&pod);
+        let Some(why) = why else {
+            world.until(name, "ready", is_ready).await;
+            continue;
+        };
+        world.settle().await;
+        let said = |event: &Event| {
+            event.involved_object.name == name
+                && event.reason == "FailedCreatePodSandBox"
+                && event.message.contains(why)
+        };
+        assert!(world.api.all::<Event>().iter().any(said), "{name}: {:?}", world.api.all::<Event>());
+        assert_eq!(world.api.get::<Pod>("default", name).expect("a pod").status.phase, "Pending", "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_is_a_volume() {
+    let world = World::new("image-volume");
+    let image = ImageVolumeSource { reference: "data:1".into(), ..ImageVolumeSource::default() };
+    let mut pod = pod("web", vec![container("app")]);
+    pod.spec.volumes = vec![Volume {
+        name: "data".into(),
+        volume_source: VolumeSource { image: Some(image), ..VolumeSource::default() },
+        ..Volume::default()
+    }];
+    pod.spec.containers[0].volume_mounts = vec![schema::api::core::v1::VolumeMount {
+        name: "data".into(),
+        mount_path: "/data".into(),
+        ..Default::default()
+    }];
+    lock(&world.machine.state).broken.insert("data:1".into(), PullError::Failed("no such image".into()));
+    world.api.put(&pod);
+    world.until("web", "failed", |pod| waiting(pod) == "ErrImagePull").await;
+    world.until("web", "back-off", |pod| waiting(pod) == "ImagePullBackOff").await;
+    lock(&world.machine.state).broken.clear();
+    world.until("web", "ready", is_ready).await;
+    assert!(world.machine.log().contains(&"mount sha256:data:1 for uid-web at true".to_owned()));
+    let mounts = world.machine.config("app").expect("made").mounts;
+    assert!(mounts.iter().any(|mount| mount.container_path.ends_with("data") && mount.readonly), "{mounts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_bundles_are_files() {
+    let world = World::new("anchors");
+    let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+    let bundle = |name: &str, signer: &str, colour: &str, text: String| ClusterTrustBundle {
+        metadata: ObjectMeta {
+            name: name.into(),
+            labels: [("colour".to_owned(), colour.to_owned())].into(),
+            ..ObjectMeta::default()
+        },
+        spec: ClusterTrustBundleSpec { signer_name: signer.into(), trust_bundle: text, ..Default::default() },
+        ..ClusterTrustBundle::default()
+    };
+    world.api.put(&bundle("plain", "", "red", pem("AAAA")));
+    world.api.put(&bundle("s:one", "s", "red", format!("text\n{}{}", pem("BBBB"), pem("AAAA"))));
+    world.api.put(&bundle("s:two", "s", "blue", pem("BBBB")));
+    let by = |signer: &str, labels: Option<&[(&str, &str)]>, path: &str, optional: bool| ClusterTrustBundleProjection {
+        signer_name: Some(signer.into()),
+        label_selector: labels.map(|labels| LabelSelector {
+            match_labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            ..LabelSelector::default()
+        }),
+        path: path.into(),
+        optional: Some(optional),
+        ..ClusterTrustBundleProjection::default()
+    };
+    let named = |name: &str, path: &str, optional| ClusterTrustBundleProjection {
+        name: Some(name.into()),
+        ..by("", None, path, optional)
+    };
+    let with = |name: &str, sources: Vec<ClusterTrustBundleProjection>| {
+        let mut pod = pod(name, vec![container("app")]);
+        let sources = sources
+            .into_iter()
+            .map(|of| VolumeProjection { cluster_trust_bundle: Some(of), ..VolumeProjection::default() })
+            .collect();
+        let projected = ProjectedVolumeSource { sources, ..ProjectedVolumeSource::default() };
+        pod.spec.volumes = vec![Volume {
+            name: "trust".into(),
+            volume_source: VolumeSource { projected: Some(projected), ..VolumeSource::default() },
+            ..Volume::default()
+        }];
+        pod
+    };
+    let sources = vec![
+        named("plain", "name", false),
+        named("none", "missing", true),
+        by("s", Some(&[]), "all", false),
+        by("s", Some(&[("colour", "blue")]), "blue", false),
+        by("s", None, "nothing", true),
+    ];
+    world.api.put(&with("web", sources));
+    world.until("web", "ready", is_ready).await;
+    let dir = world.path("kubelet/pods/uid-web/volumes/kubernetes.io~projected/trust");
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).expect("a file");
+    for (name, expected) in [
+        ("name", pem("AAAA")),
+        ("missing", String::new()),
+        ("all", pem("AAAA") + &pem("BBBB")),
+        ("blue", pem("BBBB")),
+        ("nothing", String::new()),
+    ] {
+        assert_eq!(read(name), expected, "{name}");
+    }
+    world.api.put(&bundle("plain", "", "red", pem("CCCC")));
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(read("name"), pem("CCCC"));
+    world.api.put(&with("late", vec![by("s", Some(&[("colour", "green")]), "none", false)]));
+    world.settle().await;
+    assert!(world.reasons().contains(&"FailedMount".to_owned()));
+    assert_eq!(waiting(&world.api.get::<Pod>("default", "late").expect("a pod")), "ContainerCreating");
 }

@@ -1,11 +1,11 @@
 //! The pure parts, row by row.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
 
 use schema::api::{
     IntOrString, Quantity,
     core::v1::{
-        ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption,
+        ContainerPort, EnvVar, EnvVarSource, FileKeySelector, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption,
         ResourceFieldSelector, ResourceRequirements, Service, ServicePort,
     },
 };
@@ -19,6 +19,7 @@ use crate::{
     objects::Snapshot,
     plan::go_duration,
     pod::{Desired, pull_policy},
+    register::{self, Health},
     resources,
     volumes::{payload::File, write},
 };
@@ -106,7 +107,28 @@ fn environment_of_a_container() {
         host_ips: &ips[..1],
         allocatable: &allocatable,
     };
-    let env: BTreeMap<String, String> = env::make(&sources, &app).expect("made").into_iter().collect();
+    let read = |_: &FileKeySelector| Ok(" # text\n\nA='1' # one\n  B='two\nlines'\nC= 'none'\nD=4\nE='5'".to_owned());
+    for (key, optional, expected) in [
+        ("A", false, Ok(Some("1"))),
+        ("B", false, Ok(Some("two\nlines"))),
+        ("C", true, Ok(None)),
+        ("C", false, Err("environment variable key \"C\" not found in file \"env\"")),
+        ("E", false, Err("couldn't parse env file")),
+    ] {
+        let of = FileKeySelector {
+            key: key.into(),
+            path: "env".into(),
+            optional: Some(optional),
+            ..FileKeySelector::default()
+        };
+        let source = EnvVarSource { file_key_ref: Some(of), ..EnvVarSource::default() };
+        let var = EnvVar { name: "FILE".into(), value_from: Some(source), ..EnvVar::default() };
+        let made = env::make(&sources, &Container { env: vec![var], ..container("app") }, read);
+        let made = made.map(|env| env.into_iter().find(|(name, _)| name == "FILE").map(|(_, value)| value));
+        let made = made.map_err(|error| error.to_string());
+        assert_eq!(made.as_ref().map(Option::as_deref).map_err(String::as_str), expected, "{key}");
+    }
+    let env: BTreeMap<String, String> = env::make(&sources, &app, read).expect("made").into_iter().collect();
     for (name, value) in [
         ("A", "2"),
         ("B", "1-10.43.0.1"),
@@ -149,7 +171,81 @@ fn resolvers_by_policy() {
             }],
             ..PodDNSConfig::default()
         });
-        assert_eq!(etc::resolver(&pod, &dns, "cluster.local", &host).text(), expected, "{policy} {host_network}");
+        assert_eq!(etc::resolver(&pod, &dns, "cluster.local", &host).0.text(), expected, "{policy} {host_network}");
+    }
+}
+
+#[test]
+fn a_resolver_has_limits() {
+    let many = |count: usize, tail: &str| (0..count).map(|of| format!("{of}{tail}")).collect::<Vec<_>>();
+    for (servers, searches, left, said) in [
+        (3, many(30, ".a"), (3, 30), ""),
+        (
+            4,
+            many(1, ".a"),
+            (3, 1),
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: 0 1 2",
+        ),
+        (1, many(33, ".a"), (1, 32), "Search Line limits were exceeded"),
+        (1, many(20, &"a".repeat(150)), (1, 13), "Search Line limits were exceeded"),
+        (1, vec!["a".repeat(254), "b".into()], (1, 1), "the applied search line is: b"),
+    ] {
+        let mut pod = pod("web", vec![container("app")]);
+        pod.spec.dns_policy = "None".into();
+        pod.spec.dns_config =
+            Some(PodDNSConfig { nameservers: many(servers, ""), searches, ..PodDNSConfig::default() });
+        let (resolver, cut) = etc::resolver(&pod, &[], "cluster.local", &Resolver::default());
+        assert_eq!((resolver.nameservers.len(), resolver.searches.len()), left, "{said}");
+        assert!(cut.concat().contains(said) && cut.is_empty() == said.is_empty(), "{cut:?}");
+    }
+}
+
+#[test]
+fn a_node_tells_what_has_become_of_it() {
+    let of = |pressed: bool, ready: bool| {
+        let not_ready = (!ready).then(|| "why".to_owned());
+        let health = Health { memory_pressure: pressed, not_ready, ..Health::default() };
+        register::conditions(&health, &[], 0)
+    };
+    for (old, new, reasons) in [
+        (vec![], of(false, false), vec!["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"]),
+        (of(false, false), of(false, true), vec!["NodeReady"]),
+        (of(false, true), of(true, false), vec!["NodeHasInsufficientMemory", "NodeNotReady"]),
+        (of(true, true), of(true, true), vec![]),
+    ] {
+        assert_eq!(register::news(&old, &new), reasons);
+    }
+}
+
+#[test]
+fn host_paths_are_what_they_are_said_to_be() {
+    let dir = machine::Dir::new("host-path");
+    std::fs::write(dir.0.join("file"), "").expect("a file");
+    std::fs::create_dir(dir.0.join("dir")).expect("a directory");
+    let _socket = std::os::unix::net::UnixListener::bind(dir.0.join("socket")).expect("a socket");
+    for (kind, name, said) in [
+        ("", "new/dir", None),
+        ("Directory", "dir", None),
+        ("DirectoryOrCreate", "made", None),
+        ("File", "file", None),
+        ("FileOrCreate", "made-file", None),
+        ("Socket", "socket", None),
+        ("CharDevice", "../../dev/null", None),
+        ("Directory", "file", Some("check failed: {} is not a directory, it's a File")),
+        ("File", "dir", Some("check failed: {} is not a file, it's a Directory")),
+        ("Socket", "file", Some("check failed: {} is not a socket file, it's a File")),
+        ("BlockDevice", "file", Some("check failed: {} is not a block device, it's a File")),
+        ("CharDevice", "none", Some("check failed, {} is not a character device, unable to determine its type")),
+    ] {
+        let path = if name.contains("null") { "/dev/null".into() } else { dir.0.join(name) };
+        let done = crate::volumes::host_path(&path, kind).map_err(|error| error.to_string());
+        match said {
+            None => assert!(done.is_ok() && path.exists(), "{kind} {name}: {done:?}"),
+            Some(said) => {
+                let said = said.replace("{}", &path.display().to_string());
+                assert!(done.as_ref().is_err_and(|error| error.contains(&said)), "{kind} {name}: {done:?}");
+            }
+        }
     }
 }
 
@@ -199,7 +295,7 @@ fn policies_ports_and_durations() {
         ("r:5000/a", "Always"),
         ("a@sha256:0", "IfNotPresent"),
     ] {
-        assert_eq!(pull_policy(&Container { image: image.into(), ..Container::default() }), policy, "{image}");
+        assert_eq!(pull_policy("", image), policy, "{image}");
     }
     let container = Container {
         ports: vec![ContainerPort { name: "web".into(), container_port: 80, ..ContainerPort::default() }],
@@ -255,6 +351,7 @@ fn a_sub_path_never_leaves_its_volume() {
     let (volume, target) = (dir.0.join("volume"), dir.0.join("target"));
     std::fs::create_dir_all(volume.join("inside")).expect("a directory");
     std::fs::write(volume.join("inside/file"), "here").expect("a file");
+    std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o2777)).expect("a mode");
     std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
     std::os::unix::fs::symlink("inside", volume.join("in")).expect("a link");
     for (path, fine) in [
@@ -274,5 +371,7 @@ fn a_sub_path_never_leaves_its_volume() {
         }
         assert_eq!(bound.is_ok(), fine, "{path}: {bound:?}");
     }
-    assert!(volume.join("made/new").is_dir());
+    // As open as the volume.
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode();
+    assert_eq!(mode(&volume.join("made/new")), mode(&volume));
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use schema::api::{
     Quantity,
     core::v1::{
-        ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference,
-        ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Volume, VolumeMount,
+        ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference, PodSecurityContext,
+        ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Sysctl, Volume, VolumeMount,
         VolumeProjection, VolumeSource,
     },
 };
@@ -190,6 +190,24 @@ async fn what_does_not_fit_is_refused() {
         refused.status.message,
         "Pod was rejected: Node didn't have enough resource: cpu, requested: 2000, used: 3000, capacity: 4000"
     );
+    let sysctl = |name: &str| Sysctl { name: name.into(), value: "1".into(), ..Sysctl::default() };
+    for (name, host_network, of, message) in [
+        ("unsafe", false, "kernel.msgmax", "\"kernel.msgmax\" not allowlisted"),
+        ("hosts", true, "net/ipv4/tcp_syncookies", "\"net.ipv4.tcp_syncookies\" not allowed with host Net enabled"),
+        ("safe", false, "net.ipv4.tcp_syncookies", ""),
+    ] {
+        let mut pod = pod(name, vec![container("app")]);
+        pod.spec.host_network = host_network;
+        pod.spec.security_context =
+            Some(PodSecurityContext { sysctls: vec![sysctl(of)], ..PodSecurityContext::default() });
+        world.api.put(&pod);
+        let pod = world.until(name, "decided", |pod| is_ready(pod) || pod.status.phase == "Failed").await;
+        let (reason, message) = match message {
+            "" => ("", String::new()),
+            text => ("SysctlForbidden", format!("Pod was rejected: forbidden sysctl: {text}")),
+        };
+        assert_eq!((&*pod.status.reason, &pod.status.message), (reason, &message), "{name}");
+    }
     assert!(
         refused.status.container_statuses.is_empty() && !world.machine.log().iter().any(|line| line.contains("large"))
     );

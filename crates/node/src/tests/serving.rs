@@ -6,6 +6,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
+use crate::{objects::lock, ports::PullError};
 
 /// A connection to the kubelet's API.
 fn connect(kubelet: &Arc<Kubelet>) -> DuplexStream {
@@ -43,6 +44,14 @@ async fn pods_stats_and_errors() {
     let world = World::new("http");
     world.api.put(&pod("web", vec![container("app")]));
     world.until("web", "ready", is_ready).await;
+    let mut done = pod("done", vec![container("app")]);
+    done.spec.restart_policy = "Never".into();
+    world.api.put(&done);
+    world.until("done", "ready", is_ready).await;
+    std::fs::write(world.path("logs/default_done_uid-done/app/0.log"), "2026-01-01T00:00:00.1Z stdout F last words\n")
+        .expect("a log");
+    world.machine.exit("uid-done", "app", 0);
+    world.until("done", "succeeded", |pod| pod.status.phase == "Succeeded").await;
     let rows = [
         ("/healthz", "200 OK", "ok"),
         ("/pods", "200 OK", "\"podIP\":\"10.42.0.7\""),
@@ -57,12 +66,36 @@ async fn pods_stats_and_errors() {
             "400",
             "previous terminated container \"app\" in pod \"web\" not found",
         ),
+        ("/containerLogs/default/done/app", "200", "last words"),
+        (
+            "/containerLogs/default/done/app?previous=true",
+            "400",
+            "previous terminated container \"app\" in pod \"done\" not found",
+        ),
         ("/exec/default/web/app?command=ls&output=1", "400", "unable to upgrade"),
         ("/nothing", "404", "404 page not found"),
     ];
     for (path, code, text) in rows {
         let answer = get(&world.kubelet, path).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")) && answer.contains(text), "{path}: {answer}");
+    }
+    for (error, reason, said) in [
+        ("never", "ErrImagePull", "image can't be pulled"),
+        ("always", "ImagePullBackOff", "trying and failing to pull image"),
+        ("unnamed", "InvalidImageName", "InvalidImageName"),
+    ] {
+        let error_of =
+            |why: String| if error == "unnamed" { PullError::InvalidName(why) } else { PullError::Failed(why) };
+        lock(&world.machine.state).broken.insert(format!("{error}:1"), error_of("it is not there".into()));
+        world.api.put(&pod(error, vec![Container { image: format!("{error}:1"), ..container("app") }]));
+        let waits = |pod: &Pod| {
+            let status = pod.status.container_statuses.first();
+            status.and_then(|status| status.state.waiting.as_ref()).is_some_and(|waiting| waiting.reason == reason)
+        };
+        world.until(error, reason, waits).await;
+        let answer = get(&world.kubelet, &format!("/containerLogs/default/{error}/app")).await;
+        let whole = format!("container \"app\" in pod \"{error}\" is waiting to start: {said}");
+        assert!(answer.ends_with(&whole), "{answer}");
     }
     std::fs::write(world.path("logs/default_web_uid-web/app/0.log"), "2026-01-01T00:00:00.1Z stdout F hello\n")
         .expect("a log");

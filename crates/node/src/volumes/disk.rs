@@ -1,11 +1,11 @@
 //! Directories, mounts and owners: the part that touches the disk. Blocking.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::{self, OpenOptions},
     io,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
@@ -19,16 +19,54 @@ use rustix::{
 use super::{Error, Mounted, io_error, payload::Payload, write};
 
 pub enum Job {
-    HostPath { path: PathBuf, kind: String },
-    Local { path: PathBuf, create: bool, readonly: bool, block: bool, group: Option<u32>, on_root_mismatch: bool },
-    EmptyDir { dir: PathBuf, memory: bool, limit_bytes: Option<u64>, mode: u32, group: Option<u32> },
-    Files { dir: PathBuf, payload: Payload, memory: bool, group: Option<u32>, stamp: String },
+    /// There is nothing to do any more.
+    Stands(Mounted),
+    HostPath {
+        path: PathBuf,
+        kind: String,
+    },
+    Local {
+        path: PathBuf,
+        create: bool,
+        readonly: bool,
+        block: bool,
+        group: Option<u32>,
+        on_root_mismatch: bool,
+    },
+    EmptyDir {
+        dir: PathBuf,
+        memory: Option<Memory>,
+        mode: u32,
+        group: Option<u32>,
+    },
+    Files {
+        dir: PathBuf,
+        payload: Payload,
+        memory: bool,
+        group: Option<u32>,
+        stamp: String,
+    },
+}
+
+/// What is read of a file at most.
+const MAX_READ_BYTES: u64 = 1 << 20;
+
+/// A file system that is no disk's.
+pub enum Memory {
+    Tmpfs {
+        limit_bytes: u64,
+    },
+    /// `2Mi`.
+    HugePages {
+        size: String,
+    },
 }
 
 impl Job {
     pub fn run(self) -> Result<Mounted, Error> {
         let plain = |host_path| Mounted { host_path, readonly: false, block: false };
         match self {
+            Self::Stands(mounted) => Ok(mounted),
             Self::HostPath { path, kind } => {
                 host_path(&path, &kind)?;
                 Ok(plain(path))
@@ -43,13 +81,17 @@ impl Job {
                 }
                 Ok(Mounted { host_path: path, readonly, block })
             }
-            Self::EmptyDir { dir, memory, limit_bytes, mode, group } => {
+            Self::EmptyDir { dir, memory, mode, group } => {
                 let fresh = !dir.exists();
                 fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
-                if memory {
-                    tmpfs(&dir, limit_bytes)?;
+                match &memory {
+                    Some(Memory::Tmpfs { limit_bytes }) => {
+                        mount(&dir, c"tmpfs", &format!("mode=0777,size={limit_bytes}"))?
+                    }
+                    Some(Memory::HugePages { size }) => mount(&dir, c"hugetlbfs", &format!("pagesize={size}"))?,
+                    None => {}
                 }
-                if fresh || memory {
+                if fresh || memory.is_some() {
                     let mode = if group.is_some() { mode | 0o2000 } else { mode };
                     chown(&dir, None, group).map_err(io_error("set the group of", &dir))?;
                     fs::set_permissions(&dir, fs::Permissions::from_mode(mode))
@@ -60,7 +102,7 @@ impl Job {
             Self::Files { dir, payload, memory, group, stamp } => {
                 fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
                 if memory {
-                    tmpfs(&dir, None)?;
+                    mount(&dir, c"tmpfs", "mode=0777")?;
                 }
                 let mode = if group.is_some() { 0o2777 } else { 0o777 };
                 chown(&dir, None, group).map_err(io_error("set the group of", &dir))?;
@@ -73,19 +115,15 @@ impl Job {
     }
 }
 
-/// Mounts a tmpfs there, unless one is mounted.
-fn tmpfs(dir: &Path, limit_bytes: Option<u64>) -> Result<(), Error> {
+/// Mounts a file system without a source there, unless one is mounted.
+fn mount(dir: &Path, kind: &CStr, options: &str) -> Result<(), Error> {
     if is_mount_point(dir) {
         return Ok(());
     }
-    let options = match limit_bytes {
-        Some(limit) => format!("mode=0777,size={limit}"),
-        None => "mode=0777".to_owned(),
-    };
     let options = CString::new(options).unwrap_or_default();
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, Some(options.as_c_str()))
-        .map_err(|error| io_error("mount a tmpfs on", dir)(error.into()))
+    rustix::mount::mount(kind, dir, kind, flags, Some(options.as_c_str()))
+        .map_err(|error| io_error("mount a file system on", dir)(error.into()))
 }
 
 pub fn is_mount_point(dir: &Path) -> bool {
@@ -138,10 +176,16 @@ pub fn unmount_below(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn host_path(path: &Path, kind: &str) -> Result<(), Error> {
+pub fn host_path(path: &Path, kind: &str) -> Result<(), Error> {
     let found = fs::metadata(path).map(|meta| meta.file_type());
-    let expect = |is: bool, expected: &'static str| {
-        if is { Ok(()) } else { Err(Error::HostPathType { path: path.display().to_string(), expected }) }
+    type Is = fn(&fs::FileType) -> bool;
+    let expect = |is: Is, expected: &'static str| {
+        let shown = path.display().to_string();
+        match fs::metadata(path).map(|meta| meta.file_type()) {
+            Ok(kind) if is(&kind) => Ok(()),
+            Ok(kind) => Err(Error::HostPathType { path: shown, expected, is: name(&kind) }),
+            Err(source) => Err(Error::NoHostPath { path: shown, expected, source }),
+        }
     };
     match kind {
         "DirectoryOrCreate" if found.is_err() => {
@@ -159,12 +203,23 @@ fn host_path(path: &Path, kind: &str) -> Result<(), Error> {
             // Without a type a missing path becomes a directory, as container runtimes do for a bind's source.
             if found.is_err() { fs::create_dir_all(path).map_err(io_error("create", path)) } else { Ok(()) }
         }
-        "Directory" | "DirectoryOrCreate" => expect(found.is_ok_and(|kind| kind.is_dir()), "directory"),
-        "File" | "FileOrCreate" => expect(found.is_ok_and(|kind| kind.is_file()), "file"),
-        "Socket" => expect(found.is_ok_and(|kind| kind.is_socket()), "socket"),
-        "CharDevice" => expect(found.is_ok_and(|kind| kind.is_char_device()), "character device"),
-        "BlockDevice" => expect(found.is_ok_and(|kind| kind.is_block_device()), "block device"),
-        _ => expect(false, "known hostPath type"),
+        "Directory" | "DirectoryOrCreate" => expect(fs::FileType::is_dir, "directory"),
+        "File" | "FileOrCreate" => expect(fs::FileType::is_file, "file"),
+        "Socket" => expect(FileTypeExt::is_socket, "socket file"),
+        "CharDevice" => expect(FileTypeExt::is_char_device, "character device"),
+        "BlockDevice" => expect(FileTypeExt::is_block_device, "block device"),
+        _ => expect(|_| false, "known hostPath type"),
+    }
+}
+
+/// As `hostPath.type` calls it.
+fn name(kind: &fs::FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "Directory",
+        kind if kind.is_socket() => "Socket",
+        kind if kind.is_char_device() => "CharDevice",
+        kind if kind.is_block_device() => "BlockDevice",
+        _ => "File",
     }
 }
 
@@ -198,18 +253,12 @@ pub fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<(), 
     let failed = |error: rustix::io::Errno| io_error("open the subPath", &whole)(error.into());
     let root =
         rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    let open = || {
-        rustix::fs::openat2(
-            &root,
-            sub_path,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        )
-    };
+    let open = || open_beneath(&root, sub_path, OFlags::PATH);
     let found = match open() {
         Err(rustix::io::Errno::NOENT) => {
-            make_below(&root, sub_path).map_err(failed)?;
+            // As open to the pod's user and group as the volume itself.
+            let mode = rustix::fs::fstat(&root).map_err(failed)?.st_mode;
+            make_below(&root, sub_path, Mode::from_raw_mode(mode & 0o7777)).map_err(failed)?;
             open().map_err(failed)?
         }
         other => other.map_err(failed)?,
@@ -232,21 +281,31 @@ pub fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<(), 
     rustix::mount::mount_bind(&*source, target).map_err(|error| io_error("bind the subPath to", target)(error.into()))
 }
 
+/// Opens a path whose links do not leave the directory.
+fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, rustix::io::Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// A file inside of a volume.
+pub fn read_beneath(volume: &Path, path: &str) -> io::Result<String> {
+    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = open_beneath(&root, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(fs::File::from(file), MAX_READ_BYTES), &mut text)?;
+    Ok(text)
+}
+
 /// `mkdir -p` that never leaves `root`.
-fn make_below(root: &std::os::fd::OwnedFd, sub_path: &str) -> Result<(), rustix::io::Errno> {
+fn make_below(root: &OwnedFd, sub_path: &str, mode: Mode) -> Result<(), rustix::io::Errno> {
     let mut made = String::new();
     for part in sub_path.split('/').filter(|part| !part.is_empty() && *part != ".") {
         let parent = if made.is_empty() { ".".to_owned() } else { made.clone() };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat2(
-            root,
-            &parent,
-            flags,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        )?;
-        match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        let dir = open_beneath(root, &parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        match rustix::fs::mkdirat(&dir, part, mode) {
+            // The umask is not the pod's.
+            Ok(()) => rustix::fs::chmodat(&dir, part, mode, rustix::fs::AtFlags::empty())?,
+            Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error),
         }
         if !made.is_empty() {

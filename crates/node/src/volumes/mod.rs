@@ -3,6 +3,7 @@
 //! [`Volumes::mount`] makes all of a pod's volumes as they should be now, and may be called again whenever something
 //! that they show has changed; [`Volumes::unmount`] takes all of them away, also after a crash.
 
+mod anchors;
 mod claim;
 mod disk;
 pub mod payload;
@@ -18,13 +19,29 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use reconcile::io::Client;
-use schema::api::{Message, authentication::v1::TokenRequest, core::v1::Volume};
+use schema::{
+    api::{
+        Message,
+        authentication::v1::TokenRequest,
+        core::v1::{EmptyDirVolumeSource, Volume},
+    },
+    quantity::Quantity,
+};
 
-pub use disk::{bind_subpath, unmount_below};
+#[cfg(test)]
+pub(crate) use disk::host_path;
+pub use disk::{bind_subpath, read_beneath, unmount_below};
 use payload::{TOKEN_SECONDS, Tokens};
 use serde_json::json;
 
-use crate::{env::Sources, memory::SECOND, objects::lock, pod::Desired, ports::Nanos, store};
+use crate::{
+    env::Sources,
+    memory::SECOND,
+    objects::lock,
+    pod::Desired,
+    ports::{self, Images, Nanos},
+    resources, store,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -32,16 +49,18 @@ pub enum Error {
     Payload(#[from] payload::Error),
     #[error("cannot {what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("hostPath type check failed: {path} is not a {expected}")]
-    HostPathType { path: String, expected: &'static str },
+    #[error("hostPath type check failed: {path} is not a {expected}, it's a {is}")]
+    HostPathType { path: String, expected: &'static str, is: &'static str },
+    #[error("hostPath type check failed, {path} is not a {expected}, unable to determine its type: {source}")]
+    NoHostPath { path: String, expected: &'static str, source: io::Error },
     #[error("failed to fetch token: {0}")]
     Token(#[source] reconcile::io::Error),
     #[error("{0}")]
     Claim(String),
     #[error("no volume plugin matched: {kind} volumes are not supported by this node")]
     Unsupported { kind: &'static str },
-    #[error("image volumes are not supported by this node: {0}")]
-    Image(String),
+    #[error("failed to mount the image: {0}")]
+    Image(#[from] ports::Error),
     #[error("MountVolume.SetUp failed for volume \"{name}\" : {source}")]
     Volume { name: String, source: Box<Error> },
 }
@@ -64,6 +83,9 @@ pub struct Done {
     pub set: Set,
     pub refresh_at: Option<Nanos>,
 }
+
+/// How soon a pod shows changed ClusterTrustBundles.
+const ANCHORS_EVERY: Nanos = 60 * SECOND;
 
 struct Token {
     token: String,
@@ -118,7 +140,14 @@ impl Volumes {
         self.root.join("pods").join(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
-    pub async fn mount(&self, sources: &Sources<'_>, now: Nanos) -> Result<Done, Error> {
+    /// `ids` are the images of volumes, by volume.
+    pub async fn mount(
+        &self,
+        sources: &Sources<'_>,
+        images: &dyn Images,
+        ids: &BTreeMap<String, String>,
+        now: Nanos,
+    ) -> Result<Done, Error> {
         let desired = sources.desired;
         let uid = desired.uid().to_owned();
         let security = desired.pod.spec.security_context.as_ref();
@@ -127,6 +156,12 @@ impl Volumes {
             security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
         let mut done = Done::default();
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
+        let bundles = anchors::bundles(&self.client, &desired.pod).await?;
+        if bundles.is_some() {
+            let again = now + ANCHORS_EVERY;
+            done.refresh_at = Some(done.refresh_at.map_or(again, |sooner| sooner.min(again)));
+        }
+        let fetched = payload::Fetched { tokens, bundles: bundles.unwrap_or_default() };
         let mut jobs: Vec<(String, disk::Job)> = Vec::new();
         for volume in &desired.pod.spec.volumes {
             let named = |source: Error| Error::Volume { name: volume.name.clone(), source: Box::new(source) };
@@ -149,25 +184,26 @@ impl Volumes {
                         on_root_mismatch,
                     }
                 }
-                "image" => return Err(named(Error::Image(source.image.clone().unwrap_or_default().reference))),
+                "image" => {
+                    let id = ids.get(&volume.name).cloned().unwrap_or_default();
+                    images.mount(&id, &uid, &dir).await.map_err(|error| named(error.into()))?;
+                    disk::Job::Stands(Mounted { host_path: dir, readonly: true, block: false })
+                }
                 "empty-dir" => {
                     let of = source.empty_dir.clone().unwrap_or_default();
-                    let limit =
-                        of.size_limit.as_ref().and_then(|limit| schema::quantity::Quantity::parse(&limit.0).ok());
                     disk::Job::EmptyDir {
                         dir,
-                        memory: of.medium == "Memory" || of.medium.starts_with("HugePages"),
-                        limit_bytes: limit.and_then(|limit| u64::try_from(limit.value()).ok()),
+                        memory: memory(sources, &of),
                         mode: of.mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o777),
                         group,
                     }
                 }
                 _ => {
-                    let payload = payload::payload(sources, &tokens, volume)
+                    let payload = payload::payload(sources, &fetched, volume)
                         .map_err(|error| named(error.into()))?
                         .unwrap_or_default();
-                    let secret = matches!(plugin, "secret" | "projected");
-                    disk::Job::Files { dir, payload, memory: secret, group, stamp: stamp(now) }
+                    let memory = plugin != "configmap";
+                    disk::Job::Files { dir, payload, memory, group, stamp: stamp(now) }
                 }
             };
             jobs.push((volume.name.clone(), job));
@@ -297,6 +333,25 @@ impl Volumes {
         let entries = fs::read_dir(self.root.join("pods"));
         entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
+}
+
+/// What an emptyDir stands on if not on the disk. In memory it takes no more than its own limit, the pod's and the node's.
+fn memory(sources: &Sources<'_>, of: &EmptyDirVolumeSource) -> Option<disk::Memory> {
+    let pod = &sources.desired.pod;
+    if let Some(size) = of.medium.strip_prefix("HugePages") {
+        let asked =
+            || resources::limits(pod).into_keys().find_map(|name| Some(name.strip_prefix("hugepages-")?.to_owned()));
+        let size = size.strip_prefix('-').map(str::to_owned).or_else(asked).unwrap_or_else(|| "2Mi".into());
+        return Some(disk::Memory::HugePages { size });
+    }
+    let bytes = |quantity: &Quantity| u64::try_from(quantity.value()).unwrap_or(0);
+    let limits = [
+        of.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).as_ref().map_or(0, bytes),
+        resources::pod_cgroup(pod, 0).memory_limit_bytes,
+        sources.allocatable.get("memory").map_or(0, bytes),
+    ];
+    let limit_bytes = limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0);
+    (of.medium == "Memory").then_some(disk::Memory::Tmpfs { limit_bytes })
 }
 
 /// `2026_11_22_19_00_00.123456789`, as upstream names versions.

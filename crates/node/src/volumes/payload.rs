@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, path::Component, path::Path};
 
-use schema::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
+use schema::api::{
+    certificates::v1::ClusterTrustBundle,
+    core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume},
+};
 
+use super::anchors::anchors;
 use crate::{
     env::{self, Sources},
     objects::Snapshot,
@@ -31,6 +35,8 @@ pub enum Error {
     Field(#[from] env::Error),
     #[error("no token for audience \"{0}\" yet")]
     NoToken(String),
+    #[error("{0}")]
+    Anchors(String),
 }
 
 const DEFAULT_MODE: i32 = 0o644;
@@ -127,11 +133,17 @@ fn downward(
 /// Tokens by audience and asked seconds, as `TokenRequest` gave them.
 pub type Tokens = BTreeMap<(String, i64), String>;
 
+/// What the API gave for one pod beside ConfigMaps and Secrets.
+pub struct Fetched {
+    pub tokens: Tokens,
+    pub bundles: Vec<ClusterTrustBundle>,
+}
+
 /// The seconds that a projected token lives if its volume does not say.
 pub const TOKEN_SECONDS: i64 = 3600;
 
 /// The whole content of a volume; `None` if it is of another kind.
-pub fn payload(sources: &Sources<'_>, tokens: &Tokens, volume: &Volume) -> Result<Option<Payload>, Error> {
+pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Result<Option<Payload>, Error> {
     let (source, objects) = (&volume.volume_source, sources.objects);
     let mut out = Payload::new();
     if let Some(of) = &source.config_map {
@@ -171,22 +183,26 @@ pub fn payload(sources: &Sources<'_>, tokens: &Tokens, volume: &Volume) -> Resul
                 downward(sources, &of.items, all.default_mode, &mut out)?;
             } else if let Some(of) = &of.service_account_token {
                 let key = (of.audience.clone(), of.expiration_seconds.unwrap_or(TOKEN_SECONDS));
-                let token = tokens.get(&key).ok_or_else(|| Error::NoToken(of.audience.clone()))?;
-                let security = sources.desired.pod.spec.security_context.as_ref();
-                // Readable by the one user of the pod, or by its group.
-                let user = one_user(sources).and_then(|user| u32::try_from(user).ok());
-                let shared = security.is_some_and(|security| security.fs_group.is_some());
-                let bits = match (user, shared) {
-                    (_, true) | (Some(_), _) => 0o600,
-                    _ => mode(None, all.default_mode),
-                };
-                out.insert(checked(&of.path)?, File { data: token.clone().into_bytes(), mode: bits, user });
+                let token = fetched.tokens.get(&key).ok_or_else(|| Error::NoToken(of.audience.clone()))?;
+                out.insert(checked(&of.path)?, own_file(sources, all.default_mode, token.clone()));
+            } else if let Some(of) = &of.cluster_trust_bundle {
+                let anchors = anchors(&fetched.bundles, of).map_err(Error::Anchors)?;
+                out.insert(checked(&of.path)?, own_file(sources, all.default_mode, anchors));
             }
         }
     } else {
         return Ok(None);
     }
     Ok(Some(out))
+}
+
+/// A file that the one user of the pod may read, or its group.
+fn own_file(sources: &Sources<'_>, default: Option<i32>, text: String) -> File {
+    let security = sources.desired.pod.spec.security_context.as_ref();
+    let user = one_user(sources).and_then(|user| u32::try_from(user).ok());
+    let shared = security.is_some_and(|security| security.fs_group.is_some());
+    let mode = if shared || user.is_some() { 0o600 } else { mode(None, default) };
+    File { data: text.into_bytes(), mode, user }
 }
 
 /// The user that all containers run as, if they agree on one.

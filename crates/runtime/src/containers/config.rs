@@ -131,6 +131,8 @@ pub struct ContainerConfig {
     pub log_path: String,
     /// Instead of the image's; a name or a number.
     pub stop_signal: String,
+    /// The container whose processes it sees and lives with, if the pod's do not share theirs anyway.
+    pub pid_of: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

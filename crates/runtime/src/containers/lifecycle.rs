@@ -146,9 +146,14 @@ impl Runtime {
         let holder = container.pod.holder()?;
         let (inner, made) = (self.0.clone(), container.clone());
         let started = async {
+            let target = container.config().pid_of.clone();
+            let shared = container.pod.config.host_pid || container.pod.config.share_process_namespace;
+            let target = if target.is_empty() || shared { None } else { Some(self.pid_namespace(&target)?) };
             let (spec, fields) = blocking(move || prepare_start(&inner, &made)).await?;
             let fields: Vec<&[u8]> = fields.iter().map(|f| &f[..]).collect();
-            holder.ask("start", &fields, &[self.0.program.fd(), spec.as_raw_fd()]).await
+            let own = [self.0.program.fd(), spec.as_raw_fd()].into_iter();
+            let fds: Vec<_> = own.chain(target.as_ref().map(AsRawFd::as_raw_fd)).collect();
+            holder.ask("start", &fields, &fds).await
         };
         match started.await {
             Ok(reply) => {
@@ -187,6 +192,17 @@ impl Runtime {
         }
     }
 
+    /// Where a running container's processes are.
+    fn pid_namespace(&self, id: &str) -> Result<fs::File> {
+        let target = self.0.container(id)?;
+        let pid = target.live.borrow().pid;
+        let path = format!("/proc/{pid}/ns/pid");
+        let file = fs::File::open(&path).at("open", path)?;
+        // It still runs: the number is still its own.
+        expect_state(&target, ContainerState::Running)?;
+        Ok(file)
+    }
+
     /// Asks a container to end and kills it after `grace`; returns when it has ended.
     pub async fn stop_container(&self, id: &str, grace: Duration, signal: Option<i32>) -> Result<()> {
         let container = self.0.container(id)?;
@@ -207,7 +223,8 @@ impl Runtime {
             }
         }
         let _ = holder.ask("signal", &[id.as_bytes(), b"9"], &[]).await;
-        if container.pod.config.host_pid || container.pod.config.share_process_namespace {
+        let pod = &container.pod.config;
+        if pod.host_pid || pod.share_process_namespace || !container.config().pid_of.is_empty() {
             let (inner, path) = (self.0.clone(), container.cgroup());
             blocking(move || Ok(inner.cgroups.kill(&path))).await?;
         }
@@ -395,7 +412,7 @@ fn prepare_start(inner: &Inner, container: &Container) -> Result<(std::os::fd::O
     if let Some(file) = inner.cgroups.oom_file(&path) {
         field("oom", &bytes(&file));
     }
-    let no_own_pids = pod.host_pid || pod.share_process_namespace;
+    let no_own_pids = pod.host_pid || pod.share_process_namespace || !config.pid_of.is_empty();
     if let (true, Some(dir)) = (no_own_pids, inner.cgroups.dirs(&path).first()) {
         field("sweep", &bytes(&dir.join("cgroup.procs")));
     }

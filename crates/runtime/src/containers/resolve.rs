@@ -102,7 +102,8 @@ pub fn container(
     let spec = spec::Create {
         cgroup: cgroups.entry(places.cgroup),
         oom_score_adj: Some(oom_score_adj(c)),
-        new_pid: !pod.host_pid && !pod.share_process_namespace,
+        new_pid: !pod.host_pid && !pod.share_process_namespace && c.pid_of.is_empty(),
+        shared_pid: !pod.host_pid && (pod.share_process_namespace || !c.pid_of.is_empty()),
         root: spec::Root {
             lower: c.image.lower.iter().chain([&places.base]).map(path).collect(),
             upper: path(&places.upper),

@@ -292,6 +292,28 @@ async fn a_shared_process_namespace_has_a_harmless_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_may_see_the_processes_of_another() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let pod = b.runtime.run_sandbox(b.pod("look")).await.unwrap();
+    let seen = b.start(&pod.id, b.script("exec sleep 1234")).await;
+    let script = "echo $(tr '\\0' ' ' < /proc/1/cmdline); sleep 1000 & exec sleep 1000";
+    let looks = ContainerConfig { pid_of: seen.clone(), log_path: "l/0.log".into(), ..b.script(script) };
+    let looker = b.start(&pod.id, looks.clone()).await;
+    until("it tells", || b.log(&looker) == "sleep 1234\n").await;
+    b.runtime.stop_container(&looker, Default::default(), None).await.unwrap();
+    until("what it left ends", || b.runtime.cgroups().pids(&format!("/{}/podlook/{looker}", b.name)).is_empty()).await;
+    assert_eq!(b.runtime.container(&seen).unwrap().state, ContainerState::Running);
+    b.runtime.stop_container(&seen, Default::default(), None).await.unwrap();
+    // Never in the host's namespace instead.
+    let late = b.runtime.create_container(&pod.id, looks).await.unwrap();
+    b.runtime.start_container(&late).await.unwrap_err();
+    b.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sysctls_belong_to_the_pod() {
     if skip() {
         return;

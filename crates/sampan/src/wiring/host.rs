@@ -115,7 +115,7 @@ impl Host for LocalHost {
             },
             memory_available_bytes: available,
             processes: text("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|count| count.parse().ok()).unwrap_or(0),
-            network: interfaces(),
+            network: interfaces("/proc/net/dev"),
         }
     }
 
@@ -139,8 +139,9 @@ fn cpu_nanoseconds() -> u64 {
         * 10_000_000
 }
 
-fn interfaces() -> Vec<InterfaceStats> {
-    text("/proc/net/dev")
+/// Counters of a network namespace, from its `net/dev`.
+pub fn interfaces(path: &str) -> Vec<InterfaceStats> {
+    text(path)
         .lines()
         .skip(2)
         .filter_map(|line| {

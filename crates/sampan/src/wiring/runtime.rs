@@ -35,7 +35,7 @@ pub struct Containers {
     /// In front of every cgroup: empty for the machine's own node, one of its own for any other.
     cgroup_root: String,
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
-    /// Keeps the layers of living containers.
+    /// Keeps the layers of living containers, by id, and of mounted images, by pod and directory.
     held: Mutex<HashMap<String, Rootfs>>,
     changes: broadcast::Sender<PodChanged>,
 }
@@ -285,6 +285,7 @@ fn container_config(asked: &ContainerConfig, rootfs: &Rootfs) -> containers::Con
         stdin_once: asked.stdin_once,
         tty: asked.tty,
         log_path: asked.log_path.to_string_lossy().into_owned(),
+        pid_of: asked.target_id.clone(),
         stop_signal: asked.stop_signal.clone().unwrap_or_default(),
     }
 }
@@ -468,6 +469,7 @@ impl ports::Runtime for Containers {
                 {
                     lock(&self.held).remove(&container.id);
                 }
+                lock(&self.held).retain(|key, _| key.strip_prefix(uid).is_none_or(|rest| !rest.starts_with('/')));
                 self.runtime.remove_sandbox(&status.id).await.map_err(failed)?;
             }
             lock(&self.known).remove(uid);
@@ -584,6 +586,9 @@ impl ports::Runtime for Containers {
                 pod: usage(&self.runtime.cgroups().stats(&sandbox.config.cgroup_parent)),
                 ..PodStats::default()
             };
+            if let (Some(pid), false) = (sandbox.keeper_pid, sandbox.config.host_network) {
+                stats.network = super::host::interfaces(&format!("/proc/{pid}/net/dev"));
+            }
             for status in self.runtime.containers().into_iter().filter(|status| status.sandbox_id == sandbox.id) {
                 let Ok(of_container) = self.runtime.container_stats(&status.id).await else { continue };
                 let mut of_container = usage(&of_container);
@@ -626,7 +631,6 @@ impl ports::Images for Containers {
             let options = PullOptions { credentials: credentials.iter().map(login).collect(), events: None };
             self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
-                Kind::Unavailable => PullError::Unavailable(error.chain()),
                 _ => PullError::Failed(error.chain()),
             })
         })
@@ -634,6 +638,17 @@ impl ports::Images for Containers {
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
         Box::pin(async { Ok(self.images.list().await.map_err(store_failed)?.into_iter().map(image).collect()) })
+    }
+
+    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let rootfs = self.images.resolve(id).await.map_err(store_failed)?;
+            let empty = self.images.layers_dir().join("empty/fs");
+            let failed = |error: std::io::Error| Error::Failed(format!("mount it on {}: {error}", target.display()));
+            show_layers(&rootfs.lower, &empty, target).map_err(failed)?;
+            lock(&self.held).insert(format!("{pod}/{}", target.display()), rootfs);
+            Ok(())
+        })
     }
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
@@ -646,6 +661,29 @@ impl ports::Images for Containers {
             Ok((usage.bytes, usage.inodes))
         })
     }
+}
+
+/// Mounts layers read-only on a directory that is made, unless they stand there.
+fn show_layers(lower: &[PathBuf], empty: &Path, target: &Path) -> std::io::Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    use std::os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    };
+    std::fs::create_dir_all(target)?;
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev());
+    if target.parent().map(device).transpose()? != Some(device(target)?) {
+        return Ok(());
+    }
+    // By descriptors: names would not fit into one page. Without an upper directory the kernel wants two at least.
+    let open = |path: &PathBuf| {
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path)
+    };
+    let open = lower.iter().chain([&empty.to_owned()]).map(open).collect::<std::io::Result<Vec<_>>>()?;
+    let names: Vec<String> = open.iter().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd())).collect();
+    let options = std::ffi::CString::new(format!("lowerdir={}", names.join(":")))?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    Ok(mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
 }
 
 fn login(given: &Credentials) -> images::credentials::Credentials {
