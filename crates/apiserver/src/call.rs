@@ -86,6 +86,16 @@ impl Call {
         self.view_of(self.kind.clone())
     }
 
+    /// Tables show objects whole, by their metadata or not at all.
+    pub fn check_include(&self) -> Result<()> {
+        match self.query.get("includeObject").filter(|_| self.accepted.shape == Shape::Table) {
+            None | Some("" | "None" | "Object" | "Metadata") => Ok(()),
+            Some(other) => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+            ))),
+        }
+    }
+
     pub fn view_of(&self, kind: Arc<Kind>) -> View {
         let include = match self.query.get("includeObject") {
             Some("None") => IncludeObject::None,
@@ -118,9 +128,15 @@ impl Call {
             let why = format!("strict decoding error: {}", problems.join(", "));
             return Err(cannot_handle(kind, &why));
         }
-        self.warnings.extend(problems);
+        self.warnings.extend(problems.iter().flat_map(|problem| warned(problem)));
         Ok(())
     }
+}
+
+/// A problem as warnings have it: of YAML, a warning a line.
+pub fn warned(problem: &str) -> impl Iterator<Item = String> {
+    let lines = problem.split_once("yaml: unmarshal errors:\n").map_or(problem, |(_, lines)| lines);
+    lines.split('\n').map(|line| line.trim().to_owned())
 }
 
 /// Decodes the body of a subresource that is a type of its own (`Scale`, `Binding`, `Eviction`, …).
@@ -210,13 +226,16 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
             }
         };
     }
-    let parsed = match encoding {
+    let mut parsed = match encoding {
         Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(kind, &e))?,
         _ => json::parse_strict(body).map_err(|e| {
             unrecognized(kind, &format!("couldn't get version/kind; json parse error: {e} ({})", summary(body)))
         })?,
     };
     let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
+    if parsed.value.is_null() {
+        parsed.value = Value::object::<&str>([]);
+    }
     if parsed.value.as_object().is_none() {
         return Err(unrecognized(kind, &"it is not an object"));
     }
@@ -235,7 +254,8 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
 fn named(kind: &Kind, value: &Value) -> Result<()> {
     let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
     if !name.is_empty() && name != kind.kind() || !api_version.is_empty() && api_version != &*kind.api_version {
-        return Err(mismatch(kind, api_version, name));
+        let api_version = if api_version.is_empty() { &*kind.api_version } else { api_version };
+        return Err(mismatch(kind, api_version, if name.is_empty() { kind.kind() } else { name }));
     }
     Ok(())
 }
@@ -335,12 +355,15 @@ pub fn match_namespace(value: &mut Value, kind: &Kind, namespace: &str) -> Resul
     Ok(())
 }
 
-/// The object's name must be the URL's; a missing one is filled in.
-pub fn match_name(value: &mut Value, name: &str) -> Result<()> {
+/// The object's name must be the URL's.
+pub fn match_name(value: &Value, name: &str) -> Result<()> {
     let given = value.str_at(&["metadata", "name"]);
     if given.is_empty() {
-        value.set(&["metadata", "name"], name);
-    } else if given != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if given != name {
         return Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({name})"
         )));

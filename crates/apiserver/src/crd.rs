@@ -370,6 +370,7 @@ async fn update_definition(
         name: name.into(),
         part,
         subresource: if part == Part::Status { "status" } else { "" },
+        replaces: false,
         options: WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() },
         may_create: false,
         admission: false,

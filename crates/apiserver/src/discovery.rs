@@ -9,7 +9,7 @@ use schema::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::{
-    Server,
+    Server, Status,
     kind::{Kind, Registry, join_group_version},
     nonresource::{not_found, plain_encoding, unchanged},
     reply::{self, Reply},
@@ -115,8 +115,8 @@ pub fn serve(server: &Server, parts: &Parts, segments: &[&str]) -> Result<Reply>
                 None => Ok(not_found()),
             },
         },
-        ["api", version] => resources(&registry, "", version).map_or_else(|| Ok(not_found()), answer),
-        ["apis", name, version] => resources(&registry, name, version).map_or_else(|| Ok(not_found()), answer),
+        ["api", version] => answer(resources(&registry, "", version).ok_or_else(Status::no_such_resource)?),
+        ["apis", name, version] => answer(resources(&registry, name, version).ok_or_else(Status::no_such_resource)?),
         _ => Ok(not_found()),
     }
 }

@@ -287,7 +287,7 @@ impl Server {
         if !fits {
             return Err(Status::no_such_resource());
         }
-        if scoped && info.namespace.is_empty() && info.verb == "create" {
+        if scoped && info.namespace.is_empty() && matches!(info.verb.as_str(), "create" | "deletecollection") {
             return Err(Status::method_not_allowed());
         }
         let mut info = info.clone();
@@ -345,6 +345,7 @@ impl Server {
         if call.kind.storage.is_none() && matches!(verb.as_str(), "get" | "list") {
             return crate::reviews::component_statuses(&call);
         }
+        call.check_include()?;
         match verb.as_str() {
             "get" => read::get(&call).await,
             "list" => read::list(&call).await,

@@ -27,7 +27,10 @@ pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, bo
         && server.registry().of_version(group, version).is_empty()
     {
         let info = crate::Attributes { path: path.clone(), ..Default::default() };
-        return crate::aggregate::proxy(server, user, &info, parts, body).await.unwrap_or_else(|| Ok(not_found()));
+        let known = server.registry().groups().iter().any(|(name, _)| name == group);
+        return crate::aggregate::proxy(server, user, &info, parts, body)
+            .await
+            .unwrap_or_else(|| if known { Err(Status::no_such_resource()) } else { Ok(not_found()) });
     }
     let parts = &parts;
     if !matches!(parts.method, Method::GET | Method::HEAD) {

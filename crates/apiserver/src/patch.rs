@@ -9,7 +9,7 @@ use schema::{
 
 use crate::{
     Status,
-    call::{Call, default_object, match_name, match_namespace, typed},
+    call::{Call, default_object, match_name, match_namespace, typed, warned},
     kind::Kind,
     meta, negotiate,
     options::{FieldValidation, WriteOptions},
@@ -69,6 +69,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         name: call.info.name.clone(),
         part,
         subresource: &subresource,
+        replaces: false,
         options: options.clone(),
         may_create: format == Format::Apply && subresource.is_empty(),
         admission: true,
@@ -77,7 +78,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
     let strict = options.field_validation == FieldValidation::Strict;
     let mut warnings = Vec::new();
     let patched = if format == Format::Apply {
-        let (config, repeated) = parse_apply(&call, body, &kind)?;
+        let (config, repeated) = parse_apply(body, &kind)?;
         let now = call.server.now_text();
         let produce = |old: Option<&Value>| {
             let given = config.str_at(&["metadata", "uid"]);
@@ -104,7 +105,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             kind.stamp(&mut object);
             default_object(&kind, &mut object);
             match_namespace(&mut object, &kind, &namespace)?;
-            match_name(&mut object, &name)?;
+            match_name(&object, &name)?;
             Ok(Some(Produced { object, managed: true }))
         };
         let written = call.update(&update, &produce).await?;
@@ -113,6 +114,17 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
     } else {
         let parsed = json::parse_strict(body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
         let patch = parsed.value;
+        let (shape, wanted) = match format {
+            Format::Json => (matches!(patch, Value::List(_)), "[]handlers.jsonPatchOp"),
+            _ => (matches!(patch, Value::Object(_) | Value::Null), "map[string]interface {}"),
+        };
+        if !shape {
+            let found = if patch.as_list().is_some() { "array" } else { "object" };
+            let prefix = if format == Format::Strategic { "" } else { "error decoding patch: " };
+            return Err(Status::bad_request(format!(
+                "{prefix}json: cannot unmarshal {found} into Go value of type {wanted}"
+            )));
+        }
         let repeated = parsed.problems.iter().map(ToString::to_string);
         if format == Format::Json {
             warnings.extend(repeated.chain(unknown_members(&patch)).map(|problem| format!("json patch {problem}")));
@@ -144,7 +156,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             kind.stamp(&mut object);
             default_object(&kind, &mut object);
             match_namespace(&mut object, &kind, &namespace)?;
-            match_name(&mut object, &name)?;
+            match_name(&object, &name)?;
             Ok(Some(Produced::new(object)))
         };
         let written = call.update(&update, &produce).await?;
@@ -152,7 +164,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         written
     };
     if options.field_validation == FieldValidation::Warn {
-        call.warnings.extend(warnings);
+        call.warnings.extend(warnings.iter().flat_map(|problem| warned(problem)));
     }
     call.written(&patched)
 }
@@ -198,7 +210,7 @@ fn unknown_members(patch: &Value) -> impl Iterator<Item = String> {
 }
 
 /// The applied configuration as it was written, as only what it says is owned; and its repeated keys.
-fn parse_apply(call: &Call, body: &[u8], kind: &Kind) -> Result<(Value, Option<String>)> {
+fn parse_apply(body: &[u8], kind: &Kind) -> Result<(Value, Option<String>)> {
     let parsed = yaml::parse(body).map_err(|e| Status::bad_request(format!("error encoding patch: {e}")))?;
     let mut config = parsed.value;
     if config.as_object().is_none() {
@@ -208,13 +220,6 @@ fn parse_apply(call: &Call, body: &[u8], kind: &Kind) -> Result<(Value, Option<S
     if api_version != &*kind.api_version || name != kind.kind() {
         let group_version = if api_version.contains('/') { api_version.into() } else { format!("/{api_version}") };
         return Err(Status::bad_request(format!("invalid object type: {group_version}, Kind={name}")));
-    }
-    if config.str_at(&["metadata", "name"]).is_empty() {
-        config.set(&["metadata", "name"], call.info.name.as_str());
-    }
-    match_name(&mut config, &call.info.name)?;
-    if kind.resource.namespaced && config.str_at(&["metadata", "namespace"]).is_empty() {
-        config.set(&["metadata", "namespace"], call.info.namespace.as_str());
     }
     meta::dedup_owners(&mut config);
     Ok((config, parsed.problems.first().map(|repeated| format!("error converting YAML to JSON: {repeated}"))))

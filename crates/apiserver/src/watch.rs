@@ -70,7 +70,10 @@ pub async fn watch(call: &Call) -> Result<Reply> {
     let changed = storage.subscribe();
     let bookmarks = server.inner.bookmark.subscribe();
     let send_initial = options.send_initial_events.unwrap_or(false);
-    let asked = options.revision()?;
+    // Only lists call this a bad request.
+    let asked = options
+        .revision()
+        .map_err(|status| Status::plain_internal(status.message.trim_start_matches("invalid resource version: ")))?;
     let mut watch = Watch {
         view: call.view(),
         namespace: call.info.namespace.clone(),

@@ -64,6 +64,8 @@ pub struct Update<'a> {
     pub name: String,
     pub part: Part,
     pub subresource: &'a str,
+    /// The object in hand names the one that it wants to replace; a patch only changes what it finds.
+    pub replaces: bool,
     pub options: WriteOptions,
     /// Create what is not there, as apply does.
     pub may_create: bool,
@@ -156,7 +158,7 @@ impl Call {
         options: &WriteOptions,
     ) -> Result<Written> {
         let Produced { mut object, managed } = produced;
-        if !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
+        if !options.dry_run && !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
             return Err(Status::version_on_create());
         }
         meta::wipe_system_fields(&mut object);
@@ -317,6 +319,11 @@ impl Call {
         if let Some(old) = old {
             errors.extend(metadata_update(&new["metadata"], &old["metadata"], "metadata"));
         }
+        // These groups check metadata by themselves, and take any name.
+        let own = matches!(&*kind.resource.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if kind.custom.is_none() && !own {
+            errors.extend(unqualified_finalizers(new));
+        }
         errors.extend((kind.strategy.validate)(&self.cx(kind, subresource, false), new, old));
         match &kind.custom {
             Some(custom) => errors.extend(custom.schema.validate(new)),
@@ -398,10 +405,10 @@ impl Call {
         let gr = kind.group_resource();
         let Produced { mut object, managed } = produced;
         match_namespace(&mut object, kind, &update.namespace)?;
-        match_name(&mut object, &update.name)?;
+        match_name(&object, &update.name)?;
         let old_uid = old.str_at(&["metadata", "uid"]);
         let uid = object.str_at(&["metadata", "uid"]);
-        if !uid.is_empty() && uid != old_uid {
+        if update.replaces && !uid.is_empty() && uid != old_uid {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
             );
@@ -553,6 +560,15 @@ impl Call {
     }
 }
 
+/// Finalizers of built-in kinds are Kubernetes' own or name their owner's domain.
+fn unqualified_finalizers(object: &Value) -> Vec<FieldError> {
+    const STANDARD: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
+    let finalizers = object.list_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str).enumerate();
+    let wrong = finalizers.filter(|(_, name)| !name.contains('/') && !STANDARD.contains(name));
+    let detail = "name is neither a standard finalizer name nor is it fully qualified";
+    wrong.map(|(at, name)| FieldError::invalid(format!("metadata.finalizers[{at}]"), name, detail)).collect()
+}
+
 const DUPLICATE_OWNERS: &str = ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests";
 
 /// What etcd takes at most, and so what clients expect to be refused.
@@ -600,7 +616,7 @@ pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
     let encoding = negotiate::content_type(&call.headers, kind.custom.is_none())?;
     let mut object = call.decode_object(body, encoding, options.field_validation)?;
     match_namespace(&mut object, &kind, &call.info.namespace)?;
-    match_name(&mut object, &call.info.name)?;
+    match_name(&object, &call.info.name)?;
     let subresource = call.info.subresource.clone();
     let update = Update {
         kind,
@@ -608,6 +624,7 @@ pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         name: call.info.name.clone(),
         part,
         subresource: &subresource,
+        replaces: true,
         options,
         may_create: false,
         admission: true,

@@ -80,6 +80,11 @@ async fn a_fresh_cluster_is_complete_and_stays_so() {
     assert_eq!(count("/api/v1/namespaces").await, 4);
     assert_eq!(count("/apis/rbac.authorization.k8s.io/v1/clusterroles").await, 73 + 6);
     assert_eq!(count("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas").await, 11);
+    assert_eq!(count("/apis/apiregistration.k8s.io/v1/apiservices").await, 22);
+    f.get("/apis/apiregistration.k8s.io/v1/apiservices/v1.apps")
+        .await
+        .is(200)
+        .has(&[("/spec/groupPriorityMinimum", "17800"), ("/status/conditions/0/reason", "Local")]);
     f.get("/api/v1/namespaces/default/services/kubernetes").await.is(200).has(&[
         ("/spec/clusterIP", "10.43.0.1"),
         ("/spec/ports/0/targetPort", "6443"),

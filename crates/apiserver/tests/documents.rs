@@ -61,6 +61,8 @@ async fn open_api() {
         ("/components/schemas/io.k8s.api.core.v1.PodSpec/properties/containers/x-kubernetes-patch-merge-key", "name"),
         ("/components/schemas/io.k8s.api.core.v1.PodSpec/properties/containers/x-kubernetes-list-map-keys/0", "name"),
         ("/paths/~1apis~1apps~1v1~1namespaces~1{namespace}~1deployments~1{name}/patch/x-kubernetes-group-version-kind/kind", "Deployment"),
+        ("/components/schemas/io.k8s.api.apps.v1.Deployment/properties/metadata/description", "Standard object's metadata."),
+        ("/components/schemas/io.k8s.api.apps.v1.Deployment/properties/metadata/allOf/0/$ref", "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
     ]);
     // Every reference leads somewhere.
     let text = apps.text();
@@ -128,6 +130,14 @@ async fn tables() {
     let rows = accept(&f, "/apis/apps/v1/namespaces/default/deployments", table).await;
     let cells: Vec<String> = (0..7).map(|i| rows.at(&format!("/rows/0/cells/{i}"))).collect();
     assert_eq!(cells, ["web", "0/1", "0", "0", "0s", "c", "nginx"]);
+    f.post("/apis/apps/v1/namespaces/default/replicasets", "{metadata: {name: r}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: nginx}]}}}}").await.is(201);
+    let rows = accept(&f, "/apis/apps/v1/namespaces/default/replicasets", table).await;
+    let cells: Vec<String> = (0..4).map(|i| rows.at(&format!("/rows/0/cells/{i}"))).collect();
+    assert_eq!(cells, ["r", "1", "0", "0"], "zero is a number too");
+    f.post("/api/v1/namespaces/default/limitranges", "{metadata: {name: l}, spec: {limits: []}}").await.is(201);
+    let rows = accept(&f, "/api/v1/namespaces/default/limitranges", table).await;
+    assert_eq!(rows.at("/rows/0/cells/1"), "2027-01-15T08:00:00Z");
+    accept(&f, "/api/v1/namespaces/default/limitranges?includeObject=Odd", table).await.is(400);
 }
 
 #[tokio::test]

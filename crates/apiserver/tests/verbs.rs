@@ -96,6 +96,92 @@ async fn bad_requests() {
 }
 
 #[tokio::test]
+async fn refusals_of_upstream() {
+    let f = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    f.post(maps, "{metadata: {name: m}}").await.is(201);
+    let pods = "/api/v1/namespaces/default/pods";
+    f.post(pods, &pod("p")).await.is(201);
+    let ephemeral = format!("{pods}/p/ephemeralcontainers");
+    let patch = |image: &str| format!("{{spec: {{ephemeralContainers: [{{name: e, image: {image}}}]}}}}");
+    f.patch(&ephemeral, "strategic-merge-patch", &patch("one")).await.is(200);
+    let merge = "application/merge-patch+json";
+    let (get, post, put, change, delete) =
+        (http::Method::GET, http::Method::POST, http::Method::PUT, http::Method::PATCH, http::Method::DELETE);
+    for (method, path, kind, body, code, message) in [
+        (&delete, "/api/v1/configmaps", "", "", 405, "does not allow this method"),
+        (&get, "/api/v2", "", "", 404, "could not find the requested resource"),
+        (&get, "/apis/apps/v9", "", "", 404, "could not find the requested resource"),
+        (&post, maps, "", "{metadata: {name: a, finalizers: [x]}}", 422, "neither a standard finalizer name"),
+        (&post, maps, "", "{kind: Pod}", 400, "Pod in version \"v1\" cannot be handled as a ConfigMap"),
+        (&put, "/api/v1/namespaces/default/configmaps/m", "", "{}", 400, "name must be provided"),
+        (
+            &change,
+            "/api/v1/namespaces/default/configmaps/m",
+            merge,
+            "{metadata: {uid: x}}",
+            422,
+            "metadata.uid: Invalid value: \"x\": field is immutable",
+        ),
+        (
+            &change,
+            "/api/v1/namespaces/default/configmaps/m",
+            merge,
+            "[]",
+            400,
+            "json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
+        (
+            &change,
+            &ephemeral,
+            "application/strategic-merge-patch+json",
+            &patch("two"),
+            422,
+            "existing ephemeral containers \"e\" may not be changed",
+        ),
+        (
+            &change,
+            "/api/v1/namespaces/default/pods/p/resize",
+            "application/strategic-merge-patch+json",
+            "{spec: {containers: [{name: c, resources: {requests: {cpu: \"1\"}}}]}}",
+            422,
+            "Pod QOS Class may not change",
+        ),
+        (
+            &post,
+            "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
+            "",
+            "{metadata: {name: i}}",
+            422,
+            "either `defaultBackend` or `rules` must be specified",
+        ),
+        (
+            &post,
+            "/apis/storagemigration.k8s.io/v1/storageversionmigrations",
+            "",
+            "{metadata: {name: s}}",
+            422,
+            "spec.resource.resource: Required value: resource is required to be set",
+        ),
+    ] {
+        let kind = if kind.is_empty() && !body.is_empty() { "application/json" } else { kind };
+        let reply = f.send(method.clone(), path, kind, body).await.is(code);
+        assert!(reply.at("/message").contains(message), "{path}: {}", reply.text());
+    }
+    f.get(&format!("{maps}/m")).await.is(200);
+}
+
+#[tokio::test]
+async fn a_replacement_by_the_same_counts_no_generation() {
+    let f = Fixture::new().await;
+    let path = "/api/v1/namespaces/default/replicationcontrollers";
+    let body = "{metadata: {name: r}, spec: {replicas: 0, selector: {a: b}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}";
+    let made = f.post(path, body).await.is(201);
+    let again = f.put(&format!("{path}/r"), body).await.is(200).has(&[("/metadata/generation", "1")]);
+    assert_eq!(again.revision(), made.revision());
+}
+
+#[tokio::test]
 async fn patches_are_read_strictly() {
     let f = Fixture::new().await;
     let maps = "/api/v1/namespaces/default/configmaps";

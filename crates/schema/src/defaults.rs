@@ -51,7 +51,8 @@ fn structure(table: &Table, message: &Message, object: &mut Object) {
         let known = object.get_mut(&*field.name);
         let unset = known.as_ref().is_none_or(|v| v.is_null() || !field.pointer && v.is_empty());
         match (&field.default, known) {
-            (Some(default), _) if unset => {
+            // Go cannot tell a zero default from nothing, nor does it print it.
+            (Some(default), _) if unset && !table.omits(field, default) => {
                 let mut value = default.clone();
                 walk(table, &field.ty, &mut value);
                 object.insert(field.name.to_string(), value);

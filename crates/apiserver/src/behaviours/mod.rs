@@ -226,6 +226,7 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("apiextensions.k8s.io", "customresourcedefinitions") => &o::DEFINITION,
         ("policy", "poddisruptionbudgets") => &o::COUNTED_STRICT,
         ("admissionregistration.k8s.io", _) => &o::COUNTED_STRICT,
+        ("storagemigration.k8s.io", _) => &o::STRICT,
         ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
         ("storage.k8s.io", "csistoragecapacities") => &o::STRICT,
         ("storage.k8s.io", _) => &o::RETURNS,

@@ -264,6 +264,15 @@ pub static API_SERVICE: Strategy = Strategy {
         }
         Ok(())
     },
+    unconditional_update: false,
+    name_rule: |_| NameRule::PathSegment,
+    validate: |_, service, _| {
+        let wanted = format!("{}.{}", service.str_at(&["spec", "version"]), service.str_at(&["spec", "group"]));
+        let name = service.str_at(&["metadata", "name"]);
+        let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+        let wrong = (name != wanted).then(|| FieldError::invalid("metadata.name", name, detail));
+        wrong.into_iter().collect()
+    },
     ..PLAIN
 };
 

@@ -174,8 +174,11 @@ const UPDATE_FORBIDDEN: &str = "pod updates may not change fields other than `sp
 fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let Some(old) = old else { return errors };
-    if !cx.subresource.is_empty() {
-        return errors;
+    match cx.subresource {
+        "" => {}
+        "ephemeralcontainers" => return ephemeral_containers(new, old),
+        "resize" => return resize(new, old),
+        _ => return errors,
     }
     for field in ["containers", "initContainers"] {
         let (after, before) = (new.list_at(&["spec", field]), old.list_at(&["spec", field]));
@@ -250,6 +253,47 @@ fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     if !same(&munged, &old["spec"]) {
         errors.push(field_error(ErrorKind::Forbidden, "spec", Value::Null, UPDATE_FORBIDDEN));
+    }
+    errors
+}
+
+/// Ephemeral containers come, and stay as they came.
+fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
+    let list = |pod| Value::list_at(pod, &["spec", "ephemeralContainers"]);
+    let wrong = list(old).iter().filter_map(|before| {
+        let name = before.str_at(&["name"]);
+        let what = match list(new).iter().find(|c| c.str_at(&["name"]) == name) {
+            None => "removed",
+            Some(after) if !same(after, before) => "changed",
+            Some(_) => return None,
+        };
+        let detail = format!("existing ephemeral containers {name:?} may not be {what}\n");
+        Some(field_error(ErrorKind::Forbidden, "spec.ephemeralContainers", Value::Null, &detail))
+    });
+    wrong.collect()
+}
+
+/// What a container asks for may change, but not away, and not so that the pod is of another class.
+fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in ["containers", "initContainers"] {
+        let before = old.list_at(&["spec", field]);
+        for (at, container) in new.list_at(&["spec", field]).iter().enumerate() {
+            let Some(before) = before.iter().find(|c| c["name"] == container["name"]) else { continue };
+            for side in ["limits", "requests"] {
+                let (after, before) = (&container["resources"][side], &before["resources"][side]);
+                if before.as_object().into_iter().flatten().any(|(name, _)| after[name.as_str()].is_null()) {
+                    let path = format!("spec.{field}[{at}].resources.{side}");
+                    let detail = format!("resource {side} cannot be removed");
+                    errors.push(field_error(ErrorKind::Forbidden, &path, Value::Null, &detail));
+                }
+            }
+        }
+    }
+    let class = qos_class(old);
+    if qos_class(new) != class {
+        let detail = "Pod QOS Class may not change as a result of resizing";
+        errors.push(field_error(ErrorKind::Invalid, "spec", class.into(), detail));
     }
     errors
 }

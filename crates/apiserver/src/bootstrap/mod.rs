@@ -18,9 +18,11 @@ pub use rbac::node_rules;
 
 use crate::{
     Server, cluster,
+    kind::builtin,
     view::{NAMESPACES, Of, PRIORITY_CLASSES, View},
 };
 
+const API_SERVICES: Of = Of("apiregistration.k8s.io", "apiservices");
 const CONFIG_MAPS: Of = Of("", "configmaps");
 const ENDPOINTS: Of = Of("", "endpoints");
 const ENDPOINT_SLICES: Of = Of("discovery.k8s.io", "endpointslices");
@@ -67,7 +69,57 @@ pub fn plan(view: &dyn View, facts: &Facts, now: &str) -> Vec<Action> {
         class.set(&["description"], description);
         actions.extend(create_if_missing(view, PRIORITY_CLASSES, class));
     }
+    actions.extend(api_services().filter_map(|service| create_if_missing(view, API_SERVICES, service)));
     actions
+}
+
+/// Upstream's priorities of the built-in groups.
+const GROUP_PRIORITIES: [(&str, i64); 21] = [
+    ("", 18_000),
+    ("admissionregistration.k8s.io", 16_700),
+    ("apiextensions.k8s.io", 16_700),
+    ("apps", 17_800),
+    ("authentication.k8s.io", 17_700),
+    ("authorization.k8s.io", 17_600),
+    ("autoscaling", 17_500),
+    ("batch", 17_400),
+    ("certificates.k8s.io", 17_300),
+    ("coordination.k8s.io", 16_500),
+    ("discovery.k8s.io", 16_200),
+    ("events.k8s.io", 17_750),
+    ("flowcontrol.apiserver.k8s.io", 16_100),
+    ("networking.k8s.io", 17_200),
+    ("node.k8s.io", 16_300),
+    ("policy", 17_100),
+    ("rbac.authorization.k8s.io", 17_000),
+    ("resource.k8s.io", 16_200),
+    ("scheduling.k8s.io", 16_600),
+    ("storage.k8s.io", 16_800),
+    ("storagemigration.k8s.io", 15_800),
+];
+
+/// The versions that this server serves by itself, as objects; the registration of APIServices is not one of them.
+fn api_services() -> impl Iterator<Item = Value> {
+    let served = builtin().resources.iter().filter(|r| r.enabled).map(|r| (&*r.group, &*r.version));
+    let served: std::collections::BTreeSet<_> = served.collect();
+    served.into_iter().filter_map(|(group, version)| {
+        let (_, priority) = GROUP_PRIORITIES.iter().find(|(name, _)| *name == group)?;
+        let within = match (group, version) {
+            ("", _) => 1,
+            ("autoscaling", "v2") => 30,
+            ("flowcontrol.apiserver.k8s.io" | "resource.k8s.io", _) => 21,
+            _ => 15,
+        };
+        let mut service = named("apiregistration.k8s.io/v1", "APIService", "", &format!("{version}.{group}"));
+        service.set(&["metadata", "labels", "kube-aggregator.kubernetes.io/automanaged"], "onstart");
+        if !group.is_empty() {
+            service.set(&["spec", "group"], group);
+        }
+        service.set(&["spec", "version"], version);
+        service.set(&["spec", "groupPriorityMinimum"], *priority);
+        service.set(&["spec", "versionPriority"], i64::from(within));
+        Some(service)
+    })
 }
 
 /// The part of the plan that is kept true while the server runs.

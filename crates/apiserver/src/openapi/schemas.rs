@@ -13,6 +13,55 @@ use crate::{
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
+/// What is said of the fields that every object has; clients look for the beginnings.
+const COMMON: [(&str, &str); 3] = [
+    ("apiVersion", "APIVersion defines in which group and version of the API the object is written."),
+    ("kind", "Kind is a string value that names the type of the object, in CamelCase; it never changes."),
+    ("metadata", "Standard object's metadata."),
+];
+const OBJECT_META: [(&str, &str); 15] = [
+    ("annotations", "Annotations is a map for tools and libraries to keep any data in; nothing selects by it."),
+    (
+        "creationTimestamp",
+        "CreationTimestamp is a timestamp of the server, in UTC: when the object was created. Read-only.",
+    ),
+    (
+        "deletionGracePeriodSeconds",
+        "Number of seconds that the object may still take to end once it is being deleted. Read-only.",
+    ),
+    (
+        "deletionTimestamp",
+        "DeletionTimestamp is RFC 3339 date and time by which the object will be gone; set while it is being deleted. Read-only.",
+    ),
+    (
+        "finalizers",
+        "Must be empty before the object is removed from the registry; each entry is somebody's who still has to clean up.",
+    ),
+    ("generateName", "GenerateName is a prefix that the server completes to a unique name if no name is given."),
+    ("generation", "A sequence number of the desired state; it grows with every change of it. Read-only."),
+    ("labels", "Map of string keys and values by which objects are organized and selected."),
+    (
+        "managedFields",
+        "ManagedFields says which client set which fields; the server keeps it, for conflicts between appliers.",
+    ),
+    ("name", "Name must be unique within a namespace, and never changes."),
+    ("namespace", "Namespace defines the space within which the name must be unique. Not all objects have one."),
+    ("ownerReferences", "List of objects on which this one depends; when all of them are gone, it is collected."),
+    (
+        "resourceVersion",
+        "An opaque value for this state of the object: for watches and for updates that must not overwrite others'. Read-only.",
+    ),
+    ("selfLink", "Deprecated: selfLink is a legacy field which the server no longer sets."),
+    (
+        "uid",
+        "UID is the unique in time and space value for this object, which tells it from others of its name. Read-only.",
+    ),
+];
+
+fn said_of(list: &[(&str, &'static str)], field: &str) -> Option<&'static str> {
+    list.iter().find(|(name, _)| *name == field).map(|(_, text)| *text)
+}
+
 /// Schemas by name, with all that they refer to.
 pub struct Schemas {
     dialect: Dialect,
@@ -92,9 +141,11 @@ impl Schemas {
             to_v2(&mut schema);
         }
         let text = Value::object([("type", "string".into())]);
-        schema.set(&["properties", "apiVersion"], text.clone());
-        schema.set(&["properties", "kind"], text.clone());
-        schema.set(&["properties", "metadata"], self.reference_to(META));
+        for (name, said) in COMMON {
+            let member = if name == "metadata" { self.extended(self.reference_to(META)) } else { text.clone() };
+            schema.set(&["properties", name], member);
+            schema.set(&["properties", name, "description"], said);
+        }
         schema.set(&["x-kubernetes-group-version-kind"], Value::List(vec![gvk(&r.group, &r.version, &r.kind)]));
         let name = name_of(kind);
         self.wait_for(builtin().id(META));
@@ -160,6 +211,14 @@ impl Schemas {
                     properties.insert("kind".into(), string(""));
                 }
                 self.fields(&message.fields, &mut properties, &mut required);
+                let said = if &*message.name == META { &OBJECT_META[..] } else { &COMMON[..] };
+                let is_said_of = &*message.name == META || !kinds.is_empty();
+                for (name, member) in properties.iter_mut().filter(|_| is_said_of) {
+                    if let Some(said) = said_of(said, name) {
+                        *member = self.extended(std::mem::take(member));
+                        member.set(&["description"], said);
+                    }
+                }
                 if !properties.is_empty() {
                     schema.set(&["properties"], properties);
                 }

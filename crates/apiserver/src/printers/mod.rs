@@ -70,9 +70,15 @@ pub fn definitions(kind: &Kind) -> Value {
 /// The cells of one row.
 pub fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
     if kind.resource.columns.is_empty() {
-        return plain_columns().iter().map(|c| cell(c, object, now)).collect();
+        let text = |path: &[&str]| object.str_at(path).into();
+        return vec![text(&["metadata", "name"]), text(&["metadata", "creationTimestamp"])];
     }
-    kind.resource.columns.iter().map(|c| cell(c, object, now)).collect()
+    let cells = kind.resource.columns.iter().map(|column| match cell(column, object, now) {
+        // A number that is zero is not printed in the object.
+        Value::Null if column.ty.as_ref() == "integer" && kind.custom.is_none() => 0i64.into(),
+        cell => cell,
+    });
+    cells.collect()
 }
 
 fn cell(column: &Column, object: &Value, now: i64) -> Value {

@@ -294,6 +294,30 @@ pub fn network_policy(c: &mut Check<'_>) {
     }
 }
 
+pub fn ingress(c: &mut Check<'_>) {
+    if c.value["rules"].is_empty() && !c.has("defaultBackend") {
+        c.invalid("", Value::Null, "either `defaultBackend` or `rules` must be specified");
+    }
+}
+
+pub fn validating_policy(c: &mut Check<'_>) {
+    if c.value["validations"].is_empty() && c.value["auditAnnotations"].is_empty() {
+        for field in ["validations", "auditAnnotations"] {
+            c.required(field, "validations or auditAnnotations must contain at least one item");
+        }
+    }
+}
+
+pub fn storage_migration(c: &mut Check<'_>) {
+    if c.value.str_at(&["resource", "resource"]).is_empty() {
+        c.required("resource.resource", "resource is required to be set");
+    }
+    if c.old.is_some_and(|old| old != c.value) {
+        let value = c.value.clone();
+        c.invalid("", value, "field is immutable");
+    }
+}
+
 pub fn ingress_rule(c: &mut Check<'_>) {
     let host = c.text("host").to_owned();
     if host.is_empty() {
