@@ -255,9 +255,10 @@ async fn act(
             answers(Answer::Images { rows });
         }
         Ask::Pull { image, credentials } => {
-            let credentials = credentials.map(|(username, password)| Credentials::Basic { username, password });
-            let options =
-                PullOptions { credentials: credentials.into_iter().collect(), events: Some(progress(answers.clone())) };
+            // Given for this very image, so for its registry.
+            let login =
+                credentials.map(|(username, password)| (String::new(), Credentials::Basic { username, password }));
+            let options = PullOptions { logins: login.into_iter().collect(), events: Some(progress(answers.clone())) };
             images.pull(&image, options).await.map_err(chain)?;
         }
         Ask::Import { files } => {

@@ -623,7 +623,7 @@ impl ports::Images for Containers {
         credentials: &'a [Credentials],
     ) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
         Box::pin(async move {
-            let options = PullOptions { credentials: credentials.iter().map(login).collect(), events: None };
+            let options = PullOptions { logins: credentials.iter().filter_map(login).collect(), events: None };
             self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
                 Kind::Unavailable => PullError::Unavailable(error.chain()),
@@ -648,15 +648,19 @@ impl ports::Images for Containers {
     }
 }
 
-fn login(given: &Credentials) -> images::credentials::Credentials {
-    use images::credentials::Credentials as Login;
-    if !given.identity_token.is_empty() {
-        Login::IdentityToken(given.identity_token.clone())
+fn login(given: &Credentials) -> Option<images::credentials::Login> {
+    use images::credentials::Credentials as As;
+    let given = given.clone();
+    let login = if !given.identity_token.is_empty() {
+        As::IdentityToken(given.identity_token)
     } else if !given.registry_token.is_empty() {
-        Login::RegistryToken(given.registry_token.clone())
+        As::RegistryToken(given.registry_token)
     } else {
-        Login::Basic { username: given.username.clone(), password: given.password.clone() }
-    }
+        As::Basic { username: given.username, password: given.password }
+    };
+    // Neither an entry that says nothing nor one for no registry is a login for every registry.
+    let says = !matches!(&login, As::Basic { username, .. } if username.is_empty());
+    (says && !given.registry.is_empty()).then_some((given.registry, login))
 }
 
 /// The image store of a node.
