@@ -6,7 +6,10 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use schema::api::{Object, meta::v1::Status};
+use schema::{
+    api::{Object, meta::v1::Status},
+    proto,
+};
 use serde_json::{Value as Json, json};
 
 use super::{Error, Frames, Identity, Transport, frames};
@@ -203,12 +206,9 @@ impl Client {
                 let response = self.send(delete(of, options)).await?;
                 let source = |source| Error::Transport { method: "DELETE", path: path.clone(), source };
                 let envelope = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(source)?;
-                let kind = frames::fields(&envelope.slice(4.min(envelope.len())..))
-                    .find(|(tag, _)| *tag == 1)
-                    .and_then(|(_, meta)| frames::fields(&meta).find(|(tag, _)| *tag == 2));
-                match kind {
-                    Some((_, kind)) if &kind[..] != b"Status" => {
-                        Effect::Deleting(of.clone(), frames::open(&envelope).unwrap_or_default())
+                match proto::open(&envelope) {
+                    Ok(answer) if !matches!(answer.kind, "" | "Status") => {
+                        Effect::Deleting(of.clone(), envelope.slice_ref(answer.raw))
                     }
                     _ => Effect::Gone(of.clone()),
                 }
@@ -284,7 +284,7 @@ pub(super) fn delete_body(uid: &str, options: &DeleteOptions) -> Bytes {
 }
 
 fn enclose(object: &dyn AnyObject) -> Bytes {
-    frames::envelope(&object.api_version(), object.kind(), &object.body()).into()
+    proto::envelope(&object.api_version(), object.kind(), &object.body()).into()
 }
 
 pub(super) fn build(method: Method, path: String, content_type: Option<&'static str>, body: Bytes) -> Request<Bytes> {

@@ -1,10 +1,12 @@
+use schema::proto::wire::write_bytes;
+
 use super::*;
 
 fn event(kind: &str, raw: &[u8]) -> Vec<u8> {
     let (mut object, mut message) = (Vec::new(), Vec::new());
-    put(&mut object, 1, &envelope("v1", "Pod", raw));
-    put(&mut message, 1, kind.as_bytes());
-    put(&mut message, 2, &object);
+    write_bytes(1, &proto::envelope("v1", "Pod", raw), &mut object);
+    write_bytes(1, kind.as_bytes(), &mut message);
+    write_bytes(2, &object, &mut message);
     let mut frame = (message.len() as u32).to_be_bytes().to_vec();
     frame.extend(message);
     frame
