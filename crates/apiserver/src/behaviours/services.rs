@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     ops::RangeInclusive,
     sync::{Mutex, PoisonError},
 };
 
 use schema::{
     Value,
+    cidr::{Cidr, Family},
     validate::{ErrorKind, FieldError},
 };
 
@@ -41,51 +42,8 @@ pub static SERVICE: Strategy = Strategy {
     ..PLAIN
 };
 
-/// A range of addresses in which services live.
-#[derive(Clone, Debug)]
-struct Cidr {
-    base: u128,
-    bits: u32,
-    is_v4: bool,
-}
-
-impl Cidr {
-    fn parse(text: &str) -> Option<Cidr> {
-        let (address, prefix) = text.split_once('/')?;
-        let prefix: u32 = prefix.parse().ok()?;
-        let (is_v4, width, value) = match address.parse().ok()? {
-            IpAddr::V4(ip) => (true, 32, u128::from(u32::from(ip))),
-            IpAddr::V6(ip) => (false, 128, u128::from(ip)),
-        };
-        // More than 2^112 addresses have never been of use.
-        let bits = u32::checked_sub(width, prefix).filter(|&b| b <= 112)?;
-        Some(Cidr { base: value >> bits << bits, bits, is_v4 })
-    }
-
-    fn size(&self) -> u128 {
-        1 << self.bits
-    }
-
-    fn address(&self, offset: u128) -> IpAddr {
-        let value = self.base + offset;
-        if self.is_v4 { Ipv4Addr::from(value as u32).into() } else { Ipv6Addr::from(value).into() }
-    }
-
-    fn contains(&self, ip: IpAddr) -> bool {
-        let value = match ip {
-            IpAddr::V4(ip) if self.is_v4 => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) if !self.is_v4 => u128::from(ip),
-            _ => return false,
-        };
-        value >> self.bits << self.bits == self.base
-    }
-
-    fn family(&self) -> &'static str {
-        if self.is_v4 { "IPv4" } else { "IPv6" }
-    }
-}
-
 pub struct Allocators {
+    /// Ranges in which services live.
     cidrs: Vec<Cidr>,
     ports: RangeInclusive<u16>,
     taken: Mutex<Taken>,
@@ -99,7 +57,9 @@ struct Taken {
 
 impl Allocators {
     pub fn new(cidrs: &[String], ports: RangeInclusive<u16>) -> std::result::Result<Self, (String, &'static str)> {
-        let parse = |c: &String| Cidr::parse(c).ok_or((c.clone(), "not an address range"));
+        // More than 2^112 addresses have never been of use.
+        let usable = |c: &Cidr| c.last_offset() >> 112 == 0;
+        let parse = |c: &String| c.parse().ok().filter(usable).ok_or((c.clone(), "not an address range"));
         let cidrs = cidrs.iter().map(parse).collect::<std::result::Result<Vec<_>, _>>()?;
         if cidrs.is_empty() {
             return Err((String::new(), "at least one is needed"));
@@ -112,7 +72,7 @@ impl Allocators {
     }
 
     fn of_family(&self, family: &str) -> Option<&Cidr> {
-        self.cidrs.iter().find(|c| c.family() == family)
+        self.cidrs.iter().find(|c| c.family().name() == family)
     }
 
     /// Ranges that exist besides those of the command line, as ServiceCIDR objects.
@@ -120,8 +80,7 @@ impl Allocators {
         let Some(cidr) = self.cidrs.iter().find(|c| c.contains(ip)) else {
             return Err("the provided network does not match the current range".into());
         };
-        let last = cidr.address(cidr.size() - 1);
-        if ip == cidr.address(0) || cidr.is_v4 && cidr.size() > 2 && ip == last {
+        if ip == cidr.address() || has_broadcast(cidr) && ip == cidr.last() {
             return Err(format!("the provided network address {ip} is not in the valid range"));
         }
         let mut taken = self.taken();
@@ -137,14 +96,14 @@ impl Allocators {
     /// A free address; the lower part of the range is left to those who ask for a certain one while it can be.
     fn next_ip(&self, family: &str, random: &dyn Random, dry_run: bool) -> Option<IpAddr> {
         let cidr = self.of_family(family)?;
-        let size = cidr.size();
-        let (first, end) = (1, if cidr.is_v4 && size > 2 { size - 1 } else { size });
+        let size = cidr.last_offset() + 1;
+        let (first, end) = (1, if has_broadcast(cidr) { size - 1 } else { size });
         let reserved = (size / 16).clamp(16, 256);
         let split = if end > first + reserved { first + reserved } else { first };
         let mut taken = self.taken();
-        let free = pick(split, end, random, |o| !taken.ips.contains(&cidr.address(o)))
-            .or_else(|| pick(first, split, random, |o| !taken.ips.contains(&cidr.address(o))))?;
-        let ip = cidr.address(free);
+        let free = |offset| cidr.nth(offset).is_some_and(|ip| !taken.ips.contains(&ip));
+        let found = pick(split, end, random, free).or_else(|| pick(first, split, random, free))?;
+        let ip = cidr.nth(found)?;
         if !dry_run {
             taken.ips.insert(ip);
         }
@@ -178,6 +137,11 @@ impl Allocators {
         }
         Some(free)
     }
+}
+
+/// The last address of an IPv4 network of any size is its broadcast address.
+fn has_broadcast(cidr: &Cidr) -> bool {
+    cidr.family() == Family::V4 && cidr.last_offset() > 1
 }
 
 /// Something free in a range, beginning at a random place.
@@ -316,10 +280,7 @@ fn needs_health_port(service: &Value) -> bool {
 }
 
 fn family_of(ip: &str) -> Option<&'static str> {
-    match ip.parse().ok()? {
-        IpAddr::V4(_) => Some("IPv4"),
-        IpAddr::V6(_) => Some("IPv6"),
-    }
+    Some(Family::of(&ip.parse().ok()?).name())
 }
 
 fn other(family: &str) -> &'static str {
@@ -401,7 +362,7 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
     if !errors.is_empty() {
         return Err(refuse(service, errors));
     }
-    let default = allocators.cidrs.first().map_or("IPv4", Cidr::family);
+    let default = allocators.cidrs.first().map_or("IPv4", |cidr| cidr.family().name());
     if headless && selectorless {
         if families.is_empty() {
             families.push(default.into());

@@ -246,18 +246,7 @@ fn kubernetes_service(view: &dyn View, facts: &Facts) -> Vec<Action> {
 
 /// The address of `default/kubernetes`: the first of the range that may be given out.
 pub fn first_address(cidr: &str) -> Option<IpAddr> {
-    let (address, length) = cidr.split_once('/')?;
-    let length: u32 = length.parse().ok()?;
-    match address.parse().ok()? {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32u32.checked_sub(length)?).unwrap_or(0);
-            Some(IpAddr::V4(((u32::from(ip) & mask) + 1).into()))
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128u32.checked_sub(length)?).unwrap_or(0);
-            Some(IpAddr::V6(((u128::from(ip) & mask) + 1).into()))
-        }
-    }
+    cidr.parse::<schema::cidr::Cidr>().ok()?.nth(1)
 }
 
 /// Why the cluster's own objects could not be written.

@@ -13,7 +13,6 @@ use std::{
 
 mod base;
 mod build;
-mod cidr;
 mod diff;
 mod endpoints;
 mod flows;
@@ -25,48 +24,19 @@ mod tests;
 mod trace;
 
 pub use base::{BuiltRules, MASQUERADE, ruleset};
-pub use cidr::{Cidr, CidrError, spans};
 pub use diff::{Batch, ChainState, Change, SetState, Shape, State, diff};
 pub use flows::{Flow, choices_map, stale_choices, stale_flows, takes_endpoints, touches_udp};
 pub use input::{
     Direction, Endpoint, FrontendKind, HostPort, Inputs, Node, Operator, Peer, PodFacts, Policy, PolicyPort,
     PolicyRule, PortMatch, Requirement, Selector, Service, ServicePort, TrafficPolicy,
 };
+pub use schema::cidr::{Cidr, CidrError, Family, spans};
 pub use trace::{Fate, Packet, Trace, trace};
 
 /// The table that is ours; no other one is ever touched.
 pub const TABLE: &str = "sampan";
 
 pub type Name = Arc<str>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
-
-    pub fn of(address: &IpAddr) -> Self {
-        if address.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    pub fn bytes(self) -> usize {
-        match self {
-            Family::V4 => 4,
-            Family::V6 => 16,
-        }
-    }
-
-    /// `4` or `6`, the end of our names.
-    pub fn digit(self) -> char {
-        match self {
-            Family::V4 => '4',
-            Family::V6 => '6',
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {

@@ -278,13 +278,7 @@ pub fn ip(value: &str) -> Problems {
 
 /// `IsValidCIDR`
 pub fn cidr(value: &str) -> Problems {
-    let parsed = value.split_once('/').and_then(|(address, bits)| {
-        let address: std::net::IpAddr = address.parse().ok()?;
-        let max = if address.is_ipv4() { 32 } else { 128 };
-        let plain = !bits.is_empty() && bits.len() < 4 && bits.bytes().all(|b| b.is_ascii_digit());
-        bits.parse::<u32>().ok().filter(|bits| plain && *bits <= max)
-    });
-    if parsed.is_some() {
+    if value.parse::<crate::cidr::Cidr>().is_ok() {
         return Vec::new();
     }
     vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
