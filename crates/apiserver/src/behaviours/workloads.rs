@@ -2,13 +2,13 @@
 
 use schema::{
     Value,
+    checks::same,
     selector::LabelSelector,
     validate::{ErrorKind, FieldError},
 };
 
 use super::{
-    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, pods::same,
-    wipe_for_create,
+    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, wipe_for_create,
 };
 use crate::{
     meta,

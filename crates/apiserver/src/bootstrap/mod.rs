@@ -271,7 +271,7 @@ async fn carry_out(
 ) -> Result<(), Error> {
     // A second round sees what the first one created (a status needs its object).
     for _ in 0..3 {
-        let now = schema::time::format(unix(server));
+        let now = server.now_text();
         let actions = plan(server, facts, &now);
         if actions.is_empty() {
             return Ok(());
@@ -311,11 +311,6 @@ pub async fn keep(server: Server, facts: tokio::sync::watch::Receiver<Facts>) {
             changed = facts.changed() => if changed.is_err() { return },
         }
     }
-}
-
-fn unix(server: &Server) -> i64 {
-    let now = server.config().clock.now();
-    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
 async fn execute(server: &Server, action: Action) -> Result<(), Error> {
