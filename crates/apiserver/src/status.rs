@@ -162,12 +162,6 @@ impl Status {
         Status::make(504, "Timeout", format!("Timeout: {message}")).with_retry_after(retry_after)
     }
 
-    pub fn server_timeout(gr: &GroupResource, operation: &str) -> Self {
-        let message =
-            format!("The {operation} operation against {gr} could not be completed at this time, please try again.");
-        Status::about(500, "ServerTimeout", gr, operation, message)
-    }
-
     pub fn too_large(message: &str) -> Self {
         Status::make(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
     }
@@ -215,11 +209,6 @@ impl Status {
             message.push_str(&format!(", {stream}"));
         }
         Status { details: Some(Box::default()), ..Status::make(406, "NotAcceptable", message) }
-    }
-
-    pub fn method_not_supported(gr: &GroupResource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind \"{gr}\"");
-        Status::about(405, "MethodNotAllowed", gr, "", message)
     }
 
     /// For a path whose resource exists but has no such method.

@@ -72,23 +72,6 @@ impl PublicKey {
         Self { algorithm, spki: der::sequence(&[kind, der::bit_string(key)]), key: key.to_vec() }
     }
 
-    /// From `PUBLIC KEY`, `RSA PUBLIC KEY`, `CERTIFICATE` or a private key's block: what `--service-account-key-file` may hold.
-    pub fn all_from_pem(text: &str) -> Result<Vec<Self>> {
-        let mut keys = Vec::new();
-        for block in Pem::parse_all(text)? {
-            match block.label.as_str() {
-                "PUBLIC KEY" => keys.push(Self::from_spki(&block.contents)?),
-                "RSA PUBLIC KEY" => keys.push(Self::from_parts(Algorithm::Rsa, &block.contents)),
-                "CERTIFICATE" => keys.push(crate::Certificate::from_der(&block.contents)?.public_key()?),
-                _ => {}
-            }
-        }
-        if keys.is_empty() {
-            keys.push(KeyPair::from_pem(text)?.public().clone());
-        }
-        Ok(keys)
-    }
-
     pub fn to_pem(&self) -> String {
         Pem::encode("PUBLIC KEY", &self.spki)
     }

@@ -169,14 +169,6 @@ impl Shared {
         self.world.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Looks at a key of the named row again.
-    pub fn poke(&self, row: &str, key: Key) {
-        for state in self.rows.iter().filter(|state| state.row.name == row) {
-            state.lock().push(key.clone());
-            state.wake.notify_one();
-        }
-    }
-
     fn change<K: Object>(&self, change: impl FnOnce(&mut World) -> Vec<Transition<K>>) {
         let mut world = self.write();
         let transitions = change(&mut world);

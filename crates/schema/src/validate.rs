@@ -103,14 +103,6 @@ impl FieldError {
         Self::new(ErrorKind::Duplicate, field, value, "")
     }
 
-    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self::new(ErrorKind::NotFound, field, value, "")
-    }
-
-    pub fn type_invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self::new(ErrorKind::TypeInvalid, field, value, detail)
-    }
-
     /// `Unsupported value: "x": supported values: "a", "b"`
     pub fn not_supported<S: AsRef<str>>(field: impl Into<String>, value: impl Into<Value>, supported: &[S]) -> Self {
         let supported: Vec<String> = supported.iter().map(|s| format!("{:?}", s.as_ref())).collect();

@@ -175,16 +175,6 @@ impl Client {
         self.request_raw(delete(&Reference::to(object), options)).await.map(drop)
     }
 
-    /// POST to a subresource; the answer as raw protobuf (`TokenRequest` answers itself, `Binding` a Status).
-    pub async fn post<K: Object, B: Object>(
-        &self,
-        key: &crate::Key,
-        subresource: &'static str,
-        body: &B,
-    ) -> Result<Bytes, Error> {
-        self.request_raw(post(&Reference::named::<K>(key.clone(), ""), subresource, body)).await
-    }
-
     /// Carries out an action and lets the world know what the API answered.
     pub(crate) async fn execute(&self, action: &Action) -> Result<Effect, Error> {
         Ok(match action {
