@@ -9,6 +9,10 @@ use std::{
 };
 
 use pki::{Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRandom};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject},
+};
 
 use crate::files;
 
@@ -31,6 +35,14 @@ pub enum Error {
 pub struct Pair {
     pub certificate: String,
     pub key: String,
+}
+
+impl Pair {
+    /// The chain and the key as TLS wants them.
+    pub fn der(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), pem::Error> {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<_, _>>()?;
+        Ok((chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes())?))
+    }
 }
 
 /// What a server needs to be one.

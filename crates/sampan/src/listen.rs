@@ -13,7 +13,7 @@ use hyper_util::{
 };
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use tokio::net::TcpListener;
@@ -65,10 +65,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// A TLS configuration which can be replaced while connections are accepted (renewed certificates).
 pub fn tls(pair: &Pair) -> Result<Arc<rustls::ServerConfig>, Error> {
-    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Error::Pem)?;
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?;
+    let (chain, key) = pair.der().map_err(|_| Error::Pem)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?

@@ -2,7 +2,7 @@
 
 use crate::{
     Attributes, Server, Status, User,
-    seams::{BoxFuture, Decision, Random},
+    seams::{BoxFuture, Decision},
     view::View,
 };
 
@@ -12,7 +12,6 @@ use super::{AdmissionRequest, Operation, Plugin};
 pub struct Cx<'a> {
     pub view: &'a dyn View,
     pub may: &'a dyn Fn(&User, &Attributes) -> bool,
-    pub random: &'a dyn Random,
 }
 
 /// A plugin without waiting, as a row. Errors are made by [`AdmissionRequest::forbidden`].
@@ -40,7 +39,7 @@ impl Rule {
         let authorize = &server.config().authorize;
         let may =
             |user: &User, wanted: &Attributes| matches!(authorize.authorize(server, user, wanted), Decision::Allow(_));
-        step(&Cx { view: server, may: &may, random: &*server.config().random }, request)
+        step(&Cx { view: server, may: &may }, request)
     }
 }
 

@@ -9,7 +9,7 @@ use schema::api::{
 };
 
 use super::*;
-use crate::ruleset::{Packet, trace};
+use crate::ruleset::tests::trace::{Fate, Packet, trace};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -126,7 +126,7 @@ fn lets_in(peers: Vec<NetworkPolicyPeer>, ports: Vec<NetworkPolicyPort>) -> bool
         random: 0,
     };
     let found = trace(&packet, &ruleset::ruleset(&cluster.inputs(&objects)).ruleset, &|_| false);
-    found.fate == crate::ruleset::Fate::Forwarded
+    found.fate == Fate::Forwarded
 }
 
 #[test]

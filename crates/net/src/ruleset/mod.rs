@@ -20,8 +20,7 @@ mod input;
 mod policies;
 mod services;
 #[cfg(test)]
-mod tests;
-mod trace;
+pub(crate) mod tests;
 
 pub use base::{BuiltRules, MASQUERADE, ruleset};
 pub use diff::{Batch, ChainState, Change, SetState, Shape, State, diff};
@@ -31,7 +30,6 @@ pub use input::{
     PolicyRule, PortMatch, Requirement, Selector, Service, ServicePort, TrafficPolicy,
 };
 pub use schema::cidr::{Cidr, CidrError, Family, spans};
-pub use trace::{Fate, Packet, Trace, trace};
 
 /// The table that is ours; no other one is ever touched.
 pub const TABLE: &str = "sampan";
@@ -331,15 +329,4 @@ impl KeyBytes {
 /// An address and port as [`Content::Endpoints`] holds them.
 pub fn endpoint_bytes(address: IpAddr, port: u16) -> Box<[u8]> {
     KeyBytes::default().address(address).port(port).bytes()
-}
-
-/// The reverse of [`endpoint_bytes`].
-pub fn endpoint_of(bytes: &[u8]) -> Option<(IpAddr, u16)> {
-    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    let address = match address.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-        _ => return None,
-    };
-    Some((address, u16::from_be_bytes([port[0], port[1]])))
 }
