@@ -58,6 +58,10 @@ impl Message {
         self.attr(kind, &value.to_be_bytes());
     }
 
+    pub fn be32s(&mut self, attributes: &[(u16, u32)]) {
+        attributes.iter().for_each(|(kind, value)| self.be32(*kind, *value));
+    }
+
     /// A 32-bit number in the machine's order, as rtnetlink has them.
     pub fn ne32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_ne_bytes());
