@@ -34,6 +34,29 @@ impl Node {
         }
     }
 
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match self {
+            Node::Map(m) => m.iter_mut().find(|(k, _)| k == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    pub fn map_mut(&mut self, key: &str) -> &mut [(String, Node)] {
+        match self.get_mut(key) {
+            Some(Node::Map(m)) => m,
+            _ => &mut [],
+        }
+    }
+
+    /// Gives a mapping this member if it has none of the name.
+    pub fn or(&mut self, key: &str, value: Node) {
+        if let Node::Map(m) = self
+            && !m.iter().any(|(k, _)| k == key)
+        {
+            m.push((key.to_owned(), value));
+        }
+    }
+
     pub fn list(&self, key: &str) -> &[Node] {
         match self.get(key) {
             Some(Node::List(l)) => l,
