@@ -1,15 +1,11 @@
 //! Key pairs that sign, and public keys that verify.
 
-use ring::{
-    rand::SecureRandom,
-    rsa, signature,
-    signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair},
-};
+use ring::rand::SecureRandom;
+use ring::signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair};
+use ring::{rsa, signature};
 
-use crate::{
-    Error, Pem, Result,
-    der::{self, Reader},
-};
+use crate::der::{self, Reader};
+use crate::{Error, Pem, Result};
 
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];

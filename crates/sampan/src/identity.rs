@@ -2,17 +2,13 @@
 //! renewed when a name is missing, an end is near or the clock was wrong. Nothing of it is lost to an expired certificate:
 //! every start, and a daily look, mends them.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use pki::{Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRandom};
-use rustls::pki_types::{
-    CertificateDer, PrivateKeyDer,
-    pem::{self, PemObject},
-};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::files;
 

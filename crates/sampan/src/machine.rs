@@ -1,10 +1,8 @@
 //! The node part of a server or an agent: runtime, images, network, kubelet, and the kubelet's port.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use net::io::Backend;
 use node::{Config, Kubelet, Ports, Reservation};
@@ -12,21 +10,16 @@ use reconcile::io::Client;
 use runtime::{containers::Runtime, images::Images};
 use schema::api::core::v1::Taint;
 
-use crate::{
-    cli::{self, NodeArgs},
-    facts,
-    identity::Pair,
-    join::Cluster,
-    listen,
-    places::Places,
-    server::KUBERNETES_VERSION,
-    wiring::{
-        host::{LocalHost, SystemClock},
-        kubelet::{Door, Local},
-        network::{Network, Settings},
-        runtime::{Containers, image_store},
-    },
-};
+use crate::cli::{self, NodeArgs};
+use crate::identity::Pair;
+use crate::join::Cluster;
+use crate::places::Places;
+use crate::server::KUBERNETES_VERSION;
+use crate::wiring::host::{LocalHost, SystemClock};
+use crate::wiring::kubelet::{Door, Local};
+use crate::wiring::network::{Network, Settings};
+use crate::wiring::runtime::{Containers, image_store};
+use crate::{facts, listen};
 
 pub const KUBELET_PORT: u16 = 10250;
 /// flannel's numbers, so that firewalls which let k3s through let Sampan through.

@@ -1,12 +1,10 @@
 //! Objects as the API has them, joined.
 
-use schema::api::{
-    IntOrString,
-    core::v1::{Container, ContainerPort, NodeAddress, PodIP, ServicePort},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointPort},
-    meta::v1::LabelSelector,
-    networking::v1::{IPBlock, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort},
-};
+use schema::api::IntOrString;
+use schema::api::core::v1::{Container, ContainerPort, NodeAddress, PodIP, ServicePort};
+use schema::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use schema::api::meta::v1::LabelSelector;
+use schema::api::networking::v1::{IPBlock, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort};
 
 use super::*;
 use crate::ruleset::tests::trace::{Fate, Packet, trace};

@@ -2,11 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{
-    Error, Result,
-    link::{address, af, octets},
-    netlink::{Attributes, Message, Socket},
-};
+use super::link::{address, af, octets};
+use super::netlink::{Attributes, Message, Socket};
+use super::{Error, Result};
 use crate::ruleset::{Flow, Protocol};
 
 const SUBSYSTEM: u16 = 1;

@@ -4,10 +4,8 @@
 
 use std::{io, net::IpAddr};
 
-use super::{
-    Error, Result,
-    netlink::{Attributes, Message, Socket},
-};
+use super::netlink::{Attributes, Message, Socket};
+use super::{Error, Result};
 use crate::ruleset::{Cidr, Family};
 
 pub type Mac = [u8; 6];

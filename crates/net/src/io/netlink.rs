@@ -3,10 +3,8 @@
 //! Only what the families of this crate need: requests with an acknowledgement, dumps, and nfnetlink
 //! batches whose errors are collected. The socket belongs to the network namespace in which it was opened.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::{Error, Result};
 

@@ -1,15 +1,11 @@
 //! Our nftables table in the kernel: what it has, and transactions on it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-use super::{
-    Error, Result,
-    link::octets,
-    netlink::{Attributes, Message, Socket},
-};
+use super::link::octets;
+use super::netlink::{Attributes, Message, Socket};
+use super::{Error, Result};
 use crate::ruleset::{
     Action, Batch, ChainState, Change, Content, Data, Family, Field, Hook, HookPoint, Key, Match, Name, Remember, Rule,
     SetKind, SetState, Shape, Side, State, TABLE, Verdict,

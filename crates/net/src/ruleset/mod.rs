@@ -4,12 +4,10 @@
 //! [`services`] and [`policies`] write in it, [`diff`] compares it with what the kernel has, [`trace`] follows
 //! a packet through it, and `io::nft` translates it. Nothing here does I/O.
 
-use std::{
-    collections::BTreeMap,
-    hash::{Hash, Hasher},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 mod base;
 mod build;

@@ -6,10 +6,9 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use schema::{
-    api::{Object, meta::v1::Status},
-    proto,
-};
+use schema::api::Object;
+use schema::api::meta::v1::Status;
+use schema::proto;
 use serde_json::{Value as Json, json};
 
 use super::{Error, Frames, Identity, Transport, frames};

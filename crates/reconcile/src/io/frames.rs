@@ -5,10 +5,8 @@
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use schema::proto::{
-    self,
-    wire::{Cursor, LEN},
-};
+use schema::proto;
+use schema::proto::wire::{Cursor, LEN};
 
 use super::{Body, BoxError};
 

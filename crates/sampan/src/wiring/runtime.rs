@@ -1,26 +1,20 @@
 //! The embedded runtime and image store as a node's [`ports`].
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use node::ports::{
     self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
     PodState, PodStats, Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
-use runtime::{
-    containers::{self as containers, Event, Runtime, SandboxStatus},
-    images::{self, Images, Kind, PullOptions, Rootfs},
-};
-use tokio::{
-    io::{AsyncWriteExt, copy},
-    sync::broadcast,
-};
+use runtime::containers::{self as containers, Event, Runtime, SandboxStatus};
+use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
+use tokio::io::{AsyncWriteExt, copy};
+use tokio::sync::broadcast;
 
 const SPEC_HASH: &str = "sampan.io/spec-hash";
 /// Who lags behind this many changes lists all pods.
