@@ -429,12 +429,7 @@ async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()
             object.set(&["status", "acceptedNames"], names);
             meta::set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
             meta::set_condition(
-                object,
-                "Established",
-                "True",
-                "InitialNamesAccepted",
-                "the initial names have been accepted",
-                &now,
+                object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now,
             );
         }
         Some((reason, message)) => {

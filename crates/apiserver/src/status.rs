@@ -173,11 +173,8 @@ impl Status {
 
     /// 504: a resourceVersion that has not happened yet.
     pub fn resource_version_too_large(asked: u64, current: u64) -> Self {
-        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1).with_cause(
-            "ResourceVersionTooLarge",
-            "Too large resource version",
-            "",
-        )
+        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1)
+            .with_cause("ResourceVersionTooLarge", "Too large resource version", "")
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
@@ -228,22 +225,9 @@ impl Status {
     /// A webhook's refusal, in its own code and reason.
     pub fn denied(code: i64, reason: &str, message: String) -> Self {
         const REASONS: [&str; 16] = [
-            "AlreadyExists",
-            "BadRequest",
-            "Conflict",
-            "Expired",
-            "Forbidden",
-            "Gone",
-            "InternalError",
-            "Invalid",
-            "MethodNotAllowed",
-            "NotAcceptable",
-            "NotFound",
-            "RequestEntityTooLarge",
-            "ServiceUnavailable",
-            "Timeout",
-            "TooManyRequests",
-            "Unauthorized",
+            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "InternalError", "Invalid",
+            "MethodNotAllowed", "NotAcceptable", "NotFound", "RequestEntityTooLarge", "ServiceUnavailable", "Timeout",
+            "TooManyRequests", "Unauthorized",
         ];
         let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
         let reason = REASONS.into_iter().find(|r| *r == reason).unwrap_or("");

@@ -241,10 +241,8 @@ fn patched(before: Value, content_type: &str, body: &[u8], id: MessageId) -> Res
         }
         _ => {
             return Err(Status::unsupported_media_type(&[
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-                "application/apply-patch+yaml",
+                "application/json-patch+json", "application/merge-patch+json",
+                "application/strategic-merge-patch+json", "application/apply-patch+yaml",
             ]));
         }
     };

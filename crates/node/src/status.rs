@@ -20,12 +20,7 @@ use crate::{
 pub const SCHEME: &str = "sampan://";
 /// Conditions that are the kubelet's; all others are left as they are.
 const OWNED: [&str; 7] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-    "DisruptionTarget",
+    "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget",
     "PodResizePending",
 ];
 

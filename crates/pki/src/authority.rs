@@ -10,15 +10,8 @@ use crate::{Certificate, DAY, Error, ExtendedUsage, KeyPair, Names, PublicKey, R
 
 /// keyUsage bits, named as in `spec.usages`; the first is bit 0 of the BIT STRING.
 const KEY_USAGES: [&str; 9] = [
-    "digital signature",
-    "content commitment",
-    "key encipherment",
-    "data encipherment",
-    "key agreement",
-    "cert sign",
-    "crl sign",
-    "encipher only",
-    "decipher only",
+    "digital signature", "content commitment", "key encipherment", "data encipherment", "key agreement", "cert sign",
+    "crl sign", "encipher only", "decipher only",
 ];
 
 /// A leaf to issue: who, for what, how long.

@@ -67,12 +67,7 @@ pub static STATEFUL_SET: Strategy = Strategy {
         let Some(old) = old else { return errors };
         let mut munged = new["spec"].clone();
         for field in [
-            "replicas",
-            "template",
-            "updateStrategy",
-            "minReadySeconds",
-            "ordinals",
-            "revisionHistoryLimit",
+            "replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit",
             "persistentVolumeClaimRetentionPolicy",
         ] {
             keep(&mut munged, &old["spec"], &[field]);

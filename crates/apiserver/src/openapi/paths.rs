@@ -33,9 +33,7 @@ const DELETING: [(&str, &str); 5] = [
 ];
 const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 const PATCHES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
+    "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
 
