@@ -38,6 +38,7 @@ fn build() -> Result<(), String> {
     for file in files {
         overlay.add(&file.display().to_string(), &read(&file)?)?;
     }
+    overlay.complete(&facts)?;
     overlay.check(&facts)?;
     write(&out.join("table.txt"), &table::write(&facts, &overlay)?)?;
     write(&out.join("rules.txt"), &table::rules(&facts, &overlay)?)?;

@@ -68,10 +68,8 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
     let reference = &service["spec"]["service"];
     let (name, namespace) = (reference.str_at(&["name"]), reference.str_at(&["namespace"]));
     let port = reference.i64_at(&["port"]).unwrap_or(443).to_string();
-    let unavailable = |why: String| Status::unavailable(format!("error trying to reach service: {why}"));
-    let (ip, target) = endpoint(server, namespace, name, &port).map_err(|s| unavailable(s.message))?;
-    let shown = if ip.contains(':') { format!("[{ip}]:{target}") } else { format!("{ip}:{target}") };
-    let address = shown.parse().map_err(|_| unavailable(format!("{shown} is no address")))?;
+    let address = endpoint(server, namespace, name, &port)
+        .map_err(|s| Status::unavailable(format!("error trying to reach service: {}", s.message)))?;
     let bundle =
         base64::Engine::decode(&base64::engine::general_purpose::STANDARD, service.str_at(&["spec", "caBundle"]));
     // Who asks is told by the front proxy's headers, which only our client certificate makes credible.
@@ -186,22 +184,11 @@ async fn check(server: &Server, service: &Value) -> bool {
             Err(_) => ("False", "FailedDiscoveryCheck", "context deadline exceeded".to_owned()),
         }
     };
-    let conditions = service.list_at(&["status", "conditions"]);
-    let same = conditions.iter().any(|c| {
-        c.str_at(&["type"]) == "Available"
-            && c.str_at(&["status"]) == status
-            && c.str_at(&["reason"]) == reason
-            && c.str_at(&["message"]) == message
-    });
-    if !same {
-        let condition = Value::object([
-            ("type", "Available".into()),
-            ("status", status.into()),
-            ("reason", reason.into()),
-            ("message", message.into()),
-            ("lastTransitionTime", server.now_text().into()),
-        ]);
-        let patch = Value::object([("status", Value::object([("conditions", Value::List(vec![condition]))]))]);
+    let mut told = service.clone();
+    crate::meta::set_condition(&mut told, "Available", status, reason, &message, &server.now_text());
+    let conditions = told["status"]["conditions"].clone();
+    if conditions != service["status"]["conditions"] {
+        let patch = Value::object([("status", Value::object([("conditions", conditions)]))]);
         let path = format!("/apis/{GROUP}/v1/apiservices/{}/status", service.str_at(&["metadata", "name"]));
         let mut request = http::Request::new(crate::body::full(patch.to_string()));
         *request.method_mut() = http::Method::PATCH;

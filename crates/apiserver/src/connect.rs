@@ -1,5 +1,7 @@
 //! `log`, `exec`, `attach`, `portforward` and `proxy`: to a kubelet, a pod, a service or a node.
 
+use std::net::SocketAddr;
+
 use http::{Method, Uri, header, request::Parts};
 use schema::Value;
 
@@ -78,12 +80,14 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
             if ip.is_empty() {
                 return Err(Status::bad_request(format!("address not allowed: pod {name:?} has no IP address")));
             }
-            to_address(&call, parts, body, scheme, ip, &port).await
+            let address = ip.parse().ok().zip(port.parse().ok()).map(|(ip, port)| SocketAddr::new(ip, port));
+            let refused = || Status::bad_request(format!("address not allowed: {ip}:{port}"));
+            to_address(&call, parts, body, scheme, address.ok_or_else(refused)?).await
         }
         ("services", "proxy") => {
             let (scheme, name, port) = split(&call.info.name)?;
-            let (ip, port) = endpoint(&call.server, &call.info.namespace, name, port)?;
-            to_address(&call, parts, body, scheme, &ip, &port).await
+            let address = endpoint(&call.server, &call.info.namespace, name, port)?;
+            to_address(&call, parts, body, scheme, address).await
         }
         ("nodes", "proxy") => {
             let (_, name, _) = split(&call.info.name)?;
@@ -243,9 +247,7 @@ fn rest(parts: &Parts, call: &Call) -> String {
     if tail.is_empty() { call.info.rest.clone() } else { tail.to_owned() }
 }
 
-async fn to_address(call: &Call, mut parts: Parts, body: Body, scheme: &str, ip: &str, port: &str) -> Result<Reply> {
-    let address = format!("{}:{port}", if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() });
-    let address = address.parse().map_err(|_| Status::bad_request(format!("address not allowed: {address}")))?;
+async fn to_address(call: &Call, mut parts: Parts, body: Body, scheme: &str, address: SocketAddr) -> Result<Reply> {
     // Browsers are sent to the directory form, so that relative links work.
     if call.info.rest.is_empty()
         && !parts.uri.path().ends_with('/')
@@ -280,7 +282,7 @@ fn split(text: &str) -> Result<(&str, &str, &str)> {
 }
 
 /// A ready endpoint of a service's port (by name or number; empty: its only one).
-pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<(String, String)> {
+pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr> {
     let gr = GroupResource::new("", "services");
     let service = server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
     let ports = service.list_at(&["spec", "ports"]);
@@ -301,17 +303,12 @@ pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Res
         if slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str() != Some(name) {
             continue;
         }
-        let number = slice
-            .list_at(&["ports"])
-            .iter()
-            .find(|p| p.str_at(&["name"]) == port_name)
-            .and_then(|p| p.i64_at(&["port"]));
-        let Some(number) = number else { continue };
+        let port = slice.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name);
+        let Some(port) = port.and_then(|p| u16::try_from(p.i64_at(&["port"])?).ok()) else { continue };
         for endpoint in slice.list_at(&["endpoints"]) {
             let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
-            if let Some(address) = endpoint["addresses"][0].as_str().filter(|_| ready) {
-                candidates.push((address.to_owned(), number.to_string()));
-            }
+            let ip = endpoint["addresses"][0].as_str().and_then(|address| address.parse().ok());
+            candidates.extend(ip.filter(|_| ready).map(|ip| SocketAddr::new(ip, port)));
         }
     }
     let mut byte = [0u8; 4];
@@ -324,19 +321,4 @@ pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_with_ports() {
-        for (text, want) in [
-            ("a", Some(("http", "a", ""))),
-            ("a:80", Some(("http", "a", "80"))),
-            ("https:a:443", Some(("https", "a", "443"))),
-            (":a:web", Some(("http", "a", "web"))),
-            ("ftp:a:1", None),
-        ] {
-            assert_eq!(split(text).ok(), want, "{text}");
-        }
-    }
-}
+mod tests;

@@ -43,10 +43,25 @@ fn event_to_core(value: &mut Value) {
     }
 }
 
-const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
-const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
-const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
-const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+/// Where v2 has its metrics, what v1 has of them, the annotation with the rest, and a metric's member with the numbers.
+const METRICS: [([&str; 2], [&str; 2], &str, &str); 2] = [
+    (
+        ["spec", "metrics"],
+        ["spec", "targetCPUUtilizationPercentage"],
+        "autoscaling.alpha.kubernetes.io/metrics",
+        "target",
+    ),
+    (
+        ["status", "currentMetrics"],
+        ["status", "currentCPUUtilizationPercentage"],
+        "autoscaling.alpha.kubernetes.io/current-metrics",
+        "current",
+    ),
+];
+const KEPT: [([&str; 2], &str); 2] = [
+    (["spec", "behavior"], "autoscaling.alpha.kubernetes.io/behavior"),
+    (["status", "conditions"], "autoscaling.alpha.kubernetes.io/conditions"),
+];
 
 fn is_cpu_utilization(metric: &Value) -> bool {
     metric.str_at(&["type"]) == "Resource" && metric.str_at(&["resource", "name"]) == "cpu"
@@ -65,36 +80,18 @@ fn from_annotation(value: &mut Value, name: &str) -> Option<Value> {
 
 /// v1 has CPU utilisation only; the rest is kept in annotations.
 fn autoscaler_to_v1(value: &mut Value) {
-    let metrics = match value.remove(&["spec", "metrics"]) {
-        Some(Value::List(metrics)) => metrics,
-        _ => Vec::new(),
-    };
-    let mut others = Vec::new();
-    for metric in metrics {
-        let utilization = metric.i64_at(&["resource", "target", "averageUtilization"]);
-        match utilization {
-            Some(percent) if is_cpu_utilization(&metric) => {
-                value.set(&["spec", "targetCPUUtilizationPercentage"], percent);
+    for (list, percentage, rest, numbers) in METRICS {
+        let Some(Value::List(metrics)) = value.remove(&list) else { continue };
+        let mut others = Vec::new();
+        for metric in metrics {
+            match metric.i64_at(&["resource", numbers, "averageUtilization"]) {
+                Some(percent) if is_cpu_utilization(&metric) => value.set(&percentage, percent),
+                _ => others.push(metric),
             }
-            _ => others.push(metric),
         }
+        to_annotation(value, rest, Value::List(others));
     }
-    to_annotation(value, METRICS, Value::List(others));
-    let current = match value.remove(&["status", "currentMetrics"]) {
-        Some(Value::List(current)) => current,
-        _ => Vec::new(),
-    };
-    let mut others = Vec::new();
-    for metric in current {
-        match metric.i64_at(&["resource", "current", "averageUtilization"]) {
-            Some(percent) if is_cpu_utilization(&metric) => {
-                value.set(&["status", "currentCPUUtilizationPercentage"], percent);
-            }
-            _ => others.push(metric),
-        }
-    }
-    to_annotation(value, CURRENT_METRICS, Value::List(others));
-    for (path, name) in [(["spec", "behavior"], BEHAVIOR), (["status", "conditions"], CONDITIONS)] {
+    for (path, name) in KEPT {
         if let Some(content) = value.remove(&path) {
             to_annotation(value, name, content);
         }
@@ -102,34 +99,25 @@ fn autoscaler_to_v1(value: &mut Value) {
 }
 
 fn autoscaler_to_v2(value: &mut Value) {
-    let mut metrics = match from_annotation(value, METRICS) {
-        Some(Value::List(metrics)) => metrics,
-        _ => Vec::new(),
-    };
-    if let Some(percent) = value.remove(&["spec", "targetCPUUtilizationPercentage"]).and_then(|p| p.as_i64()) {
-        let mut metric = Value::object([("type", "Resource".into())]);
-        metric.set(&["resource", "name"], "cpu");
-        metric.set(&["resource", "target", "type"], "Utilization");
-        metric.set(&["resource", "target", "averageUtilization"], percent);
-        metrics.insert(0, metric);
+    for (list, percentage, rest, numbers) in METRICS {
+        let mut metrics = match from_annotation(value, rest) {
+            Some(Value::List(metrics)) => metrics,
+            _ => Vec::new(),
+        };
+        if let Some(percent) = value.remove(&percentage).and_then(|p| p.as_i64()) {
+            let mut metric = Value::object([("type", "Resource".into())]);
+            metric.set(&["resource", "name"], "cpu");
+            metric.set(&["resource", numbers, "averageUtilization"], percent);
+            if numbers == "target" {
+                metric.set(&["resource", numbers, "type"], "Utilization");
+            }
+            metrics.insert(0, metric);
+        }
+        if !metrics.is_empty() {
+            value.set(&list, Value::List(metrics));
+        }
     }
-    if !metrics.is_empty() {
-        value.set(&["spec", "metrics"], Value::List(metrics));
-    }
-    let mut current = match from_annotation(value, CURRENT_METRICS) {
-        Some(Value::List(current)) => current,
-        _ => Vec::new(),
-    };
-    if let Some(percent) = value.remove(&["status", "currentCPUUtilizationPercentage"]).and_then(|p| p.as_i64()) {
-        let mut metric = Value::object([("type", "Resource".into())]);
-        metric.set(&["resource", "name"], "cpu");
-        metric.set(&["resource", "current", "averageUtilization"], percent);
-        current.insert(0, metric);
-    }
-    if !current.is_empty() {
-        value.set(&["status", "currentMetrics"], Value::List(current));
-    }
-    for (path, name) in [(["spec", "behavior"], BEHAVIOR), (["status", "conditions"], CONDITIONS)] {
+    for (path, name) in KEPT {
         if let Some(content) = from_annotation(value, name) {
             value.set(&path, content);
         }

@@ -419,27 +419,6 @@ fn name_conflict(definition: &Value, all: &[Value]) -> Option<(&'static str, Str
     None
 }
 
-fn set_condition(definition: &mut Value, ty: &str, status: &str, reason: &str, message: &str, now: &str) {
-    let conditions = definition.make_list(&["status", "conditions"]);
-    let old = conditions.iter().find(|c| c.str_at(&["type"]) == ty);
-    let same = old.filter(|c| c.str_at(&["status"]) == status);
-    if same.is_some_and(|c| c.str_at(&["reason"]) == reason && c.str_at(&["message"]) == message) {
-        return;
-    }
-    let since = same.map_or(now, |c| c.str_at(&["lastTransitionTime"])).to_owned();
-    let condition = Value::object([
-        ("type", ty.into()),
-        ("status", status.into()),
-        ("reason", reason.into()),
-        ("message", message.into()),
-        ("lastTransitionTime", since.into()),
-    ]);
-    match conditions.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
-        Some(slot) => *slot = condition,
-        None => conditions.push(condition),
-    }
-}
-
 /// Accepts the names, or says why not; then the definition is established.
 async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()> {
     let name = definition.str_at(&["metadata", "name"]);
@@ -449,20 +428,15 @@ async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()
         None => {
             let names = object["spec"]["names"].clone();
             object.set(&["status", "acceptedNames"], names);
-            set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
-            set_condition(
-                object,
-                "Established",
-                "True",
-                "InitialNamesAccepted",
-                "the initial names have been accepted",
-                &now,
+            meta::set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
+            meta::set_condition(
+                object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now,
             );
         }
         Some((reason, message)) => {
-            set_condition(object, "NamesAccepted", "False", reason, message, &now);
+            meta::set_condition(object, "NamesAccepted", "False", reason, message, &now);
             if !is_established(object) {
-                set_condition(object, "Established", "False", "NotAccepted", "not all names are accepted", &now);
+                meta::set_condition(object, "Established", "False", "NotAccepted", "not all names are accepted", &now);
             }
         }
     };
@@ -482,7 +456,7 @@ pub fn mark(definition: &mut Value) {
     meta::set_generation(definition, generation);
     let at = definition.str_at(&["metadata", "deletionTimestamp"]).to_owned();
     let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
-    set_condition(definition, "Terminating", "True", "InstanceDeletionPending", message, &at);
+    meta::set_condition(definition, "Terminating", "True", "InstanceDeletionPending", message, &at);
     let list = definition.make_list(&["metadata", "finalizers"]);
     if !list.iter().any(|f| f.as_str() == Some(CLEANUP)) {
         list.push(CLEANUP.into());
@@ -510,7 +484,7 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
         if !entries.is_empty() {
             update_definition(server, name, Part::Status, |object| {
                 let message = "CustomResource deletion is in progress";
-                set_condition(object, "Terminating", "True", "InstanceDeletionInProgress", message, &now);
+                meta::set_condition(object, "Terminating", "True", "InstanceDeletionInProgress", message, &now);
             })
             .await?;
         }
@@ -534,7 +508,7 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
     update_definition(server, name, Part::Given, |object| {
         let list = object.make_list(&["metadata", "finalizers"]);
         list.retain(|f| f.as_str() != Some(CLEANUP));
-        set_condition(object, "Terminating", "False", "InstanceDeletionCompleted", "removed all instances", &now);
+        meta::set_condition(object, "Terminating", "False", "InstanceDeletionCompleted", "removed all instances", &now);
     })
     .await?;
     Ok(true)

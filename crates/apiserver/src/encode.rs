@@ -6,7 +6,14 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use schema::{MessageId, Table, Type, Value, json, proto, transcode, yaml};
+use schema::{
+    MessageId, Table, Type, Value, json,
+    proto::{
+        self,
+        wire::{LEN, VARINT, bytes_width, write_bytes, write_tag, write_varint},
+    },
+    transcode, yaml,
+};
 use store::Revision;
 
 use crate::{
@@ -223,8 +230,8 @@ impl View {
         }
         let envelope = proto::open(&entry.body).map_err(|e| broken(kind, &entry.key, e))?;
         let mut out = Vec::new();
-        if let Some(metadata) = wire::field(envelope.raw, 1) {
-            wire::bytes(1, metadata, &mut out);
+        if let Ok(Some(metadata)) = proto::find(envelope.raw, 1) {
+            write_bytes(1, metadata.bytes, &mut out);
         }
         Ok(out)
     }
@@ -276,7 +283,7 @@ impl View {
         let mut out = Vec::new();
         if self.encoding() == Encoding::Protobuf {
             let object = self.object(entry)?;
-            return Ok(wire::watch_event(event_type, &object));
+            return Ok(watch_event(event_type, &object));
         }
         out.extend_from_slice(format!("{{\"type\":\"{event_type}\",\"object\":").as_bytes());
         if self.accepted.shape == Shape::Table {
@@ -329,7 +336,7 @@ impl View {
     fn event_of_value(&self, event_type: &str, object: &Value, table: &Table, message: Option<MessageId>) -> Bytes {
         if self.encoding() == Encoding::Protobuf {
             let (object, _) = value(object, table, message, Encoding::Protobuf);
-            return wire::watch_event(event_type, &object);
+            return watch_event(event_type, &object);
         }
         let mut out = format!("{{\"type\":\"{event_type}\",\"object\":").into_bytes();
         match message {
@@ -373,12 +380,12 @@ impl ListMeta {
 
     fn proto(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        wire::bytes(1, b"", &mut out);
-        wire::bytes(2, self.revision.to_string().as_bytes(), &mut out);
-        wire::bytes(3, self.continue_token.as_bytes(), &mut out);
+        write_bytes(1, b"", &mut out);
+        write_bytes(2, self.revision.to_string().as_bytes(), &mut out);
+        write_bytes(3, self.continue_token.as_bytes(), &mut out);
         if let Some(remaining) = self.remaining {
-            out.push(4 << 3);
-            wire::varint(remaining, &mut out);
+            write_tag(4, VARINT, &mut out);
+            write_varint(remaining, &mut out);
         }
         out
     }
@@ -454,12 +461,12 @@ impl ListChunks {
         if self.view.encoding() == Encoding::Protobuf {
             // The envelope names its length, so the items are measured first.
             let meta = self.meta.proto();
-            let mut length = wire::bytes_len(meta.len());
+            let mut length = bytes_width(meta.len());
             for entry in self.entries.as_slice() {
-                length += wire::bytes_len(self.item_raw(entry)?.len());
+                length += bytes_width(self.item_raw(entry)?.len());
             }
-            wire::envelope_head(&api_version, &kind, length, &mut out);
-            wire::bytes(1, &meta, &mut out);
+            proto::envelope_head(&api_version, &kind, length, &mut out);
+            write_bytes(1, &meta, &mut out);
             return Ok(out);
         }
         out.extend_from_slice(b"{\"kind\":");
@@ -504,13 +511,13 @@ impl ListChunks {
         };
         while out.len() < CHUNK_BYTES {
             let Some(entry) = self.entries.next() else {
-                out.extend_from_slice(if protobuf { wire::ENVELOPE_TAIL } else { b"]}\n" });
+                out.extend_from_slice(if protobuf { proto::ENVELOPE_TAIL } else { b"]}\n" });
                 self.stage = Stage::Done;
                 break;
             };
             if protobuf {
                 let raw = self.item_raw(&entry)?;
-                wire::bytes(2, &raw, &mut out);
+                write_bytes(2, &raw, &mut out);
             } else {
                 if self.written > 0 {
                     out.push(b',');
@@ -588,93 +595,15 @@ pub fn indent(compact: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The little protobuf that needs no schema.
-pub mod wire {
-    use bytes::Bytes;
-
-    /// `contentEncoding` and `contentType`, both empty.
-    pub const ENVELOPE_TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
-
-    pub fn varint(mut value: u64, out: &mut Vec<u8>) {
-        while value >= 0x80 {
-            out.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        out.push(value as u8);
-    }
-
-    fn varint_len(value: u64) -> usize {
-        (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-    }
-
-    /// Size of a length-delimited field with a tag below 16.
-    pub fn bytes_len(length: usize) -> usize {
-        1 + varint_len(length as u64) + length
-    }
-
-    /// A length-delimited field with a tag below 16.
-    pub fn bytes(tag: u8, content: &[u8], out: &mut Vec<u8>) {
-        out.push(tag << 3 | 2);
-        varint(content.len() as u64, out);
-        out.extend_from_slice(content);
-    }
-
-    /// What stands before `length` bytes of an enveloped message.
-    pub fn envelope_head(api_version: &str, kind: &str, length: usize, out: &mut Vec<u8>) {
-        let mut type_meta = Vec::new();
-        bytes(1, api_version.as_bytes(), &mut type_meta);
-        bytes(2, kind.as_bytes(), &mut type_meta);
-        out.extend_from_slice(b"k8s\0");
-        bytes(1, &type_meta, out);
-        out.push(2 << 3 | 2);
-        varint(length as u64, out);
-    }
-
-    /// A length-framed `meta/v1.WatchEvent` around an enveloped object.
-    pub fn watch_event(event_type: &str, object: &[u8]) -> Bytes {
-        let extension = bytes_len(object.len());
-        let length = bytes_len(event_type.len()) + bytes_len(extension);
-        let mut out = Vec::with_capacity(4 + length);
-        out.extend_from_slice(&(length as u32).to_be_bytes());
-        bytes(1, event_type.as_bytes(), &mut out);
-        out.push(2 << 3 | 2);
-        varint(extension as u64, &mut out);
-        bytes(1, object, &mut out);
-        out.into()
-    }
-
-    /// The first length-delimited field of that tag.
-    pub fn field(mut message: &[u8], tag: u64) -> Option<&[u8]> {
-        fn take(from: &mut &[u8]) -> Option<u64> {
-            let mut value = 0u64;
-            for shift in (0..64).step_by(7) {
-                let (&byte, rest) = from.split_first()?;
-                *from = rest;
-                value |= u64::from(byte & 0x7f) << shift;
-                if byte < 0x80 {
-                    return Some(value);
-                }
-            }
-            None
-        }
-        while !message.is_empty() {
-            let head = take(&mut message)?;
-            let length = match head & 7 {
-                0 => {
-                    take(&mut message)?;
-                    continue;
-                }
-                1 => 8,
-                2 => usize::try_from(take(&mut message)?).ok()?,
-                5 => 4,
-                _ => return None,
-            };
-            let content = message.get(..length)?;
-            message = &message[length..];
-            if head & 7 == 2 && head >> 3 == tag {
-                return Some(content);
-            }
-        }
-        None
-    }
+/// A length-framed `meta/v1.WatchEvent` around an enveloped object.
+fn watch_event(event_type: &str, object: &[u8]) -> Bytes {
+    let extension = bytes_width(object.len());
+    let length = bytes_width(event_type.len()) + bytes_width(extension);
+    let mut out = Vec::with_capacity(4 + length);
+    out.extend_from_slice(&(length as u32).to_be_bytes());
+    write_bytes(1, event_type.as_bytes(), &mut out);
+    write_tag(2, LEN, &mut out);
+    write_varint(extension as u64, &mut out);
+    write_bytes(1, object, &mut out);
+    out.into()
 }

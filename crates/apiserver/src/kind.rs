@@ -194,10 +194,6 @@ impl Registry {
         versions.iter().find_map(|v| self.get(group, v, plural))
     }
 
-    pub fn by_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        self.kinds.values().find(|k| &*k.api_version == api_version && k.kind() == kind)
-    }
-
     pub fn groups(&self) -> &[(String, Vec<String>)] {
         &self.groups
     }

@@ -81,3 +81,25 @@ pub fn dedup_owners(value: &mut Value) -> bool {
     });
     list.len() != before
 }
+
+/// Sets a condition of the status; what does not change keeps its time.
+pub fn set_condition(object: &mut Value, ty: &str, status: &str, reason: &str, message: &str, now: &str) {
+    let conditions = object.make_list(&["status", "conditions"]);
+    let mut condition = Value::object([("type", ty.into()), ("status", status.into())]);
+    for (name, text) in [("reason", reason), ("message", message)] {
+        if !text.is_empty() {
+            condition.set(&[name], text);
+        }
+    }
+    let Some(old) = conditions.iter_mut().find(|c| c.str_at(&["type"]) == ty) else {
+        condition.set(&["lastTransitionTime"], now);
+        return conditions.push(condition);
+    };
+    let same = old.str_at(&["status"]) == status;
+    let since = if same { old["lastTransitionTime"].clone() } else { now.into() };
+    condition.set(&["lastTransitionTime"], since);
+    if let Some(generation) = old.get(&["observedGeneration"]) {
+        condition.set(&["observedGeneration"], generation.clone());
+    }
+    *old = condition;
+}

@@ -162,12 +162,6 @@ impl Status {
         Status::make(504, "Timeout", format!("Timeout: {message}")).with_retry_after(retry_after)
     }
 
-    pub fn server_timeout(gr: &GroupResource, operation: &str) -> Self {
-        let message =
-            format!("The {operation} operation against {gr} could not be completed at this time, please try again.");
-        Status::about(500, "ServerTimeout", gr, operation, message)
-    }
-
     pub fn too_large(message: &str) -> Self {
         Status::make(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
     }
@@ -179,11 +173,8 @@ impl Status {
 
     /// 504: a resourceVersion that has not happened yet.
     pub fn resource_version_too_large(asked: u64, current: u64) -> Self {
-        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1).with_cause(
-            "ResourceVersionTooLarge",
-            "Too large resource version",
-            "",
-        )
+        Status::timeout(&format!("Too large resource version: {asked}, current: {current}"), 1)
+            .with_cause("ResourceVersionTooLarge", "Too large resource version", "")
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
@@ -217,11 +208,6 @@ impl Status {
         Status { details: Some(Box::default()), ..Status::make(406, "NotAcceptable", message) }
     }
 
-    pub fn method_not_supported(gr: &GroupResource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind \"{gr}\"");
-        Status::about(405, "MethodNotAllowed", gr, "", message)
-    }
-
     /// For a path whose resource exists but has no such method.
     pub fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource".into();
@@ -239,22 +225,9 @@ impl Status {
     /// A webhook's refusal, in its own code and reason.
     pub fn denied(code: i64, reason: &str, message: String) -> Self {
         const REASONS: [&str; 16] = [
-            "AlreadyExists",
-            "BadRequest",
-            "Conflict",
-            "Expired",
-            "Forbidden",
-            "Gone",
-            "InternalError",
-            "Invalid",
-            "MethodNotAllowed",
-            "NotAcceptable",
-            "NotFound",
-            "RequestEntityTooLarge",
-            "ServiceUnavailable",
-            "Timeout",
-            "TooManyRequests",
-            "Unauthorized",
+            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "InternalError", "Invalid",
+            "MethodNotAllowed", "NotAcceptable", "NotFound", "RequestEntityTooLarge", "ServiceUnavailable", "Timeout",
+            "TooManyRequests", "Unauthorized",
         ];
         let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
         let reason = REASONS.into_iter().find(|r| *r == reason).unwrap_or("");

@@ -242,10 +242,8 @@ fn patched(before: Value, content_type: &str, body: &[u8], id: MessageId) -> Res
         }
         _ => {
             return Err(Status::unsupported_media_type(&[
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-                "application/apply-patch+yaml",
+                "application/json-patch+json", "application/merge-patch+json",
+                "application/strategic-merge-patch+json", "application/apply-patch+yaml",
             ]));
         }
     };
@@ -337,35 +335,11 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
                 pod.set(&["metadata", map, key], value.clone());
             }
         }
-        set_condition(&mut pod, "PodScheduled", "", "", &now);
+        meta::set_condition(&mut pod, "PodScheduled", "True", "", "", &now);
         Ok(Some(Produced { object: pod, managed: true }))
     };
     call.update(&update, &produce).await?;
     Ok(reply::status(&Status::created(), call.accepted.encoding))
-}
-
-/// Sets a condition to True.
-fn set_condition(pod: &mut Value, ty: &str, reason: &str, message: &str, now: &str) {
-    let conditions = pod.make_list(&["status", "conditions"]);
-    let mut condition =
-        Value::object([("type", ty.into()), ("status", "True".into()), ("lastTransitionTime", now.into())]);
-    for (name, text) in [("reason", reason), ("message", message)] {
-        if !text.is_empty() {
-            condition.set(&[name], text);
-        }
-    }
-    match conditions.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
-        Some(old) => {
-            if old.str_at(&["status"]) == "True" {
-                condition.set(&["lastTransitionTime"], old["lastTransitionTime"].clone());
-            }
-            if let Some(generation) = old.get(&["observedGeneration"]) {
-                condition.set(&["observedGeneration"], generation.clone());
-            }
-            *old = condition;
-        }
-        None => conditions.push(condition),
-    }
 }
 
 // ---- eviction
@@ -552,7 +526,8 @@ async fn disrupt(call: &mut Call, namespace: &str, name: &str, mut delete: Delet
                 }
             }
             let mut pod = pod.clone();
-            set_condition(&mut pod, "DisruptionTarget", "EvictionByEvictionAPI", "Eviction API: evicting", &now);
+            let message = "Eviction API: evicting";
+            meta::set_condition(&mut pod, "DisruptionTarget", "True", "EvictionByEvictionAPI", message, &now);
             Ok(Some(Produced { object: pod, managed: true }))
         };
         let written = call.update(&update, &produce).await?;

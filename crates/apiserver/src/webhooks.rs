@@ -208,9 +208,7 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
     } else {
         let (name, namespace) = (service.str_at(&["name"]), service.str_at(&["namespace"]));
         let port = service.i64_at(&["port"]).unwrap_or(443).to_string();
-        let (ip, target) = endpoint(server, namespace, name, &port).map_err(|s| s.message)?;
-        let shown = if ip.contains(':') { format!("[{ip}]:{target}") } else { format!("{ip}:{target}") };
-        let address = shown.parse().map_err(|_| format!("{shown} is no address"))?;
+        let address = endpoint(server, namespace, name, &port).map_err(|s| s.message)?;
         let path = service.str_at(&["path"]);
         let slash = if path.starts_with('/') || path.is_empty() { "" } else { "/" };
         (format!("https://{name}.{namespace}.svc:{port}{slash}{path}"), Some(address))

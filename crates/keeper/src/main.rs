@@ -12,6 +12,7 @@ mod enter;
 mod hold;
 mod housekeeping;
 mod init;
+mod packets;
 mod passwd;
 mod rootfs;
 mod spec;

@@ -10,7 +10,6 @@ pub const VERSION: u32 = 1;
 /// Longest message: no operation comes near it.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most file descriptors beside one message.
-#[allow(dead_code)]
 pub const MAX_FDS: usize = 8;
 /// Longest line of a log before it is split, as containerd's default.
 #[allow(dead_code)]

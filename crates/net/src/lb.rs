@@ -1,17 +1,13 @@
 //! ServiceLB: which node addresses a Service of type LoadBalancer has, with k3s' labels. No pods are needed, for
 //! every node's rules serve every load balancer address.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use schema::api::{
-    core::v1::{LoadBalancerIngress, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-    meta::v1::Condition,
-};
+use schema::api::core::v1::{LoadBalancerIngress, Node, Pod, Service};
+use schema::api::discovery::v1::EndpointSlice;
+use schema::api::meta::v1::Condition;
 
 use crate::ruleset::Protocol;
 

@@ -20,14 +20,8 @@ use crate::{
 pub const SCHEME: &str = "sampan://";
 /// Conditions that are the kubelet's; all others are left as they are.
 const OWNED: [&str; 8] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-    "DisruptionTarget",
-    PENDING,
-    IN_PROGRESS,
+    "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget",
+    PENDING, IN_PROGRESS,
 ];
 /// Of resizes; gone when there is none.
 const PENDING: &str = "PodResizePending";

@@ -2,26 +2,16 @@
 
 use ring::{digest, rand::SecureRandom};
 
-use crate::{
-    Certificate, DAY, Error, ExtendedUsage, KeyPair, Names, PublicKey, Renewal, Result, Subject,
-    certificate::{
-        EXT_AUTHORITY_KEY, EXT_BASIC, EXT_EXTENDED_USAGE, EXT_KEY_USAGE, EXT_NAMES, EXT_SUBJECT_KEY, write_extension,
-        write_names, write_subject,
-    },
-    der,
+use crate::certificate::{
+    EXT_AUTHORITY_KEY, EXT_BASIC, EXT_EXTENDED_USAGE, EXT_KEY_USAGE, EXT_NAMES, EXT_SUBJECT_KEY, write_extension,
+    write_names, write_subject,
 };
+use crate::{Certificate, DAY, Error, ExtendedUsage, KeyPair, Names, PublicKey, Renewal, Result, Subject, der};
 
 /// keyUsage bits, named as in `spec.usages`; the first is bit 0 of the BIT STRING.
 const KEY_USAGES: [&str; 9] = [
-    "digital signature",
-    "content commitment",
-    "key encipherment",
-    "data encipherment",
-    "key agreement",
-    "cert sign",
-    "crl sign",
-    "encipher only",
-    "decipher only",
+    "digital signature", "content commitment", "key encipherment", "data encipherment", "key agreement", "cert sign",
+    "crl sign", "encipher only", "decipher only",
 ];
 
 /// A leaf to issue: who, for what, how long.

@@ -1,14 +1,10 @@
 //! Reading a certificate: whom it names, for what, until when, and whether it should be replaced.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{
-    Error, Pem, PublicKey, Result,
-    der::{self, Reader},
-};
+use crate::der::{self, Reader};
+use crate::{Error, Pem, PublicKey, Result};
 
 pub(crate) const OID_CN: &[u8] = &[0x55, 0x04, 0x03];
 pub(crate) const OID_O: &[u8] = &[0x55, 0x04, 0x0a];

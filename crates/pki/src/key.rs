@@ -1,15 +1,11 @@
 //! Key pairs that sign, and public keys that verify.
 
-use ring::{
-    rand::SecureRandom,
-    rsa, signature,
-    signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair},
-};
+use ring::rand::SecureRandom;
+use ring::signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair};
+use ring::{rsa, signature};
 
-use crate::{
-    Error, Pem, Result,
-    der::{self, Reader},
-};
+use crate::der::{self, Reader};
+use crate::{Error, Pem, Result};
 
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -70,23 +66,6 @@ impl PublicKey {
             Algorithm::Ed25519 => der::sequence(&[oid(OID_ED25519)]),
         };
         Self { algorithm, spki: der::sequence(&[kind, der::bit_string(key)]), key: key.to_vec() }
-    }
-
-    /// From `PUBLIC KEY`, `RSA PUBLIC KEY`, `CERTIFICATE` or a private key's block: what `--service-account-key-file` may hold.
-    pub fn all_from_pem(text: &str) -> Result<Vec<Self>> {
-        let mut keys = Vec::new();
-        for block in Pem::parse_all(text)? {
-            match block.label.as_str() {
-                "PUBLIC KEY" => keys.push(Self::from_spki(&block.contents)?),
-                "RSA PUBLIC KEY" => keys.push(Self::from_parts(Algorithm::Rsa, &block.contents)),
-                "CERTIFICATE" => keys.push(crate::Certificate::from_der(&block.contents)?.public_key()?),
-                _ => {}
-            }
-        }
-        if keys.is_empty() {
-            keys.push(KeyPair::from_pem(text)?.public().clone());
-        }
-        Ok(keys)
     }
 
     pub fn to_pem(&self) -> String {

@@ -2,12 +2,12 @@
 
 use ring::rand::SecureRandom;
 
-use crate::{
-    Error, KeyPair, Names, Pem, PublicKey, Result, Subject,
-    authority::seal,
-    certificate::{EXT_NAMES, read_extension, read_names, read_subject, write_extension, write_names, write_subject},
-    der::{self, Reader},
+use crate::authority::seal;
+use crate::certificate::{
+    EXT_NAMES, read_extension, read_names, read_subject, write_extension, write_names, write_subject,
 };
+use crate::der::{self, Reader};
+use crate::{Error, KeyPair, Names, Pem, PublicKey, Result, Subject};
 
 /// PKCS#9 extensionRequest.
 const OID_EXTENSION_REQUEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];

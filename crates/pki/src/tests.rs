@@ -146,9 +146,7 @@ fn openssl_agrees() {
     assert!(verify.0, "{}", verify.1);
     let text = openssl(&["x509", "-noout", "-text", "-in", "leaf.pem"]).unwrap().1;
     for part in [
-        "Digital Signature, Key Encipherment",
-        "TLS Web Server Authentication",
-        "DNS:a.b, IP Address:1.2.3.4",
+        "Digital Signature, Key Encipherment", "TLS Web Server Authentication", "DNS:a.b, IP Address:1.2.3.4",
         "Not After : Jan 16 08:00:00 2027",
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
@@ -165,15 +163,7 @@ fn openssl_agrees() {
         let key = KeyPair::from_pem(&std::fs::read_to_string(dir.join("k")).unwrap())
             .unwrap_or_else(|e| panic!("{args:?}: {e}"));
         openssl(&[
-            "req",
-            "-new",
-            "-key",
-            "k",
-            "-subj",
-            "/O=g1/O=g2/CN=u",
-            "-addext",
-            "subjectAltName=DNS:d,IP:::1",
-            "-out",
+            "req", "-new", "-key", "k", "-subj", "/O=g1/O=g2/CN=u", "-addext", "subjectAltName=DNS:d,IP:::1", "-out",
             "r",
         ])
         .unwrap();

@@ -3,26 +3,20 @@
 //! [`Runner::new`] takes the table of rows; [`Runner::run`] starts a reflector per kind that any row names, and a loop
 //! per row. Nothing runs when nothing happens.
 
-use std::{
-    any::TypeId,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::Duration,
-};
+use std::any::TypeId;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use schema::api::Object;
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
-use crate::{
-    Action, Ctx, Key, Plan, World,
-    backoff::Backoff,
-    io::{
-        BoxFuture, Client, Effect, Error, Identity,
-        reflector::{self, Scope, Sink},
-    },
-    world::Transition,
-};
+use crate::backoff::Backoff;
+use crate::io::reflector::{self, Scope, Sink};
+use crate::io::{BoxFuture, Client, Effect, Error, Identity};
+use crate::world::Transition;
+use crate::{Action, Ctx, Key, Plan, World};
 
 /// The wall clock and a seed, injected: `(nanoseconds since the epoch, 64 random bits)`.
 pub type WallClock = fn() -> (i64, u64);
@@ -175,14 +169,6 @@ impl Shared {
 
     fn write(&self) -> RwLockWriteGuard<'_, World> {
         self.world.write().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Looks at a key of the named row again.
-    pub fn poke(&self, row: &str, key: Key) {
-        for state in self.rows.iter().filter(|state| state.row.name == row) {
-            state.lock().push(key.clone());
-            state.wake.notify_one();
-        }
     }
 
     fn change<K: Object>(&self, change: impl FnOnce(&mut World) -> Vec<Transition<K>>) {

@@ -1,11 +1,9 @@
 //! The world as reconcilers see it: typed objects by namespace and name, with an index by owner.
 
-use std::{
-    any::{Any, TypeId},
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
 
 use schema::api::Object;
 

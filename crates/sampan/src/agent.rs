@@ -1,12 +1,10 @@
 //! `sampan agent`: a node of another server's cluster. It joins once, keeps what it was given, and starts from that
 //! when no server is in reach.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use apiserver::{Body, body};
 use http::{Request, header};
@@ -14,18 +12,13 @@ use pki::{Certificate, CertificateRequest, Credential, DAY, JoinToken, KeyPair, 
 
 use reconcile::io::{Client, Identity, collect};
 
-use crate::{
-    cli::AgentArgs,
-    facts, files,
-    identity::Pair,
-    join::{Ask, Given, PATH},
-    machine,
-    places::Places,
-    wiring::{
-        host::now_ns,
-        remote::{self, Remote, Trust},
-    },
-};
+use crate::cli::AgentArgs;
+use crate::identity::Pair;
+use crate::join::{Ask, Given, PATH};
+use crate::places::Places;
+use crate::wiring::host::now_ns;
+use crate::wiring::remote::{self, Remote, Trust};
+use crate::{facts, files, machine};
 
 const WINDOW: i64 = 120 * DAY;
 const MAX_ANSWER_BYTES: usize = 1 << 20;

@@ -1,20 +1,16 @@
 //! `sampan check`: what this machine offers and lacks, in plain words. What can be tried is tried (in namespaces of its
 //! own, which leave nothing); a lack says what would not work and what to do.
 
-use std::{
-    fmt, fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
-    os::unix::net::UnixStream,
-    path::Path,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::{fmt, fs, io};
 
-use net::io::{
-    conntrack::Conntrack,
-    foreign::foreign_drops,
-    link::{End, Links},
-    netns::{Netns, in_fresh},
-    nft::Nft,
-};
+use net::io::conntrack::Conntrack;
+use net::io::foreign::foreign_drops;
+use net::io::link::{End, Links};
+use net::io::netns::{Netns, in_fresh};
+use net::io::nft::Nft;
 
 use crate::places::Places;
 

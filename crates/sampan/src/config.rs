@@ -3,10 +3,8 @@
 //! `name: value` is `--name=value`, `name: true` is `--name`, a list repeats the flag. A flag on the command line
 //! replaces the file's; `name+:` in the file adds to it instead. All mistakes are reported at once, by clap.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use schema::{Decoded, Value, yaml};

@@ -2,11 +2,9 @@
 //! `kubectl apply --server-side --force-conflicts`. As with k3s, an object that leaves a file is deleted, a file that
 //! leaves the directory takes nothing with it, and `NAME.skip` beside `NAME` leaves NAME alone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, header};

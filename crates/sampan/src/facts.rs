@@ -75,11 +75,7 @@ pub fn token(args: &NodeArgs) -> Result<Option<String>, Error> {
 
 /// The `index`th address of a CIDR.
 pub fn nth_address(cidr: &str, index: u32) -> Option<IpAddr> {
-    let (base, _) = cidr.split_once('/')?;
-    match base.parse().ok()? {
-        IpAddr::V4(base) => Some(Ipv4Addr::from(u32::from(base).checked_add(index)?).into()),
-        IpAddr::V6(base) => Some(Ipv6Addr::from(u128::from(base).checked_add(index.into())?).into()),
-    }
+    cidr.parse::<schema::cidr::Cidr>().ok()?.nth(index.into())
 }
 
 /// As many descriptors as the machine lets this process have, up to what k3s's unit asks for: a connection each.

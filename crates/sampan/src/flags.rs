@@ -28,7 +28,8 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
             Ok(KubeletArg::AllowedUnsafeSysctls(value.split(',').map(str::to_owned).collect()))
         }
         _ => {
-            Err("known are max-pods, pod-max-pids, system-reserved, kube-reserved and allowed-unsafe-sysctls".to_owned())
+            Err("known are max-pods, pod-max-pids, system-reserved, kube-reserved and allowed-unsafe-sysctls"
+                .to_owned())
         }
     }
 }

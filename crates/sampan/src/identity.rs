@@ -2,13 +2,13 @@
 //! renewed when a name is missing, an end is near or the clock was wrong. Nothing of it is lost to an expired certificate:
 //! every start, and a daily look, mends them.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use pki::{Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRandom};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::files;
 
@@ -31,6 +31,14 @@ pub enum Error {
 pub struct Pair {
     pub certificate: String,
     pub key: String,
+}
+
+impl Pair {
+    /// The chain and the key as TLS wants them.
+    pub fn der(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), pem::Error> {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<_, _>>()?;
+        Ok((chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes())?))
+    }
 }
 
 /// What a server needs to be one.

@@ -4,16 +4,15 @@
 //! open: one [`Ask`] as a line of JSON, for [`Ask::ImportStream`] the tar after it; the answers are [`Answer`]s, a line
 //! each. Without a node the command opens the store itself. [`perform`] does the work in both cases.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io::{self, BufRead, BufReader, Read, Write},
-    net::Shutdown,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::UNIX_EPOCH,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::UNIX_EPOCH;
 
 use runtime::images::{
     self, Event, EventSink, Images, LayerState, PullOptions, credentials::Credentials, reference::Reference,
@@ -255,9 +254,10 @@ async fn act(
             answers(Answer::Images { rows });
         }
         Ask::Pull { image, credentials } => {
-            let credentials = credentials.map(|(username, password)| Credentials::Basic { username, password });
-            let options =
-                PullOptions { credentials: credentials.into_iter().collect(), events: Some(progress(answers.clone())) };
+            // Given for this very image, so for its registry.
+            let login =
+                credentials.map(|(username, password)| (String::new(), Credentials::Basic { username, password }));
+            let options = PullOptions { logins: login.into_iter().collect(), events: Some(progress(answers.clone())) };
             images.pull(&image, options).await.map_err(chain)?;
         }
         Ask::Import { files } => {

@@ -1,12 +1,10 @@
 //! A directory that somebody drops files into, and the news that something in it changed (inotify: no polling).
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::sync::mpsc;

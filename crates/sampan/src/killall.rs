@@ -1,11 +1,9 @@
 //! `sampan killall`: ends every pod of this node and takes back what the node made on this machine: processes, links,
 //! rules, mounts, cgroups. What users would miss stays: the cluster's data, images, volumes' contents, logs.
 
-use std::{
-    io,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use net::io::{link::Links, nft::Nft, pod};
 use runtime::containers::{self, Cgroups, Runtime};

@@ -2,27 +2,19 @@
 //!
 //! Who a client is, is decided behind this: a certificate's key is proven here, its chain is not judged.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use apiserver::{Body, seams::Peer};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -73,10 +65,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// A TLS configuration which can be replaced while connections are accepted (renewed certificates).
 pub fn tls(pair: &Pair) -> Result<Arc<rustls::ServerConfig>, Error> {
-    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Error::Pem)?;
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?;
+    let (chain, key) = pair.der().map_err(|_| Error::Pem)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?

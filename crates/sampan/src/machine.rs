@@ -1,30 +1,24 @@
 //! The node part of a server or an agent: runtime, images, network, kubelet, and the kubelet's port.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use net::io::Backend;
 use node::{Config, Kubelet, Ports};
 use reconcile::io::Client;
 use runtime::{containers::Runtime, images::Images};
 
-use crate::{
-    cli::{self, NodeArgs},
-    flags::KubeletArg,
-    identity::Pair,
-    join::Cluster,
-    listen,
-    places::Places,
-    server::KUBERNETES_VERSION,
-    wiring::{
-        host::{LocalHost, SystemClock},
-        kubelet::{Door, Local},
-        network::{Network, Settings},
-        runtime::{Containers, image_store},
-    },
-};
+use crate::cli::{self, NodeArgs};
+use crate::flags::KubeletArg;
+use crate::identity::Pair;
+use crate::join::Cluster;
+use crate::listen;
+use crate::places::Places;
+use crate::server::KUBERNETES_VERSION;
+use crate::wiring::host::{LocalHost, SystemClock};
+use crate::wiring::kubelet::{Door, Local};
+use crate::wiring::network::{Network, Settings};
+use crate::wiring::runtime::{Containers, image_store};
 
 pub const KUBELET_PORT: u16 = 10250;
 /// flannel's numbers, so that firewalls which let k3s through let Sampan through.

@@ -1,51 +1,36 @@
 //! `sampan server`: from flags to a control plane that answers, and a node on this machine.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use apiserver::{
-    Body, Server, User,
-    authn::{Authenticator, Setup, issue::TokenIssuer},
-    bootstrap,
-    seams::Random,
-};
+use apiserver::authn::issue::TokenIssuer;
+use apiserver::authn::{Authenticator, Setup};
+use apiserver::seams::Random;
+use apiserver::{Body, Server, User, bootstrap};
 use http::{Request, Response};
-use pki::{
-    Authority, Leaf,
-    jwt::{Signer, Verifier},
-};
-use reconcile::{
-    Runner,
-    io::{Client, Identity as Component},
-};
-use schema::api::{
-    IntOrString,
-    core::v1::{Node, Service, ServicePort, ServiceSpec},
-    meta::v1::ObjectMeta,
-};
+use pki::jwt::{Signer, Verifier};
+use pki::{Authority, Leaf};
+use reconcile::Runner;
+use reconcile::io::{Client, Identity as Component};
+use schema::api::IntOrString;
+use schema::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
+use schema::api::meta::v1::ObjectMeta;
 use store::sqlite::{Options, Sqlite};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    cli::ServerArgs,
-    facts, files,
-    identity::{self, Identity, Wanted},
-    join::{self, Cluster, Desk},
-    listen::{self, Handler},
-    machine,
-    places::Places,
-    wiring::{
-        host::{SystemClock, now_ns},
-        local::Local,
-        node_proxy::Proxy,
-        servicelb,
-    },
-};
+use crate::cli::ServerArgs;
+use crate::identity::{self, Identity, Wanted};
+use crate::join::{self, Cluster, Desk};
+use crate::listen::{self, Handler};
+use crate::places::Places;
+use crate::wiring::host::{SystemClock, now_ns};
+use crate::wiring::local::Local;
+use crate::wiring::node_proxy::Proxy;
+use crate::wiring::servicelb;
+use crate::{facts, files, machine};
 
 /// The API that this release serves.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";

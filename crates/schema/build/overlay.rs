@@ -33,6 +33,25 @@ impl Overlay {
         Ok(())
     }
 
+    /// Fills in what rows leave unsaid. `like` stands for the row of the same name in another version.
+    pub fn complete(&mut self, facts: &Facts) -> Result<()> {
+        for (api_version, node) in &mut self.versions {
+            for (plural, row) in node.map_mut("resources").iter_mut().filter(|(_, row)| row.get("like").is_none()) {
+                complete(facts, api_version, plural, row)
+                    .map_err(|e| format!("overlay: {api_version} {plural}: {e}"))?;
+            }
+        }
+        let said = self.versions.clone();
+        for (plural, row) in self.versions.iter_mut().flat_map(|(_, node)| node.map_mut("resources")) {
+            if let Some(other) = row.get("like").map(Node::text) {
+                let found = said.iter().find(|(version, _)| version == other);
+                let found = found.and_then(|(_, node)| node.map("resources").iter().find(|(name, _)| name == plural));
+                *row = found.ok_or_else(|| format!("overlay: {other} has no {plural}"))?.1.clone();
+            }
+        }
+        Ok(())
+    }
+
     /// Plural and scope of a kind that is served as a resource.
     pub fn names(&self, api_version: &str, kind: &str) -> Option<(&str, bool)> {
         let (_, node) = self.versions.iter().find(|(v, _)| v == api_version)?;
@@ -84,6 +103,27 @@ impl Overlay {
             Err(format!("overlay: nothing says how these are served: {}", orphans.join(", ")))
         }
     }
+}
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// A kind has the usual verbs; what can be deleted is stored, in its own version; and the first column is the name.
+fn complete(facts: &Facts, api_version: &str, plural: &str, row: &mut Node) -> Result<()> {
+    let fact = facts.kind(api_version, row.str("kind")).ok_or("facts have no such kind")?;
+    let text = |text: &str| Node::Scalar(text.to_owned(), true);
+    row.or("namespaced", Node::Scalar((fact.scope == "namespaced").to_string(), false));
+    row.or("verbs", Node::List(VERBS.map(text).into()));
+    if row.list("verbs").iter().any(|verb| verb.text() == "delete") {
+        row.or("storage", text(api_version));
+        row.or("prefix", text(&format!("/registry/{plural}")));
+    }
+    if let Some(Node::List(columns)) = row.get_mut("columns")
+        && !columns.iter().any(|column| column.str("name") == "Name")
+    {
+        let name = [("name", "Name"), ("type", "string"), ("format", "name"), ("source", ".metadata.name")];
+        columns.insert(0, Node::Map(name.map(|(key, value)| (key.to_owned(), text(value))).into()));
+    }
+    Ok(())
 }
 
 /// Selectors that name no field: what upstream computes from others.

@@ -100,7 +100,7 @@ fn resources(facts: &Facts, api_version: &str, node: &Node, out: &mut String) ->
         let _ = writeln!(
             out,
             "r\t{api_version}\t{kind}\t{plural}\t{}\t{}\t{message}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
-            row.str("singular"),
+            kind.to_lowercase(),
             u8::from(row.str("namespaced") == "true"),
             row.str("storage"),
             row.str("prefix"),
@@ -112,8 +112,12 @@ fn resources(facts: &Facts, api_version: &str, node: &Node, out: &mut String) ->
             u8::from(node.str("enabled") != "false"),
         );
         for (name, sub) in row.map("subresources") {
+            // Most are a part of their object.
+            let or = |key, own| if sub.get(key).is_some() { sub.str(key) } else { own };
+            let (api_version, kind) = (or("apiVersion", api_version), or("kind", kind));
             let verbs: Vec<_> = sub.list("verbs").iter().map(Node::text).collect();
-            let _ = writeln!(out, "s\t{name}\t{}\t{}\t{}", sub.str("apiVersion"), sub.str("kind"), verbs.join(","));
+            let verbs = if verbs.is_empty() { "get,patch,update".to_owned() } else { verbs.join(",") };
+            let _ = writeln!(out, "s\t{name}\t{api_version}\t{kind}\t{verbs}");
         }
         for c in row.list("columns") {
             let priority = if c.str("priority").is_empty() { "0" } else { c.str("priority") };
@@ -149,7 +153,8 @@ fn presets(facts: &Facts, name: &str, row: &Node, out: &mut String) -> Result<()
         let _ = writeln!(out, "x\t{id}\t{}", row.str("conditional"));
     }
     let Node::Map(members) = row else { return Err("a mapping expected".into()) };
-    match members.iter().find(|(key, _)| !matches!(key.as_str(), "defaults" | "conditional" | "rules")) {
+    let known = |key: &str| matches!(key, "defaults" | "conditional") || key.starts_with('.');
+    match members.iter().find(|(key, _)| !known(key)) {
         Some((key, _)) => Err(format!("unknown key {key}")),
         None => Ok(()),
     }
@@ -168,7 +173,8 @@ pub fn rules(facts: &Facts, overlay: &Overlay) -> Result<String> {
     for version in 0..overlay.versions.len() {
         for (name, row) in overlay.types(facts, version)? {
             let id = facts.by_name.get(&name).ok_or_else(|| format!("overlay: facts have no message {name}"))?;
-            for (path, rules) in row.map("rules") {
+            let Node::Map(members) = row else { continue };
+            for (path, rules) in members.iter().filter(|(key, _)| key.starts_with('.')) {
                 let mut owner = name.as_str();
                 for step in path.split('.').filter(|s| !s.is_empty()) {
                     owner = facts.field(owner, step)?.ty.message().unwrap_or_default();

@@ -76,17 +76,8 @@ const MAX_UPDATE_MANAGERS: usize = 10;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Metadata that nobody owns.
 const STRIPPED: [&str; 12] = [
-    "apiVersion",
-    "kind",
-    "metadata",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.creationTimestamp",
-    "metadata.selfLink",
-    "metadata.uid",
-    "metadata.clusterName",
-    "metadata.generation",
-    "metadata.managedFields",
+    "apiVersion", "kind", "metadata", "metadata.name", "metadata.namespace", "metadata.creationTimestamp",
+    "metadata.selfLink", "metadata.uid", "metadata.clusterName", "metadata.generation", "metadata.managedFields",
     "metadata.resourceVersion",
 ];
 
@@ -378,12 +369,8 @@ pub fn apply(
         }
         let mut before = known;
         let order = |a: &Entry, b: &Entry| {
-            (&a.manager, a.applied, &a.api_version, &a.subresource).cmp(&(
-                &b.manager,
-                b.applied,
-                &b.api_version,
-                &b.subresource,
-            ))
+            (&a.manager, a.applied, &a.api_version, &a.subresource)
+                .cmp(&(&b.manager, b.applied, &b.api_version, &b.subresource))
         };
         before.sort_by(order);
         entries.sort_by(order);

@@ -8,6 +8,7 @@ pub mod api;
 pub mod apply;
 mod builtin;
 pub mod checks;
+pub mod cidr;
 pub mod defaults;
 pub mod json;
 mod lookup;

@@ -4,7 +4,8 @@ pub(crate) mod read;
 pub mod wire;
 mod write;
 
-use crate::{MessageId, Object, Table, Value};
+use crate::{MessageId, Table, Value};
+pub use read::find;
 use wire::{Cursor, LEN};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,28 +52,25 @@ pub fn encode(table: &Table, id: MessageId, value: &Value, out: &mut Vec<u8>) {
 /// `k8s\0` and a `runtime.Unknown` around an encoded message.
 pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 24);
+    envelope_head(api_version, kind, raw.len(), &mut out);
+    out.extend_from_slice(raw);
+    out.extend_from_slice(ENVELOPE_TAIL);
+    out
+}
+
+/// What stands before `length` bytes of an enveloped message.
+pub fn envelope_head(api_version: &str, kind: &str, length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(MAGIC);
-    let type_meta = type_meta(api_version, kind);
-    wire::write_bytes(1, &type_meta, &mut out);
-    wire::write_bytes(2, raw, &mut out);
-    wire::write_bytes(3, b"", &mut out);
-    wire::write_bytes(4, b"", &mut out);
-    out
+    wire::write_nested(1, out, |out| {
+        wire::write_bytes(1, api_version.as_bytes(), out);
+        wire::write_bytes(2, kind.as_bytes(), out);
+    });
+    wire::write_tag(2, LEN, out);
+    wire::write_varint(length as u64, out);
 }
 
-fn type_meta(api_version: &str, kind: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(api_version.len() + kind.len() + 4);
-    wire::write_bytes(1, api_version.as_bytes(), &mut out);
-    wire::write_bytes(2, kind.as_bytes(), &mut out);
-    out
-}
-
-/// An object as it is stored and sent: encoded, in its envelope.
-pub fn seal(table: &Table, id: MessageId, api_version: &str, kind: &str, value: &Value) -> Vec<u8> {
-    let mut raw = Vec::with_capacity(1024);
-    encode(table, id, value, &mut raw);
-    envelope(api_version, kind, &raw)
-}
+/// What stands after it: `contentEncoding` and `contentType`, both empty.
+pub const ENVELOPE_TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
 
 /// Takes the envelope off.
 pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, WireError> {
@@ -104,14 +102,4 @@ fn text(bytes: &[u8]) -> Result<&str, WireError> {
         message: "runtime.Unknown".to_owned(),
         text: String::from_utf8_lossy(bytes).into_owned(),
     })
-}
-
-/// Opens and decodes; `kind` and `apiVersion` of the envelope stand in the value.
-pub fn unseal(table: &Table, id: MessageId, bytes: &[u8]) -> Result<Value, WireError> {
-    let envelope = open(bytes)?;
-    let mut value = decode(table, id, envelope.raw)?;
-    let object: &mut Object = value.make_object(&[]);
-    object.insert("apiVersion".to_owned(), envelope.api_version.into());
-    object.insert("kind".to_owned(), envelope.kind.into());
-    Ok(value)
 }

@@ -78,19 +78,6 @@ impl LabelSelector {
         Ok(LabelSelector { requirements, nothing: false })
     }
 
-    /// The labels of a `map[string]string`, all of which must be equal (a ReplicationController's or Service's selector).
-    pub fn from_labels(labels: &Value) -> LabelSelector {
-        let requirement = |(key, value): (&String, &Value)| Requirement {
-            key: key.clone(),
-            operator: Operator::Equals,
-            values: vec![value.as_str().unwrap_or_default().to_owned()],
-        };
-        LabelSelector {
-            requirements: labels.as_object().into_iter().flatten().map(requirement).collect(),
-            nothing: false,
-        }
-    }
-
     /// `get` looks a label up.
     pub fn matches<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(get(&r.key)))

@@ -12,7 +12,7 @@ mod tests;
 use crate::Value;
 
 pub use meta::{NameRule, field_manager, labels, metadata, metadata_update};
-pub use rules::{Rule, RuleBook, RuleError, Shape, UpdateRule, object};
+pub use rules::{Rule, RuleBook, UpdateRule, object};
 
 /// `field.Error`: one cause of a 422. Its `Display` is the cause's whole text, field included.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,14 +101,6 @@ impl FieldError {
 
     pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::new(ErrorKind::Duplicate, field, value, "")
-    }
-
-    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self::new(ErrorKind::NotFound, field, value, "")
-    }
-
-    pub fn type_invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self::new(ErrorKind::TypeInvalid, field, value, detail)
     }
 
     /// `Unsupported value: "x": supported values: "a", "b"`

@@ -1,17 +1,13 @@
 //! Measures the embedded store on the disk of the given directory: `cargo run --release -p store --example measure DIR`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use store::{
-    Store, Write,
-    sqlite::{Options, Sqlite},
-};
+use store::sqlite::{Options, Sqlite};
+use store::{Store, Write};
 
 fn value(n: u64, len: usize) -> Bytes {
     let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

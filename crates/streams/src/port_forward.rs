@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    sync::mpsc,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::{BUFFER, Io, Protocol, pipe, spdy, websocket};

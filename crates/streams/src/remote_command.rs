@@ -2,10 +2,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
-    sync::mpsc,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::{BUFFER, Error, Io, Protocol, pipe, spdy, websocket};

@@ -8,38 +8,28 @@ use schema::Value;
 use super::{
     AdmissionRequest,
     quota_usage::is_extended,
-    rule::{Cx, PODS, Rule},
+    rule::{Cx, NOTHING, PODS, Rule},
 };
 use crate::{Status, pods};
 
 /// Every container pulls its image anew, so that credentials are asked for each time.
-pub struct AlwaysPullImages;
+pub const ALWAYS_PULL_IMAGES: Rule = Rule { name: "AlwaysPullImages", of: PODS, mutate: always_pull, ..NOTHING };
 
-impl Rule for AlwaysPullImages {
-    fn name(&self) -> &'static str {
-        "AlwaysPullImages"
+fn always_pull(_: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if !request.is_create() && !request.is_update() || !has_new_image(request) {
+        return Ok(());
     }
-
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        PODS
+    for field in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in list(&mut request.object, &["spec", field]) {
+            container.set(&["imagePullPolicy"], "Always");
+        }
     }
-
-    fn mutate(&self, _: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if !request.is_create() && !request.is_update() || !has_new_image(request) {
-            return Ok(());
+    for volume in list(&mut request.object, &["spec", "volumes"]) {
+        if volume.get(&["image"]).is_some_and(|image| !image.is_null()) {
+            volume.set(&["image", "pullPolicy"], "Always");
         }
-        for field in ["initContainers", "containers", "ephemeralContainers"] {
-            for container in list(&mut request.object, &["spec", field]) {
-                container.set(&["imagePullPolicy"], "Always");
-            }
-        }
-        for volume in list(&mut request.object, &["spec", "volumes"]) {
-            if volume.get(&["image"]).is_some_and(|image| !image.is_null()) {
-                volume.set(&["image", "pullPolicy"], "Always");
-            }
-        }
-        Ok(())
     }
+    Ok(())
 }
 
 fn list<'a>(object: &'a mut Value, path: &[&str]) -> impl Iterator<Item = &'a mut Value> {
@@ -54,56 +44,38 @@ fn has_new_image(request: &AdmissionRequest) -> bool {
 }
 
 /// Nobody takes an address of their own choice.
-pub struct DenyServiceExternalIps;
+pub const DENY_SERVICE_EXTERNAL_IPS: Rule =
+    Rule { name: "DenyServiceExternalIPs", of: &[("", "services")], validate: deny_external_ips, ..NOTHING };
 
-impl Rule for DenyServiceExternalIps {
-    fn name(&self) -> &'static str {
-        "DenyServiceExternalIPs"
+fn deny_external_ips(_: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    let held = request.old.as_deref().map_or(&[][..], |old| old.list_at(&["spec", "externalIPs"]));
+    let is_write = request.is_create() || request.is_update();
+    if is_write && request.object.list_at(&["spec", "externalIPs"]).iter().any(|ip| !held.contains(ip)) {
+        return request.refuse("Use of external IPs is denied by admission control");
     }
-
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[("", "services")]
-    }
-
-    fn validate(&self, _: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        let held = request.old.as_deref().map_or(&[][..], |old| old.list_at(&["spec", "externalIPs"]));
-        let is_write = request.is_create() || request.is_update();
-        if is_write && request.object.list_at(&["spec", "externalIPs"]).iter().any(|ip| !held.contains(ip)) {
-            return request.refuse("Use of external IPs is denied by admission control");
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Who asks for an extended resource tolerates the taint that keeps its nodes free for it.
-pub struct ExtendedResourceToleration;
+pub const EXTENDED_RESOURCE_TOLERATION: Rule =
+    Rule { name: "ExtendedResourceToleration", of: PODS, mutate: tolerate_extended_resources, ..NOTHING };
 
-impl Rule for ExtendedResourceToleration {
-    fn name(&self) -> &'static str {
-        "ExtendedResourceToleration"
+fn tolerate_extended_resources(_: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if !request.is_create() && !request.is_update() {
+        return Ok(());
     }
-
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        PODS
+    let mut names = BTreeSet::new();
+    for (_, _, container) in pods::containers(&request.object["spec"]) {
+        let asked = container.object_at(&["resources", "requests"]).into_iter().flatten();
+        names.extend(asked.map(|(name, _)| name.clone()).filter(|name| is_extended(name)));
     }
-
-    fn mutate(&self, _: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if !request.is_create() && !request.is_update() {
-            return Ok(());
+    for name in names {
+        let toleration =
+            Value::object([("key", name.into()), ("operator", "Exists".into()), ("effect", "NoSchedule".into())]);
+        let tolerations = request.object.make_list(&["spec", "tolerations"]);
+        if !tolerations.contains(&toleration) {
+            tolerations.push(toleration);
         }
-        let mut names = BTreeSet::new();
-        for (_, _, container) in pods::containers(&request.object["spec"]) {
-            let asked = container.object_at(&["resources", "requests"]).into_iter().flatten();
-            names.extend(asked.map(|(name, _)| name.clone()).filter(|name| is_extended(name)));
-        }
-        for name in names {
-            let toleration =
-                Value::object([("key", name.into()), ("operator", "Exists".into()), ("effect", "NoSchedule".into())]);
-            let tolerations = request.object.make_list(&["spec", "tolerations"]);
-            if !tolerations.contains(&toleration) {
-                tolerations.push(toleration);
-            }
-        }
-        Ok(())
     }
+    Ok(())
 }

@@ -2,15 +2,12 @@
 
 use super::{
     AdmissionRequest,
-    rule::{Cx, Rule},
+    rule::{Cx, NOTHING, Rule},
 };
 use crate::{
     Status,
     view::{self, INGRESS_CLASSES, Of, STORAGE_CLASSES, View},
 };
-
-pub struct DefaultStorageClass;
-pub struct DefaultIngressClass;
 
 /// Name of the newest class with one of the annotations; of equally old ones the first by name.
 fn newest(view: &dyn View, of: Of, annotations: &[&str]) -> Option<String> {
@@ -21,51 +18,37 @@ fn newest(view: &dyn View, of: Of, annotations: &[&str]) -> Option<String> {
     classes.first().map(|class| view::name(class).to_owned())
 }
 
-impl Rule for DefaultStorageClass {
-    fn name(&self) -> &'static str {
-        "DefaultStorageClass"
-    }
+pub const DEFAULT_STORAGE_CLASS: Rule =
+    Rule { name: "DefaultStorageClass", of: &[("", "persistentvolumeclaims")], mutate: storage_class, ..NOTHING };
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[("", "persistentvolumeclaims")]
+fn storage_class(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    const MARKS: [&str; 2] =
+        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+    let claim = &mut request.object;
+    let has_class = claim.get(&["spec", "storageClassName"]).is_some_and(|c| !c.is_null())
+        || view::annotation(claim, "volume.beta.kubernetes.io/storage-class").is_some();
+    if request.operation == super::Operation::Create
+        && request.subresource.is_empty()
+        && !has_class
+        && let Some(class) = newest(cx.view, STORAGE_CLASSES, &MARKS)
+    {
+        request.object.set(&["spec", "storageClassName"], class);
     }
-
-    fn mutate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        const MARKS: [&str; 2] =
-            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-        let claim = &mut request.object;
-        let has_class = claim.get(&["spec", "storageClassName"]).is_some_and(|c| !c.is_null())
-            || view::annotation(claim, "volume.beta.kubernetes.io/storage-class").is_some();
-        if request.operation == super::Operation::Create
-            && request.subresource.is_empty()
-            && !has_class
-            && let Some(class) = newest(cx.view, STORAGE_CLASSES, &MARKS)
-        {
-            request.object.set(&["spec", "storageClassName"], class);
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
-impl Rule for DefaultIngressClass {
-    fn name(&self) -> &'static str {
-        "DefaultIngressClass"
-    }
+pub const DEFAULT_INGRESS_CLASS: Rule =
+    Rule { name: "DefaultIngressClass", of: &[("networking.k8s.io", "ingresses")], mutate: ingress_class, ..NOTHING };
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[("networking.k8s.io", "ingresses")]
+fn ingress_class(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    let ingress = &request.object;
+    let has_class = ingress.get(&["spec", "ingressClassName"]).is_some_and(|c| !c.is_null())
+        || view::annotation(ingress, "kubernetes.io/ingress.class").is_some();
+    if request.is_create()
+        && !has_class
+        && let Some(class) = newest(cx.view, INGRESS_CLASSES, &["ingressclass.kubernetes.io/is-default-class"])
+    {
+        request.object.set(&["spec", "ingressClassName"], class);
     }
-
-    fn mutate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        let ingress = &request.object;
-        let has_class = ingress.get(&["spec", "ingressClassName"]).is_some_and(|c| !c.is_null())
-            || view::annotation(ingress, "kubernetes.io/ingress.class").is_some();
-        if request.is_create()
-            && !has_class
-            && let Some(class) = newest(cx.view, INGRESS_CLASSES, &["ingressclass.kubernetes.io/is-default-class"])
-        {
-            request.object.set(&["spec", "ingressClassName"], class);
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -2,33 +2,28 @@
 
 use std::sync::Arc;
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, Rule},
-};
+use super::{AdmissionRequest, Plugin};
 use crate::{
-    Status,
+    Server, Status,
     authz::{Authorizer, escalation},
+    seams::BoxFuture,
 };
 
 pub struct RbacEscalation(pub Arc<Authorizer>);
 
-const GROUP: &str = "rbac.authorization.k8s.io";
-
-impl Rule for RbacEscalation {
+impl Plugin for RbacEscalation {
     fn name(&self) -> &'static str {
         "RBACEscalation"
     }
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[(GROUP, "roles"), (GROUP, "clusterroles"), (GROUP, "rolebindings"), (GROUP, "clusterrolebindings")]
-    }
-
-    fn validate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if !request.is_create() && !request.is_update() {
-            return Ok(());
-        }
+    fn validate<'a>(
+        &'a self,
+        server: &'a Server,
+        request: &'a mut AdmissionRequest,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        let concerns = request.group == "rbac.authorization.k8s.io" && (request.is_create() || request.is_update());
         let AdmissionRequest { user, resource, namespace, object, old, .. } = request;
-        escalation::check(&self.0, cx.view, user, resource, namespace, object, old.as_deref())
+        let check = || escalation::check(&self.0, server, user, resource, namespace, object, old.as_deref());
+        Box::pin(std::future::ready(if concerns { check() } else { Ok(()) }))
     }
 }

@@ -6,7 +6,7 @@ use schema::{Value, quantity::Quantity};
 
 use super::{
     AdmissionRequest, Operation,
-    rule::{Cx, Rule},
+    rule::{Cx, NOTHING, Rule},
 };
 use crate::{
     Status,
@@ -14,45 +14,36 @@ use crate::{
     view::{self, LIMIT_RANGES},
 };
 
-pub struct LimitRanger;
-
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
-impl Rule for LimitRanger {
-    fn name(&self) -> &'static str {
-        "LimitRanger"
-    }
+pub const RULE: Rule =
+    Rule { name: "LimitRanger", of: &[("", "pods"), ("", "persistentvolumeclaims")], mutate, validate, ..NOTHING };
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[("", "pods"), ("", "persistentvolumeclaims")]
-    }
-
-    fn mutate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if is_limited(request) && request.resource == "pods" {
-            for range in cx.view.list(LIMIT_RANGES, &request.namespace) {
-                set_defaults(&range, &mut request.object);
-            }
-        }
-        Ok(())
-    }
-
-    fn validate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if !is_limited(request) {
-            return Ok(());
-        }
+fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if is_limited(request) && request.resource == "pods" {
         for range in cx.view.list(LIMIT_RANGES, &request.namespace) {
-            let wrong = match request.resource.as_str() {
-                "pods" => of_pod(&range, &request.object),
-                _ => of_claim(&range, &request.object),
-            };
-            match wrong.as_slice() {
-                [] => {}
-                [one] => return request.refuse(one),
-                many => return request.refuse(format!("[{}]", many.join(", "))),
-            }
+            set_defaults(&range, &mut request.object);
         }
-        Ok(())
     }
+    Ok(())
+}
+
+fn validate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if !is_limited(request) {
+        return Ok(());
+    }
+    for range in cx.view.list(LIMIT_RANGES, &request.namespace) {
+        let wrong = match request.resource.as_str() {
+            "pods" => of_pod(&range, &request.object),
+            _ => of_claim(&range, &request.object),
+        };
+        match wrong.as_slice() {
+            [] => {}
+            [one] => return request.refuse(one),
+            many => return request.refuse(format!("[{}]", many.join(", "))),
+        }
+    }
+    Ok(())
 }
 
 fn is_limited(request: &AdmissionRequest) -> bool {
@@ -125,7 +116,7 @@ fn of_claim(range: &Value, claim: &Value) -> Vec<String> {
     let requests = Resources::of(&claim["spec"]["resources"], "requests");
     for limit in range.list_at(&["spec", "limits"]).iter().filter(|l| l.str_at(&["type"]) == KIND) {
         for (name, bound) in &Resources::of(limit, "min").0 {
-            wrong.extend(below(KIND, name, *bound, requests.get(name), None));
+            wrong.extend(below(KIND, name, *bound, (requests.get(name), None)));
         }
         for (name, bound) in &Resources::of(limit, "max").0 {
             let asked = requests.get(name);
@@ -140,13 +131,10 @@ fn of_claim(range: &Value, claim: &Value) -> Vec<String> {
     wrong
 }
 
-fn below(
-    kind: &str,
-    name: &str,
-    bound: Quantity,
-    request: Option<Quantity>,
-    limit: Option<Quantity>,
-) -> Option<String> {
+/// What is requested, and its limit.
+type Asked = (Option<Quantity>, Option<Quantity>);
+
+fn below(kind: &str, name: &str, bound: Quantity, (request, limit): Asked) -> Option<String> {
     let head = format!("minimum {name} usage per {kind} is {bound}");
     match (request, limit) {
         (None, _) => Some(format!("{head}.  No request is specified")),
@@ -156,13 +144,7 @@ fn below(
     }
 }
 
-fn above(
-    kind: &str,
-    name: &str,
-    bound: Quantity,
-    request: Option<Quantity>,
-    limit: Option<Quantity>,
-) -> Option<String> {
+fn above(kind: &str, name: &str, bound: Quantity, (request, limit): Asked) -> Option<String> {
     let head = format!("maximum {name} usage per {kind} is {bound}");
     match (request, limit) {
         (_, None) => Some(format!("{head}.  No limit is specified")),
@@ -172,13 +154,7 @@ fn above(
     }
 }
 
-fn ratio(
-    kind: &str,
-    name: &str,
-    bound: Quantity,
-    request: Option<Quantity>,
-    limit: Option<Quantity>,
-) -> Option<String> {
+fn ratio(kind: &str, name: &str, bound: Quantity, (request, limit): Asked) -> Option<String> {
     let head = format!("{name} max limit to request ratio per {kind} is {bound}");
     let exact = |q: Quantity| q.milli_value() as f64 / 1000.0;
     match (request.filter(|q| !q.is_zero()), limit.filter(|q| !q.is_zero())) {
@@ -192,11 +168,11 @@ fn ratio(
 }
 
 fn check(limit: &Value, kind: &str, [requests, limits]: &[Resources; 2], wrong: &mut Vec<String>) {
-    type Bound = fn(&str, &str, Quantity, Option<Quantity>, Option<Quantity>) -> Option<String>;
+    type Bound = fn(&str, &str, Quantity, Asked) -> Option<String>;
     let bounds: [(&str, Bound); 3] = [("min", below), ("max", above), ("maxLimitRequestRatio", ratio)];
     for (field, bound) in bounds {
         for (name, quantity) in &Resources::of(limit, field).0 {
-            wrong.extend(bound(kind, name, *quantity, requests.get(name), limits.get(name)));
+            wrong.extend(bound(kind, name, *quantity, (requests.get(name), limits.get(name))));
         }
     }
 }

@@ -6,7 +6,7 @@ use schema::Value;
 
 use super::{
     AdmissionRequest, Operation, node_certificates,
-    rule::{Cx, Rule},
+    rule::{Cx, NOTHING, Rule},
 };
 use crate::{
     Attributes, Status,
@@ -16,68 +16,64 @@ use crate::{
     view::{self, NODES, Of, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS},
 };
 
-pub struct NodeRestriction;
-
 const CSI_DRIVERS: Of = Of("storage.k8s.io", "csidrivers");
 
-impl Rule for NodeRestriction {
-    fn name(&self) -> &'static str {
-        "NodeRestriction"
-    }
+pub const RULE: Rule = Rule {
+    name: "NodeRestriction",
+    of: &[
+        ("", "pods"),
+        ("", "nodes"),
+        ("", "persistentvolumeclaims"),
+        ("", "serviceaccounts"),
+        ("coordination.k8s.io", "leases"),
+        ("storage.k8s.io", "csinodes"),
+        ("resource.k8s.io", "resourceslices"),
+        ("certificates.k8s.io", "certificatesigningrequests"),
+        ("certificates.k8s.io", "podcertificaterequests"),
+    ],
+    mutate,
+    ..NOTHING
+};
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[
-            ("", "pods"),
-            ("", "nodes"),
-            ("", "persistentvolumeclaims"),
-            ("", "serviceaccounts"),
-            ("coordination.k8s.io", "leases"),
-            ("storage.k8s.io", "csinodes"),
-            ("resource.k8s.io", "resourceslices"),
-            ("certificates.k8s.io", "certificatesigningrequests"),
-            ("certificates.k8s.io", "podcertificaterequests"),
-        ]
+fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if request.operation == Operation::Connect {
+        return Ok(());
     }
-
-    fn mutate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if request.operation == Operation::Connect {
-            return Ok(());
+    let Some(node) = node::identity(&request.user).map(str::to_owned) else { return Ok(()) };
+    if node.is_empty() {
+        return request.refuse(format!("could not determine node from user {:?}", request.user.name));
+    }
+    match (request.resource.as_str(), request.subresource.as_str()) {
+        ("pods", "") => pod(cx, request, &node),
+        ("pods", "status") => pod_status(request, &node),
+        ("pods", "eviction") => {
+            let name = Some(request.name.as_str()).filter(|n| !n.is_empty());
+            let name = name.unwrap_or(view::name(&request.object)).to_owned();
+            let held = held_pod(cx, request, &name)?;
+            let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
+            if held.str_at(&["spec", "nodeName"]) == node { Ok(()) } else { request.refuse(why) }
         }
-        let Some(node) = node::identity(&request.user).map(str::to_owned) else { return Ok(()) };
-        if node.is_empty() {
-            return request.refuse(format!("could not determine node from user {:?}", request.user.name));
+        ("pods", other) => {
+            request.refuse(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
         }
-        match (request.resource.as_str(), request.subresource.as_str()) {
-            ("pods", "") => pod(cx, request, &node),
-            ("pods", "status") => pod_status(request, &node),
-            ("pods", "eviction") => {
-                let name = Some(request.name.as_str()).filter(|n| !n.is_empty());
-                let name = name.unwrap_or(view::name(&request.object)).to_owned();
-                let held = held_pod(cx, request, &name)?;
-                let why = format!("node {node} can only evict pods with spec.nodeName set to itself");
-                if held.str_at(&["spec", "nodeName"]) == node { Ok(()) } else { request.refuse(why) }
+        ("nodes", _) => own_node(request, &node),
+        ("persistentvolumeclaims", "status") => claim_status(request, &node),
+        ("persistentvolumeclaims", _) => request.refuse("may only update PVC status"),
+        ("serviceaccounts", "token") if request.operation == Operation::Create => token(cx, request, &node),
+        ("leases", _) => lease(request, &node),
+        ("csinodes", _) => {
+            let name = if request.is_create() { view::name(&request.object) } else { &request.name };
+            if name == node {
+                return Ok(());
             }
-            ("pods", other) => request
-                .refuse(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")),
-            ("nodes", _) => own_node(request, &node),
-            ("persistentvolumeclaims", "status") => claim_status(request, &node),
-            ("persistentvolumeclaims", _) => request.refuse("may only update PVC status"),
-            ("serviceaccounts", "token") if request.operation == Operation::Create => token(cx, request, &node),
-            ("leases", _) => lease(request, &node),
-            ("csinodes", _) => {
-                let name = if request.is_create() { view::name(&request.object) } else { &request.name };
-                if name == node {
-                    return Ok(());
-                }
-                request.refuse("can only access CSINode with the same name as the requesting node")
-            }
-            ("resourceslices", "") => slice(request, &node),
-            ("certificatesigningrequests", "") if request.operation == Operation::Create => {
-                node_certificates::signing(request, &node)
-            }
-            ("podcertificaterequests", _) => node_certificates::of_pod(cx, request, &node),
-            _ => Ok(()),
+            request.refuse("can only access CSINode with the same name as the requesting node")
         }
+        ("resourceslices", "") => slice(request, &node),
+        ("certificatesigningrequests", "") if request.operation == Operation::Create => {
+            node_certificates::signing(request, &node)
+        }
+        ("podcertificaterequests", _) => node_certificates::of_pod(cx, request, &node),
+        _ => Ok(()),
     }
 }
 

@@ -7,14 +7,12 @@ use schema::{Value, validate::FieldError};
 use super::{
     AdmissionRequest, Operation,
     pod_security_checks::{self, LATEST_MINOR, Violation},
-    rule::{Cx, Rule},
+    rule::{Cx, NOTHING, Rule},
 };
 use crate::{
     Status,
     view::{self, NAMESPACES, PODS, View},
 };
-
-pub struct PodSecurity;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
@@ -110,69 +108,66 @@ fn describe(violations: &[Violation]) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-impl Rule for PodSecurity {
-    fn name(&self) -> &'static str {
-        "PodSecurity"
-    }
+pub const RULE: Rule = Rule {
+    name: "PodSecurity",
+    of: &[
+        ("", "pods"),
+        ("", "namespaces"),
+        ("", "replicationcontrollers"),
+        ("", "podtemplates"),
+        ("apps", "replicasets"),
+        ("apps", "deployments"),
+        ("apps", "statefulsets"),
+        ("apps", "daemonsets"),
+        ("batch", "jobs"),
+        ("batch", "cronjobs"),
+    ],
+    validate,
+    ..NOTHING
+};
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        &[
-            ("", "pods"),
-            ("", "namespaces"),
-            ("", "replicationcontrollers"),
-            ("", "podtemplates"),
-            ("apps", "replicasets"),
-            ("apps", "deployments"),
-            ("apps", "statefulsets"),
-            ("apps", "daemonsets"),
-            ("batch", "jobs"),
-            ("batch", "cronjobs"),
-        ]
+fn validate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if !matches!(request.operation, Operation::Create | Operation::Update) {
+        return Ok(());
     }
-
-    fn validate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if !matches!(request.operation, Operation::Create | Operation::Update) {
-            return Ok(());
-        }
-        if request.resource == "namespaces" {
-            return if request.subresource.is_empty() { of_namespace(cx, request) } else { Ok(()) };
-        }
-        let is_pod = request.resource == "pods";
-        let concerns = if is_pod {
-            matches!(request.subresource.as_str(), "" | "ephemeralcontainers" | "resize")
-        } else {
-            request.subresource.is_empty()
+    if request.resource == "namespaces" {
+        return if request.subresource.is_empty() { of_namespace(cx, request) } else { Ok(()) };
+    }
+    let is_pod = request.resource == "pods";
+    let concerns = if is_pod {
+        matches!(request.subresource.as_str(), "" | "ephemeralcontainers" | "resize")
+    } else {
+        request.subresource.is_empty()
+    };
+    if !concerns {
+        return Ok(());
+    }
+    let Some(namespace) = cx.view.get(NAMESPACES, "", &request.namespace) else { return Ok(()) };
+    let (policy, _) = policy(&namespace);
+    if policy.enforce.level == Level::Privileged && policy.warn.level == Level::Privileged {
+        return Ok(());
+    }
+    if !is_pod {
+        let template = match request.resource.as_str() {
+            "podtemplates" => &request.object["template"],
+            "cronjobs" => &request.object["spec"]["jobTemplate"]["spec"]["template"],
+            _ => &request.object["spec"]["template"],
         };
-        if !concerns {
-            return Ok(());
-        }
-        let Some(namespace) = cx.view.get(NAMESPACES, "", &request.namespace) else { return Ok(()) };
-        let (policy, _) = policy(&namespace);
-        if policy.enforce.level == Level::Privileged && policy.warn.level == Level::Privileged {
-            return Ok(());
-        }
-        if !is_pod {
-            let template = match request.resource.as_str() {
-                "podtemplates" => &request.object["template"],
-                "cronjobs" => &request.object["spec"]["jobTemplate"]["spec"]["template"],
-                _ => &request.object["spec"]["template"],
-            };
-            let warning = (!template.is_null()).then(|| warning(policy.warn, &policy.warn.violations(template)));
-            request.warnings.extend(warning.flatten());
-            return Ok(());
-        }
-        if request.old.as_deref().is_some_and(|old| !is_significant(&request.object, old)) {
-            return Ok(());
-        }
-        let violations = policy.enforce.violations(&request.object);
-        if !violations.is_empty() {
-            let standard = policy.enforce.to_string();
-            return request.refuse(format!("violates PodSecurity {standard:?}: {}", describe(&violations)));
-        }
-        let warning = warning(policy.warn, &policy.warn.violations(&request.object));
-        request.warnings.extend(warning);
-        Ok(())
+        let warning = (!template.is_null()).then(|| warning(policy.warn, &policy.warn.violations(template)));
+        request.warnings.extend(warning.flatten());
+        return Ok(());
     }
+    if request.old.as_deref().is_some_and(|old| !is_significant(&request.object, old)) {
+        return Ok(());
+    }
+    let violations = policy.enforce.violations(&request.object);
+    if !violations.is_empty() {
+        let standard = policy.enforce.to_string();
+        return request.refuse(format!("violates PodSecurity {standard:?}: {}", describe(&violations)));
+    }
+    let warning = warning(policy.warn, &policy.warn.violations(&request.object));
+    request.warnings.extend(warning);
+    Ok(())
 }
 
 fn warning(standard: Standard, violations: &[Violation]) -> Option<String> {

@@ -158,19 +158,8 @@ fn added(container: &Value) -> impl Iterator<Item = &str> {
 
 fn capabilities_baseline(pod: &Pod<'_>) -> Finding {
     const ALLOWED: [&str; 13] = [
-        "AUDIT_WRITE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "MKNOD",
-        "NET_BIND_SERVICE",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_CHROOT",
+        "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
+        "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
     ];
     let bad = |container: &Value| added(container).any(|c| !ALLOWED.contains(&c));
     let names = pod.which(bad);
@@ -399,14 +388,7 @@ fn privilege_escalation(pod: &Pod<'_>) -> Finding {
 
 fn restricted_volumes(pod: &Pod<'_>) -> Finding {
     const ALLOWED: [&str; 9] = [
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "image",
-        "persistentVolumeClaim",
-        "projected",
+        "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected",
         "secret",
     ];
     let kind = |volume: &Value| -> String {

@@ -2,46 +2,34 @@
 
 use super::{
     AdmissionRequest, Operation,
-    rule::{Cx, PODS, Rule},
+    rule::{Cx, NOTHING, PODS, Rule},
 };
 use crate::{
     Status,
     view::{self, NODES},
 };
 
-pub struct PodTopologyLabels;
-
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
-impl Rule for PodTopologyLabels {
-    fn name(&self) -> &'static str {
-        "PodTopologyLabels"
-    }
+pub const RULE: Rule = Rule { name: "PodTopologyLabels", of: PODS, mutate, ..NOTHING };
 
-    fn of(&self) -> &'static [(&'static str, &'static str)] {
-        PODS
+fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
+    if request.operation != Operation::Create {
+        return Ok(());
     }
-
-    fn mutate(&self, cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
-        if request.operation != Operation::Create {
-            return Ok(());
-        }
-        let node = match request.subresource.as_str() {
-            "" => request.object.str_at(&["spec", "nodeName"]),
-            "binding" if request.object.str_at(&["target", "kind"]) == "Node" => {
-                request.object.str_at(&["target", "name"])
-            }
-            _ => "",
-        };
-        if node.is_empty() {
-            return Ok(());
-        }
-        let Some(node) = cx.view.get(NODES, "", node) else { return Ok(()) };
-        for key in LABELS {
-            if let Some(value) = view::label(&node, key) {
-                request.object.set(&["metadata", "labels", key], value);
-            }
-        }
-        Ok(())
+    let node = match request.subresource.as_str() {
+        "" => request.object.str_at(&["spec", "nodeName"]),
+        "binding" if request.object.str_at(&["target", "kind"]) == "Node" => request.object.str_at(&["target", "name"]),
+        _ => "",
+    };
+    if node.is_empty() {
+        return Ok(());
     }
+    let Some(node) = cx.view.get(NODES, "", node) else { return Ok(()) };
+    for key in LABELS {
+        if let Some(value) = view::label(&node, key) {
+            request.object.set(&["metadata", "labels", key], value);
+        }
+    }
+    Ok(())
 }

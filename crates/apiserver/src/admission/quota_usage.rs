@@ -49,16 +49,8 @@ pub fn counts(request: &AdmissionRequest, name: &str) -> bool {
     match request.resource.as_str() {
         "pods" => {
             const NAMES: [&str; 10] = [
-                "pods",
-                "cpu",
-                "memory",
-                "ephemeral-storage",
-                "requests.cpu",
-                "requests.memory",
-                "requests.ephemeral-storage",
-                "limits.cpu",
-                "limits.memory",
-                "limits.ephemeral-storage",
+                "pods", "cpu", "memory", "ephemeral-storage", "requests.cpu", "requests.memory",
+                "requests.ephemeral-storage", "limits.cpu", "limits.memory", "limits.ephemeral-storage",
             ];
             let bare = name.strip_prefix("requests.").unwrap_or(name);
             NAMES.contains(&name) || bare.starts_with("hugepages-") || bare != name && is_extended(bare)

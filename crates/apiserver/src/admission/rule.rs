@@ -2,7 +2,7 @@
 
 use crate::{
     Attributes, Server, Status, User,
-    seams::{BoxFuture, Decision, Random},
+    seams::{BoxFuture, Decision},
     view::View,
 };
 
@@ -12,44 +12,40 @@ use super::{AdmissionRequest, Operation, Plugin};
 pub struct Cx<'a> {
     pub view: &'a dyn View,
     pub may: &'a dyn Fn(&User, &Attributes) -> bool,
-    pub random: &'a dyn Random,
 }
 
-/// A plugin without waiting. Errors are made by [`AdmissionRequest::forbidden`].
-pub trait Rule: Send + Sync {
-    fn name(&self) -> &'static str;
-
+/// A plugin without waiting, as a row. Errors are made by [`AdmissionRequest::forbidden`].
+pub struct Rule {
+    pub name: &'static str,
     /// Resources of which it wants to see requests, as `group` and plural; empty for all.
-    fn of(&self) -> &'static [(&'static str, &'static str)];
-
-    fn mutate(&self, _cx: &Cx<'_>, _request: &mut AdmissionRequest) -> Result<(), Status> {
-        Ok(())
-    }
-
-    fn validate(&self, _cx: &Cx<'_>, _request: &mut AdmissionRequest) -> Result<(), Status> {
-        Ok(())
-    }
+    pub of: &'static [(&'static str, &'static str)],
+    pub mutate: Step,
+    pub validate: Step,
 }
+
+pub type Step = fn(&Cx<'_>, &mut AdmissionRequest) -> Result<(), Status>;
+
+/// What a rule does where it does nothing: `..NOTHING`.
+pub const NOTHING: Rule = Rule { name: "", of: &[], mutate: |_, _| Ok(()), validate: |_, _| Ok(()) };
 
 pub const PODS: &[(&str, &str)] = &[("", "pods")];
 
-type Step<T> = fn(&T, &Cx<'_>, &mut AdmissionRequest) -> Result<(), Status>;
-
-/// Runs one step of a rule if it concerns the request's resource.
-pub fn apply<T: Rule>(rule: &T, server: &Server, request: &mut AdmissionRequest, step: Step<T>) -> Result<(), Status> {
-    let of = rule.of();
-    if !of.is_empty() && !of.iter().any(|(group, resource)| request.is(group, resource)) {
-        return Ok(());
+impl Rule {
+    /// Runs one step if the rule concerns the request's resource.
+    fn apply(&self, server: &Server, request: &mut AdmissionRequest, step: Step) -> Result<(), Status> {
+        if !self.of.is_empty() && !self.of.iter().any(|(group, resource)| request.is(group, resource)) {
+            return Ok(());
+        }
+        let authorize = &server.config().authorize;
+        let may =
+            |user: &User, wanted: &Attributes| matches!(authorize.authorize(server, user, wanted), Decision::Allow(_));
+        step(&Cx { view: server, may: &may }, request)
     }
-    let authorize = &server.config().authorize;
-    let may =
-        |user: &User, wanted: &Attributes| matches!(authorize.authorize(server, user, wanted), Decision::Allow(_));
-    step(rule, &Cx { view: server, may: &may, random: &*server.config().random }, request)
 }
 
-impl<T: Rule> Plugin for T {
+impl Plugin for Rule {
     fn name(&self) -> &'static str {
-        Rule::name(self)
+        self.name
     }
 
     fn mutate<'a>(
@@ -57,7 +53,7 @@ impl<T: Rule> Plugin for T {
         server: &'a Server,
         request: &'a mut AdmissionRequest,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(std::future::ready(apply(self, server, request, T::mutate)))
+        Box::pin(std::future::ready(self.apply(server, request, self.mutate)))
     }
 
     fn validate<'a>(
@@ -65,7 +61,7 @@ impl<T: Rule> Plugin for T {
         server: &'a Server,
         request: &'a mut AdmissionRequest,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(std::future::ready(apply(self, server, request, T::validate)))
+        Box::pin(std::future::ready(self.apply(server, request, self.validate)))
     }
 }
 

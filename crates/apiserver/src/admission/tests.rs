@@ -71,19 +71,19 @@ fn cluster(objects: &[(Of, Json)]) -> Fake {
 }
 
 /// Runs both steps as anna, who may do what `allowed` names as `verb name`.
-fn run(rule: &dyn Rule, view: &Fake, allowed: &[&str], request: &mut AdmissionRequest) -> Result<(), Status> {
+fn run(rule: &Rule, view: &Fake, allowed: &[&str], request: &mut AdmissionRequest) -> Result<(), Status> {
     let may = |_: &User, wanted: &Attributes| allowed.contains(&format!("{} {}", wanted.verb, wanted.name).as_str());
-    let cx = Cx { view, may: &may, random: &Counting };
-    rule.mutate(&cx, request)?;
-    rule.validate(&cx, request)
+    let cx = Cx { view, may: &may };
+    (rule.mutate)(&cx, request)?;
+    (rule.validate)(&cx, request)
 }
 
-fn refused(rule: &dyn Rule, view: &Fake, mut request: AdmissionRequest, message: &str) {
+fn refused(rule: &Rule, view: &Fake, mut request: AdmissionRequest, message: &str) {
     let status = run(rule, view, &[], &mut request).expect_err(message);
     assert!(status.message.ends_with(message), "{} does not end with {message}", status.message);
 }
 
-fn becomes(rule: &dyn Rule, view: &Fake, mut request: AdmissionRequest, path: &[&str], expected: Json) {
+fn becomes(rule: &Rule, view: &Fake, mut request: AdmissionRequest, path: &[&str], expected: Json) {
     if let Err(status) = run(rule, view, &[], &mut request) {
         panic!("{}", status.message);
     }
@@ -92,7 +92,7 @@ fn becomes(rule: &dyn Rule, view: &Fake, mut request: AdmissionRequest, path: &[
 
 #[test]
 fn namespaces() {
-    let rule = &super::namespace_lifecycle::NamespaceLifecycle;
+    let rule = &super::namespace_lifecycle::RULE;
     let view = cluster(&[
         (view::NAMESPACES, json!({"metadata": {"name": "on"}, "status": {"phase": "Active"}})),
         (view::NAMESPACES, json!({"metadata": {"name": "off"}, "status": {"phase": "Terminating"}})),
@@ -120,7 +120,7 @@ fn namespaces() {
 
 #[test]
 fn limits() {
-    let rule = &super::limit_ranger::LimitRanger;
+    let rule = &super::limit_ranger::RULE;
     let range = |limit: Json| {
         cluster(&[(
             view::LIMIT_RANGES,
@@ -238,7 +238,7 @@ fn service_accounts() {
 
 #[test]
 fn priorities() {
-    let rule = &super::priority::Priority;
+    let rule = &super::priority::RULE;
     let class = |name: &str, value: i64, default: bool| {
         (
             view::PRIORITY_CLASSES,
@@ -280,7 +280,7 @@ fn priorities() {
 #[test]
 fn defaults_of_pods_nodes_claims_and_ingresses() {
     let empty = cluster(&[]);
-    let rule = &super::default_toleration_seconds::DefaultTolerationSeconds::default();
+    let rule = &super::default_toleration_seconds::RULE;
     let keys = |tolerations: Json| {
         let mut request = create("/pods", json!({"metadata": {}, "spec": {"tolerations": tolerations}}));
         run(rule, &empty, &[], &mut request).unwrap();
@@ -299,7 +299,7 @@ fn defaults_of_pods_nodes_claims_and_ingresses() {
         "x,node.kubernetes.io/not-ready,node.kubernetes.io/unreachable"
     );
 
-    let rule = &super::taint_nodes::TaintNodesByCondition;
+    let rule = &super::taint_nodes::RULE;
     becomes(
         rule,
         &empty,
@@ -324,12 +324,12 @@ fn defaults_of_pods_nodes_claims_and_ingresses() {
         class(view::STORAGE_CLASSES, "new", "2026-02-01T00:00:00Z", mark),
         class(view::INGRESS_CLASSES, "web", "2026-02-01T00:00:00Z", "ingressclass.kubernetes.io/is-default-class"),
     ]);
-    let rule = &super::default_class::DefaultStorageClass;
+    let rule = &super::default_class::DEFAULT_STORAGE_CLASS;
     let claim = |spec: Json| create("/persistentvolumeclaims", json!({"metadata": {"name": "c"}, "spec": spec}));
     becomes(rule, &view, claim(json!({})), &["spec", "storageClassName"], json!("new"));
     becomes(rule, &view, claim(json!({"storageClassName": ""})), &["spec", "storageClassName"], json!(""));
     becomes(rule, &empty, claim(json!({})), &["spec", "storageClassName"], Json::Null);
-    let rule = &super::default_class::DefaultIngressClass;
+    let rule = &super::default_class::DEFAULT_INGRESS_CLASS;
     let ingress = |annotations: Json| {
         create(
             "networking.k8s.io/ingresses",
@@ -344,13 +344,13 @@ fn defaults_of_pods_nodes_claims_and_ingresses() {
         &["spec", "ingressClassName"],
         Json::Null,
     );
-    let rule = &super::in_use_protection::StorageObjectInUseProtection;
+    let rule = &super::in_use_protection::RULE;
     becomes(rule, &empty, claim(json!({})), &["metadata", "finalizers"], json!(["kubernetes.io/pvc-protection"]));
 }
 
 #[test]
 fn claims_grow_only_where_they_may() {
-    let rule = &super::claim_resize::PersistentVolumeClaimResize;
+    let rule = &super::claim_resize::RULE;
     let view = cluster(&[
         (view::STORAGE_CLASSES, json!({"metadata": {"name": "grows"}, "allowVolumeExpansion": true})),
         (view::STORAGE_CLASSES, json!({"metadata": {"name": "fixed"}})),
@@ -377,7 +377,7 @@ fn claims_grow_only_where_they_may() {
 
 #[test]
 fn runtime_classes() {
-    let rule = &super::runtime_class::RuntimeClass;
+    let rule = &super::runtime_class::RULE;
     let view = cluster(&[(
         view::RUNTIME_CLASSES,
         json!({"metadata": {"name": "vm"}, "overhead": {"podFixed": {"cpu": "250m"}},
@@ -432,7 +432,7 @@ fn certificate_requests() {
             json!({"metadata": {"name": "r"}, "spec": {"signerName": signer, "request": STANDARD.encode(pem)}}),
         )
     };
-    let rule = &super::certificates::CertificateSubjectRestriction;
+    let rule = &super::certificates::CERTIFICATE_SUBJECT_RESTRICTION;
     let signer = "kubernetes.io/kube-apiserver-client";
     assert!(run(rule, &view, &[], &mut request_for("dev", signer)).is_ok());
     assert!(run(rule, &view, &[], &mut request_for("system:masters", "example.com/x")).is_ok());
@@ -444,12 +444,12 @@ fn certificate_requests() {
     );
     let held = json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/x"}});
     let approval = || update("certificates.k8s.io/certificatesigningrequests/approval", held.clone(), held.clone());
-    let rule = &super::certificates::CertificateApproval;
+    let rule = &super::certificates::CERTIFICATE_APPROVAL;
     refused(rule, &view, approval(), "user not permitted to approve requests with signerName \"example.com/x\"");
     for allowed in ["approve example.com/x", "approve example.com/*"] {
         assert!(run(rule, &view, &[allowed], &mut approval()).is_ok());
     }
-    let rule = &super::certificates::CertificateSigning;
+    let rule = &super::certificates::CERTIFICATE_SIGNING;
     let mut signed = held.clone();
     signed["status"] = json!({"certificate": "x"});
     let signing = || update("certificates.k8s.io/certificatesigningrequests/status", signed.clone(), held.clone());
@@ -459,7 +459,7 @@ fn certificate_requests() {
 
 #[test]
 fn nodes_write_only_what_is_theirs() {
-    let rule = &super::node_restriction::NodeRestriction;
+    let rule = &super::node_restriction::RULE;
     let node = || crate::bootstrap::identity::kubelet("n1");
     let view = cluster(&[
         (view::NODES, json!({"metadata": {"name": "n1", "uid": "u1"}})),
@@ -650,7 +650,7 @@ fn nodes_write_only_what_is_theirs() {
 
 #[test]
 fn pods_carry_their_nodes_topology() {
-    let rule = &super::pod_topology_labels::PodTopologyLabels;
+    let rule = &super::pod_topology_labels::RULE;
     let view = cluster(&[(
         view::NODES,
         json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z", "other": "x"}}}),
@@ -675,7 +675,7 @@ fn pods_carry_their_nodes_topology() {
 
 #[test]
 fn pod_security() {
-    use super::pod_security::PodSecurity;
+    use super::pod_security::RULE;
     let labelled = |labels: Json| cluster(&[(view::NAMESPACES, json!({"metadata": {"name": "ns", "labels": labels}}))]);
     let pod = |spec: Json| create("/pods", json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec}));
     let baseline = labelled(json!({"pod-security.kubernetes.io/enforce": "baseline"}));
@@ -688,10 +688,10 @@ fn pod_security() {
         "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}}],
         "volumes": [{"name": "t", "projected": {}}],
     });
-    assert!(run(&PodSecurity, &baseline, &[], &mut pod(plain.clone())).is_ok());
-    assert!(run(&PodSecurity, &restricted, &[], &mut pod(good)).is_ok());
+    assert!(run(&RULE, &baseline, &[], &mut pod(plain.clone())).is_ok());
+    assert!(run(&RULE, &restricted, &[], &mut pod(good)).is_ok());
     refused(
-        &PodSecurity,
+        &RULE,
         &restricted,
         pod(plain.clone()),
         "pods \"p\" is forbidden: violates PodSecurity \"restricted:v1.25\": allowPrivilegeEscalation != false (container \"c\" must set \
@@ -743,17 +743,17 @@ fn pod_security() {
             "probe or lifecycle host (container \"a\" uses probe or lifecycle host \"10.0.0.1\")",
         ),
     ] {
-        refused(&PodSecurity, &baseline, pod(spec), message);
+        refused(&RULE, &baseline, pod(spec), message);
     }
     let mut with_namespace =
         pod(json!({"hostUsers": false, "containers": [{"name": "a", "securityContext": {"procMount": "Unmasked"}}]}));
-    assert!(run(&PodSecurity, &baseline, &[], &mut with_namespace).is_ok());
+    assert!(run(&RULE, &baseline, &[], &mut with_namespace).is_ok());
     // Only warnings: for pods, and for what makes pods.
     let warns = labelled(json!({"pod-security.kubernetes.io/warn": "baseline"}));
     let host = json!({"hostPID": true});
     let deployment = json!({"metadata": {"namespace": "ns", "name": "d"}, "spec": {"template": {"spec": host}}});
     for mut request in [pod(host), create("apps/deployments", deployment)] {
-        run(&PodSecurity, &warns, &[], &mut request).unwrap();
+        run(&RULE, &warns, &[], &mut request).unwrap();
         assert_eq!(
             request.warnings.list(),
             ["would violate PodSecurity \"baseline:latest\": host namespaces (hostPID=true)"]
@@ -761,12 +761,12 @@ fn pod_security() {
     }
     // A pod that is there stays, whatever the labels say; a new image is looked at.
     let pod_with = |image: &str| json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"hostPID": true, "containers": [{"name": "c", "image": image}]}});
-    assert!(run(&PodSecurity, &baseline, &[], &mut update("/pods", pod_with("a"), pod_with("a"))).is_ok());
-    assert!(run(&PodSecurity, &baseline, &[], &mut update("/pods", pod_with("b"), pod_with("a"))).is_err());
+    assert!(run(&RULE, &baseline, &[], &mut update("/pods", pod_with("a"), pod_with("a"))).is_ok());
+    assert!(run(&RULE, &baseline, &[], &mut update("/pods", pod_with("b"), pod_with("a"))).is_err());
     // Namespaces: bad labels, and pods that a stricter level would not let in.
     let namespace = |labels: Json| json!({"metadata": {"name": "ns", "labels": labels}});
     refused(
-        &PodSecurity,
+        &RULE,
         &baseline,
         create(
             "/namespaces",
@@ -782,7 +782,7 @@ fn pod_security() {
         namespace(json!({"pod-security.kubernetes.io/enforce": "baseline"})),
         namespace(json!({})),
     );
-    run(&PodSecurity, &baseline, &[], &mut stricter).unwrap();
+    run(&RULE, &baseline, &[], &mut stricter).unwrap();
     assert_eq!(
         stricter.warnings.list(),
         [
@@ -906,7 +906,7 @@ fn quotas() {
 
 #[test]
 fn plugins_by_choice() {
-    use super::{chosen::*, pod_resize::PodResizeValidator, registry};
+    use super::{chosen::*, pod_resize::RULE, registry};
     let view = cluster(&[(
         view::NODES,
         json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}}),
@@ -914,10 +914,10 @@ fn plugins_by_choice() {
     let pod = |spec: Json| create("/pods", json!({"metadata": {"name": "p"}, "spec": spec}));
     let spec = json!({"containers": [{"name": "c", "imagePullPolicy": "Never", "resources": {"requests": {"x.com/gpu": "1", "cpu": "1"}}}]});
     let mut request = pod(spec.clone());
-    run(&AlwaysPullImages, &view, &[], &mut request).unwrap();
+    run(&ALWAYS_PULL_IMAGES, &view, &[], &mut request).unwrap();
     assert_eq!(request.object["spec"]["containers"][0].str_at(&["imagePullPolicy"]), "Always");
     becomes(
-        &ExtendedResourceToleration,
+        &EXTENDED_RESOURCE_TOLERATION,
         &view,
         pod(spec),
         &["spec", "tolerations"],
@@ -925,14 +925,14 @@ fn plugins_by_choice() {
     );
     let service = |ips: Json| json!({"metadata": {"name": "s"}, "spec": {"externalIPs": ips}});
     refused(
-        &DenyServiceExternalIps,
+        &DENY_SERVICE_EXTERNAL_IPS,
         &view,
         update("/services", service(json!(["1.1.1.1", "2.2.2.2"])), service(json!(["1.1.1.1"]))),
         "Use of external IPs is denied by admission control",
     );
     assert!(
         run(
-            &DenyServiceExternalIps,
+            &DENY_SERVICE_EXTERNAL_IPS,
             &view,
             &[],
             &mut update("/services", service(json!(["1.1.1.1"])), service(json!(["1.1.1.1"])))
@@ -941,9 +941,9 @@ fn plugins_by_choice() {
     );
     let sized = |cpu: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
     let resize = |cpu: &str| update("/pods/resize", sized(cpu), sized("1"));
-    assert!(run(&PodResizeValidator, &view, &[], &mut resize("2")).is_ok());
+    assert!(run(&RULE, &view, &[], &mut resize("2")).is_ok());
     refused(
-        &PodResizeValidator,
+        &RULE,
         &view,
         resize("3"),
         "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000",
@@ -963,7 +963,7 @@ fn plugins_by_choice() {
 
 #[test]
 fn nodes_ask_for_certificates_that_their_pods_mount() {
-    let rule = &super::node_restriction::NodeRestriction;
+    let rule = &super::node_restriction::RULE;
     let view = cluster(&[
         (view::NODES, json!({"metadata": {"name": "n1", "uid": "nu"}})),
         (view::SERVICE_ACCOUNTS, json!({"metadata": {"namespace": "ns", "name": "sa", "uid": "su"}})),

@@ -6,7 +6,6 @@ use pki::{
 };
 use schema::Value;
 
-use super::unix;
 use crate::{
     Server, Status,
     seams::IssueToken,
@@ -112,11 +111,9 @@ impl IssueToken for TokenIssuer {
         bound: Option<&Value>,
         request: &mut Value,
     ) -> Result<(), Status> {
-        let now = unix(server);
+        let now = server.now();
         let mut claims = self.claims(server, service_account, bound, request, now);
-        let mut id = [0; 16];
-        server.config().random.fill(&mut id);
-        claims.jti = Some(uuid(id));
+        claims.jti = Some(crate::meta::uid(&*server.config().random));
         let token = self
             .signer
             .sign(&claims, &self.random)
@@ -149,12 +146,4 @@ impl IssueToken for TokenIssuer {
     fn key_set(&self) -> Option<String> {
         Some(self.published.jwks().to_string())
     }
-}
-
-/// Version 4 (RFC 9562) of random bytes.
-fn uuid(mut bytes: [u8; 16]) -> String {
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

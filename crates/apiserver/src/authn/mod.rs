@@ -217,11 +217,6 @@ fn is_bootstrap_group(group: &str) -> bool {
         && rest.bytes().all(|b| is_word(b) || b == b':' || b == b'-')
 }
 
-pub(crate) fn unix(server: &Server) -> i64 {
-    let now = server.config().clock.now();
-    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
-}
-
 impl Authenticate for Authenticator {
     fn authenticate<'a>(
         &'a self,
@@ -229,7 +224,7 @@ impl Authenticate for Authenticator {
         parts: &'a Parts,
         peer: &'a Peer,
     ) -> BoxFuture<'a, Result<Option<User>, Refused>> {
-        Box::pin(std::future::ready(self.decide(server, &parts.headers, peer, unix(server))))
+        Box::pin(std::future::ready(self.decide(server, &parts.headers, peer, server.now())))
     }
 
     fn review<'a>(
@@ -238,7 +233,7 @@ impl Authenticate for Authenticator {
         token: &'a str,
         audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<(User, Vec<String>)>, Refused>> {
-        let mut known = self.token(server, token, audiences, unix(server)).map_err(Refused);
+        let mut known = self.token(server, token, audiences, server.now()).map_err(Refused);
         if let Ok(Some((user, _))) = &mut known
             && !user.in_group("system:authenticated")
         {

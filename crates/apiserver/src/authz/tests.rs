@@ -275,18 +275,10 @@ fn a_node_reads_what_its_pods_need() {
     let authorizer = Authorizer::default();
     let node = bootstrap::identity::kubelet("n1");
     let mine = [
-        "get secrets pull in ns",
-        "list secrets env in ns",
-        "watch secrets vol in ns",
-        "get secrets proj in ns",
-        "get secrets csi in sys",
-        "get configmaps from in ns",
-        "get configmaps ca in ns",
-        "get persistentvolumeclaims claim in ns",
-        "get persistentvolumeclaims one-e in ns",
-        "get persistentvolumes pv",
-        "get pods one in ns",
-        "create serviceaccounts/token sa in ns",
+        "get secrets pull in ns", "list secrets env in ns", "watch secrets vol in ns", "get secrets proj in ns",
+        "get secrets csi in sys", "get configmaps from in ns", "get configmaps ca in ns",
+        "get persistentvolumeclaims claim in ns", "get persistentvolumeclaims one-e in ns", "get persistentvolumes pv",
+        "get pods one in ns", "create serviceaccounts/token sa in ns",
     ];
     let mut rows: Vec<(&str, bool)> = mine.iter().map(|row| (*row, true)).collect();
     rows.extend([

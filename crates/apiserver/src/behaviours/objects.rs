@@ -161,7 +161,7 @@ fn sealed(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldError> 
         forbid("immutable");
     }
     for field in fields {
-        if !super::pods::same(&new[*field], &old[*field]) {
+        if !schema::checks::same(&new[*field], &old[*field]) {
             forbid(field);
         }
     }

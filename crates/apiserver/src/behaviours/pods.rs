@@ -2,6 +2,7 @@
 
 use schema::{
     Value,
+    checks::same,
     quantity::Quantity,
     validate::{ErrorKind, FieldError},
 };
@@ -296,18 +297,6 @@ fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
         errors.push(field_error(ErrorKind::Invalid, "spec", class.into(), detail));
     }
     errors
-}
-
-/// Equality in which empty and absent are one.
-pub fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(x), Value::Object(y)) => {
-            x.iter().all(|(k, v)| y.get(k).map_or(v.is_empty(), |w| same(v, w)))
-                && y.iter().all(|(k, w)| x.contains_key(k) || w.is_empty())
-        }
-        (Value::List(x), Value::List(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
-        _ => a == b || a.is_empty() && b.is_empty(),
-    }
 }
 
 fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {

@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     ops::RangeInclusive,
     sync::{Mutex, PoisonError},
 };
 
 use schema::{
     Value,
+    cidr::{Cidr, Family},
     validate::{ErrorKind, FieldError},
 };
 
@@ -41,65 +42,48 @@ pub static SERVICE: Strategy = Strategy {
     ..PLAIN
 };
 
-/// A range of addresses in which services live.
-#[derive(Clone, Debug)]
-struct Cidr {
-    base: u128,
-    bits: u32,
-    is_v4: bool,
-}
-
-impl Cidr {
-    fn parse(text: &str) -> Option<Cidr> {
-        let (address, prefix) = text.split_once('/')?;
-        let prefix: u32 = prefix.parse().ok()?;
-        let (is_v4, width, value) = match address.parse().ok()? {
-            IpAddr::V4(ip) => (true, 32, u128::from(u32::from(ip))),
-            IpAddr::V6(ip) => (false, 128, u128::from(ip)),
-        };
-        // More than 2^112 addresses have never been of use.
-        let bits = u32::checked_sub(width, prefix).filter(|&b| b <= 112)?;
-        Some(Cidr { base: value >> bits << bits, bits, is_v4 })
-    }
-
-    fn size(&self) -> u128 {
-        1 << self.bits
-    }
-
-    fn address(&self, offset: u128) -> IpAddr {
-        let value = self.base + offset;
-        if self.is_v4 { Ipv4Addr::from(value as u32).into() } else { Ipv6Addr::from(value).into() }
-    }
-
-    fn contains(&self, ip: IpAddr) -> bool {
-        let value = match ip {
-            IpAddr::V4(ip) if self.is_v4 => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) if !self.is_v4 => u128::from(ip),
-            _ => return false,
-        };
-        value >> self.bits << self.bits == self.base
-    }
-
-    fn family(&self) -> &'static str {
-        if self.is_v4 { "IPv4" } else { "IPv6" }
-    }
-}
-
 pub struct Allocators {
+    /// Ranges in which services live.
     cidrs: Vec<Cidr>,
     ports: RangeInclusive<u16>,
     taken: Mutex<Taken>,
 }
 
+/// Addresses and ports that services hold.
 #[derive(Default)]
 struct Taken {
     ips: HashSet<IpAddr>,
     ports: HashSet<u16>,
 }
 
+impl Taken {
+    fn by(service: &Value) -> Self {
+        let ips = service.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
+        let ips = ips.chain([service.str_at(&["spec", "clusterIP"])]).filter_map(|ip| ip.parse().ok()).collect();
+        let ports = service.list_at(&["spec", "ports"]).iter().filter_map(|port| port_at(port, "nodePort"));
+        Self { ips, ports: ports.chain(port_at(&service["spec"], "healthCheckNodePort")).collect() }
+    }
+
+    fn give_back(&mut self, what: &Taken) {
+        for ip in &what.ips {
+            self.ips.remove(ip);
+        }
+        for port in &what.ports {
+            self.ports.remove(port);
+        }
+    }
+}
+
+/// A port that was named; 0 is none.
+fn port_at(value: &Value, field: &str) -> Option<u16> {
+    value.i64_at(&[field]).and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0)
+}
+
 impl Allocators {
     pub fn new(cidrs: &[String], ports: RangeInclusive<u16>) -> std::result::Result<Self, (String, &'static str)> {
-        let parse = |c: &String| Cidr::parse(c).ok_or((c.clone(), "not an address range"));
+        // More than 2^112 addresses have never been of use.
+        let usable = |c: &Cidr| c.last_offset() >> 112 == 0;
+        let parse = |c: &String| c.parse().ok().filter(usable).ok_or((c.clone(), "not an address range"));
         let cidrs = cidrs.iter().map(parse).collect::<std::result::Result<Vec<_>, _>>()?;
         if cidrs.is_empty() {
             return Err((String::new(), "at least one is needed"));
@@ -112,7 +96,7 @@ impl Allocators {
     }
 
     fn of_family(&self, family: &str) -> Option<&Cidr> {
-        self.cidrs.iter().find(|c| c.family() == family)
+        self.cidrs.iter().find(|c| c.family().name() == family)
     }
 
     /// Ranges that exist besides those of the command line, as ServiceCIDR objects.
@@ -120,8 +104,7 @@ impl Allocators {
         let Some(cidr) = self.cidrs.iter().find(|c| c.contains(ip)) else {
             return Err("the provided network does not match the current range".into());
         };
-        let last = cidr.address(cidr.size() - 1);
-        if ip == cidr.address(0) || cidr.is_v4 && cidr.size() > 2 && ip == last {
+        if ip == cidr.address() || has_broadcast(cidr) && ip == cidr.last() {
             return Err(format!("the provided network address {ip} is not in the valid range"));
         }
         let mut taken = self.taken();
@@ -137,14 +120,14 @@ impl Allocators {
     /// A free address; the lower part of the range is left to those who ask for a certain one while it can be.
     fn next_ip(&self, family: &str, random: &dyn Random, dry_run: bool) -> Option<IpAddr> {
         let cidr = self.of_family(family)?;
-        let size = cidr.size();
-        let (first, end) = (1, if cidr.is_v4 && size > 2 { size - 1 } else { size });
+        let size = cidr.last_offset() + 1;
+        let (first, end) = (1, if has_broadcast(cidr) { size - 1 } else { size });
         let reserved = (size / 16).clamp(16, 256);
         let split = if end > first + reserved { first + reserved } else { first };
         let mut taken = self.taken();
-        let free = pick(split, end, random, |o| !taken.ips.contains(&cidr.address(o)))
-            .or_else(|| pick(first, split, random, |o| !taken.ips.contains(&cidr.address(o))))?;
-        let ip = cidr.address(free);
+        let free = |offset| cidr.nth(offset).is_some_and(|ip| !taken.ips.contains(&ip));
+        let found = pick(split, end, random, free).or_else(|| pick(first, split, random, free))?;
+        let ip = cidr.nth(found)?;
         if !dry_run {
             taken.ips.insert(ip);
         }
@@ -171,13 +154,18 @@ impl Allocators {
         let reserved = ((end - first) / 32).clamp(16, 128);
         let split = if end > first + reserved { first + reserved } else { first };
         let mut taken = self.taken();
-        let free = pick(split, end, random, |p| !taken.ports.contains(&(p as u16)))
-            .or_else(|| pick(first, split, random, |p| !taken.ports.contains(&(p as u16))))? as u16;
+        let free = |port: u128| !taken.ports.contains(&(port as u16));
+        let found = pick(split, end, random, free).or_else(|| pick(first, split, random, free))? as u16;
         if !dry_run {
-            taken.ports.insert(free);
+            taken.ports.insert(found);
         }
-        Some(free)
+        Some(found)
     }
+}
+
+/// The last address of an IPv4 network of any size is its broadcast address.
+fn has_broadcast(cidr: &Cidr) -> bool {
+    cidr.family() == Family::V4 && cidr.last_offset() > 1
 }
 
 /// Something free in a range, beginning at a random place.
@@ -191,39 +179,21 @@ fn pick(first: u128, end: u128, random: &dyn Random, free: impl Fn(u128) -> bool
     (0..size.min(TRIES_MAX)).map(|i| first + (start + i) % size).find(|&o| free(o))
 }
 
-/// Addresses and ports that a service holds.
-fn held(service: &Value) -> (HashSet<IpAddr>, HashSet<u16>) {
-    let ips = service.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
-    let ips = ips.chain([service.str_at(&["spec", "clusterIP"])]).filter_map(|ip| ip.parse().ok()).collect();
-    let ports = service.list_at(&["spec", "ports"]).iter().filter_map(|p| p.i64_at(&["nodePort"]));
-    let ports = ports
-        .chain(service.i64_at(&["spec", "healthCheckNodePort"]))
-        .filter_map(|p| u16::try_from(p).ok().filter(|&p| p > 0))
-        .collect();
-    (ips, ports)
-}
-
 /// Gives back what `service` holds and `kept` does not.
 fn release(cx: &Cx<'_>, service: &Value, kept: Option<&Value>) {
     if cx.dry_run {
         return;
     }
-    let (ips, ports) = held(service);
-    let (kept_ips, kept_ports) = kept.map(held).unwrap_or_default();
-    let mut taken = cx.server.inner.allocators.taken();
-    for ip in ips.difference(&kept_ips) {
-        taken.ips.remove(ip);
-    }
-    for port in ports.difference(&kept_ports) {
-        taken.ports.remove(port);
-    }
+    let mut gone = Taken::by(service);
+    gone.give_back(&kept.map(Taken::by).unwrap_or_default());
+    cx.server.inner.allocators.taken().give_back(&gone);
 }
 
 pub fn repair(server: &Server) {
     let services = server.read_all("", "services", "");
     let mut taken = server.inner.allocators.taken();
     for service in &services {
-        let (ips, ports) = held(service);
+        let Taken { ips, ports } = Taken::by(service);
         taken.ips.extend(ips);
         taken.ports.extend(ports);
     }
@@ -270,9 +240,8 @@ fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
         } else if ips == old_ips && !ip.is_empty() {
             set(service, vec![ip]);
         }
-    } else if ips != old_ips && !ips.is_empty() && ip == old_ip {
-        // The list is the newer client's word; it must agree with the singular, which validation sees to.
     }
+    // Of a changed list, which is the newer client's word, validation sees to it that it agrees with the singular.
 }
 
 /// What an update that does not mention it keeps.
@@ -316,10 +285,7 @@ fn needs_health_port(service: &Value) -> bool {
 }
 
 fn family_of(ip: &str) -> Option<&'static str> {
-    match ip.parse().ok()? {
-        IpAddr::V4(_) => Some("IPv4"),
-        IpAddr::V6(_) => Some("IPv6"),
-    }
+    Some(Family::of(&ip.parse().ok()?).name())
 }
 
 fn other(family: &str) -> &'static str {
@@ -401,7 +367,7 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
     if !errors.is_empty() {
         return Err(refuse(service, errors));
     }
-    let default = allocators.cidrs.first().map_or("IPv4", Cidr::family);
+    let default = allocators.cidrs.first().map_or("IPv4", |cidr| cidr.family().name());
     if headless && selectorless {
         if families.is_empty() {
             families.push(default.into());
@@ -439,142 +405,131 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
 
 /// Takes what the service asks for and does not hold by `old`. On failure nothing stays taken.
 fn allocate(cx: &Cx<'_>, service: &mut Value, old: Option<&Value>) -> Result<()> {
-    let allocators = &cx.server.inner.allocators;
-    let (old_ips, old_ports) = old.map(held).unwrap_or_default();
-    let mut got_ips = Vec::new();
-    let mut got_ports = Vec::new();
-    let result = allocate_into(cx, service, &old_ips, &old_ports, &mut got_ips, &mut got_ports);
+    let mut attempt = Attempt { cx, held: old.map(Taken::by).unwrap_or_default(), got: Taken::default() };
+    let result = attempt.all(service);
     if result.is_err() && !cx.dry_run {
-        let mut taken = allocators.taken();
-        got_ips.iter().for_each(|ip| {
-            taken.ips.remove(ip);
-        });
-        got_ports.iter().for_each(|port| {
-            taken.ports.remove(port);
-        });
+        cx.server.inner.allocators.taken().give_back(&attempt.got);
     }
     result
 }
 
-fn allocate_into(
-    cx: &Cx<'_>,
-    service: &mut Value,
-    old_ips: &HashSet<IpAddr>,
-    old_ports: &HashSet<u16>,
-    got_ips: &mut Vec<IpAddr>,
-    got_ports: &mut Vec<u16>,
-) -> Result<()> {
-    let allocators = &cx.server.inner.allocators;
-    let random = &*cx.server.inner.config.random;
-    let ty = service.str_at(&["spec", "type"]).to_owned();
-    if ty == "ExternalName" {
-        return Ok(());
+struct Attempt<'a> {
+    cx: &'a Cx<'a>,
+    held: Taken,
+    got: Taken,
+}
+
+impl Attempt<'_> {
+    fn all(&mut self, service: &mut Value) -> Result<()> {
+        let ty = service.str_at(&["spec", "type"]).to_owned();
+        if ty == "ExternalName" {
+            return Ok(());
+        }
+        self.addresses(service)?;
+        if matches!(ty.as_str(), "NodePort" | "LoadBalancer") {
+            let automatic = service["spec"]["allocateLoadBalancerNodePorts"].as_bool().unwrap_or(true);
+            self.node_ports(service, automatic || ty == "NodePort")?;
+        }
+        if needs_health_port(service) {
+            self.health_port(service)?;
+        }
+        Ok(())
     }
-    let name = service.str_at(&["metadata", "name"]).to_owned();
-    let mut ips = strings(service, &["spec", "clusterIPs"]);
-    if ips.first().map(String::as_str) != Some("None") {
+
+    fn take_port(&mut self, port: u16) -> std::result::Result<(), String> {
+        self.cx.server.inner.allocators.take_port(port, self.cx.dry_run)?;
+        self.got.ports.insert(port);
+        Ok(())
+    }
+
+    fn next_port(&mut self, what: &str) -> Result<u16> {
+        let inner = &self.cx.server.inner;
+        let port = inner.allocators.next_port(&*inner.config.random, self.cx.dry_run);
+        let port = port.ok_or_else(|| Status::internal(format_args!("failed to allocate a {what}: range is full")))?;
+        self.got.ports.insert(port);
+        Ok(port)
+    }
+
+    fn addresses(&mut self, service: &mut Value) -> Result<()> {
+        let mut ips = strings(service, &["spec", "clusterIPs"]);
+        if ips.first().is_some_and(|ip| ip == "None") {
+            return Ok(());
+        }
+        let inner = &self.cx.server.inner;
         for (at, family) in strings(service, &["spec", "ipFamilies"]).iter().enumerate() {
-            match ips.get(at) {
-                Some(text) => {
-                    let ip: IpAddr = text
-                        .parse()
-                        .map_err(|_| Status::internal(format_args!("failed to parse service IP {text:?}")))?;
-                    if old_ips.contains(&ip) {
-                        continue;
-                    }
-                    if let Err(why) = allocators.take_ip(ip, cx.dry_run) {
-                        let all = Value::list(ips.iter().map(String::as_str));
-                        let detail = format!("failed to allocate IP {text}: {why}");
-                        return Err(refuse(service, vec![invalid("spec.clusterIPs", all, &detail)]));
-                    }
-                    got_ips.push(ip);
-                }
-                None => {
-                    let ip = allocators.next_ip(family, random, cx.dry_run).ok_or_else(|| {
-                        Status::internal(format_args!(
-                            "failed to allocate a serviceIP for Service {name:?}: range is full"
-                        ))
-                    })?;
-                    got_ips.push(ip);
-                    ips.push(ip.to_string());
-                }
+            let Some(text) = ips.get(at) else {
+                let ip = inner.allocators.next_ip(family, &*inner.config.random, self.cx.dry_run).ok_or_else(|| {
+                    let name = service.str_at(&["metadata", "name"]);
+                    Status::internal(format_args!("failed to allocate a serviceIP for Service {name:?}: range is full"))
+                })?;
+                self.got.ips.insert(ip);
+                ips.push(ip.to_string());
+                continue;
+            };
+            let ip: IpAddr =
+                text.parse().map_err(|_| Status::internal(format_args!("failed to parse service IP {text:?}")))?;
+            if self.held.ips.contains(&ip) {
+                continue;
             }
+            if let Err(why) = inner.allocators.take_ip(ip, self.cx.dry_run) {
+                let detail = format!("failed to allocate IP {text}: {why}");
+                let all = Value::list(ips.iter().map(String::as_str));
+                return Err(refuse(service, vec![invalid("spec.clusterIPs", all, &detail)]));
+            }
+            self.got.ips.insert(ip);
         }
         if let Some(first) = ips.first().cloned() {
             service.set(&["spec", "clusterIP"], first);
             service.set(&["spec", "clusterIPs"], ips);
         }
+        Ok(())
     }
-    let wants_ports = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
-    let automatic = ty == "NodePort"
-        || ty == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"].as_bool().unwrap_or(true);
-    if wants_ports {
-        let mut by_port: Vec<(i64, u16)> = Vec::new();
+
+    fn node_ports(&mut self, service: &mut Value, automatic: bool) -> Result<()> {
         let ports = service.list_at(&["spec", "ports"]).to_vec();
-        let mut numbers = Vec::with_capacity(ports.len());
+        let mut by_port: Vec<(i64, u16)> = Vec::new();
         for (at, port) in ports.iter().enumerate() {
             let number = port.i64_at(&["port"]).unwrap_or(0);
-            let asked = port.i64_at(&["nodePort"]).and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0);
             // Ports of the same number in other protocols share one.
-            let asked = asked.or_else(|| {
-                let shared = by_port.iter().find(|(n, _)| *n == number).map(|(_, p)| *p);
-                shared.or_else(|| {
-                    let same = ports[at + 1..].iter().filter(|p| p.i64_at(&["port"]) == Some(number));
-                    same.filter_map(|p| p.i64_at(&["nodePort"])).find_map(|p| u16::try_from(p).ok().filter(|&p| p != 0))
-                })
-            });
-            let chosen = match asked {
-                Some(port) if got_ports.contains(&port) || old_ports.contains(&port) => Some(port),
-                Some(port) => {
-                    if let Err(why) = allocators.take_port(port, cx.dry_run) {
-                        let field = format!("spec.ports[{at}].nodePort");
-                        return Err(refuse(service, vec![invalid(&field, i64::from(port), &why)]));
-                    }
-                    got_ports.push(port);
-                    Some(port)
-                }
-                None if automatic => {
-                    let port = allocators
-                        .next_port(random, cx.dry_run)
-                        .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
-                    got_ports.push(port);
-                    Some(port)
-                }
-                None => None,
+            let shared = || by_port.iter().find(|(other, _)| *other == number).map(|(_, chosen)| *chosen);
+            let later = || {
+                let same = ports[at + 1..].iter().filter(|other| other.i64_at(&["port"]) == Some(number));
+                same.filter_map(|other| port_at(other, "nodePort")).next()
             };
-            if let Some(chosen) = chosen {
-                by_port.push((number, chosen));
+            let chosen = match port_at(port, "nodePort").or_else(shared).or_else(later) {
+                Some(port) => {
+                    if !self.got.ports.contains(&port) && !self.held.ports.contains(&port) {
+                        self.take_port(port).map_err(|why| {
+                            let field = format!("spec.ports[{at}].nodePort");
+                            refuse(service, vec![invalid(&field, i64::from(port), &why)])
+                        })?;
+                    }
+                    port
+                }
+                None if automatic => self.next_port("nodePort")?,
+                None => continue,
+            };
+            by_port.push((number, chosen));
+            if let Some(list) = service.get_mut(&["spec", "ports"]).and_then(Value::as_list_mut) {
+                list[at].set(&["nodePort"], chosen);
             }
-            numbers.push(chosen);
         }
-        let list = service.get_mut(&["spec", "ports"]).and_then(Value::as_list_mut).into_iter().flatten();
-        for (port, number) in list.zip(numbers) {
-            if let Some(number) = number {
-                port.set(&["nodePort"], number);
-            }
-        }
+        Ok(())
     }
-    if needs_health_port(service) {
-        let asked =
-            service.i64_at(&["spec", "healthCheckNodePort"]).and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0);
-        match asked {
-            Some(port) if old_ports.contains(&port) => {}
-            Some(port) => {
-                allocators.take_port(port, cx.dry_run).map_err(|why| {
-                    Status::internal(format_args!("failed to allocate requested HealthCheck NodePort {port}: {why}"))
-                })?;
-                got_ports.push(port);
-            }
+
+    fn health_port(&mut self, service: &mut Value) -> Result<()> {
+        match port_at(&service["spec"], "healthCheckNodePort") {
+            Some(port) if self.held.ports.contains(&port) => Ok(()),
+            Some(port) => self.take_port(port).map_err(|why| {
+                Status::internal(format_args!("failed to allocate requested HealthCheck NodePort {port}: {why}"))
+            }),
             None => {
-                let port = allocators
-                    .next_port(random, cx.dry_run)
-                    .ok_or_else(|| Status::internal("failed to allocate a HealthCheck NodePort: range is full"))?;
-                got_ports.push(port);
+                let port = self.next_port("HealthCheck NodePort")?;
                 service.set(&["spec", "healthCheckNodePort"], port);
+                Ok(())
             }
         }
     }
-    Ok(())
 }
 
 fn prepare_create(cx: &Cx<'_>, service: &mut Value) -> Result<()> {

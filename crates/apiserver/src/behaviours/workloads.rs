@@ -2,13 +2,13 @@
 
 use schema::{
     Value,
+    checks::same,
     selector::LabelSelector,
     validate::{ErrorKind, FieldError},
 };
 
 use super::{
-    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, pods::same,
-    wipe_for_create,
+    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, wipe_for_create,
 };
 use crate::{
     meta,
@@ -67,12 +67,7 @@ pub static STATEFUL_SET: Strategy = Strategy {
         let Some(old) = old else { return errors };
         let mut munged = new["spec"].clone();
         for field in [
-            "replicas",
-            "template",
-            "updateStrategy",
-            "minReadySeconds",
-            "ordinals",
-            "revisionHistoryLimit",
+            "replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit",
             "persistentVolumeClaimRetentionPolicy",
         ] {
             keep(&mut munged, &old["spec"], &[field]);

@@ -31,118 +31,41 @@ enum Who {
 }
 use Who::{Group, SystemAccounts, User};
 
+/// Verbs, group, resources, and whether objects of no namespace are among them.
+type Rule = (&'static [&'static str], &'static str, &'static [&'static str], bool);
+
 /// Which requests.
 enum What {
     Everything,
-    /// Verbs, group, resources, and whether objects of no namespace are among them.
-    Resources(&'static [(&'static [&'static str], &'static str, &'static [&'static str], bool)]),
+    Resources(&'static [Rule]),
     Paths(&'static [&'static str]),
 }
 
-struct Schema {
-    name: &'static str,
-    level: &'static str,
-    precedence: i64,
-    by: &'static str,
-    who: &'static [Who],
-    what: What,
-}
+/// Name, priority level, precedence, what tells flows apart, whose requests, and which.
+type Schema = (&'static str, &'static str, i64, &'static str, &'static [Who], What);
 
 const ANYONE: &[Who] = &[Group("system:unauthenticated"), Group("system:authenticated")];
+const NODES: &[Who] = &[Group("system:nodes")];
+const MANAGER: Who = User("system:kube-controller-manager");
+const SCHEDULER: Who = User("system:kube-scheduler");
+const ELECTED: &[Who] = &[MANAGER, SCHEDULER, SystemAccounts];
 const ANY: &[&str] = &["*"];
+const NODES_OWN: &[Rule] =
+    &[(ANY, "", &["nodes", "nodes/status"], true), (ANY, "coordination.k8s.io", &["leases"], false)];
+const ELECTIONS: &[Rule] = &[(&["get", "create", "update"], "coordination.k8s.io", &["leases"], false)];
 
 const SCHEMA_ROWS: [Schema; 11] = [
-    Schema {
-        name: "exempt",
-        level: "exempt",
-        precedence: 1,
-        by: "",
-        who: &[Group("system:masters")],
-        what: What::Everything,
-    },
-    Schema {
-        name: "catch-all",
-        level: "catch-all",
-        precedence: 10000,
-        by: "ByUser",
-        who: ANYONE,
-        what: What::Everything,
-    },
-    Schema {
-        name: "system-nodes",
-        level: "system",
-        precedence: 500,
-        by: "ByUser",
-        who: &[Group("system:nodes")],
-        what: What::Everything,
-    },
-    Schema {
-        name: "system-node-high",
-        level: "node-high",
-        precedence: 400,
-        by: "ByUser",
-        who: &[Group("system:nodes")],
-        what: What::Resources(&[
-            (ANY, "", &["nodes", "nodes/status"], true),
-            (ANY, "coordination.k8s.io", &["leases"], false),
-        ]),
-    },
-    Schema {
-        name: "probes",
-        level: "exempt",
-        precedence: 2,
-        by: "",
-        who: ANYONE,
-        what: What::Paths(&["/healthz", "/readyz", "/livez"]),
-    },
-    Schema {
-        name: "system-leader-election",
-        level: "leader-election",
-        precedence: 100,
-        by: "ByUser",
-        who: &[User("system:kube-controller-manager"), User("system:kube-scheduler"), SystemAccounts],
-        what: What::Resources(&[(&["get", "create", "update"], "coordination.k8s.io", &["leases"], false)]),
-    },
-    Schema {
-        name: "kube-controller-manager",
-        level: "workload-high",
-        precedence: 800,
-        by: "ByNamespace",
-        who: &[User("system:kube-controller-manager")],
-        what: What::Everything,
-    },
-    Schema {
-        name: "kube-scheduler",
-        level: "workload-high",
-        precedence: 800,
-        by: "ByNamespace",
-        who: &[User("system:kube-scheduler")],
-        what: What::Everything,
-    },
-    Schema {
-        name: "kube-system-service-accounts",
-        level: "workload-high",
-        precedence: 900,
-        by: "ByNamespace",
-        who: &[SystemAccounts],
-        what: What::Everything,
-    },
-    Schema {
-        name: "service-accounts",
-        level: "workload-low",
-        precedence: 9000,
-        by: "ByUser",
-        who: &[Group("system:serviceaccounts")],
-        what: What::Everything,
-    },
-    Schema {
-        name: "global-default",
-        level: "global-default",
-        precedence: 9900,
-        by: "ByUser",
-        who: ANYONE,
-        what: What::Everything,
-    },
+    ("exempt", "exempt", 1, "", &[Group("system:masters")], What::Everything),
+    ("catch-all", "catch-all", 10000, "ByUser", ANYONE, What::Everything),
+    ("system-nodes", "system", 500, "ByUser", NODES, What::Everything),
+    ("system-node-high", "node-high", 400, "ByUser", NODES, What::Resources(NODES_OWN)),
+    ("probes", "exempt", 2, "", ANYONE, What::Paths(&["/healthz", "/readyz", "/livez"])),
+    ("system-leader-election", "leader-election", 100, "ByUser", ELECTED, What::Resources(ELECTIONS)),
+    ("kube-controller-manager", "workload-high", 800, "ByNamespace", &[MANAGER], What::Everything),
+    ("kube-scheduler", "workload-high", 800, "ByNamespace", &[SCHEDULER], What::Everything),
+    ("kube-system-service-accounts", "workload-high", 900, "ByNamespace", &[SystemAccounts], What::Everything),
+    ("service-accounts", "workload-low", 9000, "ByUser", &[Group("system:serviceaccounts")], What::Everything),
+    ("global-default", "global-default", 9900, "ByUser", ANYONE, What::Everything),
 ];
 
 pub fn objects() -> Vec<(Of, Value)> {
@@ -152,7 +75,7 @@ pub fn objects() -> Vec<(Of, Value)> {
     ]);
     let mut all = vec![(LEVELS, object("PriorityLevelConfiguration", "exempt", exempt))];
     all.extend(LIMITED.iter().map(|row| (LEVELS, object("PriorityLevelConfiguration", row.0, limited(row)))));
-    all.extend(SCHEMA_ROWS.iter().map(|row| (SCHEMAS, object("FlowSchema", row.name, schema(row)))));
+    all.extend(SCHEMA_ROWS.iter().map(|row| (SCHEMAS, object("FlowSchema", row.0, schema(row)))));
     all
 }
 
@@ -178,16 +101,16 @@ fn limited(&(_, shares, lendable, queuing): &Level) -> Value {
     Value::object([("type", "Limited".into()), ("limited", limited)])
 }
 
-fn schema(row: &Schema) -> Value {
-    let mut spec = Value::object([("matchingPrecedence", row.precedence.into())]);
-    spec.set(&["priorityLevelConfiguration", "name"], row.level);
-    if !row.by.is_empty() {
-        spec.set(&["distinguisherMethod", "type"], row.by);
+fn schema((_, level, precedence, by, who, what): &Schema) -> Value {
+    let mut spec = Value::object([("matchingPrecedence", (*precedence).into())]);
+    spec.set(&["priorityLevelConfiguration", "name"], *level);
+    if !by.is_empty() {
+        spec.set(&["distinguisherMethod", "type"], *by);
     }
     let named = |kind: &str, field: &str, name: &str| {
         Value::object([("kind", kind.into()), (field, Value::object([("name", name.into())]))])
     };
-    let subjects = row.who.iter().map(|who| match who {
+    let subjects = who.iter().map(|who| match who {
         User(name) => named("User", "user", name),
         Group(name) => named("Group", "group", name),
         SystemAccounts => {
@@ -212,7 +135,7 @@ fn schema(row: &Schema) -> Value {
         Value::object([("verbs", Value::list([verb])), ("nonResourceURLs", Value::list(paths.iter().copied()))])
     };
     let mut rule = Value::object([("subjects", Value::list(subjects))]);
-    match &row.what {
+    match what {
         What::Everything => {
             rule.set(&["resourceRules"], Value::list([resources(ANY, "*", ANY, true)]));
             rule.set(&["nonResourceRules"], Value::list([paths("*", ANY)]));

@@ -298,18 +298,7 @@ fn kubernetes_service(view: &dyn View, facts: &Facts) -> Vec<Action> {
 
 /// The address of `default/kubernetes`: the first of the range that may be given out.
 pub fn first_address(cidr: &str) -> Option<IpAddr> {
-    let (address, length) = cidr.split_once('/')?;
-    let length: u32 = length.parse().ok()?;
-    match address.parse().ok()? {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32u32.checked_sub(length)?).unwrap_or(0);
-            Some(IpAddr::V4(((u32::from(ip) & mask) + 1).into()))
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128u32.checked_sub(length)?).unwrap_or(0);
-            Some(IpAddr::V6(((u128::from(ip) & mask) + 1).into()))
-        }
-    }
+    cidr.parse::<schema::cidr::Cidr>().ok()?.nth(1)
 }
 
 /// Why the cluster's own objects could not be written.
@@ -334,7 +323,7 @@ async fn carry_out(
 ) -> Result<(), Error> {
     // A second round sees what the first one created (a status needs its object).
     for _ in 0..3 {
-        let now = schema::time::format(unix(server));
+        let now = server.now_text();
         let actions = plan(server, facts, &now);
         if actions.is_empty() {
             return Ok(());
@@ -374,11 +363,6 @@ pub async fn keep(server: Server, facts: tokio::sync::watch::Receiver<Facts>) {
             changed = facts.changed() => if changed.is_err() { return },
         }
     }
-}
-
-fn unix(server: &Server) -> i64 {
-    let now = server.config().clock.now();
-    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
 async fn execute(server: &Server, action: Action) -> Result<(), Error> {

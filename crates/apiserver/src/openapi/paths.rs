@@ -31,10 +31,9 @@ const DELETING: [(&str, &str); 5] = [
     ("orphanDependents", "boolean"),
     ("propagationPolicy", "string"),
 ];
+const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 const PATCHES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
+    "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
 
@@ -54,13 +53,35 @@ fn parameter(dialect: Dialect, place: &str, name: &str, ty: &str) -> Value {
     out
 }
 
+/// One verb of a path.
 struct Operation<'a> {
     verb: &'a str,
-    method: &'a str,
+    /// How its id begins, the HTTP method, and `x-kubernetes-action`.
+    names: [&'a str; 3],
     parameters: &'a [(&'a str, &'a str)],
-    body: Option<String>,
-    result: String,
+    body: Option<&'a str>,
+    result: &'a str,
     codes: &'a [&'a str],
+}
+
+const OK: &[&str] = &["200"];
+const WRITTEN: &[&str] = &["200", "201"];
+const CREATED: &[&str] = &["200", "201", "202"];
+const DELETED: &[&str] = &["200", "202"];
+
+fn row<'a>(
+    verb: &'a str,
+    names: [&'a str; 3],
+    parameters: &'a [(&'a str, &'a str)],
+    body: Option<&'a str>,
+    result: &'a str,
+    codes: &'a [&'a str],
+) -> Operation<'a> {
+    Operation { verb, names, parameters, body, result, codes }
+}
+
+fn create(ty: &str) -> Operation<'_> {
+    row("create", ["create", "post", "post"], &WRITING, Some(ty), ty, CREATED)
 }
 
 fn pascal(text: &str) -> String {
@@ -72,7 +93,8 @@ fn pascal(text: &str) -> String {
         .collect()
 }
 
-fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, action: &str, id: &str, gvk: &Value) -> Value {
+fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, id: &str, gvk: &Value) -> Value {
+    let [prefix, method, action] = operation.names;
     let r = &kind.resource;
     let group = if r.group.is_empty() { "core".into() } else { r.group.split('.').next().unwrap_or("").to_owned() };
     let tag = format!("{group}_{}", r.version);
@@ -81,12 +103,12 @@ fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, action: &str
     let mut parameters: Vec<Value> =
         operation.parameters.iter().map(|(n, t)| parameter(dialect, "query", n, t)).collect();
     let mut out = Value::object([
-        ("operationId", format!("{}{}{id}", operation.verb, pascal(&tag.replace('_', "."))).into()),
+        ("operationId", format!("{prefix}{}{id}", pascal(&tag.replace('_', "."))).into()),
         ("tags", Value::list([tag.as_str()])),
         ("x-kubernetes-action", action.into()),
         ("x-kubernetes-group-version-kind", gvk.clone()),
     ]);
-    let consumes: Vec<&str> = if operation.method == "patch" {
+    let consumes: Vec<&str> = if method == "patch" {
         PATCHES.iter().copied().filter(|p| kind.custom.is_none() || !p.contains("strategic")).collect()
     } else {
         vec!["*/*"]
@@ -95,7 +117,7 @@ fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, action: &str
         let rows = types.iter().map(|t| ((*t).to_owned(), Value::object([("schema", schema(name))])));
         Value::Object(rows.collect())
     };
-    if let Some(body) = &operation.body {
+    if let Some(body) = operation.body {
         match dialect {
             Dialect::V2 => {
                 parameters.insert(
@@ -116,20 +138,15 @@ fn render(dialect: Dialect, kind: &Kind, operation: &Operation<'_>, action: &str
         out.set(&["produces"], Value::list(types.iter().copied()));
     }
     for code in operation.codes {
-        let mut answer = Value::object([(
-            "description",
-            if *code == "200" {
-                "OK"
-            } else if *code == "201" {
-                "Created"
-            } else {
-                "Accepted"
-            }
-            .into(),
-        )]);
+        let description = match *code {
+            "200" => "OK",
+            "201" => "Created",
+            _ => "Accepted",
+        };
+        let mut answer = Value::object([("description", description.into())]);
         match dialect {
-            Dialect::V2 => answer.set(&["schema"], schema(&operation.result)),
-            Dialect::V3 => answer.set(&["content"], content(types, &operation.result)),
+            Dialect::V2 => answer.set(&["schema"], schema(operation.result)),
+            Dialect::V3 => answer.set(&["content"], content(types, operation.result)),
         }
         out.set(&["responses", code], answer);
     }
@@ -152,7 +169,6 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
     };
     let status = name_of_type("v1", "Status").unwrap_or_default();
     let delete_options = name_of_type("v1", "DeleteOptions");
-    let patch_body = Some("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".to_owned());
     let gvk =
         Value::object([("group", (&*r.group).into()), ("kind", (&*r.kind).into()), ("version", (&*r.version).into())]);
     let has = |verb: &str| kind.allows(verb);
@@ -175,11 +191,9 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
         }
         list
     };
-    let mut put = |path: String, parameters: Vec<Value>, operations: Vec<(Operation<'_>, &str, String)>| {
-        let mut item = Object::new();
-        for (operation, action, id) in operations {
-            item.insert(operation.method.to_owned(), render(dialect, kind, &operation, action, &id, &gvk));
-        }
+    let mut put = |path: String, parameters: Vec<Value>, id: &str, operations: &[Operation<'_>]| {
+        let rendered = operations.iter().map(|o| (o.names[1].to_owned(), render(dialect, kind, o, id, &gvk)));
+        let mut item: Object = rendered.collect();
         if item.is_empty() {
             return;
         }
@@ -188,134 +202,29 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
         }
         out.insert(path, Value::Object(item));
     };
-    let id = |infix: &str| format!("{infix}{}", r.kind);
-    let mut operations = Vec::new();
-    if has("list") {
-        operations.push((
-            Operation {
-                verb: "list",
-                method: "get",
-                parameters: &LISTING,
-                body: None,
-                result: list.clone(),
-                codes: &["200"],
-            },
-            "list",
-            id(namespaced),
-        ));
-    }
-    if has("create") {
-        operations.push((
-            Operation {
-                verb: "create",
-                method: "post",
-                parameters: &WRITING,
-                body: Some(own.clone()),
-                result: own.clone(),
-                codes: &["200", "201", "202"],
-            },
-            "post",
-            id(namespaced),
-        ));
-    }
-    if has("deletecollection") {
-        operations.push((
-            Operation {
-                verb: "deleteCollection",
-                method: "delete",
-                parameters: &deleting_many,
-                body: delete_options.clone(),
-                result: status.clone(),
-                codes: &["200"],
-            },
-            "deletecollection",
-            id(namespaced),
-        ));
-    }
-    put(format!("{base}{scope}/{}", r.plural), path_parameters(false), operations);
+    let id = format!("{namespaced}{}", r.kind);
+    let listed = || row("list", ["list", "get", "list"], &LISTING, None, &list, OK);
+    let delete_many = ["deleteCollection", "delete", "deletecollection"];
+    let mut operations = vec![
+        listed(),
+        create(&own),
+        row("deletecollection", delete_many, &deleting_many, delete_options.as_deref(), &status, OK),
+    ];
+    operations.retain(|o| has(o.verb));
+    put(format!("{base}{scope}/{}", r.plural), path_parameters(false), &id, &operations);
     if r.namespaced && has("list") {
-        let operation =
-            Operation { verb: "list", method: "get", parameters: &LISTING, body: None, result: list, codes: &["200"] };
-        put(
-            format!("{base}/{}", r.plural),
-            Vec::new(),
-            vec![(operation, "list", format!("{}ForAllNamespaces", r.kind))],
-        );
+        put(format!("{base}/{}", r.plural), Vec::new(), &format!("{}ForAllNamespaces", r.kind), &[listed()]);
     }
     let mut single = |path: String, verbs: &dyn Fn(&str) -> bool, ty: &str, suffix: &str| {
-        let mut operations = Vec::new();
-        let id = format!("{namespaced}{}{suffix}", r.kind);
-        if verbs("get") {
-            operations.push((
-                Operation {
-                    verb: "read",
-                    method: "get",
-                    parameters: &[],
-                    body: None,
-                    result: ty.to_owned(),
-                    codes: &["200"],
-                },
-                "get",
-                id.clone(),
-            ));
-        }
-        if verbs("update") {
-            operations.push((
-                Operation {
-                    verb: "replace",
-                    method: "put",
-                    parameters: &WRITING,
-                    body: Some(ty.to_owned()),
-                    result: ty.to_owned(),
-                    codes: &["200", "201"],
-                },
-                "put",
-                id.clone(),
-            ));
-        }
-        if verbs("patch") {
-            operations.push((
-                Operation {
-                    verb: "patch",
-                    method: "patch",
-                    parameters: &force,
-                    body: patch_body.clone(),
-                    result: ty.to_owned(),
-                    codes: &["200", "201"],
-                },
-                "patch",
-                id.clone(),
-            ));
-        }
-        if verbs("create") {
-            operations.push((
-                Operation {
-                    verb: "create",
-                    method: "post",
-                    parameters: &WRITING,
-                    body: Some(ty.to_owned()),
-                    result: ty.to_owned(),
-                    codes: &["200", "201", "202"],
-                },
-                "post",
-                id.clone(),
-            ));
-        }
-        if verbs("delete") {
-            operations.push((
-                Operation {
-                    verb: "delete",
-                    method: "delete",
-                    parameters: &DELETING,
-                    body: delete_options.clone(),
-                    result: status.clone(),
-                    codes: &["200", "202"],
-                },
-                "delete",
-                id,
-            ));
-        }
-        put(path, path_parameters(true), operations);
+        let mut operations = vec![
+            row("get", ["read", "get", "get"], &[], None, ty, OK),
+            row("update", ["replace", "put", "put"], &WRITING, Some(ty), ty, WRITTEN),
+            row("patch", ["patch"; 3], &force, Some(PATCH), ty, WRITTEN),
+            create(ty),
+            row("delete", ["delete"; 3], &DELETING, delete_options.as_deref(), &status, DELETED),
+        ];
+        operations.retain(|o| verbs(o.verb));
+        put(path, path_parameters(true), &format!("{id}{suffix}"), &operations);
     };
     let path = format!("{base}{scope}/{}/{{name}}", r.plural);
     single(path.clone(), &|verb| verb != "create" && has(verb), &own, "");

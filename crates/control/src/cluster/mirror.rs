@@ -63,12 +63,7 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
         if invalid > 0 {
             let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
             plan.push(event(
-                ctx,
-                &**endpoints,
-                "endpoint-slice-mirroring-controller",
-                "Warning",
-                "InvalidIPAddress",
-                message,
+                ctx, &**endpoints, "endpoint-slice-mirroring-controller", "Warning", "InvalidIPAddress", message,
             ));
         }
         for ((family, ports), addresses) in groups {

@@ -1,9 +1,10 @@
 //! Every node has a range of pod addresses of its own: /24 of the cluster's IPv4 range, /64 of its IPv6 range.
 
-use std::net::IpAddr;
-
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::core::v1::Node;
+use schema::{
+    api::core::v1::Node,
+    cidr::{Cidr, Family},
+};
 use serde_json::json;
 
 use crate::support::event;
@@ -51,19 +52,12 @@ fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, cluster_cidrs: &[String]) 
 
 /// The first part of a range that nobody uses.
 fn free_range(cidr: &str, used: &[&str]) -> Option<String> {
-    let (base, prefix) = cidr.split_once('/')?;
-    let (base, prefix): (IpAddr, u32) = (base.parse().ok()?, prefix.parse().ok()?);
-    let width = if base.is_ipv4() { 24.max(prefix) } else { 64.max(prefix) };
-    let count = 1u128.checked_shl(width - prefix).unwrap_or(u128::MAX).min(1 << 16);
+    let cidr: Cidr = cidr.parse().ok()?;
+    let (bits, width) = if cidr.family() == Family::V4 { (32, 24) } else { (128, 64) };
+    let width = cidr.prefix().max(width);
+    let count = 1u128.checked_shl(u32::from(width - cidr.prefix())).unwrap_or(u128::MAX).min(1 << 16);
     (0..count).find_map(|index| {
-        let range = match base {
-            IpAddr::V4(base) => {
-                format!("{}/{width}", std::net::Ipv4Addr::from(u32::from(base) + ((index as u32) << (32 - width))))
-            }
-            IpAddr::V6(base) => {
-                format!("{}/{width}", std::net::Ipv6Addr::from(u128::from(base) + (index << (128 - width))))
-            }
-        };
+        let range = Cidr::new(cidr.nth(index << (bits - width))?, width).to_string();
         (!used.contains(&&*range)).then_some(range)
     })
 }

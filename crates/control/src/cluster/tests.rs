@@ -241,10 +241,7 @@ mod budgets {
         let plan = Fixture::new(&objects).plan(disruption::reconcile, "n/b");
         let status = &plan.actions[0].object::<schema::api::policy::v1::PodDisruptionBudget>().unwrap().status;
         let told = (
-            status.disruptions_allowed,
-            status.current_healthy,
-            status.desired_healthy,
-            status.expected_pods,
+            status.disruptions_allowed, status.current_healthy, status.desired_healthy, status.expected_pods,
             &*status.conditions[0].reason,
         );
         assert_eq!((told, status.observed_generation), (expected, 2));

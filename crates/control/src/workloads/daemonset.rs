@@ -15,12 +15,13 @@ use schema::api::{
 };
 
 use super::{
+    adopters,
     history::{History, POD_HASH},
     pods,
 };
 use crate::{
     scheduler::filters::{matches_node_affinity, tolerated},
-    support::{Matcher, availability, claim, controller_of, event, is_ready, is_terminal, scaled},
+    support::{Matcher, availability, claim, event, is_ready, is_terminal, scaled},
 };
 
 const COMPONENT: &str = "daemonset-controller";
@@ -49,7 +50,9 @@ pub fn row() -> Row {
         triggers: vec![
             Trigger::itself::<DaemonSet>(),
             Trigger::controller::<DaemonSet, Pod>(),
-            Trigger::on::<Pod>(adopters),
+            Trigger::on::<Pod>(|world, _, new| {
+                adopters::<DaemonSet, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+            }),
             Trigger::controller::<DaemonSet, ControllerRevision>(),
             Trigger::on::<Node>(|world, old, new| {
                 let same = old.zip(new).is_some_and(|(old, new)| {
@@ -63,14 +66,6 @@ pub fn row() -> Row {
         }),
         parallel: 2,
     }
-}
-
-fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
-    let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
-    let sets = world.of::<DaemonSet>().in_namespace(&pod.metadata.namespace);
-    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels))
-        .map(|set| Key::of(&**set))
-        .collect()
 }
 
 /// How often pods failed in a row on a node, and since when: upstream's memory, which no object keeps.

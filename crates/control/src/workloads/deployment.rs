@@ -10,6 +10,7 @@ use schema::api::{
     meta::v1::ObjectMeta,
 };
 
+use super::adopters;
 use crate::support::{
     Matcher, claim, controller_of, controller_ref, event, is_terminal, key, safe_encode, scaled, time,
 };
@@ -31,21 +32,15 @@ pub fn row() -> Row {
         triggers: vec![
             Trigger::itself::<Deployment>(),
             Trigger::controller::<Deployment, ReplicaSet>(),
-            Trigger::on::<ReplicaSet>(adopters),
+            Trigger::on::<ReplicaSet>(|world, _, new| {
+                adopters::<Deployment, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+            }),
             // With Recreate, the end of an old pod is what the next step waits for.
             Trigger::on::<Pod>(recreated),
         ],
         reconcile: Box::new(reconcile),
         parallel: 5,
     }
-}
-
-fn adopters(world: &World, _: Option<&ReplicaSet>, new: Option<&ReplicaSet>) -> Vec<Key> {
-    let Some(set) = new.filter(|set| controller_of(&set.metadata).is_none()) else { return Vec::new() };
-    let all = world.of::<Deployment>().in_namespace(&set.metadata.namespace);
-    all.filter(|deployment| Matcher::new(deployment.spec.selector.as_ref()).matches(&set.metadata.labels))
-        .map(|deployment| Key::of(&**deployment))
-        .collect()
 }
 
 fn recreated(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
@@ -459,25 +454,12 @@ fn status(view: &View<'_>, failure: Option<&str>, ctx: &Ctx) -> (DeploymentStatu
         collision_count: old.collision_count,
         unknown: old.unknown.clone(),
     };
-    if available >= view.wanted() - view.fences().1 {
-        set_condition(
-            &mut status,
-            ctx,
-            "Available",
-            "True",
-            "MinimumReplicasAvailable",
-            "Deployment has minimum availability.",
-        );
+    let (value, reason, verb) = if available >= view.wanted() - view.fences().1 {
+        ("True", "MinimumReplicasAvailable", "has")
     } else {
-        set_condition(
-            &mut status,
-            ctx,
-            "Available",
-            "False",
-            "MinimumReplicasUnavailable",
-            "Deployment does not have minimum availability.",
-        );
-    }
+        ("False", "MinimumReplicasUnavailable", "does not have")
+    };
+    set_condition(&mut status, ctx, "Available", value, reason, &format!("Deployment {verb} minimum availability."));
     let again = progress(view, &mut status, ctx);
     let of_set =
         view.new.and_then(|set| set.status.conditions.iter().find(|condition| condition.r#type == "ReplicaFailure"));
@@ -518,14 +500,8 @@ fn progress(view: &View<'_>, status: &mut DeploymentStatus, ctx: &Ctx) -> Option
     }
     let old = &deployment.status;
     if is_complete(deployment, status) {
-        set_condition(
-            status,
-            ctx,
-            "Progressing",
-            "True",
-            "NewReplicaSetAvailable",
-            &format!("{what} has successfully progressed."),
-        );
+        let message = format!("{what} has successfully progressed.");
+        set_condition(status, ctx, "Progressing", "True", "NewReplicaSetAvailable", &message);
         return None;
     }
     let moved = status.updated_replicas > old.updated_replicas
@@ -554,14 +530,8 @@ fn progress(view: &View<'_>, status: &mut DeploymentStatus, ctx: &Ctx) -> Option
     if left > 0 {
         return Some(left + 1);
     }
-    set_condition(
-        status,
-        ctx,
-        "Progressing",
-        "False",
-        "ProgressDeadlineExceeded",
-        &format!("{what} has timed out progressing."),
-    );
+    let message = format!("{what} has timed out progressing.");
+    set_condition(status, ctx, "Progressing", "False", "ProgressDeadlineExceeded", &message);
     None
 }
 

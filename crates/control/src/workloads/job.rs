@@ -17,6 +17,7 @@ use schema::api::{
 use serde_json::json;
 
 use super::{
+    adopters,
     failures::{backoff, backoff_of, counts, finished_at, is_failed, rule},
     indexes::Indexes,
     pods,
@@ -39,18 +40,16 @@ pub fn row() -> Row {
     Row {
         name: "job",
         user: "system:serviceaccount:kube-system:job-controller",
-        triggers: vec![Trigger::itself::<Job>(), Trigger::controller::<Job, Pod>(), Trigger::on::<Pod>(adopters)],
+        triggers: vec![
+            Trigger::itself::<Job>(),
+            Trigger::controller::<Job, Pod>(),
+            Trigger::on::<Pod>(|world, _, new| {
+                adopters::<Job, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+            }),
+        ],
         reconcile: Box::new(reconcile),
         parallel: 5,
     }
-}
-
-fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
-    let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
-    let jobs = world.of::<Job>().in_namespace(&pod.metadata.namespace);
-    jobs.filter(|job| Matcher::new(job.spec.selector.as_ref()).matches(&pod.metadata.labels))
-        .map(|job| Key::of(&**job))
-        .collect()
 }
 
 /// Pods whose Job is gone or done let go of the finalizer; by pod.

@@ -13,7 +13,10 @@ mod replicaset;
 mod statefulset;
 mod ttl;
 
-use schema::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+use reconcile::{Key, World};
+use schema::api::{Object, apps::v1::ReplicaSet, core::v1::ReplicationController};
+
+use crate::support::{Matcher, controller_of};
 
 /// Rows of this folder.
 pub fn rows() -> Vec<reconcile::Row> {
@@ -28,6 +31,13 @@ pub fn rows() -> Vec<reconcile::Row> {
         cronjob::row(),
         ttl::row(),
     ]
+}
+
+/// An orphan concerns every owner that would adopt it.
+fn adopters<O: Object, K: Object>(world: &World, orphan: Option<&K>, matcher: fn(&O) -> Matcher) -> Vec<Key> {
+    let Some(meta) = orphan.map(K::metadata).filter(|meta| controller_of(meta).is_none()) else { return Vec::new() };
+    let owners = world.of::<O>().in_namespace(&meta.namespace);
+    owners.filter(|owner| matcher(owner).matches(&meta.labels)).map(|owner| Key::of(&**owner)).collect()
 }
 
 #[cfg(test)]

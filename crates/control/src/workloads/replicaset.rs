@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::{
-    Object,
+    Message, Object,
     apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
-    core::v1::{
-        Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
-    },
+    core::v1::{Pod, PodTemplateSpec, ReplicationController, ReplicationControllerStatus},
 };
 
-use super::pods;
+use super::{adopters, pods};
 use crate::support::{Matcher, availability, claim, controller_of, event, is_active, is_ready, is_terminal, time};
 
 /// Creations or deletions of one look.
@@ -82,48 +80,15 @@ impl Replicated for ReplicationController {
         self.spec.template.as_ref()
     }
 
+    // The messages of both kinds have the same fields.
     fn status(&self) -> ReplicaSetStatus {
-        let status = self.status.clone();
-        let conditions = status.conditions.into_iter().map(|condition| ReplicaSetCondition {
-            r#type: condition.r#type,
-            status: condition.status,
-            last_transition_time: condition.last_transition_time,
-            reason: condition.reason,
-            message: condition.message,
-            unknown: condition.unknown,
-        });
-        ReplicaSetStatus {
-            replicas: status.replicas,
-            fully_labeled_replicas: status.fully_labeled_replicas,
-            ready_replicas: status.ready_replicas,
-            available_replicas: status.available_replicas,
-            terminating_replicas: None,
-            observed_generation: status.observed_generation,
-            conditions: conditions.collect(),
-            unknown: status.unknown,
-        }
+        ReplicaSetStatus::decode(&self.status.to_vec()).unwrap_or_default()
     }
 
     /// It does not tell how many pods are on their way out.
     fn with_status(&self, status: ReplicaSetStatus) -> Self {
-        let conditions = status.conditions.into_iter().map(|condition| ReplicationControllerCondition {
-            r#type: condition.r#type,
-            status: condition.status,
-            last_transition_time: condition.last_transition_time,
-            reason: condition.reason,
-            message: condition.message,
-            unknown: condition.unknown,
-        });
-        let status = ReplicationControllerStatus {
-            replicas: status.replicas,
-            fully_labeled_replicas: status.fully_labeled_replicas,
-            ready_replicas: status.ready_replicas,
-            available_replicas: status.available_replicas,
-            observed_generation: status.observed_generation,
-            conditions: conditions.collect(),
-            unknown: status.unknown,
-        };
-        Self { status, ..self.clone() }
+        let told = ReplicaSetStatus { terminating_replicas: None, ..status };
+        Self { status: ReplicationControllerStatus::decode(&told.to_vec()).unwrap_or_default(), ..self.clone() }
     }
 }
 
@@ -131,17 +96,14 @@ pub fn row<K: Replicated>() -> Row {
     Row {
         name: <K as Replicated>::NAME,
         user: K::USER,
-        triggers: vec![Trigger::itself::<K>(), Trigger::controller::<K, Pod>(), Trigger::on::<Pod>(adopters::<K>)],
+        triggers: vec![
+            Trigger::itself::<K>(),
+            Trigger::controller::<K, Pod>(),
+            Trigger::on::<Pod>(|world, _, new| adopters(world, new, K::matcher)),
+        ],
         reconcile: Box::new(reconcile::<K>),
         parallel: 5,
     }
-}
-
-/// An orphan concerns every set that would adopt it.
-fn adopters<K: Replicated>(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
-    let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
-    let sets = world.of::<K>().in_namespace(&pod.metadata.namespace);
-    sets.filter(|set| set.matcher().matches(&pod.metadata.labels)).map(|set| Key::of(&**set)).collect()
 }
 
 pub fn reconcile<K: Replicated>(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

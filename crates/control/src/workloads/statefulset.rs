@@ -11,12 +11,11 @@ use schema::api::{
 };
 
 use super::{
+    adopters,
     history::{self, History, POD_HASH},
     pods,
 };
-use crate::support::{
-    Matcher, availability, claim, controller_of, controller_ref, event, is_ready, is_terminal, key, scaled,
-};
+use crate::support::{Matcher, availability, claim, controller_ref, event, is_ready, is_terminal, key, scaled};
 
 const COMPONENT: &str = "statefulset-controller";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
@@ -29,7 +28,9 @@ pub fn row() -> Row {
         triggers: vec![
             Trigger::itself::<StatefulSet>(),
             Trigger::controller::<StatefulSet, Pod>(),
-            Trigger::on::<Pod>(adopters),
+            Trigger::on::<Pod>(|world, _, new| {
+                adopters::<StatefulSet, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+            }),
             Trigger::controller::<StatefulSet, ControllerRevision>(),
             // A claim on its way out blocks its pod until it is gone.
             Trigger::on::<PersistentVolumeClaim>(|world, old, new| match (old, new) {
@@ -43,14 +44,6 @@ pub fn row() -> Row {
         reconcile: Box::new(reconcile),
         parallel: 5,
     }
-}
-
-fn adopters(world: &World, _: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
-    let Some(pod) = new.filter(|pod| controller_of(&pod.metadata).is_none()) else { return Vec::new() };
-    let sets = world.of::<StatefulSet>().in_namespace(&pod.metadata.namespace);
-    sets.filter(|set| Matcher::new(set.spec.selector.as_ref()).matches(&pod.metadata.labels))
-        .map(|set| Key::of(&**set))
-        .collect()
 }
 
 /// A place of the set: the pod that holds it, or the one that shall.

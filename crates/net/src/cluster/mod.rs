@@ -3,23 +3,17 @@
 //! [`Cluster`] keeps the join of each Service with its EndpointSlices and redoes only those whose objects changed
 //! (by identity of the shared objects, as a watch cache replaces them).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use schema::api::{
-    core::v1::{Namespace, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-    networking::v1::NetworkPolicy,
-};
+use schema::api::core::v1::{Namespace, Node, Pod, Service};
+use schema::api::discovery::v1::EndpointSlice;
+use schema::api::networking::v1::NetworkPolicy;
 
-use crate::{
-    dns::{Host, Zone, ZoneService},
-    io::Peer,
-    ruleset::{self, Cidr, HostPort, Inputs, PodFacts, Policy, Protocol},
-};
+use crate::dns::{Host, Zone, ZoneService};
+use crate::io::Peer;
+use crate::ruleset::{self, Cidr, HostPort, Inputs, PodFacts, Policy, Protocol};
 
 mod pods;
 mod services;

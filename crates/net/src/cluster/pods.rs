@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use schema::api::{
-    IntOrString,
-    core::v1::{Container, Pod},
-    meta::v1::LabelSelector,
-    networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort},
-};
+use schema::api::IntOrString;
+use schema::api::core::v1::{Container, Pod};
+use schema::api::meta::v1::LabelSelector;
+use schema::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 
 use super::Attached;
 use crate::ruleset::{

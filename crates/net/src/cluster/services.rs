@@ -2,15 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use schema::api::{
-    core::v1::Service,
-    discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice},
-};
+use schema::api::core::v1::Service;
+use schema::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort, EndpointSlice};
 
-use crate::{
-    dns::{ZoneEndpoint, ZonePort, ZoneService},
-    ruleset::{self, Endpoint, Protocol, ServicePort, TrafficPolicy},
-};
+use crate::dns::{ZoneEndpoint, ZonePort, ZoneService};
+use crate::ruleset::{self, Endpoint, Protocol, ServicePort, TrafficPolicy};
 
 /// How long a client stays with its endpoint where the Service does not say.
 const AFFINITY_SECONDS: i32 = 10_800;

@@ -1,15 +1,13 @@
 //! Objects as the API has them, joined.
 
-use schema::api::{
-    IntOrString,
-    core::v1::{Container, ContainerPort, NodeAddress, PodIP, ServicePort},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointPort},
-    meta::v1::LabelSelector,
-    networking::v1::{IPBlock, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort},
-};
+use schema::api::IntOrString;
+use schema::api::core::v1::{Container, ContainerPort, NodeAddress, PodIP, ServicePort};
+use schema::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use schema::api::meta::v1::LabelSelector;
+use schema::api::networking::v1::{IPBlock, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort};
 
 use super::*;
-use crate::ruleset::{Packet, trace};
+use crate::ruleset::tests::trace::{Fate, Packet, trace};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -126,7 +124,7 @@ fn lets_in(peers: Vec<NetworkPolicyPeer>, ports: Vec<NetworkPolicyPort>) -> bool
         random: 0,
     };
     let found = trace(&packet, &ruleset::ruleset(&cluster.inputs(&objects)).ruleset, &|_| false);
-    found.fate == crate::ruleset::Fate::Forwarded
+    found.fate == Fate::Forwarded
 }
 
 #[test]

@@ -2,14 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{
-    HOST_TTL, TTL,
-    wire::{
-        self, A, AAAA, ANY, CNAME, Data, FORMAT_ERROR, IN, NAME_ERROR, NO_ERROR, NOT_IMPLEMENTED, NS, Query, Record,
-        Refusal, SERVER_FAILURE, SOA, SRV, Sections,
-    },
-    zone::{Zone, ZonePort, ZoneService},
+use super::wire::{
+    self, A, AAAA, ANY, CNAME, Data, FORMAT_ERROR, IN, NAME_ERROR, NO_ERROR, NOT_IMPLEMENTED, NS, Query, Record,
+    Refusal, SERVER_FAILURE, SOA, SRV, Sections,
 };
+use super::zone::{Zone, ZonePort, ZoneService};
+use super::{HOST_TTL, TTL};
 use crate::ruleset::Protocol;
 
 /// The way a query came, which limits its reply.

@@ -1,10 +1,8 @@
 //! The snapshot that answers come from.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::ruleset::Protocol;
 

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{Applied, Net, Peer, Result};
-use crate::{
-    cluster::{Cluster, Objects},
-    dns::Zone,
-    ruleset::{Inputs, Node, ruleset},
-};
+use crate::cluster::{Cluster, Objects};
+use crate::dns::Zone;
+use crate::ruleset::{Inputs, Node, ruleset};
 
 /// Keeps one node's rules, routes and zone in step with the objects that it is shown.
 pub struct Agent {

@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{
-    Error, Result,
-    netlink::{Attributes, Message, Socket},
-};
+use super::link::{address, af, octets};
+use super::netlink::{Attributes, Message, Socket};
+use super::{Error, Result};
 use crate::ruleset::{Flow, Protocol};
 
 const SUBSYSTEM: u16 = 1;
@@ -47,8 +46,7 @@ impl Conntrack {
 
     /// Forgets a UDP flow; one that is gone already is fine.
     pub fn forget(&mut self, flow: &Flow) -> Result<()> {
-        let family = if flow.source.0.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let mut request = Message::new(SUBSYSTEM << 8 | DELETE, 0, &[family as u8, 0, 0, 0]);
+        let mut request = Message::new(SUBSYSTEM << 8 | DELETE, 0, &[af(&flow.source.0), 0, 0, 0]);
         request.nest(TUPLE_ORIG, |m| {
             m.nest(1, |m| {
                 let (from, to) = if flow.source.0.is_ipv4() { (1, 2) } else { (3, 4) };
@@ -71,13 +69,6 @@ impl Conntrack {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    }
-}
-
 type Ends = ((IpAddr, u16), (IpAddr, u16));
 
 /// Source and destination of one direction, if it is UDP.
@@ -86,8 +77,7 @@ fn tuple(tuple: Attributes<'_>) -> Option<Ends> {
     if proto.find(1)? != [Protocol::Udp as u8] {
         return None;
     }
-    let v4 = |kind| Some(IpAddr::from(<[u8; 4]>::try_from(ip.find(kind)?).ok()?));
-    let v6 = |kind| Some(IpAddr::from(<[u8; 16]>::try_from(ip.find(kind)?).ok()?));
+    let ip = |v4, v6| ip.find(v4).or(ip.find(v6)).and_then(address);
     let port = |kind| Some(u16::from_be_bytes(proto.find(kind)?.try_into().ok()?));
-    Some(((v4(1).or_else(|| v6(3))?, port(2)?), (v4(2).or_else(|| v6(4))?, port(3)?)))
+    Some(((ip(1, 3)?, port(2)?), (ip(2, 4)?, port(3)?)))
 }

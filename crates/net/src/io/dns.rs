@@ -3,31 +3,23 @@
 //! A question is in flight once however many clients ask it, so a resolver that sends our questions back to us waits for
 //! itself and runs into its timeout instead of multiplying them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::{BuildHasher, RandomState},
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
-};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OnceCell, Semaphore, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::dns::{
-    Answer, Transport, Zone, answer, failure, finish_chase,
-    wire::{self, Query},
-};
+use crate::dns::wire::{self, Query};
+use crate::dns::{Answer, Transport, Zone, answer, failure, finish_chase};
 
 const TRY: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 2;

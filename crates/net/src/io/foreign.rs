@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use super::{
-    Result,
-    nft::{BaseChain, Nft},
-};
+use super::Result;
+use super::nft::{BaseChain, Nft};
 use crate::ruleset::{HookPoint, TABLE};
 
 /// A base chain of another table that drops what it does not expect where pods' packets pass.

@@ -4,12 +4,10 @@
 //! as long as the pods' network namespaces need them to: they are not synced, for a power cut ends the pods too,
 //! and [`Ipam::keep`] drops at start what no living pod owns. An empty file (cut before its content) is free.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::{Error, Result};
 use crate::ruleset::Cidr;

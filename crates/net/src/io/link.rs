@@ -4,10 +4,8 @@
 
 use std::{io, net::IpAddr};
 
-use super::{
-    Error, Result,
-    netlink::{Attributes, Message, Socket},
-};
+use super::netlink::{Attributes, Message, Socket};
+use super::{Error, Result};
 use crate::ruleset::{Cidr, Family};
 
 pub type Mac = [u8; 6];
@@ -49,14 +47,14 @@ pub struct End<'a> {
     pub mac: Mac,
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
         16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
@@ -64,7 +62,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn af(address: &IpAddr) -> u8 {
+pub(super) fn af(address: &IpAddr) -> u8 {
     if address.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
 }
 

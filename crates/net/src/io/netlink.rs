@@ -3,10 +3,8 @@
 //! Only what the families of this crate need: requests with an acknowledgement, dumps, and nfnetlink
 //! batches whose errors are collected. The socket belongs to the network namespace in which it was opened.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::{Error, Result};
 
@@ -56,6 +54,10 @@ impl Message {
     /// A 32-bit number in network order, as nfnetlink has them.
     pub fn be32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_be_bytes());
+    }
+
+    pub fn be32s(&mut self, attributes: &[(u16, u32)]) {
+        attributes.iter().for_each(|(kind, value)| self.be32(*kind, *value));
     }
 
     /// A 32-bit number in the machine's order, as rtnetlink has them.

@@ -1,11 +1,9 @@
 //! Work inside another network namespace, on a thread of its own.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    path::Path,
-};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use super::{Error, Result};
 

@@ -1,14 +1,11 @@
 //! Our nftables table in the kernel: what it has, and transactions on it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
-use super::{
-    Error, Result,
-    netlink::{Attributes, Message, Socket},
-};
+use super::link::octets;
+use super::netlink::{Attributes, Message, Socket};
+use super::{Error, Result};
 use crate::ruleset::{
     Action, Batch, ChainState, Change, Content, Data, Family, Field, Hook, HookPoint, Key, Match, Name, Remember, Rule,
     SetKind, SetState, Shape, Side, State, TABLE, Verdict,
@@ -42,6 +39,20 @@ const ELEMENTS_PER_MESSAGE: usize = 256;
 
 fn message(kind: u16, flags: u16) -> Message {
     Message::new(u16::from(SUBSYSTEM) << 8 | kind, flags, &[INET, 0, 0, 0])
+}
+
+/// About our table.
+fn of_table(kind: u16, flags: u16) -> Message {
+    let mut m = message(kind, flags);
+    m.text(1, TABLE);
+    m
+}
+
+/// About something in our table, whose name is this attribute.
+fn named(kind: u16, flags: u16, attribute: u16, name: &str) -> Message {
+    let mut m = of_table(kind, flags);
+    m.text(attribute, name);
+    m
 }
 
 /// The registers of 32 bits: keys from the first one, an endpoint's data at the end.
@@ -91,18 +102,13 @@ impl Nft {
 
     /// Removes the table, if there is one.
     pub fn remove(&mut self) -> Result<()> {
-        let mut create = message(msg::NEW_TABLE, CREATE);
-        create.text(1, TABLE);
-        let mut delete = message(msg::DEL_TABLE, 0);
-        delete.text(1, TABLE);
         self.socket
-            .batch(SUBSYSTEM, vec![create, delete])
+            .batch(SUBSYSTEM, vec![of_table(msg::NEW_TABLE, CREATE), of_table(msg::DEL_TABLE, 0)])
             .map_err(|(_, source)| Error::Kernel { action: format!("remove table inet {TABLE}"), source })
     }
 
     fn dump(&mut self, kind: u16, set: Option<&str>, each: impl FnMut(Attributes<'_>)) -> Result<()> {
-        let mut request = message(kind, 0);
-        request.text(1, TABLE);
+        let mut request = of_table(kind, 0);
         if let Some(set) = set {
             request.text(2, set);
         }
@@ -114,38 +120,39 @@ impl Nft {
         self.socket.dump(request, |_, payload| each(Attributes(payload.get(4..).unwrap_or_default())))
     }
 
+    /// Things of one kind of every table; `each` gets their table's family and name.
+    fn dump_all(&mut self, kind: u16, mut each: impl FnMut(u8, &str, Attributes<'_>)) -> io::Result<()> {
+        let request = Message::new(u16::from(SUBSYSTEM) << 8 | kind, 0, &[0, 0, 0, 0]);
+        self.socket.dump(request, |_, payload| {
+            let attributes = Attributes(payload.get(4..).unwrap_or_default());
+            if let (Some(family), Some(table)) = (payload.first(), attributes.text(1)) {
+                each(*family, table, attributes);
+            }
+        })
+    }
+
     /// Every base chain of every table.
     pub(super) fn base_chains(&mut self) -> Result<Vec<BaseChain>> {
         let mut found = Vec::new();
-        let request = Message::new(u16::from(SUBSYSTEM) << 8 | msg::GET_CHAIN, 0, &[0, 0, 0, 0]);
-        self.socket
-            .dump(request, |_, payload| {
-                let attributes = Attributes(payload.get(4..).unwrap_or_default());
-                let family = payload.first().copied().unwrap_or_default();
-                let names = attributes.text(1).zip(attributes.text(3));
-                if let (Some((table, chain)), Some(hook)) = (names, hook_of(attributes)) {
-                    let drops = attributes.be32(5) == Some(0);
-                    found.push(BaseChain { family, table: table.to_owned(), chain: chain.to_owned(), hook, drops });
-                }
-            })
-            .map_err(|source| Error::Kernel { action: "list nftables chains".into(), source })?;
+        self.dump_all(msg::GET_CHAIN, |family, table, a| {
+            if let (Some(chain), Some(hook)) = (a.text(3), hook_of(a)) {
+                let drops = a.be32(5) == Some(0);
+                found.push(BaseChain { family, table: table.to_owned(), chain: chain.to_owned(), hook, drops });
+            }
+        })
+        .map_err(|source| Error::Kernel { action: "list nftables chains".into(), source })?;
         Ok(found)
     }
 
     /// Chains with a rule that drops or rejects whatever reaches it: (family, table, chain).
     pub(super) fn closed_chains(&mut self) -> Result<BTreeSet<(u8, String, String)>> {
         let mut found = BTreeSet::new();
-        let request = Message::new(u16::from(SUBSYSTEM) << 8 | msg::GET_RULE, 0, &[0, 0, 0, 0]);
-        self.socket
-            .dump(request, |_, payload| {
-                let attributes = Attributes(payload.get(4..).unwrap_or_default());
-                let family = payload.first().copied().unwrap_or_default();
-                let names = attributes.text(1).zip(attributes.text(2));
-                if let Some((table, chain)) = names.filter(|_| closes(attributes.nest(4))) {
-                    found.insert((family, table.to_owned(), chain.to_owned()));
-                }
-            })
-            .map_err(|source| Error::Kernel { action: "list nftables rules".into(), source })?;
+        self.dump_all(msg::GET_RULE, |family, table, a| {
+            if let Some(chain) = a.text(2).filter(|_| closes(a.nest(4))) {
+                found.insert((family, table.to_owned(), chain.to_owned()));
+            }
+        })
+        .map_err(|source| Error::Kernel { action: "list nftables rules".into(), source })?;
         Ok(found)
     }
 
@@ -336,65 +343,41 @@ fn describe(change: &Change) -> String {
 }
 
 fn encode(change: &Change, out: &mut Vec<Message>) {
-    let begin = |kind, flags| {
-        let mut m = message(kind, flags);
-        m.text(1, TABLE);
-        m
-    };
     match change {
         Change::AddTable => {
-            let mut m = begin(msg::NEW_TABLE, CREATE);
+            let mut m = of_table(msg::NEW_TABLE, CREATE);
             m.be32(2, 0);
             out.push(m);
         }
         Change::AddChain(name, hook) => {
-            let mut m = begin(msg::NEW_CHAIN, CREATE);
-            m.text(3, name);
+            let mut m = named(msg::NEW_CHAIN, CREATE, 3, name);
             if let Some(hook) = hook {
-                m.nest(4, |m| {
-                    m.be32(1, hook.point as u32);
-                    m.be32(2, hook.priority as u32);
-                });
+                m.nest(4, |m| m.be32s(&[(1, hook.point as u32), (2, hook.priority as u32)]));
                 m.text(7, if hook.nat { "nat" } else { "filter" });
                 m.be32(5, 1);
             }
             out.push(m);
         }
-        Change::FlushChain(name) => {
-            let mut m = begin(msg::DEL_RULE, 0);
-            m.text(2, name);
-            out.push(m);
-        }
-        Change::DeleteChain(name) => {
-            let mut m = begin(msg::DEL_CHAIN, 0);
-            m.text(3, name);
-            out.push(m);
-        }
-        Change::AddSet(name, kind) => out.push(encode_set(begin(msg::NEW_SET, CREATE), name, kind)),
-        Change::DeleteSet(name) => {
-            let mut m = begin(msg::DEL_SET, 0);
-            m.text(2, name);
-            out.push(m);
-        }
+        Change::FlushChain(name) => out.push(named(msg::DEL_RULE, 0, 2, name)),
+        Change::DeleteChain(name) => out.push(named(msg::DEL_CHAIN, 0, 3, name)),
+        Change::AddSet(name, kind) => out.push(encode_set(name, kind)),
+        Change::DeleteSet(name) => out.push(named(msg::DEL_SET, 0, 2, name)),
         Change::AddElements(name, shape, elements) => {
             for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
-                let mut m = begin(msg::NEW_ELEMENTS, CREATE);
-                m.text(2, name);
+                let mut m = named(msg::NEW_ELEMENTS, CREATE, 2, name);
                 m.nest(3, |m| chunk.iter().for_each(|(key, data)| encode_element(m, *shape, key, data)));
                 out.push(m);
             }
         }
         Change::DeleteElements(name, shape, keys) => {
             for chunk in keys.chunks(ELEMENTS_PER_MESSAGE) {
-                let mut m = begin(msg::DEL_ELEMENTS, 0);
-                m.text(2, name);
+                let mut m = named(msg::DEL_ELEMENTS, 0, 2, name);
                 m.nest(3, |m| chunk.iter().for_each(|key| encode_element(m, *shape, key, &Data::Nothing)));
                 out.push(m);
             }
         }
         Change::AddRule(chain, rule) => {
-            let mut m = begin(msg::NEW_RULE, CREATE | APPEND);
-            m.text(2, chain);
+            let mut m = named(msg::NEW_RULE, CREATE | APPEND, 2, chain);
             m.nest(4, |m| encode_rule(&mut Expressions(m), rule));
             let comment = format!("{COMMENT}{:016x}\0", rule.digest());
             let mut userdata = vec![0, comment.len() as u8];
@@ -405,12 +388,10 @@ fn encode(change: &Change, out: &mut Vec<Message>) {
     }
 }
 
-fn encode_set(mut m: Message, name: &str, kind: &SetKind) -> Message {
+fn encode_set(name: &str, kind: &SetKind) -> Message {
     let shape = kind.shape();
-    m.text(2, name);
-    m.be32(3, shape.flags);
-    m.be32(4, shape.key_type);
-    m.be32(5, shape.key_bytes);
+    let mut m = named(msg::NEW_SET, CREATE, 2, name);
+    m.be32s(&[(3, shape.flags), (4, shape.key_type), (5, shape.key_bytes)]);
     if kind.content != Content::Nothing {
         m.be32(6, shape.data_type);
         if shape.data_bytes > 0 {
@@ -485,27 +466,20 @@ impl Expressions<'_> {
         });
     }
 
+    fn numbers(&mut self, name: &str, attributes: &[(u16, u32)]) {
+        self.push(name, |m| m.be32s(attributes));
+    }
+
     fn meta(&mut self, key: u32, register: u32) {
-        self.push("meta", |m| {
-            m.be32(2, key);
-            m.be32(1, register);
-        });
+        self.numbers("meta", &[(2, key), (1, register)]);
     }
 
     fn ct(&mut self, key: u32) {
-        self.push("ct", |m| {
-            m.be32(2, key);
-            m.be32(1, KEY);
-        });
+        self.numbers("ct", &[(2, key), (1, KEY)]);
     }
 
     fn payload(&mut self, register: u32, base: u32, offset: u32, length: u32) {
-        self.push("payload", |m| {
-            m.be32(1, register);
-            m.be32(2, base);
-            m.be32(3, offset);
-            m.be32(4, length);
-        });
+        self.numbers("payload", &[(1, register), (2, base), (3, offset), (4, length)]);
     }
 
     fn address(&mut self, family: Family, side: Side, register: u32) {
@@ -527,8 +501,7 @@ impl Expressions<'_> {
 
     fn compare(&mut self, operator: u32, value: &[u8]) {
         self.push("cmp", |m| {
-            m.be32(1, KEY);
-            m.be32(2, operator);
+            m.be32s(&[(1, KEY), (2, operator)]);
             m.nest(3, |m| m.attr(1, value));
         });
     }
@@ -536,9 +509,7 @@ impl Expressions<'_> {
     /// `register = register & mask ^ flip`
     fn bits(&mut self, mask: &[u8], flip: &[u8]) {
         self.push("bitwise", |m| {
-            m.be32(1, KEY);
-            m.be32(2, KEY);
-            m.be32(3, mask.len() as u32);
+            m.be32s(&[(1, KEY), (2, KEY), (3, mask.len() as u32)]);
             m.nest(4, |m| m.attr(1, mask));
             m.nest(5, |m| m.attr(1, flip));
         });
@@ -556,12 +527,7 @@ impl Expressions<'_> {
                 }
                 Field::Protocol => self.meta(16, register),
                 Field::Port => self.payload(register, 2, 2, 2),
-                Field::Random(below) => self.push("numgen", |m| {
-                    m.be32(1, register);
-                    m.be32(2, below.max(1));
-                    m.be32(3, 1);
-                    m.be32(4, 0);
-                }),
+                Field::Random(below) => self.numbers("numgen", &[(1, register), (2, below.max(1)), (3, 1), (4, 0)]),
                 Field::Zeros(n) => {
                     self.immediate(register, &vec![0; usize::from(n)]);
                     register += u32::from(n) / 4;
@@ -593,6 +559,10 @@ const AT_LEAST: u32 = 5;
 /// The register that a verdict goes to.
 const VERDICT: u32 = 0;
 
+fn address_family(family: Family) -> u8 {
+    if family == Family::V4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+}
+
 fn operator(is: bool) -> u32 {
     if is { EQUAL } else { NOT_EQUAL }
 }
@@ -610,7 +580,7 @@ fn encode_match(e: &mut Expressions<'_>, condition: &Match) {
     match condition {
         Match::Family(family) => {
             e.meta(15, KEY);
-            e.compare(EQUAL, &[if *family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 } as u8]);
+            e.compare(EQUAL, &[address_family(*family)]);
         }
         Match::Iif(name, is) => {
             e.meta(6, KEY);
@@ -630,18 +600,11 @@ fn encode_match(e: &mut Expressions<'_>, condition: &Match) {
         Match::Local(side, is) => {
             const ADDRESS_TYPE: u32 = 3;
             const RTN_LOCAL: u32 = 2;
-            e.push("fib", |m| {
-                m.be32(1, KEY);
-                m.be32(2, ADDRESS_TYPE);
-                m.be32(3, if *side == Side::Source { 1 } else { 2 });
-            });
+            let of = if *side == Side::Source { 1 } else { 2 };
+            e.numbers("fib", &[(1, KEY), (2, ADDRESS_TYPE), (3, of)]);
             e.compare(operator(*is), &RTN_LOCAL.to_ne_bytes());
         }
         Match::Within(side, cidr, is) => {
-            let octets = |ip: std::net::IpAddr| match ip {
-                std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
-                std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
-            };
             e.address(cidr.family(), *side, KEY);
             let mask = octets(cidr.mask());
             e.bits(&mask, &vec![0; mask.len()]);
@@ -679,10 +642,7 @@ fn encode_action(e: &mut Expressions<'_>, action: &Action) {
     let set_mark = |e: &mut Expressions<'_>, mask: u32, flip: u32| {
         e.meta(3, KEY);
         e.bits(&mask.to_ne_bytes(), &flip.to_ne_bytes());
-        e.push("meta", |m| {
-            m.be32(2, 3);
-            m.be32(3, KEY);
-        });
+        e.numbers("meta", &[(2, 3), (3, KEY)]);
     };
     match action {
         Action::Verdict(verdict) => e.push("immediate", |m| {
@@ -702,26 +662,20 @@ fn encode_action(e: &mut Expressions<'_>, action: &Action) {
                 e.key(key);
                 e.push("dynset", |m| {
                     m.text(1, map);
-                    m.be32(3, UPDATE);
-                    m.be32(4, KEY);
-                    m.be32(5, data);
+                    m.be32s(&[(3, UPDATE), (4, KEY), (5, data)]);
                     m.attr(6, &(u64::from(*timeout_seconds) * 1000).to_be_bytes());
                 });
             }
             const DNAT: u32 = 1;
-            e.push("nat", |m| {
-                m.be32(1, DNAT);
-                m.be32(2, if *family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 } as u32);
-                m.be32(3, data);
-                m.be32(5, data + family.bytes() as u32 / 4);
-            });
+            let port = data + family.bytes() as u32 / 4;
+            e.numbers("nat", &[(1, DNAT), (2, address_family(*family).into()), (3, data), (5, port)]);
         }
         Action::Mark(bits) => set_mark(e, !bits, *bits),
         Action::Unmark(bits) => set_mark(e, !bits, 0),
         Action::Masquerade => {
             // Random ports: two clients' flows must not race for one (as upstream's fully-random).
             const FULLY_RANDOM: u32 = 16;
-            e.push("masq", |m| m.be32(1, FULLY_RANDOM));
+            e.numbers("masq", &[(1, FULLY_RANDOM)]);
         }
         Action::Reject => {
             // A reset for TCP and ICMP for the rest need two rules; port unreachable serves both, as upstream's plain reject.

@@ -3,24 +3,19 @@
 //! All methods block for kernel round trips (tens of microseconds to milliseconds) and may be called from several threads;
 //! pods and the table have locks of their own. Nothing here needs a clean end: [`Net::open`] finds what the last life left.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{
-    Error, Result,
-    conntrack::Conntrack,
-    foreign::{ForeignDrop, foreign_drops},
-    ipam::Ipam,
-    link::{Links, Route},
-    netns::Netns,
-    nft::Nft,
-    overlay::{self, Backend, Peer},
-    pod, sysctl,
-};
+use super::conntrack::Conntrack;
+use super::foreign::{ForeignDrop, foreign_drops};
+use super::ipam::Ipam;
+use super::link::{Links, Route};
+use super::netns::Netns;
+use super::nft::Nft;
+use super::overlay::{self, Backend, Peer};
+use super::{Error, Result, pod, sysctl};
 use crate::ruleset::{
     Batch, Change, Cidr, Family, Ruleset, State, choices_map, diff, stale_choices, stale_flows, takes_endpoints,
     touches_udp,

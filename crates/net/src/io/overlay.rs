@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{
-    Result,
-    link::{End, Links, Mac, Route},
-};
+use super::Result;
+use super::link::{End, Links, Mac, Route};
 use crate::ruleset::{Cidr, Family, digest};
 
 pub const DEVICE: &str = "sampan-vx";

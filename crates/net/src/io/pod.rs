@@ -5,12 +5,9 @@
 
 use std::net::IpAddr;
 
-use super::{
-    Result,
-    link::{End, Links, Mac, Route},
-    netns::Netns,
-    sysctl,
-};
+use super::link::{End, Links, Mac, Route};
+use super::netns::Netns;
+use super::{Result, sysctl};
 use crate::ruleset::{Cidr, digest};
 
 pub const GATEWAY4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));

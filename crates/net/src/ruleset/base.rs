@@ -1,10 +1,9 @@
 //! The base chains, and how services and policies hang in them.
 
+use super::build::{Builder, Names};
 use super::{
     Action, Chain, ESTABLISHED, Family, Field, Hook, HookPoint, Inputs, Match, NEW, RELATED, Rule, Ruleset, Side,
-    Verdict,
-    build::{Builder, Names},
-    policies, services,
+    Verdict, policies, services,
 };
 
 /// Mark of packets to masquerade; the bit that upstream uses.

@@ -1,9 +1,7 @@
 //! Writing a ruleset: names, sets, and the chains that pick an endpoint.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{
     Action, Chain, Cidr, Content, Data, Family, Field, Key, KeyField, MASQUERADE, Match, Name, Remember, Rule, Ruleset,

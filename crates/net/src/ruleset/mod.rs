@@ -4,16 +4,13 @@
 //! [`services`] and [`policies`] write in it, [`diff`] compares it with what the kernel has, [`trace`] follows
 //! a packet through it, and `io::nft` translates it. Nothing here does I/O.
 
-use std::{
-    collections::BTreeMap,
-    hash::{Hash, Hasher},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 mod base;
 mod build;
-mod cidr;
 mod diff;
 mod endpoints;
 mod flows;
@@ -21,52 +18,21 @@ mod input;
 mod policies;
 mod services;
 #[cfg(test)]
-mod tests;
-mod trace;
+pub(crate) mod tests;
 
 pub use base::{BuiltRules, MASQUERADE, ruleset};
-pub use cidr::{Cidr, CidrError, spans};
 pub use diff::{Batch, ChainState, Change, SetState, Shape, State, diff};
 pub use flows::{Flow, choices_map, stale_choices, stale_flows, takes_endpoints, touches_udp};
 pub use input::{
     Direction, Endpoint, FrontendKind, HostPort, Inputs, Node, Operator, Peer, PodFacts, Policy, PolicyPort,
     PolicyRule, PortMatch, Requirement, Selector, Service, ServicePort, TrafficPolicy,
 };
-pub use trace::{Fate, Packet, Trace, trace};
+pub use schema::cidr::{Cidr, CidrError, Family, spans};
 
 /// The table that is ours; no other one is ever touched.
 pub const TABLE: &str = "sampan";
 
 pub type Name = Arc<str>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
-
-    pub fn of(address: &IpAddr) -> Self {
-        if address.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    pub fn bytes(self) -> usize {
-        match self {
-            Family::V4 => 4,
-            Family::V6 => 16,
-        }
-    }
-
-    /// `4` or `6`, the end of our names.
-    pub fn digit(self) -> char {
-        match self {
-            Family::V4 => '4',
-            Family::V6 => '6',
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -361,15 +327,4 @@ impl KeyBytes {
 /// An address and port as [`Content::Endpoints`] holds them.
 pub fn endpoint_bytes(address: IpAddr, port: u16) -> Box<[u8]> {
     KeyBytes::default().address(address).port(port).bytes()
-}
-
-/// The reverse of [`endpoint_bytes`].
-pub fn endpoint_of(bytes: &[u8]) -> Option<(IpAddr, u16)> {
-    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
-    let address = match address.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
-        16 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-        _ => return None,
-    };
-    Some((address, u16::from_be_bytes([port[0], port[1]])))
 }

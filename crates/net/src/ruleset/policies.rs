@@ -4,16 +4,13 @@
 //! group (the policies that select it). The chain returns for what is allowed and ends in a drop. Peers are
 //! sets of addresses, so that pods come and go by elements alone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use super::build::{Builder, kind};
 use super::{
     Action, Chain, Cidr, Content, Data, Direction, Family, Field, Inputs, Key, KeyBytes, KeyField, Match, Name, Peer,
-    PodFacts, Policy, PolicyPort, PolicyRule, PortMatch, Rule, SetKind, Side, Verdict,
-    build::{Builder, kind},
-    digest, spans,
+    PodFacts, Policy, PolicyPort, PolicyRule, PortMatch, Rule, SetKind, Side, Verdict, digest, spans,
 };
 
 type Labels = BTreeMap<String, String>;

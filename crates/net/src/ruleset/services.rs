@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
+use super::base::{FIREWALL, REJECT};
+use super::build::{Builder, Pick};
+use super::endpoints::choose;
 use super::{
     Data, Endpoint, Family, FrontendKind, Inputs, Key, KeyBytes, Protocol, Service, ServicePort, TrafficPolicy,
-    Verdict,
-    base::{FIREWALL, REJECT},
-    build::{Builder, Pick},
-    endpoint_bytes,
-    endpoints::choose,
+    Verdict, endpoint_bytes,
 };
 
 /// Where a frontend is: an address, or (`None`) every local one.

@@ -3,6 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::*;
+use trace::{Fate, Packet, Trace, endpoint_of, trace};
+
+pub(crate) mod trace;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

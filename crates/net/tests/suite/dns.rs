@@ -1,23 +1,15 @@
 //! The DNS server between real sockets, with another resolver behind it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use net::{
-    dns::{Zone, ZoneService},
-    io::dns::{Counters, Sockets, Upstream, nameservers, serve},
-};
+use net::dns::{Zone, ZoneService};
+use net::io::dns::{Counters, Sockets, Upstream, nameservers, serve};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, ResourceRecord, TYPE, rdata};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::watch,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 
 use crate::kernel::ip;
 

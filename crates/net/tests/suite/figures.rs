@@ -2,15 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use net::{
-    dns::{Transport, Zone, ZoneService, answer},
-    ruleset::{Inputs, Protocol, Service, ruleset},
-};
+use net::dns::{Transport, Zone, ZoneService, answer};
+use net::ruleset::{Inputs, Protocol, Service, ruleset};
 
-use crate::{
-    kernel::{Lab, endpoint, inputs, ip, service},
-    lab::{Directory, Space, root},
-};
+use crate::kernel::{Lab, endpoint, inputs, ip, service};
+use crate::lab::{Directory, Space, root};
 
 fn services(count: usize) -> Vec<std::sync::Arc<Service>> {
     let one = |n: usize| {

@@ -2,10 +2,8 @@
 
 use net::io::ipam::Ipam;
 
-use crate::{
-    kernel::{cidr, ip},
-    lab::Directory,
-};
+use crate::kernel::{cidr, ip};
+use crate::lab::Directory;
 
 #[test]
 fn addresses_are_given_once_and_outlive_the_process() {

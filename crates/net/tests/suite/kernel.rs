@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use net::{
-    io::{Backend, Net, Options},
-    ruleset::{
-        Cidr, Endpoint, HostPort, Inputs, Node, Peer as PolicyPeer, PodFacts, Policy, PolicyPort, PolicyRule,
-        PortMatch, Protocol, Selector, Service, ServicePort, State, TrafficPolicy, ruleset,
-    },
+use net::io::{Backend, Net, Options};
+use net::ruleset::{
+    Cidr, Endpoint, HostPort, Inputs, Node, Peer as PolicyPeer, PodFacts, Policy, PolicyPort, PolicyRule, PortMatch,
+    Protocol, Selector, Service, ServicePort, State, TrafficPolicy, ruleset,
 };
 
 use crate::lab::{Directory, Space, ask, root};

@@ -1,13 +1,11 @@
 //! Network namespaces for tests: a node with pods, and clients outside of it. Everything goes with the value.
 
-use std::{
-    fs::File,
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
-    path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::fs::File;
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use net::io::netns::Netns;
 

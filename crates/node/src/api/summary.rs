@@ -1,6 +1,6 @@
 //! Usage of the node and its pods: `/stats/summary` and the metrics endpoints.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use serde_json::{Value, json};
 
@@ -136,182 +136,116 @@ impl Kubelet {
     }
 
     pub(super) async fn resource_metrics(&self) -> String {
-        let node = self.shared.ports.host.usage().usage;
-        let mut text = String::new();
-        let mut rows: Vec<(&str, &str, &str, Vec<String>)> = vec![
-            (
-                "node_cpu_usage_seconds_total",
-                "counter",
-                "Cumulative cpu time consumed by the node in core-seconds",
-                vec![format!(" {}", seconds(node.cpu_nanoseconds))],
-            ),
-            (
-                "node_memory_working_set_bytes",
-                "gauge",
-                "Current working set of the node in bytes",
-                vec![format!(" {}", node.memory_working_set_bytes)],
-            ),
-            (
-                "container_cpu_usage_seconds_total",
-                "counter",
-                "Cumulative cpu time consumed by the container in core-seconds",
-                Vec::new(),
-            ),
-            (
-                "container_memory_working_set_bytes",
-                "gauge",
-                "Current working set of the container in bytes",
-                Vec::new(),
-            ),
-            (
-                "container_start_time_seconds",
-                "gauge",
-                "Start time of the container since unix epoch in seconds",
-                Vec::new(),
-            ),
-            (
-                "pod_cpu_usage_seconds_total",
-                "counter",
-                "Cumulative cpu time consumed by the pod in core-seconds",
-                Vec::new(),
-            ),
-            ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", Vec::new()),
-        ];
+        let (mut containers, mut starts, mut pods) = (Vec::new(), Vec::new(), Vec::new());
         for (view, stats) in self.usages().await {
-            let meta = &view.desired.pod.metadata;
+            let (namespace, pod) = (&view.desired.pod.metadata.namespace, &view.desired.pod.metadata.name);
             for container in &view.observed.containers {
                 let Some(usage) = stats.containers.get(&container.id) else { continue };
-                let labels = format!(
-                    "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
-                    container.name, meta.namespace, meta.name
-                );
-                rows[2].3.push(format!("{labels} {}", seconds(usage.cpu_nanoseconds)));
-                rows[3].3.push(format!("{labels} {}", usage.memory_working_set_bytes));
-                rows[4].3.push(format!("{labels} {}", container.created_at as f64 / SECOND as f64));
+                let labels = format!("{{container=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"}}", container.name);
+                starts.push((labels.clone(), container.created_at as f64 / SECOND as f64));
+                containers.push((labels, usage.clone()));
             }
-            let labels = format!("{{namespace=\"{}\",pod=\"{}\"}}", meta.namespace, meta.name);
-            rows[5].3.push(format!("{labels} {}", seconds(stats.pod.cpu_nanoseconds)));
-            rows[6].3.push(format!("{labels} {}", stats.pod.memory_working_set_bytes));
+            pods.push((format!("{{namespace=\"{namespace}\",pod=\"{pod}\"}}"), stats.pod));
         }
-        for (name, kind, help, samples) in rows {
-            let _ = writeln!(text, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
-            for sample in samples {
-                let _ = writeln!(text, "{name}{sample}");
+        let node = vec![(String::new(), self.shared.ports.host.usage().usage)];
+        let mut text = String::new();
+        for (scope, all) in [("node", node), ("container", containers), ("pod", pods)] {
+            let help = format!("[STABLE] Cumulative cpu time consumed by the {scope} in core-seconds");
+            let samples = all.iter().map(|(labels, usage)| (labels, seconds(usage.cpu_nanoseconds)));
+            family(&mut text, &format!("{scope}_cpu_usage_seconds_total"), "counter", &help, samples);
+            let help = format!("[STABLE] Current working set of the {scope} in bytes");
+            let samples = all.iter().map(|(labels, usage)| (labels, usage.memory_working_set_bytes));
+            family(&mut text, &format!("{scope}_memory_working_set_bytes"), "gauge", &help, samples);
+            if scope == "container" {
+                let help = "[STABLE] Start time of the container since unix epoch in seconds";
+                family(&mut text, "container_start_time_seconds", "gauge", help, starts.drain(..));
             }
         }
-        text.push_str("# HELP resource_scrape_error [STABLE] 1 if there was an error while getting container metrics, 0 otherwise\n# TYPE resource_scrape_error gauge\nresource_scrape_error 0\n");
+        let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
+        family(&mut text, "resource_scrape_error", "gauge", help, [("", 0)]);
         text
     }
 
     pub(super) async fn cadvisor_metrics(&self) -> String {
-        type Of = fn(&Usage) -> String;
-        let rows: [(&str, &str, &str, Of); 6] = [
-            ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |usage| {
-                seconds(usage.cpu_nanoseconds)
-            }),
-            (
-                "container_memory_usage_bytes",
-                "gauge",
-                "Current memory usage in bytes, including all memory regardless of when it was accessed",
-                |usage| usage.memory_usage_bytes.to_string(),
-            ),
-            ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
-                usage.memory_working_set_bytes.to_string()
-            }),
-            ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| usage.memory_rss_bytes.to_string()),
-            ("container_processes", "gauge", "Number of processes running inside the container.", |usage| {
-                usage.processes.to_string()
-            }),
-            (
-                "container_fs_usage_bytes",
-                "gauge",
-                "Number of bytes that are consumed by the container on this filesystem.",
-                |usage| usage.root_fs_used_bytes.to_string(),
-            ),
-        ];
         let all = self.usages().await;
-        let mut text = String::new();
-        for (name, kind, help, of) in rows {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (view, stats) in &all {
-                let meta = &view.desired.pod.metadata;
-                for container in &view.observed.containers {
-                    let Some(usage) = stats.containers.get(&container.id) else { continue };
-                    let _ = writeln!(
-                        text,
-                        "{name}{{container=\"{}\",id=\"{}\",image=\"{}\",name=\"{}\",namespace=\"{}\",pod=\"{}\"}} {}",
-                        container.name,
-                        container.id,
-                        container.image,
-                        container.id,
-                        meta.namespace,
-                        meta.name,
-                        of(usage)
-                    );
-                }
+        let (mut containers, mut interfaces) = (Vec::new(), Vec::new());
+        for (view, stats) in &all {
+            let (namespace, pod) = (&view.desired.pod.metadata.namespace, &view.desired.pod.metadata.name);
+            for container in &view.observed.containers {
+                let Some(usage) = stats.containers.get(&container.id) else { continue };
+                let (name, id, image) = (&container.name, &container.id, &container.image);
+                let labels = format!("container=\"{name}\",id=\"{id}\",image=\"{image}\",name=\"{id}\"");
+                containers.push((format!("{{{labels},namespace=\"{namespace}\",pod=\"{pod}\"}}"), usage));
+            }
+            for interface in &stats.network {
+                let labels = format!("interface=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"", interface.name);
+                interfaces.push((format!("{{{labels}}}"), interface));
             }
         }
-        for (name, help, of) in [
-            (
-                "container_network_receive_bytes_total",
-                "Cumulative count of bytes received",
-                (|i| i.rx_bytes) as fn(&InterfaceStats) -> u64,
-            ),
+        const MEMORY: &str = "Current memory usage in bytes, including all memory regardless of when it was accessed";
+        const DISK: &str = "Number of bytes that are consumed by the container on this filesystem.";
+        let gauges: [(&str, &str, fn(&Usage) -> u64); 5] = [
+            ("container_memory_usage_bytes", MEMORY, |usage| usage.memory_usage_bytes),
+            ("container_memory_working_set_bytes", "Current working set in bytes.", |usage| {
+                usage.memory_working_set_bytes
+            }),
+            ("container_memory_rss", "Size of RSS in bytes.", |usage| usage.memory_rss_bytes),
+            ("container_processes", "Number of processes running inside the container.", |usage| usage.processes),
+            ("container_fs_usage_bytes", DISK, |usage| usage.root_fs_used_bytes),
+        ];
+        let counters: [(&str, &str, fn(&InterfaceStats) -> u64); 2] = [
+            ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.rx_bytes),
             ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
-        ] {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-            for (view, stats) in &all {
-                let meta = &view.desired.pod.metadata;
-                for interface in &stats.network {
-                    let _ = writeln!(
-                        text,
-                        "{name}{{interface=\"{}\",namespace=\"{}\",pod=\"{}\"}} {}",
-                        interface.name,
-                        meta.namespace,
-                        meta.name,
-                        of(interface)
-                    );
-                }
-            }
+        ];
+        let mut text = String::new();
+        let samples = containers.iter().map(|(labels, usage)| (labels, seconds(usage.cpu_nanoseconds)));
+        let help = "Cumulative cpu time consumed in seconds.";
+        family(&mut text, "container_cpu_usage_seconds_total", "counter", help, samples);
+        for (name, help, of) in gauges {
+            family(&mut text, name, "gauge", help, containers.iter().map(|(labels, usage)| (labels, of(usage))));
+        }
+        for (name, help, of) in counters {
+            family(&mut text, name, "counter", help, interfaces.iter().map(|(labels, of_link)| (labels, of(of_link))));
         }
         let machine = &self.shared.machine;
-        let _ = writeln!(
-            text,
-            "# HELP machine_cpu_cores Number of logical CPU cores.\n# TYPE machine_cpu_cores gauge\nmachine_cpu_cores {}",
-            machine.cpus
-        );
-        let _ = writeln!(
-            text,
-            "# HELP machine_memory_bytes Amount of memory installed on the machine.\n# TYPE machine_memory_bytes gauge\nmachine_memory_bytes {}",
-            machine.memory_bytes
-        );
+        family(&mut text, "machine_cpu_cores", "gauge", "Number of logical CPU cores.", [("", machine.cpus)]);
+        let help = "Amount of memory installed on the machine.";
+        family(&mut text, "machine_memory_bytes", "gauge", help, [("", machine.memory_bytes)]);
         text
     }
 
     pub(super) fn own_metrics(&self) -> String {
         let views = self.views();
         let running = views.iter().filter(|view| view.observed.sandbox.is_some()).count();
-        let containers: usize = views
-            .iter()
-            .map(|view| view.observed.containers.iter().filter(|c| crate::plan::is_running(c)).count())
-            .sum();
-        let pressed = lock(&self.health).not_ready.is_some();
-        let name = &self.shared.config.node_name;
+        let containers = views.iter().flat_map(|view| &view.observed.containers);
+        let containers = containers.filter(|container| crate::plan::is_running(container)).count();
+        let not_ready = usize::from(lock(&self.health).not_ready.is_some());
+        let name = format!("{{node=\"{}\"}}", self.shared.config.node_name);
+        let state = "{container_state=\"running\"}";
         let mut text = String::new();
-        for (metric, help, value) in [
-            ("kubelet_running_pods".to_owned(), "Number of pods that have a running pod sandbox", running),
-            (
-                "kubelet_running_containers{container_state=\"running\"}".to_owned(),
-                "Number of containers currently running",
-                containers,
-            ),
-            (format!("kubelet_node_name{{node=\"{name}\"}}"), "The node's name. The count is always 1.", 1),
-            ("kubelet_node_not_ready".to_owned(), "Whether the node is not ready", usize::from(pressed)),
+        for (metric, labels, help, value) in [
+            ("kubelet_running_pods", "", "Number of pods that have a running pod sandbox", running),
+            ("kubelet_running_containers", state, "Number of containers currently running", containers),
+            ("kubelet_node_name", name.as_str(), "The node's name. The count is always 1.", 1),
+            ("kubelet_node_not_ready", "", "Whether the node is not ready", not_ready),
         ] {
-            let bare = metric.split('{').next().unwrap_or_default();
-            let _ = writeln!(text, "# HELP {bare} {help}\n# TYPE {bare} gauge\n{metric} {value}");
+            family(&mut text, metric, "gauge", help, [(labels, value)]);
         }
         text
+    }
+}
+
+/// Appends a metric in the text format; a sample is its labels, braces and all, and its value.
+fn family<L: Display, V: Display>(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, V)>,
+) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
     }
 }
 

@@ -6,7 +6,9 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use schema::api::{Object, meta::v1::Status};
+use schema::api::Object;
+use schema::api::meta::v1::Status;
+use schema::proto;
 use serde_json::{Value as Json, json};
 
 use super::{Error, Frames, Identity, Transport, frames};
@@ -172,16 +174,6 @@ impl Client {
         self.request_raw(delete(&Reference::to(object), options)).await.map(drop)
     }
 
-    /// POST to a subresource; the answer as raw protobuf (`TokenRequest` answers itself, `Binding` a Status).
-    pub async fn post<K: Object, B: Object>(
-        &self,
-        key: &crate::Key,
-        subresource: &'static str,
-        body: &B,
-    ) -> Result<Bytes, Error> {
-        self.request_raw(post(&Reference::named::<K>(key.clone(), ""), subresource, body)).await
-    }
-
     /// Carries out an action and lets the world know what the API answered.
     pub(crate) async fn execute(&self, action: &Action) -> Result<Effect, Error> {
         Ok(match action {
@@ -203,12 +195,9 @@ impl Client {
                 let response = self.send(delete(of, options)).await?;
                 let source = |source| Error::Transport { method: "DELETE", path: path.clone(), source };
                 let envelope = collect(response.into_body(), MAX_ANSWER_BYTES).await.map_err(source)?;
-                let kind = frames::fields(&envelope.slice(4.min(envelope.len())..))
-                    .find(|(tag, _)| *tag == 1)
-                    .and_then(|(_, meta)| frames::fields(&meta).find(|(tag, _)| *tag == 2));
-                match kind {
-                    Some((_, kind)) if &kind[..] != b"Status" => {
-                        Effect::Deleting(of.clone(), frames::open(&envelope).unwrap_or_default())
+                match proto::open(&envelope) {
+                    Ok(answer) if !matches!(answer.kind, "" | "Status") => {
+                        Effect::Deleting(of.clone(), envelope.slice_ref(answer.raw))
                     }
                     _ => Effect::Gone(of.clone()),
                 }
@@ -284,7 +273,7 @@ pub(super) fn delete_body(uid: &str, options: &DeleteOptions) -> Bytes {
 }
 
 fn enclose(object: &dyn AnyObject) -> Bytes {
-    frames::envelope(&object.api_version(), object.kind(), &object.body()).into()
+    proto::envelope(&object.api_version(), object.kind(), &object.body()).into()
 }
 
 pub(super) fn build(method: Method, path: String, content_type: Option<&'static str>, body: Bytes) -> Request<Bytes> {

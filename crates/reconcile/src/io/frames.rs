@@ -5,6 +5,8 @@
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use schema::proto;
+use schema::proto::wire::{Cursor, LEN};
 
 use super::{Body, BoxError};
 
@@ -92,122 +94,27 @@ fn parse(frame: &Bytes) -> Option<Event> {
     Some(Event { kind: kind?, raw })
 }
 
-/// The object in a `k8s\0` envelope (`runtime.Unknown { typeMeta = 1, raw = 2 }`).
+/// The object in a `k8s\0` envelope.
 pub(super) fn open(envelope: &Bytes) -> Option<Bytes> {
-    if !envelope.starts_with(b"k8s\0") {
-        return None;
-    }
-    Some(fields(&envelope.slice(4..)).find(|(tag, _)| *tag == 2).map(|(_, raw)| raw).unwrap_or_default())
-}
-
-/// Puts an object into a `k8s\0` envelope.
-pub(super) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let mut type_meta = Vec::with_capacity(api_version.len() + kind.len() + 4);
-    put(&mut type_meta, 1, api_version.as_bytes());
-    put(&mut type_meta, 2, kind.as_bytes());
-    let mut out = Vec::with_capacity(raw.len() + type_meta.len() + 20);
-    out.extend_from_slice(b"k8s\0");
-    put(&mut out, 1, &type_meta);
-    put(&mut out, 2, raw);
-    put(&mut out, 3, b"");
-    put(&mut out, 4, b"");
-    out
-}
-
-fn put(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
-    out.push(tag << 3 | 2);
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-    out.extend_from_slice(bytes);
+    Some(envelope.slice_ref(proto::open(envelope).ok()?.raw))
 }
 
 /// Length-delimited fields of a message in order, others skipped; ends at the first malformed byte.
-pub(super) fn fields(message: &Bytes) -> impl Iterator<Item = (u64, Bytes)> + use<> {
+pub(super) fn fields(message: &Bytes) -> impl Iterator<Item = (u32, Bytes)> + use<> {
     let message = message.clone();
     let mut at = 0;
     std::iter::from_fn(move || {
+        let mut cursor = Cursor { bytes: &message, at };
         loop {
-            let key = varint(&message, &mut at)?;
-            match key & 7 {
-                0 => {
-                    varint(&message, &mut at)?;
-                }
-                1 => at += 8,
-                2 => {
-                    let length = usize::try_from(varint(&message, &mut at)?).ok()?;
-                    let end = at.checked_add(length).filter(|end| *end <= message.len())?;
-                    let value = message.slice(at..end);
-                    at = end;
-                    return Some((key >> 3, value));
-                }
-                5 => at += 4,
-                _ => return None,
+            let (tag, wire) = cursor.tag().ok()??;
+            let payload = cursor.payload(wire).ok()?;
+            if wire == LEN {
+                at = cursor.at;
+                return Some((tag, message.slice_ref(payload.bytes)));
             }
         }
     })
 }
 
-fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(kind: &str, raw: &[u8]) -> Vec<u8> {
-        let (mut object, mut message) = (Vec::new(), Vec::new());
-        put(&mut object, 1, &envelope("v1", "Pod", raw));
-        put(&mut message, 1, kind.as_bytes());
-        put(&mut message, 2, &object);
-        let mut frame = (message.len() as u32).to_be_bytes().to_vec();
-        frame.extend(message);
-        frame
-    }
-
-    fn cut_all(bytes: &[u8], step: usize) -> Result<Vec<(EventKind, usize)>, String> {
-        let mut frames = Frames {
-            body: http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync(),
-            buffer: BytesMut::new(),
-        };
-        let mut events = Vec::new();
-        for chunk in bytes.chunks(step) {
-            frames.buffer.extend_from_slice(chunk);
-            while let Some(event) = frames.cut().map_err(|error| error.to_string())? {
-                events.push((event.kind, event.raw.len()));
-            }
-        }
-        Ok(events)
-    }
-
-    #[test]
-    fn frames_are_cut_wherever_the_network_cuts_them() {
-        let mut stream = event("ADDED", &[7; 300]);
-        stream.extend(event("BOOKMARK", &[]));
-        stream.extend(event("DELETED", &[1]));
-        for step in [1, 3, 4, 5, 311, stream.len()] {
-            let expected = vec![(EventKind::Added, 300), (EventKind::Bookmark, 0), (EventKind::Deleted, 1)];
-            assert_eq!(cut_all(&stream, step), Ok(expected), "in steps of {step}");
-        }
-    }
-
-    #[test]
-    fn nonsense_is_an_error() {
-        for bytes in [&[0xff, 0xff, 0xff, 0xff, 0][..], &[0, 0, 0, 2, 0xff, 0xff], &[0, 0, 0, 3, 10, 1, b'X']] {
-            assert!(cut_all(bytes, 64).is_err(), "{bytes:?}");
-        }
-    }
-}
+mod tests;

@@ -3,16 +3,12 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
-use schema::api::{
-    Message,
-    meta::v1::{ObjectMeta, PartialObjectMetadata, PartialObjectMetadataList},
-};
+use schema::api::Message;
+use schema::api::meta::v1::{ObjectMeta, PartialObjectMetadata, PartialObjectMetadataList};
 use serde_json::Value as Json;
 
-use super::{
-    Client, Error, Frames,
-    client::{build, collect},
-};
+use super::client::{build, collect};
+use super::{Client, Error, Frames};
 use crate::plan::DeleteOptions;
 
 const ONE: &str = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";

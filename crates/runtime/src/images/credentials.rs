@@ -1,14 +1,9 @@
-//! Registry credentials, and the files that hold them (`.dockerconfigjson`, `.dockercfg`) with the kubelet's rules for
-//! which entry fits which image. Pure.
+//! Registry credentials, with the kubelet's rules for which of a pod's pull secrets fit which image. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-
-use super::manifest::null_default;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
@@ -46,81 +41,25 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The content of a `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg` secret.
-#[derive(Debug, Clone, Default)]
-pub struct DockerConfig {
-    entries: Vec<(String, Credentials)>,
-}
+/// A registry as a pull secret names it (`https://index.docker.io/v1/`, `*.example.com:5000/team`; empty: any), and the
+/// login for it.
+pub type Login = (String, Credentials);
 
-#[derive(Deserialize)]
-struct RawConfig {
-    #[serde(default, deserialize_with = "null_default")]
-    auths: BTreeMap<String, RawEntry>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RawEntry {
-    #[serde(deserialize_with = "null_default")]
-    username: String,
-    #[serde(deserialize_with = "null_default")]
-    password: String,
-    #[serde(deserialize_with = "null_default")]
-    auth: String,
-    #[serde(deserialize_with = "null_default")]
-    identitytoken: String,
-    #[serde(deserialize_with = "null_default")]
-    registrytoken: String,
-}
-
-impl DockerConfig {
-    /// `.dockerconfigjson`, or the older `.dockercfg`, whose entries stand at the top.
-    pub fn parse(bytes: &[u8]) -> Result<DockerConfig, serde_json::Error> {
-        let value: serde_json::Value = serde_json::from_slice(bytes)?;
-        let auths = if value.get("auths").is_some() {
-            serde_json::from_value::<RawConfig>(value)?.auths
-        } else {
-            serde_json::from_value::<BTreeMap<String, RawEntry>>(value)?
-        };
-        let entries = auths.into_iter().filter_map(|(key, entry)| Some((key, entry.credentials()?)));
-        Ok(DockerConfig { entries: entries.collect() })
-    }
-
-    pub fn merge(&mut self, other: DockerConfig) {
-        self.entries.extend(other.entries);
-    }
-
-    /// Credentials for an image (a normalised `domain/path`), the most specific entry first.
-    pub fn lookup(&self, repository: &str) -> Vec<Credentials> {
-        let mut fitting: Vec<(&str, &Credentials)> = Vec::new();
-        for (key, credentials) in &self.entries {
-            if let Some(pattern) = matches(key, repository) {
-                fitting.push((pattern, credentials));
-            }
-        }
-        // As upstream's keyring: in reverse order of the keys, so that longer paths come before their parents.
-        fitting.sort_by(|a, b| b.0.cmp(a.0));
-        fitting.into_iter().map(|(_, credentials)| credentials.clone()).collect()
-    }
-}
-
-impl RawEntry {
-    fn credentials(self) -> Option<Credentials> {
-        if !self.identitytoken.is_empty() {
-            return Some(Credentials::IdentityToken(self.identitytoken));
-        }
-        if !self.registrytoken.is_empty() {
-            return Some(Credentials::RegistryToken(self.registrytoken));
-        }
-        if !self.username.is_empty() {
-            return Some(Credentials::Basic { username: self.username, password: self.password });
-        }
-        Credentials::from_auth(&self.auth)
-    }
+/// The logins that fit an image (a normalised `domain/path`), the most specific first; no other registry sees them.
+pub fn fitting(logins: &[Login], repository: &str) -> Vec<Credentials> {
+    let fits =
+        |(registry, credentials): &'_ Login| Some((matches(registry, repository)?.to_owned(), credentials.clone()));
+    let mut fitting: Vec<Login> = logins.iter().filter_map(fits).collect();
+    // As upstream's keyring: in reverse order of the keys, so that longer paths come before their parents.
+    fitting.sort_by(|a, b| b.0.cmp(&a.0));
+    fitting.into_iter().map(|(_, credentials)| credentials).collect()
 }
 
 /// `*.example.com:5000/team` against `domain/path`: a `*` stands for part of one host label, a path for its prefix.
 fn matches<'a>(key: &'a str, repository: &str) -> Option<&'a str> {
+    if key.is_empty() {
+        return Some(key);
+    }
     let pattern = key.trim_start_matches("https://").trim_start_matches("http://");
     // Docker's own config files name the old index so.
     let (host, path) = pattern.split_once('/').unwrap_or((pattern, ""));

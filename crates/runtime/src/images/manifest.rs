@@ -176,17 +176,27 @@ pub fn choose<'a>(reference: &str, ours: &Platform, entries: &'a [Descriptor]) -
 }
 
 /// What an image says about running it. Empty where it says nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
 pub struct ImageConfig {
+    #[serde(deserialize_with = "null_default")]
     pub env: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
     pub entrypoint: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
     pub cmd: Vec<String>,
     /// `user`, `uid`, `user:group`, `uid:gid` or empty.
+    #[serde(deserialize_with = "null_default")]
     pub user: String,
+    #[serde(deserialize_with = "null_default")]
     pub working_dir: String,
+    #[serde(deserialize_with = "null_default")]
     pub labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_default")]
     pub stop_signal: String,
+    #[serde(deserialize_with = "keys")]
     pub volumes: Vec<String>,
+    #[serde(deserialize_with = "keys")]
     pub exposed_ports: Vec<String>,
 }
 
@@ -209,7 +219,7 @@ struct RawConfig {
     #[serde(default, deserialize_with = "null_default")]
     rootfs: RawRootfs,
     #[serde(default, deserialize_with = "null_default")]
-    config: RawRun,
+    config: ImageConfig,
 }
 
 #[derive(Deserialize, Default)]
@@ -218,49 +228,12 @@ struct RawRootfs {
     diff_ids: Vec<Digest>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "PascalCase")]
-struct RawRun {
-    #[serde(deserialize_with = "null_default")]
-    env: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
-    entrypoint: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
-    cmd: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
-    user: String,
-    #[serde(deserialize_with = "null_default")]
-    working_dir: String,
-    #[serde(deserialize_with = "null_default")]
-    labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "null_default")]
-    stop_signal: String,
-    #[serde(deserialize_with = "null_default")]
-    volumes: BTreeMap<String, serde::de::IgnoredAny>,
-    #[serde(deserialize_with = "null_default")]
-    exposed_ports: BTreeMap<String, serde::de::IgnoredAny>,
-}
-
 impl Config {
     pub fn parse(what: &str, bytes: &[u8]) -> Result<Config> {
         let raw: RawConfig =
             serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("{what}: config"), e))?;
-        let run = raw.config;
-        Ok(Config {
-            platform: Platform::new(&raw.os, &raw.architecture, &raw.variant),
-            diff_ids: raw.rootfs.diff_ids,
-            run: ImageConfig {
-                env: run.env,
-                entrypoint: run.entrypoint,
-                cmd: run.cmd,
-                user: run.user,
-                working_dir: run.working_dir,
-                labels: run.labels,
-                stop_signal: run.stop_signal,
-                volumes: run.volumes.into_keys().collect(),
-                exposed_ports: run.exposed_ports.into_keys().collect(),
-            },
-        })
+        let platform = Platform::new(&raw.os, &raw.architecture, &raw.variant);
+        Ok(Config { platform, diff_ids: raw.rootfs.diff_ids, run: raw.config })
     }
 
     /// Does this config belong to `manifest`, and can `ours` run it?
@@ -281,4 +254,9 @@ impl Config {
 /// Go writes `null` for empty lists and maps.
 pub(crate) fn null_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// Go's sets: maps to nothing.
+fn keys<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    Ok(null_default::<D, BTreeMap<String, serde::de::IgnoredAny>>(d)?.into_keys().collect())
 }

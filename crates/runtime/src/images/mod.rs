@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use blobs::{Blobs, tempfile, write_durably};
-use credentials::Credentials;
+use credentials::Login;
 use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use export::ExportWriter;
@@ -174,8 +174,8 @@ pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 /// How to pull.
 #[derive(Clone, Default)]
 pub struct PullOptions {
-    /// Tried in order (imagePullSecrets, the most specific first); `registries.yaml`'s own come after them.
-    pub credentials: Vec<Credentials>,
+    /// Those that fit the image are tried (imagePullSecrets, the most specific first); `registries.yaml`'s own come after.
+    pub logins: Vec<Login>,
     pub events: Option<EventSink>,
 }
 
@@ -255,7 +255,7 @@ impl Images {
     /// Dropping the future stops the work; what was downloaded stays for the next try.
     pub async fn pull(&self, name: &str, options: PullOptions) -> Result<Image> {
         let events = options.events.unwrap_or_else(|| Arc::new(|_| {}));
-        let outcome = pull::pull(&self.inner, name, &options.credentials, events).await;
+        let outcome = pull::pull(&self.inner, name, &options.logins, events).await;
         self.inner.registry.forget_idle();
         let id = outcome?;
         self.after_install().await?;

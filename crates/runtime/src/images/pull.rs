@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::credentials::Credentials;
+use super::credentials::{Login, fitting};
 use super::digest::Digest;
 use super::error::{Error, Kind, Result};
 use super::install::Install;
@@ -25,9 +25,9 @@ pub struct Resolved {
     pub config: Config,
 }
 
-pub async fn pull(inner: &Arc<Inner>, name: &str, credentials: &[Credentials], events: EventSink) -> Result<Digest> {
+pub async fn pull(inner: &Arc<Inner>, name: &str, logins: &[Login], events: EventSink) -> Result<Digest> {
     let reference = Reference::parse(name)?;
-    let sessions = inner.registry.sessions(&reference, credentials);
+    let sessions = inner.registry.sessions(&reference, &fitting(logins, &reference.repository()));
     if sessions.is_empty() {
         return Err(Error::NoEndpoint { reference: reference.to_string() });
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use runtime::images::credentials::Credentials;
+use runtime::images::credentials::{Credentials, Login};
 use runtime::images::registries::Registries;
 use runtime::images::{Event, Images, Kind, LayerState, PullOptions};
 use serde_json::json;
@@ -25,8 +25,9 @@ async fn setup() -> (Dir, Images, Registry, TestImage) {
     (dir, images, registry, image)
 }
 
-fn basic(username: &str, password: &str) -> Credentials {
-    Credentials::Basic { username: username.into(), password: password.into() }
+/// For whatever registry.
+fn basic(username: &str, password: &str) -> Login {
+    (String::new(), Credentials::Basic { username: username.into(), password: password.into() })
 }
 
 #[tokio::test]
@@ -388,16 +389,16 @@ async fn the_platform_decides() {
 async fn tokens_and_passwords_are_presented() {
     let good = "Basic dXNlcjpwYXNz";
     // Tokens: with the right password among wrong ones, without any, with wrong ones only.
-    let cases: &[(&str, &[Credentials], bool)] = &[
+    let cases: &[(&str, &[Login], bool)] = &[
         (good, &[basic("user", "wrong"), basic("user", "pass")], true),
         ("", &[], true),
         (good, &[basic("user", "wrong")], false),
         (good, &[], false),
     ];
-    for (token_auth, credentials, works) in cases {
+    for (token_auth, logins, works) in cases {
         let (_dir, images, registry, image) = setup().await;
         registry.want_bearer("t0ken", token_auth);
-        let options = PullOptions { credentials: credentials.to_vec(), ..Default::default() };
+        let options = PullOptions { logins: logins.to_vec(), ..Default::default() };
         match images.pull(&registry.name("team/app:1"), options).await {
             Ok(pulled) => assert_eq!((*works, pulled.id), (true, image.id())),
             Err(error) => {
@@ -411,14 +412,18 @@ async fn tokens_and_passwords_are_presented() {
             }
         }
         // One token serves the whole pull.
-        assert!(registry.asked("/token") <= credentials.len().max(1), "{:?}", registry.log());
+        assert!(registry.asked("/token") <= logins.len().max(1), "{:?}", registry.log());
     }
-    for (credentials, works) in
-        [(vec![basic("a", "b"), basic("user", "pass")], true), (vec![basic("a", "b")], false), (vec![], false)]
-    {
+    let elsewhere = ("other.example".to_owned(), basic("user", "pass").1);
+    for (logins, works) in [
+        (vec![basic("a", "b"), basic("user", "pass")], true),
+        (vec![basic("a", "b")], false),
+        (vec![elsewhere], false),
+        (vec![], false),
+    ] {
         let (_dir, images, registry, _) = setup().await;
         registry.want_basic(good);
-        let options = PullOptions { credentials, ..Default::default() };
+        let options = PullOptions { logins, ..Default::default() };
         let pulled = images.pull(&registry.name("team/app:1"), options).await;
         assert_eq!(pulled.is_ok(), works, "{pulled:?}");
         assert!(
@@ -441,7 +446,7 @@ async fn credentials_do_not_follow_redirects_to_others() {
         );
         store.put(&format!("/bucket/{}", blob.hex()), "application/octet-stream", image.layers[i].0.clone());
     }
-    let options = PullOptions { credentials: vec![basic("user", "pass")], ..Default::default() };
+    let options = PullOptions { logins: vec![basic("user", "pass")], ..Default::default() };
     images.pull(&registry.name("team/app:1"), options).await.unwrap();
     assert_eq!((store.log().len(), store.authorizations().len()), (2, 0), "{:?}", store.log());
     assert!(store.log()[0].contains("signature=x%2Fy"));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use runtime::images::credentials::Credentials;
+use runtime::images::credentials::{Credentials, Login};
 use runtime::images::registries::Registries;
 use runtime::images::tar::Writer;
 use runtime::images::{Images, Kind, Options, PullOptions};
@@ -88,8 +88,8 @@ fn image() -> TestImage {
     TestImage::new("linux/amd64", Pack::Gzip, &[&[("a", b"1"), ("big", &noise(3 << 20, 7))], &[("b", b"2")]])
 }
 
-async fn check(images: &Images, name: &str, credentials: Vec<Credentials>) {
-    let options = PullOptions { credentials, ..Default::default() };
+async fn check(images: &Images, name: &str, logins: Vec<Login>) {
+    let options = PullOptions { logins, ..Default::default() };
     images.pull(name, options).await.unwrap_or_else(|e| panic!("{}", e.chain()));
     let rootfs = images.resolve(name).await.unwrap();
     assert_eq!((read(&rootfs, "b").unwrap(), read(&rootfs, "big").unwrap().len()), (b"2".to_vec(), 3 << 20));
@@ -146,7 +146,8 @@ async fn over_https_with_an_own_ca_and_passwords() {
     let archive = archive(&dir.0, &image());
     server.push(&archive, "team/app:1", if auth { &["--dest-creds", "user:pass"] } else { &[] });
     let name = format!("{}/team/app:1", server.address);
-    let credentials = vec![Credentials::Basic { username: "user".into(), password: "pass".into() }];
+    let login = Credentials::Basic { username: "user".into(), password: "pass".into() };
+    let logins = vec![(server.address.clone(), login)];
     let with = |config: Value| {
         let registries = Registries::from_value(json!({"configs": {server.address.clone(): config}})).unwrap();
         Options { registries, ..options() }
@@ -162,7 +163,7 @@ async fn over_https_with_an_own_ca_and_passwords() {
     )
     .await;
     let own = Dir::new();
-    check(&open_with(&own, with(json!({"tls": {"insecure_skip_verify": true}}))), &name, credentials.clone()).await;
+    check(&open_with(&own, with(json!({"tls": {"insecure_skip_verify": true}}))), &name, logins.clone()).await;
     // A mirror with TLS of its own.
     let registries = Registries::from_value(json!({
         "mirrors": {"docker.io": {"endpoint": [format!("https://{}", server.address)], "rewrite": {"^library/(.*)$": "team/$1"}}},
@@ -173,7 +174,7 @@ async fn over_https_with_an_own_ca_and_passwords() {
     check(&open_with(&own, Options { registries, disable_default_endpoint: true, ..options() }), "app:1", vec![]).await;
     // Without the CA nobody believes it.
     let error = open_with(&Dir::new(), with(json!({"tls": {}})))
-        .pull(&name, PullOptions { credentials, ..Default::default() })
+        .pull(&name, PullOptions { logins, ..Default::default() })
         .await
         .unwrap_err();
     assert!(error.kind() == Kind::Unavailable && error.chain().contains("UnknownIssuer"), "{}", error.chain());

@@ -1,25 +1,19 @@
 //! `healthCheckNodePort`: tells load balancers whether a Service has endpoints on this node, as kube-proxy does.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// A Service (`namespace/name`) and how many of its ready endpoints are here.
 type Check = (String, usize);

@@ -1,11 +1,9 @@
 //! The machine, from /proc, /sys and statvfs.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use node::ports::{Clock, Error, FsStats, Host, InterfaceStats, Machine, Nanos, NodeUsage, Usage};
 

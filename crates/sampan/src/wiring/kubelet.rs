@@ -1,23 +1,17 @@
 //! The kubelet's API on its port: who asks is found out by certificate or by the API server, and what they may is
 //! the API server's to say (`nodes/log`, `nodes/metrics`, `nodes/stats`, `nodes/proxy`), as with `--authorization-mode=Webhook`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use apiserver::{
-    Body, body,
-    seams::{BoxFuture, Peer},
-};
+use apiserver::seams::{BoxFuture, Peer};
+use apiserver::{Body, body};
 use http::{Request, Response, StatusCode, header};
 use pki::Certificate;
 use reconcile::io::Client;
-use schema::api::{
-    authentication::v1::{TokenReview, TokenReviewSpec},
-    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-};
+use schema::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use schema::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 
 use super::{host::now_ns, node_proxy::LocalKubelet};
 use crate::listen::Handler;

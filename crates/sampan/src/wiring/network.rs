@@ -2,39 +2,27 @@
 //!
 //! One task looks at everything again shortly after anything changed, and gives the kernel the difference.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
-use net::{
-    cluster,
-    dns::Zone,
-    io::{Agent, Backend, Net, Options, PodAddress, dns},
-    ruleset::{self, Cidr},
-};
+use net::cluster;
+use net::dns::Zone;
+use net::io::{Agent, Backend, Net, Options, PodAddress, dns};
+use net::ruleset::{self, Cidr};
 use node::ports::{self, Error, PortMapping, Result, Sandbox};
-use reconcile::{
-    World,
-    io::{
-        BoxFuture, Client,
-        reflector::{self, Scope},
-    },
-};
-use schema::api::{
-    Object,
-    core::v1::{Namespace, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-    networking::v1::NetworkPolicy,
-};
+use reconcile::World;
+use reconcile::io::reflector::{self, Scope};
+use reconcile::io::{BoxFuture, Client};
+use schema::api::Object;
+use schema::api::core::v1::{Namespace, Node, Pod, Service};
+use schema::api::discovery::v1::EndpointSlice;
+use schema::api::networking::v1::NetworkPolicy;
 use tokio::sync::watch;
 
-use super::{
-    health::Health,
-    watched::{Feed, Watched},
-};
+use super::health::Health;
+use super::watched::{Feed, Watched};
 
 /// What comes within this time is applied together.
 const GATHER: Duration = Duration::from_millis(5);

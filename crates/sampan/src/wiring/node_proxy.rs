@@ -1,23 +1,17 @@
 //! How the API server reaches kubelets, pods and webhooks.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
-};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
-use apiserver::{
-    Body, Server, Status,
-    seams::{BoxFuture, NodeProxy, Target},
-};
+use apiserver::seams::{BoxFuture, NodeProxy, Target};
+use apiserver::{Body, Server, Status};
 use http::{Request, Response, StatusCode};
 use reconcile::io::{Client, Identity};
 use rustls::ClientConfig;
 use schema::api::core::v1::Node;
 
-use super::{
-    local::Local,
-    remote::{self, Trust},
-};
+use super::local::Local;
+use super::remote::{self, Trust};
 use crate::identity::Pair;
 
 /// The kubelet of this process.

@@ -1,10 +1,8 @@
 //! HTTPS to other processes of the cluster: an agent to its server, the server to kubelets, webhooks and pods.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use apiserver::{Body, body};
 use bytes::Bytes;
@@ -13,14 +11,12 @@ use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use reconcile::io::{BoxError, BoxFuture, Transport};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use runtime::images::registry::NoVerification;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::identity::Pair;
@@ -63,17 +59,12 @@ pub fn tls(trust: &Trust<'_>, identity: Option<&Pair>, alpn: &[&[u8]]) -> Result
             }
             builder.with_root_certificates(roots)
         }
-        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
+        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerification(provider))),
     };
     let mut config = match identity {
         Some(pair) => {
-            let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|_| Error::Pem)?;
-            builder.with_client_auth_cert(
-                chain,
-                PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| Error::Pem)?,
-            )?
+            let (chain, key) = pair.der().map_err(|_| Error::Pem)?;
+            builder.with_client_auth_cert(chain, key)?
         }
         None => builder.with_no_client_auth(),
     };
@@ -214,53 +205,5 @@ impl Transport for Remote {
             let response = sender.send_request(request.map(body::full)).await?;
             Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
         })
-    }
-}
-
-#[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,26 +1,20 @@
 //! The embedded runtime and image store as a node's [`ports`].
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use node::ports::{
     self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
     PodState, PodStats, Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
-use runtime::{
-    containers::{self as containers, Event, Runtime, SandboxStatus},
-    images::{self, Images, Kind, PullOptions, Rootfs},
-};
-use tokio::{
-    io::{AsyncWriteExt, copy},
-    sync::broadcast,
-};
+use runtime::containers::{self as containers, Event, Runtime, SandboxStatus};
+use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
+use tokio::io::{AsyncWriteExt, copy};
+use tokio::sync::broadcast;
 
 const SPEC_HASH: &str = "sampan.io/spec-hash";
 /// Who lags behind this many changes lists all pods.
@@ -628,7 +622,7 @@ impl ports::Images for Containers {
         credentials: &'a [Credentials],
     ) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
         Box::pin(async move {
-            let options = PullOptions { credentials: credentials.iter().map(login).collect(), events: None };
+            let options = PullOptions { logins: credentials.iter().filter_map(login).collect(), events: None };
             self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
                 _ => PullError::Failed(error.chain()),
@@ -686,15 +680,19 @@ fn show_layers(lower: &[PathBuf], empty: &Path, target: &Path) -> std::io::Resul
     Ok(mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
 }
 
-fn login(given: &Credentials) -> images::credentials::Credentials {
-    use images::credentials::Credentials as Login;
-    if !given.identity_token.is_empty() {
-        Login::IdentityToken(given.identity_token.clone())
+fn login(given: &Credentials) -> Option<images::credentials::Login> {
+    use images::credentials::Credentials as As;
+    let given = given.clone();
+    let login = if !given.identity_token.is_empty() {
+        As::IdentityToken(given.identity_token)
     } else if !given.registry_token.is_empty() {
-        Login::RegistryToken(given.registry_token.clone())
+        As::RegistryToken(given.registry_token)
     } else {
-        Login::Basic { username: given.username.clone(), password: given.password.clone() }
-    }
+        As::Basic { username: given.username, password: given.password }
+    };
+    // Neither an entry that says nothing nor one for no registry is a login for every registry.
+    let says = !matches!(&login, As::Basic { username, .. } if username.is_empty());
+    (says && !given.registry.is_empty()).then_some((given.registry, login))
 }
 
 /// The image store of a node.

@@ -4,23 +4,15 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use net::lb;
-use reconcile::{
-    Key,
-    io::{
-        Client, Identity,
-        reflector::{self, Scope},
-    },
-};
-use schema::api::{
-    Time,
-    core::v1::{Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-};
+use reconcile::Key;
+use reconcile::io::reflector::{self, Scope};
+use reconcile::io::{Client, Identity};
+use schema::api::Time;
+use schema::api::core::v1::{Node, Pod, Service};
+use schema::api::discovery::v1::EndpointSlice;
 
-use super::{
-    host::now_ns,
-    watched::{Feed, Watched},
-};
+use super::host::now_ns;
+use super::watched::{Feed, Watched};
 
 const GATHER: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(2);

@@ -8,13 +8,10 @@ use super::{DecodeError, Duration, FieldsV1, IntOrString, Json, MicroTime, Quant
 pub use super::{Kind, List, Object};
 pub(crate) use std::collections::BTreeMap;
 
+use crate::proto::wire::{Cursor, FIXED64, LEN, VARINT, write_len, write_tag, write_varint};
+
 /// As deep as messages may nest; upstream's types stay below 30, JSONSchemaProps aside.
 const MAX_DEPTH: u32 = 100;
-
-const VARINT: u8 = 0;
-const FIXED64: u8 = 1;
-const LEN: u8 = 2;
-const FIXED32: u8 = 5;
 
 /// A typed struct that protobuf carries.
 pub trait Message: Fields + Default + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
@@ -24,7 +21,7 @@ pub trait Message: Fields + Default + Clone + std::fmt::Debug + PartialEq + Send
     /// Reads a message without envelope.
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut message = Self::default();
-        merge_fields(&mut message, &mut Reader { bytes, at: 0, end: bytes.len(), depth: 0 })?;
+        merge_fields(&mut message, &mut Reader { cursor: Cursor::new(bytes), depth: 0 })?;
         Ok(message)
     }
 
@@ -96,89 +93,19 @@ impl From<DecodeError> for Mismatch {
     }
 }
 
+/// The bytes of one message, and how deep it lies.
 pub struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    end: usize,
+    cursor: Cursor<'a>,
     depth: u32,
 }
 
-impl<'a> Reader<'a> {
-    fn cut(&self, what: &'static str) -> DecodeError {
-        DecodeError::Truncated { what, offset: self.at as u64 }
-    }
-
-    fn varint(&mut self) -> Result<u64, DecodeError> {
-        let mut value = 0u64;
-        for shift in (0..70).step_by(7) {
-            let byte = *self.bytes[..self.end].get(self.at).ok_or_else(|| self.cut("a varint"))?;
-            self.at += 1;
-            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(self.cut("a varint"))
-    }
-
-    fn skip_bytes(&mut self, len: u64, what: &'static str) -> Result<&'a [u8], DecodeError> {
-        let left = self.end - self.at;
-        let len = usize::try_from(len).ok().filter(|n| *n <= left).ok_or_else(|| self.cut(what))?;
-        self.at += len;
-        Ok(&self.bytes[self.at - len..self.at])
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
-        let len = self.varint()?;
-        self.skip_bytes(len, "a string or message")
-    }
-
-    fn skip(&mut self, wire: u8) -> Result<(), Mismatch> {
-        match wire {
-            VARINT => self.varint().map(drop)?,
-            FIXED64 => self.skip_bytes(8, "a fixed64").map(drop)?,
-            LEN => self.bytes().map(drop)?,
-            FIXED32 => self.skip_bytes(4, "a fixed32").map(drop)?,
-            _ => return Err(Mismatch::Wire),
-        }
-        Ok(())
-    }
-
+impl Reader<'_> {
     /// Reads a message's length, lets `read` see its bytes only, one level deeper.
     fn nested(&mut self, read: &mut dyn FnMut(&mut Reader) -> Result<(), DecodeError>) -> Result<(), DecodeError> {
         if self.depth >= MAX_DEPTH {
             return Err(DecodeError::TooDeep(MAX_DEPTH as usize));
         }
-        let len = self.bytes()?.len();
-        let mut inner = Reader { bytes: self.bytes, at: self.at - len, end: self.at, depth: self.depth + 1 };
-        read(&mut inner)
-    }
-}
-
-pub fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn key(tag: u32, wire: u8, out: &mut Vec<u8>) {
-    varint(u64::from(tag) << 3 | u64::from(wire), out);
-}
-
-/// Writes what `write` appends with its length before it.
-pub fn put_len(out: &mut Vec<u8>, write: &mut dyn FnMut(&mut Vec<u8>)) {
-    let start = out.len();
-    out.push(0);
-    write(out);
-    let len = out.len() - start - 1;
-    if len < 0x80 {
-        out[start] = len as u8;
-    } else {
-        let mut head = Vec::with_capacity(5);
-        varint(len as u64, &mut head);
-        out.splice(start..=start, head);
+        read(&mut Reader { cursor: Cursor::new(self.cursor.bytes()?), depth: self.depth + 1 })
     }
 }
 
@@ -188,24 +115,26 @@ fn write_fields(message: &dyn Fields, out: &mut Vec<u8>) {
 }
 
 fn merge_fields(message: &mut dyn Fields, r: &mut Reader) -> Result<(), DecodeError> {
-    while r.at < r.end {
-        let start = r.at;
-        let head = r.varint()?;
-        let (tag, wire) = ((head >> 3) as u32, (head & 7) as u8);
+    loop {
+        let start = r.cursor.at;
+        let Some((tag, wire)) = r.cursor.tag()? else { return Ok(()) };
         let result = match message.slot(tag) {
             Some(slot) => slot.take(wire, r),
-            None => r.skip(wire).map(|()| message.keep_unknown(&r.bytes[start..r.at])),
+            None => {
+                r.cursor.skip(wire)?;
+                message.keep_unknown(&r.cursor.bytes[start..r.cursor.at]);
+                Ok(())
+            }
         };
         result.map_err(|e| match e {
             Mismatch::Error(e) => e,
             Mismatch::Wire => DecodeError::WireType { message: message.type_name().to_owned(), field: tag, wire },
         })?;
     }
-    Ok(())
 }
 
 pub(crate) fn write_message(message: &dyn Fields, out: &mut Vec<u8>) {
-    put_len(out, &mut |out| write_fields(message, out));
+    write_len(out, |out| write_fields(message, out));
 }
 
 pub(crate) fn read_message(message: &mut dyn Fields, wire: u8, r: &mut Reader) -> Result<(), Mismatch> {
@@ -222,7 +151,7 @@ pub(crate) fn keep(unknown: &mut Unknown, bytes: &[u8]) {
 impl<T: Element> Slot for T {
     fn put(&self, tag: u32, out: &mut Vec<u8>) {
         if !self.absent() {
-            key(tag, T::WIRE, out);
+            write_tag(tag, T::WIRE, out);
             self.write(out);
         }
     }
@@ -255,16 +184,15 @@ impl<T: Element> Element for Box<T> {
 impl<T: Element> Slot for Vec<T> {
     fn put(&self, tag: u32, out: &mut Vec<u8>) {
         for value in self {
-            key(tag, T::WIRE, out);
+            write_tag(tag, T::WIRE, out);
             value.write(out);
         }
     }
     fn take(&mut self, wire: u8, r: &mut Reader) -> Result<(), Mismatch> {
         if wire == LEN && T::WIRE != LEN {
             // Packed, as other writers of protobuf may have it.
-            let len = r.bytes()?.len();
-            let mut packed = Reader { bytes: r.bytes, at: r.at - len, end: r.at, depth: r.depth };
-            while packed.at < packed.end {
+            let mut packed = Reader { cursor: Cursor::new(r.cursor.bytes()?), depth: r.depth };
+            while packed.cursor.at < packed.cursor.bytes.len() {
                 let mut value = T::default();
                 value.read(T::WIRE, &mut packed)?;
                 self.push(value);
@@ -281,10 +209,10 @@ impl<T: Element> Slot for Vec<T> {
 impl<T: Element> Slot for Map<String, T> {
     fn put(&self, tag: u32, out: &mut Vec<u8>) {
         for (name, value) in self {
-            key(tag, LEN, out);
-            put_len(out, &mut |out| {
+            write_tag(tag, LEN, out);
+            write_len(out, |out| {
                 name.put(1, out);
-                key(2, T::WIRE, out);
+                write_tag(2, T::WIRE, out);
                 value.write(out);
             });
         }
@@ -326,13 +254,13 @@ macro_rules! varints {
             const WIRE: u8 = VARINT;
             fn write(&self, out: &mut Vec<u8>) {
                 let $w = *self;
-                varint($to, out);
+                write_varint($to, out);
             }
             fn read(&mut self, wire: u8, r: &mut Reader) -> Result<(), Mismatch> {
                 if wire != VARINT {
                     return Err(Mismatch::Wire);
                 }
-                let $v = r.varint()?;
+                let $v = r.cursor.varint()?;
                 *self = $from;
                 Ok(())
             }
@@ -357,8 +285,7 @@ impl Element for f64 {
         if wire != FIXED64 {
             return Err(Mismatch::Wire);
         }
-        let bytes = r.skip_bytes(8, "a fixed64")?;
-        *self = f64::from_le_bytes(bytes.try_into().map_err(|_| Mismatch::Wire)?);
+        *self = f64::from_bits(r.cursor.fixed64()?);
         Ok(())
     }
 }
@@ -366,7 +293,7 @@ impl Element for f64 {
 impl Element for String {
     const WIRE: u8 = LEN;
     fn write(&self, out: &mut Vec<u8>) {
-        varint(self.len() as u64, out);
+        write_varint(self.len() as u64, out);
         out.extend_from_slice(self.as_bytes());
     }
     fn read(&mut self, wire: u8, r: &mut Reader) -> Result<(), Mismatch> {
@@ -374,7 +301,7 @@ impl Element for String {
             return Err(Mismatch::Wire);
         }
         // Go does not check; neither may one broken byte spoil a list.
-        *self = String::from_utf8_lossy(r.bytes()?).into_owned();
+        *self = String::from_utf8_lossy(r.cursor.bytes()?).into_owned();
         Ok(())
     }
 }
@@ -385,14 +312,14 @@ impl Element for Vec<u8> {
         self.is_empty()
     }
     fn write(&self, out: &mut Vec<u8>) {
-        varint(self.len() as u64, out);
+        write_varint(self.len() as u64, out);
         out.extend_from_slice(self);
     }
     fn read(&mut self, wire: u8, r: &mut Reader) -> Result<(), Mismatch> {
         if wire != LEN {
             return Err(Mismatch::Wire);
         }
-        *self = r.bytes()?.to_vec();
+        *self = r.cursor.bytes()?.to_vec();
         Ok(())
     }
 }

@@ -102,15 +102,8 @@ fn access_modes(c: &mut Check<'_>, field: &str) {
 
 /// Fields of a PersistentVolumeSpec beside its source.
 const VOLUME_FIELDS: [&str; 9] = [
-    "accessModes",
-    "capacity",
-    "claimRef",
-    "mountOptions",
-    "nodeAffinity",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "volumeAttributesClassName",
-    "volumeMode",
+    "accessModes", "capacity", "claimRef", "mountOptions", "nodeAffinity", "persistentVolumeReclaimPolicy",
+    "storageClassName", "volumeAttributesClassName", "volumeMode",
 ];
 
 pub fn persistent_volume(c: &mut Check<'_>) {

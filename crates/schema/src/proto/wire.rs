@@ -132,10 +132,14 @@ pub fn write_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Writes a field whose length is known only when its content is written: the length goes in afterwards,
-/// and what follows moves up if it takes more than the one byte kept for it.
 pub fn write_nested(tag: u32, out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
     write_tag(tag, LEN, out);
+    write_len(out, content);
+}
+
+/// Writes content whose length is known only afterwards: the length goes in before it, and it moves up if that takes
+/// more than the one byte kept for it.
+pub fn write_len(out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.push(0);
     content(out);
@@ -156,4 +160,9 @@ pub fn write_nested(tag: u32, out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u
 
 pub fn varint_width(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Size of a length-delimited field with a tag below 16.
+pub fn bytes_width(length: usize) -> usize {
+    1 + varint_width(length as u64) + length
 }

@@ -1,11 +1,17 @@
 use super::*;
-use crate::{Value, json};
+use crate::{MessageId, Value, json};
 
 fn seal(kind: &str, text: &str) -> Vec<u8> {
     let table = Table::builtin();
     let id = table.kind("", "v1", kind).expect("a kind");
     let value = json::decode(table, id, text.as_bytes()).expect("decodes").value;
-    proto::seal(table, id, "v1", kind, &value)
+    sealed(table, id, kind, &value)
+}
+
+fn sealed(table: &Table, id: MessageId, kind: &str, value: &Value) -> Vec<u8> {
+    let mut raw = Vec::new();
+    proto::encode(table, id, value, &mut raw);
+    proto::envelope("v1", kind, &raw)
 }
 
 const POD: &str = r#"{"metadata":{"name":"a","namespace":"n","uid":"u","labels":{"app":"x","b":""}},
@@ -54,7 +60,7 @@ fn splices_the_resource_version() {
             if !version.is_empty() {
                 wanted.set(&["metadata", "resourceVersion"], version);
             }
-            assert_eq!(body, proto::seal(table, id, "v1", "Pod", &wanted), "{version}");
+            assert_eq!(body, sealed(table, id, "Pod", &wanted), "{version}");
         }
     }
 }

@@ -185,37 +185,36 @@ fn pattern(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// What a schema combines: how, at which place of its list, the schema and its path.
+fn combined<'a>(
+    schema: &'a Value,
+    path: &'a str,
+) -> impl Iterator<Item = (&'static str, usize, &'a Value, String)> + 'a {
+    let lists = ["anyOf", "allOf", "oneOf"].into_iter().flat_map(move |name| {
+        let list = schema.list_at(&[name]).iter().enumerate();
+        list.map(move |(i, inner)| (name, i, inner, format!("{path}.{name}[{i}]")))
+    });
+    let not = schema.member("not").filter(|inner| !inner.is_null());
+    lists.chain(not.map(|inner| ("not", 0, inner, format!("{path}.not"))))
+}
+
 /// The logical combinations, which may hold value validation only.
 fn values(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let int_or_string = schema.bool_at(&["x-kubernetes-int-or-string"]);
-    for name in ["anyOf", "allOf", "oneOf"] {
-        let list = schema.list_at(&[name]);
-        if name == "anyOf" && int_or_string && is_int_or_string_pattern(list) {
-            continue;
+    let is_pattern = |schema: &Value| int_or_string && is_int_or_string_pattern(schema.list_at(&["anyOf"]));
+    for (name, i, inner, at) in combined(schema, path) {
+        if name != "anyOf" || !is_pattern(schema) {
+            nested(inner, name == "allOf" && i == 0 && is_pattern(inner), &at, errors);
         }
-        for (i, inner) in list.iter().enumerate() {
-            let spared =
-                name == "allOf" && i == 0 && int_or_string && is_int_or_string_pattern(inner.list_at(&["anyOf"]));
-            nested(inner, spared, &format!("{path}.{name}[{i}]"), errors);
-        }
-    }
-    if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
-        nested(inner, false, &format!("{path}.not"), errors);
     }
     pattern(schema, path, errors);
 }
 
 fn nested(schema: &Value, spare_any_of: bool, path: &str, errors: &mut Vec<FieldError>) {
-    for name in ["anyOf", "allOf", "oneOf"] {
-        if name == "anyOf" && spare_any_of {
-            continue;
+    for (name, _, inner, at) in combined(schema, path) {
+        if name != "anyOf" || !spare_any_of {
+            nested(inner, false, &at, errors);
         }
-        for (i, inner) in schema.list_at(&[name]).iter().enumerate() {
-            nested(inner, false, &format!("{path}.{name}[{i}]"), errors);
-        }
-    }
-    if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
-        nested(inner, false, &format!("{path}.not"), errors);
     }
     pattern(schema, path, errors);
     if let Some(items @ Value::Object(_)) = schema.member("items") {
@@ -250,13 +249,8 @@ fn nested(schema: &Value, spare_any_of: bool, path: &str, errors: &mut Vec<Field
 
 /// What a combination at the root speaks of must be specified outside of it too.
 fn complete(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    for name in ["anyOf", "allOf", "oneOf"] {
-        for (i, inner) in schema.list_at(&[name]).iter().enumerate() {
-            covered(schema, inner, &format!("{path}.{name}[{i}]"), path, errors);
-        }
-    }
-    if let Some(inner) = schema.member("not").filter(|n| !n.is_null()) {
-        covered(schema, inner, &format!("{path}.not"), path, errors);
+    for (.., inner, at) in combined(schema, path) {
+        covered(schema, inner, &at, path, errors);
     }
 }
 
@@ -284,12 +278,7 @@ fn covered(outer: &Value, inner: &Value, path: &str, outer_path: &str, errors: &
             }
         }
     }
-    for name in ["anyOf", "allOf", "oneOf"] {
-        for (i, nested) in inner.list_at(&[name]).iter().enumerate() {
-            covered(outer, nested, &format!("{path}.{name}[{i}]"), outer_path, errors);
-        }
-    }
-    if let Some(nested) = inner.member("not").filter(|n| !n.is_null()) {
-        covered(outer, nested, &format!("{path}.not"), outer_path, errors);
+    for (.., nested, at) in combined(inner, path) {
+        covered(outer, nested, &at, outer_path, errors);
     }
 }

@@ -22,17 +22,6 @@ pub enum NameRule {
 }
 
 impl NameRule {
-    /// As the overlay spells it: `subdomain`, `label`, `dns1035`, `path`.
-    pub fn parse(text: &str) -> Option<NameRule> {
-        Some(match text {
-            "subdomain" => NameRule::Subdomain,
-            "label" => NameRule::Label,
-            "dns1035" => NameRule::Dns1035,
-            "path" => NameRule::PathSegment,
-            _ => return None,
-        })
-    }
-
     /// What is wrong with a name, or with the prefix of a generated one.
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
         let masked = match name.strip_suffix('-') {

@@ -56,72 +56,58 @@ fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 
+/// What is wrong with a text that has a length and a shape.
+fn formed(value: &str, max: usize, good: bool, wrong: impl FnOnce() -> String) -> Problems {
+    let long = (value.len() > max).then(|| at_most_characters(max));
+    long.into_iter().chain((!good).then(wrong)).collect()
+}
+
 /// `IsDNS1123Label`
 pub fn dns1123_label(value: &str) -> Problems {
-    let mut problems = Vec::new();
-    if value.len() > 63 {
-        problems.push(at_most_characters(63));
-    }
-    if !is_label(value) {
-        problems.push(if is_subdomain(value) {
-            "must not contain dots".to_owned()
-        } else {
-            regex_error(
-                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
-                LABEL,
-                &["my-name", "123-abc"],
-            )
-        });
-    }
-    problems
+    formed(value, 63, is_label(value), || {
+        if is_subdomain(value) {
+            return "must not contain dots".to_owned();
+        }
+        regex_error(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+            LABEL,
+            &["my-name", "123-abc"],
+        )
+    })
 }
 
 /// `IsDNS1123Subdomain`
 pub fn dns1123_subdomain(value: &str) -> Problems {
-    let mut problems = Vec::new();
-    if value.len() > 253 {
-        problems.push(at_most_characters(253));
-    }
-    if !is_subdomain(value) {
-        problems.push(regex_error(
+    formed(value, 253, is_subdomain(value), || {
+        regex_error(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
             SUBDOMAIN,
             &["example.com"],
-        ));
-    }
-    problems
+        )
+    })
 }
 
 /// `IsDNS1035Label`
 pub fn dns1035_label(value: &str) -> Problems {
-    let mut problems = Vec::new();
-    if value.len() > 63 {
-        problems.push(at_most_characters(63));
-    }
-    if !shaped(value, |b| b.is_ascii_lowercase(), |b| lower_alnum(b) || b == b'-', lower_alnum) {
-        problems.push(regex_error(
+    let good = shaped(value, |b| b.is_ascii_lowercase(), |b| lower_alnum(b) || b == b'-', lower_alnum);
+    formed(value, 63, good, || {
+        regex_error(
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
             "[a-z]([-a-z0-9]*[a-z0-9])?",
             &["my-name", "abc-123"],
-        ));
-    }
-    problems
+        )
+    })
 }
 
 /// `IsWildcardDNS1123Subdomain`
 pub fn wildcard_dns1123_subdomain(value: &str) -> Problems {
-    let mut problems = Vec::new();
-    if value.len() > 253 {
-        problems.push(at_most_characters(253));
-    }
-    if !value.strip_prefix("*.").is_some_and(is_subdomain) {
-        problems.push(regex_error(
+    formed(value, 253, value.strip_prefix("*.").is_some_and(is_subdomain), || {
+        regex_error(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             &format!("\\*\\.{SUBDOMAIN}"),
             &["*.example.com"],
-        ));
-    }
-    problems
+        )
+    })
 }
 
 fn key_edge(b: u8) -> bool {
@@ -200,22 +186,16 @@ pub fn port_number(value: i64) -> Problems {
 
 /// `IsValidPortName`
 pub fn port_name(value: &str) -> Problems {
-    let mut problems = Vec::new();
-    if value.len() > 15 {
-        problems.push(at_most_characters(15));
-    }
-    if value.is_empty() || !value.bytes().all(|b| lower_alnum(b) || b == b'-') {
-        problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
-    }
-    if !value.bytes().any(|b| b.is_ascii_lowercase()) {
-        problems.push("must contain at least one letter (a-z)".to_owned());
-    }
-    if value.contains("--") {
-        problems.push("must not contain consecutive hyphens".to_owned());
-    }
-    if value.starts_with('-') || value.ends_with('-') {
-        problems.push("must not begin or end with a hyphen".to_owned());
-    }
+    let plain = !value.is_empty() && value.bytes().all(|b| lower_alnum(b) || b == b'-');
+    let mut problems = formed(value, 15, plain, || {
+        "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned()
+    });
+    let wrong = [
+        (!value.bytes().any(|b| b.is_ascii_lowercase()), "must contain at least one letter (a-z)"),
+        (value.contains("--"), "must not contain consecutive hyphens"),
+        (value.starts_with('-') || value.ends_with('-'), "must not begin or end with a hyphen"),
+    ];
+    problems.extend(wrong.into_iter().filter(|(wrong, _)| *wrong).map(|(_, sentence)| sentence.to_owned()));
     problems
 }
 
@@ -248,17 +228,13 @@ pub fn env_name(value: &str) -> Problems {
 
 /// `IsConfigMapKey`: the keys of ConfigMaps and Secrets.
 pub fn config_map_key(value: &str) -> Problems {
-    let mut problems = Vec::new();
-    if value.len() > 253 {
-        problems.push(at_most_characters(253));
-    }
-    if value.is_empty() || !value.bytes().all(key_inner) {
-        problems.push(regex_error(
+    let mut problems = formed(value, 253, !value.is_empty() && value.bytes().all(key_inner), || {
+        regex_error(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "[-._a-zA-Z0-9]+",
             &["key.name", "KEY_NAME", "key-name"],
-        ));
-    }
+        )
+    });
     match value {
         "." => problems.push("must not be '.'".to_owned()),
         ".." => problems.push("must not be '..'".to_owned()),
@@ -302,13 +278,7 @@ pub fn ip(value: &str) -> Problems {
 
 /// `IsValidCIDR`
 pub fn cidr(value: &str) -> Problems {
-    let parsed = value.split_once('/').and_then(|(address, bits)| {
-        let address: std::net::IpAddr = address.parse().ok()?;
-        let max = if address.is_ipv4() { 32 } else { 128 };
-        let plain = !bits.is_empty() && bits.len() < 4 && bits.bytes().all(|b| b.is_ascii_digit());
-        bits.parse::<u32>().ok().filter(|bits| plain && *bits <= max)
-    });
-    if parsed.is_some() {
+    if value.parse::<crate::cidr::Cidr>().is_ok() {
         return Vec::new();
     }
     vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]

@@ -1,25 +1,12 @@
 //! Rules as data: upstream's declarative markers (`maxItems=32`, `format=k8s-short-name`, `immutable`), and a few more.
 //!
-//! A [`RuleBook`] is read from lines: a message's name at the margin, below it indented `path: rule; rule`.
-//! The path is a dotted one within the message; `.` is the message itself.
+//! A row of a [`RuleBook`] is a message, a dotted path within it (or nothing: the message itself) and a rule.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{ErrorKind, FieldError, meta, names};
 use crate::checks;
-use crate::{Field, Form, ListKind, Message, MessageId, Object, Table, Type, Value, quantity::Quantity, selector};
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
-    #[error("line {line}: {rule:?} is no rule")]
-    Rule { line: usize, rule: String },
-    #[error("line {line}: the table has no message {name}")]
-    Message { line: usize, name: String },
-    #[error("line {line}: {message} has no field {path}")]
-    Field { line: usize, message: String, path: String },
-    #[error("line {line}: a row without a message above it")]
-    Orphan { line: usize },
-}
+use crate::{Form, ListKind, MessageId, Object, Table, Type, Value, quantity::Quantity, selector};
 
 /// A demand on one field, or on a whole message.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +19,11 @@ pub enum Rule {
     Immutable,
     /// `update=NoSet`, `NoUnset`, `NoModify`
     Update(UpdateRule),
-    /// `format=k8s-short-name`: see [`Shape`].
-    Format(Shape),
+    /// `format=k8s-short-name`: the place in [`FORMATS`].
+    Format(usize),
+    /// `format=labels`, `format=label-selector`: a map of labels, a `metav1.LabelSelector`.
+    Labels,
+    LabelSelector,
     /// `minimum=0`
     Minimum(i64),
     /// `maximum=100`
@@ -75,106 +65,50 @@ pub enum UpdateRule {
     NoModify,
 }
 
-/// What a string (or number, or map) must look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// A DNS-1123 label.
-    ShortName,
-    /// A DNS-1123 subdomain.
-    LongName,
-    Dns1035,
-    LabelKey,
-    PrefixedLabelKey,
-    LabelValue,
-    /// A map of labels.
-    Labels,
-    /// A `metav1.LabelSelector`.
-    LabelSelector,
-    PathSegment,
-    Uuid,
-    PortName,
-    PortNumber,
-    /// An IntOrString: a port's number or name.
-    Port,
-    Percent,
-    EnvName,
-    ConfigMapKey,
-    HeaderName,
-    Ip,
-    Cidr,
-    AbsolutePath,
-    RelativePath,
-    /// A quantity which is not negative.
-    Quantity,
-    CIdentifier,
-}
+/// What is wrong with a value, which is mostly a text.
+type Format = fn(&Value, &str) -> names::Problems;
 
-impl Shape {
-    fn parse(text: &str) -> Option<Shape> {
-        Some(match text.trim_matches('"') {
-            "k8s-short-name" => Shape::ShortName,
-            "k8s-long-name" | "k8s-long-name-caseless" | "k8s-resource-pool-name" => Shape::LongName,
-            "dns1035" => Shape::Dns1035,
-            "k8s-label-key" | "k8s-extended-resource-name" | "k8s-resource-fully-qualified-name" => Shape::LabelKey,
-            "k8s-prefixed-label-key" => Shape::PrefixedLabelKey,
-            "k8s-label-value" => Shape::LabelValue,
-            "labels" => Shape::Labels,
-            "label-selector" => Shape::LabelSelector,
-            "k8s-path-segment-name" => Shape::PathSegment,
-            "k8s-uuid" => Shape::Uuid,
-            "port-name" => Shape::PortName,
-            "port-number" => Shape::PortNumber,
-            "port" => Shape::Port,
-            "percent" => Shape::Percent,
-            "env-name" => Shape::EnvName,
-            "config-map-key" => Shape::ConfigMapKey,
-            "header-name" => Shape::HeaderName,
-            "ip" => Shape::Ip,
-            "cidr" => Shape::Cidr,
-            "absolute-path" => Shape::AbsolutePath,
-            "relative-path" => Shape::RelativePath,
-            "quantity" => Shape::Quantity,
-            "c-identifier" => Shape::CIdentifier,
-            _ => return None,
-        })
-    }
-
-    fn check(self, value: &Value, path: &str) -> Vec<FieldError> {
-        let text = value.as_str().unwrap_or_default();
-        let problems = match self {
-            Shape::ShortName => names::dns1123_label(text),
-            Shape::LongName => names::dns1123_subdomain(text),
-            Shape::Dns1035 => names::dns1035_label(text),
-            Shape::LabelKey => names::label_key(text),
-            Shape::PrefixedLabelKey => names::prefixed_label_key(text),
-            Shape::LabelValue => names::label_value(text),
-            Shape::PathSegment => names::path_segment(text),
-            Shape::Uuid => names::uuid(text),
-            Shape::PortName => names::port_name(text),
-            Shape::PortNumber => names::port_number(value.as_i64().unwrap_or(0)),
-            Shape::Port => value.as_i64().map_or_else(|| names::port_name(text), names::port_number),
-            Shape::Percent => names::percent(text),
-            Shape::EnvName => names::env_name(text),
-            Shape::ConfigMapKey => names::config_map_key(text),
-            Shape::HeaderName => names::http_header_name(text),
-            Shape::Ip => names::ip(text),
-            Shape::Cidr => names::cidr(text),
-            Shape::CIdentifier => names::c_identifier(text),
-            Shape::AbsolutePath if !text.starts_with('/') => vec!["must be an absolute path".to_owned()],
-            Shape::RelativePath if text.starts_with('/') => vec!["must be a relative path".to_owned()],
-            Shape::RelativePath if text.split('/').any(|part| part == "..") => vec!["must not contain '..'".to_owned()],
-            Shape::AbsolutePath | Shape::RelativePath => Vec::new(),
-            Shape::Quantity => match Quantity::parse(text) {
-                Ok(quantity) if quantity.nanos < 0 => vec!["must be greater than or equal to 0".to_owned()],
-                Ok(_) => Vec::new(),
-                Err(error) => vec![error.to_string()],
-            },
-            Shape::Labels => return meta::labels(Some(value), path),
-            Shape::LabelSelector => return label_selector(value, path),
-        };
-        problems.into_iter().map(|p| FieldError::invalid(path, value.clone(), p)).collect()
-    }
-}
+/// What a string (or number) must look like, by upstream's names and some of ours.
+static FORMATS: &[(&str, Format)] = &[
+    ("k8s-short-name", |_, text| names::dns1123_label(text)),
+    ("k8s-long-name", |_, text| names::dns1123_subdomain(text)),
+    ("k8s-long-name-caseless", |_, text| names::dns1123_subdomain(text)),
+    ("k8s-resource-pool-name", |_, text| names::dns1123_subdomain(text)),
+    ("dns1035", |_, text| names::dns1035_label(text)),
+    ("k8s-label-key", |_, text| names::label_key(text)),
+    ("k8s-extended-resource-name", |_, text| names::label_key(text)),
+    ("k8s-resource-fully-qualified-name", |_, text| names::label_key(text)),
+    ("k8s-prefixed-label-key", |_, text| names::prefixed_label_key(text)),
+    ("k8s-label-value", |_, text| names::label_value(text)),
+    ("k8s-path-segment-name", |_, text| names::path_segment(text)),
+    ("k8s-uuid", |_, text| names::uuid(text)),
+    ("port-name", |_, text| names::port_name(text)),
+    ("port-number", |value, _| names::port_number(value.as_i64().unwrap_or(0))),
+    // An IntOrString: a port's number or name.
+    ("port", |value, text| value.as_i64().map_or_else(|| names::port_name(text), names::port_number)),
+    ("percent", |_, text| names::percent(text)),
+    ("env-name", |_, text| names::env_name(text)),
+    ("config-map-key", |_, text| names::config_map_key(text)),
+    ("header-name", |_, text| names::http_header_name(text)),
+    ("ip", |_, text| names::ip(text)),
+    ("cidr", |_, text| names::cidr(text)),
+    ("c-identifier", |_, text| names::c_identifier(text)),
+    ("absolute-path", |_, text| match text.starts_with('/') {
+        true => Vec::new(),
+        false => vec!["must be an absolute path".to_owned()],
+    }),
+    ("relative-path", |_, text| match text {
+        text if text.starts_with('/') => vec!["must be a relative path".to_owned()],
+        text if text.split('/').any(|part| part == "..") => vec!["must not contain '..'".to_owned()],
+        _ => Vec::new(),
+    }),
+    // One which is not negative.
+    ("quantity", |_, text| match Quantity::parse(text) {
+        Ok(quantity) if quantity.nanos < 0 => vec!["must be greater than or equal to 0".to_owned()],
+        Ok(_) => Vec::new(),
+        Err(error) => vec![error.to_string()],
+    }),
+];
 
 /// `ValidateLabelSelector`
 fn label_selector(value: &Value, path: &str) -> Vec<FieldError> {
@@ -250,7 +184,11 @@ impl Rule {
         let value = value.split(" #").next().unwrap_or_default().trim();
         Some(match name {
             "check" => Rule::Check(checks::find(value)?),
-            "format" => Rule::Format(Shape::parse(value)?),
+            "format" => match value.trim_matches('"') {
+                "labels" => Rule::Labels,
+                "label-selector" => Rule::LabelSelector,
+                name => Rule::Format(FORMATS.iter().position(|(known, _)| *known == name)?),
+            },
             "minimum" => Rule::Minimum(value.parse().ok()?),
             "maximum" => Rule::Maximum(value.parse().ok()?),
             "range" => {
@@ -357,7 +295,12 @@ impl Rule {
             }
             // What is absent has no shape; an empty string is checked only if something requires it.
             _ if value.is_null() || matches!(value, Value::String(s) if s.is_empty()) => {}
-            Rule::Format(shape) => errors.extend(shape.check(value, path)),
+            Rule::Format(at) => {
+                let problems = FORMATS.get(*at).map(|(_, format)| format(value, text())).unwrap_or_default();
+                errors.extend(problems.into_iter().map(invalid));
+            }
+            Rule::Labels => errors.extend(meta::labels(Some(value), path)),
+            Rule::LabelSelector => errors.extend(label_selector(value, path)),
             Rule::Minimum(min) => {
                 if value.as_i64().is_some_and(|v| v < *min) {
                     errors.push(invalid(format!("must be greater than or equal to {min}")));
@@ -467,52 +410,8 @@ pub struct RuleBook {
 }
 
 impl RuleBook {
-    /// Reads rules of the table's messages from text; see the module's page for its form.
-    pub fn load(table: &Table, text: &str) -> Result<RuleBook, RuleError> {
-        let mut book = RuleBook::default();
-        let mut message = None;
-        for (at, line) in text.lines().enumerate() {
-            let line_number = at + 1;
-            let row = line.trim();
-            if row.is_empty() || row.starts_with('#') {
-                continue;
-            }
-            if !line.starts_with([' ', '\t']) {
-                let id = table.by_name.get(row).copied();
-                message = Some(id.ok_or_else(|| RuleError::Message { line: line_number, name: row.to_owned() })?);
-                continue;
-            }
-            let id = message.ok_or(RuleError::Orphan { line: line_number })?;
-            let (path, rules) =
-                row.split_once(": ").ok_or(RuleError::Rule { line: line_number, rule: row.to_owned() })?;
-            let path = path.trim_matches('.');
-            if !exists(table, table.message(id), path) {
-                let message = table.message(id).name.to_string();
-                return Err(RuleError::Field { line: line_number, message, path: path.to_owned() });
-            }
-            for rule in rules.split(';') {
-                let parsed = Rule::parse(rule);
-                let rule = parsed.ok_or_else(|| RuleError::Rule { line: line_number, rule: rule.trim().to_owned() })?;
-                book.add(id, path, rule);
-            }
-        }
-        Ok(book)
-    }
-
     pub fn add(&mut self, message: MessageId, path: &str, rule: Rule) {
         self.rows.entry(message).or_default().push(Row { path: path.to_owned(), rule });
-    }
-}
-
-fn exists(table: &Table, message: &Message, path: &str) -> bool {
-    let (name, rest) = path.split_once('.').map_or((path, None), |(n, r)| (n, Some(r)));
-    if name.is_empty() {
-        return true;
-    }
-    match (table.field(message, name), rest) {
-        (Some(_), None) => true,
-        (Some(Field { ty: Type::Message(id), .. }), Some(rest)) => exists(table, table.message(*id), rest),
-        _ => false,
     }
 }
 

@@ -3,18 +3,14 @@
 //! A backup is a database file like any other. Going back to one would also take revisions back, and clients that
 //! have seen later ones would wait for the past: [`restore`] jumps ahead and forgets history, so that they list anew.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use super::{
-    Options,
-    open::{Database, OpenError, sync_directory},
-    tables::{self, Meta},
-};
+use super::Options;
+use super::open::{Database, OpenError, sync_directory};
+use super::tables::{self, Meta};
 use crate::Revision;
 
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,10 @@
 //! Space kept back for the day the disk is full: a file beside the database that is given up piece by piece, so that
 //! deletions and compaction, which make room, still find some.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::PathBuf,
-};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 /// How much one refused write frees.
 const PIECE_BYTES: u64 = 256 << 10;

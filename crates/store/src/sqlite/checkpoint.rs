@@ -5,15 +5,10 @@
 //! itself; so once the log is long and a pass has left only a short tail, the writer moves that tail between two
 //! batches. This bounds the log, and what a commit ever waits for.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 

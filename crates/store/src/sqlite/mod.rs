@@ -14,27 +14,21 @@ mod tables;
 mod volatile;
 mod writer;
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub use self::{
-    backup::{BackupError, restore},
-    counters::Stats,
-    open::{OpenError, SCHEMA_VERSION},
-};
-use self::{
-    counters::{Counters, add},
-    open::Database,
-    readers::Readers,
-    volatile::{Page, Volatile},
-    writer::{Commit, Job, Writer},
-};
+pub use self::backup::{BackupError, restore};
+pub use self::counters::Stats;
+use self::counters::{Counters, add};
+use self::open::Database;
+pub use self::open::{OpenError, SCHEMA_VERSION};
+use self::readers::Readers;
+use self::volatile::{Page, Volatile};
+use self::writer::{Commit, Job, Writer};
 use crate::{BoxFuture, Change, Error, Guard, KeyValue, Range, Result, Revision, Store, Write};
 
 /// Commits that may wait in the queue; more wait for a place.

@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{
-    backup::{self, BackupError},
-    io_error,
-    open::Database,
-};
+use super::backup::{self, BackupError};
+use super::io_error;
+use super::open::Database;
 use crate::Result;
 
 pub(super) struct Readers {

@@ -2,10 +2,8 @@
 //!
 //! The writer alone changes it, a published batch at a time; readers see it under a lock together with the watermark.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 

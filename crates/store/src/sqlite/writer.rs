@@ -5,25 +5,21 @@
 //! against the batch's own changes first. A batch either happens as a whole or is run again one commit at a time.
 //! Compaction and the persisting of volatile keys ride along in small steps.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, atomic::Ordering, mpsc},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{
-    Shared,
-    ballast::Ballast,
-    checkpoint::Checkpoints,
-    counters::add,
-    io_error,
-    open::{Database, Lock},
-    tables::{self, Head, Meta},
-    volatile::Entry,
-};
+use super::ballast::Ballast;
+use super::checkpoint::Checkpoints;
+use super::counters::add;
+use super::open::{Database, Lock};
+use super::tables::{self, Head, Meta};
+use super::volatile::Entry;
+use super::{Shared, io_error};
 use crate::{Change, Error, Guard, KeyValue, Result, Revision, Write};
 
 /// A batch ends at this many commits or bytes.

@@ -1,9 +1,7 @@
 //! What the tests share: a directory that goes away, seeded randomness, and short forms.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use store::{Guard, Write};

@@ -1,20 +1,14 @@
 //! The contract of [`store::Store`], written against the trait. [`keep`] runs all of it on fresh stores that a factory
 //! makes; an implementation's own test file calls it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use store::{Change, Error, Guard, KeyValue, Revision, Store, Write};
 
-use crate::{
-    common::{Random, delete, guard, put, seed},
-    model::Model,
-};
+use crate::common::{Random, delete, guard, put, seed};
+use crate::model::Model;
 
 /// Makes an empty store.
 pub type Fresh<'a> = &'a dyn Fn() -> Arc<dyn Store>;

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use store::{
-    Error, Store,
-    sqlite::{Options, Sqlite},
-};
+use store::sqlite::{Options, Sqlite};
+use store::{Error, Store};
 
-use crate::{
-    common::{Directory, delete, guard, put},
-    sqlite::runtime,
-    vfs,
-};
+use crate::common::{Directory, delete, guard, put};
+use crate::sqlite::runtime;
+use crate::vfs;
 
 fn open(directory: &Directory) -> Sqlite {
     vfs::register();

@@ -1,22 +1,16 @@
 //! kill -9 of a process that tells over a pipe what was acknowledged.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Command, Stdio},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use store::{
-    Change, Store,
-    sqlite::{Options, Sqlite},
-};
+use store::sqlite::{Options, Sqlite};
+use store::{Change, Store};
 
-use crate::{
-    common::{Directory, Random, seed},
-    sqlite::runtime,
-    workload::{self, Acknowledged, TASKS},
-};
+use crate::common::{Directory, Random, seed};
+use crate::sqlite::runtime;
+use crate::workload::{self, Acknowledged, TASKS};
 
 const DATABASE: &str = "STORE_TEST_DATABASE";
 

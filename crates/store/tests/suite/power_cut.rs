@@ -2,19 +2,15 @@
 //! acknowledged write is there, the database sound, and history leads to the state. The suite must notice a store that
 //! does not wait for the disk.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use store::sqlite::{Options, Sqlite, Synchronous};
 
-use crate::{
-    common::{Directory, Random, seed},
-    sqlite::runtime,
-    vfs,
-    workload::{self, Acknowledged, TASKS},
-};
+use crate::common::{Directory, Random, seed};
+use crate::sqlite::runtime;
+use crate::vfs;
+use crate::workload::{self, Acknowledged, TASKS};
 
 /// Instants frozen while one store runs, and possible outcomes tried of each.
 const INSTANTS: usize = 3;

@@ -3,15 +3,11 @@
 
 use std::{cell::RefCell, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
-use store::{
-    Error, Store,
-    sqlite::{OpenError, Options, SCHEMA_VERSION, Sqlite, restore},
-};
+use store::sqlite::{OpenError, Options, SCHEMA_VERSION, Sqlite, restore};
+use store::{Error, Store};
 
-use crate::{
-    common::{Directory, Random, delete, put},
-    contract, vfs,
-};
+use crate::common::{Directory, Random, delete, put};
+use crate::{contract, vfs};
 
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()

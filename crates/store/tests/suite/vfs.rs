@@ -5,12 +5,10 @@
 //! not passed on. SQLite's VFS interface is C, hence the unsafe code.
 #![allow(unsafe_code)]
 
-use std::{
-    collections::HashMap,
-    ffi::{CStr, c_char, c_int, c_void},
-    path::{Path, PathBuf},
-    sync::{LazyLock, Mutex, MutexGuard, Once},
-};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, MutexGuard, Once};
 
 use rusqlite::ffi;
 

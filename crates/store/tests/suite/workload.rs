@@ -1,9 +1,7 @@
 //! Writers whose every commit follows from a seed, a task and a number, and what must be left of them after a crash.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use store::{KeyValue, Revision, Store, Write};
 

@@ -86,9 +86,7 @@ fn every_node_that_may_has_a_pod() {
     let status = cluster.get::<DaemonSet>("agent").status;
     let numbers = |status: &schema::api::apps::v1::DaemonSetStatus| {
         (
-            status.desired_number_scheduled,
-            status.current_number_scheduled,
-            status.number_available,
+            status.desired_number_scheduled, status.current_number_scheduled, status.number_available,
             status.number_misscheduled,
         )
     };
@@ -124,12 +122,8 @@ fn pods_are_made_for_their_node_and_tolerate_its_troubles() {
     assert_eq!(
         tolerated,
         [
-            "not-ready:NoExecute",
-            "unreachable:NoExecute",
-            "disk-pressure:NoSchedule",
-            "memory-pressure:NoSchedule",
-            "pid-pressure:NoSchedule",
-            "unschedulable:NoSchedule"
+            "not-ready:NoExecute", "unreachable:NoExecute", "disk-pressure:NoSchedule", "memory-pressure:NoSchedule",
+            "pid-pressure:NoSchedule", "unschedulable:NoSchedule"
         ]
     );
     let revision = cluster.world.of::<ControllerRevision>().values().next().unwrap().clone();

@@ -25,6 +25,8 @@ use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI
 use super::reference::{Reference, Version};
 use super::registries::{Endpoint, Registries};
 
+pub use self::tls::NoVerification;
+
 /// How patient a pull is.
 #[derive(Debug, Clone)]
 pub struct Patience {

@@ -91,12 +91,7 @@ fn everything_a_layer_says_is_on_the_disk() {
         &dir,
         "l",
         &[
-            "d1777 tmp/",
-            "f4755 bin/su s",
-            "h bin/su2 bin/su",
-            "l lib usr/lib",
-            "c dev/null 1",
-            "d0500 closed",
+            "d1777 tmp/", "f4755 bin/su s", "h bin/su2 bin/su", "l lib usr/lib", "c dev/null 1", "d0500 closed",
             "f closed/x y",
         ],
         &[],
@@ -138,26 +133,11 @@ fn later_entries_replace_earlier_ones() {
 fn whiteouts_become_overlayfs_own() {
     let dir = Dir::new("whiteouts");
     let lines = [
-        "f .wh.gone ",
-        "f d/.wh.gone ",
-        "d o",
-        "f o/.wh..wh..opq ",
-        "f o/new 1",
+        "f .wh.gone ", "f d/.wh.gone ", "d o", "f o/.wh..wh..opq ", "f o/new 1",
         // A directory removed and made anew is opaque, whichever comes first.
-        "f .wh.first ",
-        "f first/x 1",
-        "d second",
-        "f second/x 1",
-        "f .wh.second ",
-        "f .wh.third ",
-        "d third",
+        "f .wh.first ", "f first/x 1", "d second", "f second/x 1", "f .wh.second ", "f .wh.third ", "d third",
         // Of a file, only the new one counts.
-        "f both 1",
-        "f .wh.both ",
-        "f .wh.both2 ",
-        "f both2 1",
-        "f .wh..wh.plnk/1.2 x",
-        "d .wh..wh.aufs",
+        "f both 1", "f .wh.both ", "f .wh.both2 ", "f both2 1", "f .wh..wh.plnk/1.2 x", "d .wh..wh.aufs",
         "c device-whiteout 0",
     ];
     let at = unpack_lines(&dir, "l", &lines, &[]).unwrap();
@@ -234,13 +214,7 @@ fn nothing_leaves_the_layer() {
 fn what_lies_below_shows_through() {
     let dir = Dir::new("below");
     let lines = [
-        "d1777 tmp",
-        "d0750 opt",
-        "d0711 opt/a",
-        "f4755 bin/x program",
-        "d gone",
-        "d0700 gone/deep",
-        "d hidden",
+        "d1777 tmp", "d0750 opt", "d0711 opt/a", "f4755 bin/x program", "d gone", "d0700 gone/deep", "d hidden",
         "d0700 hidden/deep",
     ];
     let bottom = unpack_lines(&dir, "bottom", &lines, &[]).unwrap();
@@ -248,14 +222,8 @@ fn what_lies_below_shows_through() {
         unpack_lines(&dir, "middle", &["f .wh.gone ", "f hidden/.wh..wh..opq "], std::slice::from_ref(&bottom))
             .unwrap();
     let top = [
-        "f tmp/f 1",
-        "f opt/a/f 1",
-        "f gone/deep/f 1",
-        "f hidden/deep/f 1",
-        "h bin/y bin/x",
-        "h bin/z bin/x",
-        "h late1 late2",
-        "f late2 1",
+        "f tmp/f 1", "f opt/a/f 1", "f gone/deep/f 1", "f hidden/deep/f 1", "h bin/y bin/x", "h bin/z bin/x",
+        "h late1 late2", "f late2 1",
     ];
     let top = unpack_lines(&dir, "top", &top, &[middle, bottom]).unwrap();
     let mode = |path: &str| fs::metadata(top.join(path)).unwrap().mode() & 0o7777;

@@ -2,7 +2,42 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use super::Family;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    pub fn of(address: &IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    pub fn bytes(self) -> usize {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 16,
+        }
+    }
+
+    /// `4` or `6`, the end of our names.
+    pub fn digit(self) -> char {
+        match self {
+            Family::V4 => '4',
+            Family::V6 => '6',
+        }
+    }
+
+    /// As a Service's `ipFamilies` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        }
+    }
+}
 
 /// An address with a prefix length; the bits past the prefix are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +127,8 @@ impl FromStr for Cidr {
         let bad = || CidrError(text.to_owned());
         let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
         let address: IpAddr = address.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+        let digits = Some(prefix).filter(|text| text.bytes().all(|b| b.is_ascii_digit())).ok_or_else(bad)?;
+        let prefix: u8 = digits.parse().map_err(|_| bad())?;
         if usize::from(prefix) > Family::of(&address).bytes() * 8 {
             return Err(bad());
         }

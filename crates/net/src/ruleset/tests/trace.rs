@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{
-    Action, Chain, Data, Field, HookPoint, Key, KeyBytes, Match, NEW, Name, Protocol, Ruleset, Set, Side, Verdict,
-    endpoint_of,
+use super::super::{
+    Action, Chain, Data, Family, Field, HookPoint, Key, KeyBytes, Match, NEW, Name, Protocol, Ruleset, Set, Side,
+    Verdict,
 };
 
 /// The first packet of a connection.
@@ -167,7 +167,7 @@ impl Walk<'_> {
 
     fn holds(&self, condition: &Match) -> bool {
         match condition {
-            Match::Family(family) => super::Family::of(&self.packet.destination) == *family,
+            Match::Family(family) => Family::of(&self.packet.destination) == *family,
             // No packet of a trace comes in through the loopback link.
             Match::Iif(name, is) => (&**name == "lo") != *is,
             Match::State(bits) => bits & NEW != 0,
@@ -210,4 +210,15 @@ impl Walk<'_> {
         };
         elements.iter().find(|(range, _)| inside(range)).map(|(_, data)| data.clone())
     }
+}
+
+/// The reverse of [`endpoint_bytes`].
+pub fn endpoint_of(bytes: &[u8]) -> Option<(IpAddr, u16)> {
+    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    let address = match address.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+        _ => return None,
+    };
+    Some((address, u16::from_be_bytes([port[0], port[1]])))
 }
