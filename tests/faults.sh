@@ -566,7 +566,7 @@ LIES
 
 step_registries_that_fail_or_lie_are_named_and_pods_recover() {
   k wait --for=condition=Ready node/one --timeout=60s
-  py registry 10.99.0.1:5000 "$work/hello.tar" "$work/honest" >"$work/log/registry" 2>&1 &
+  at_bg "$server" python3 "$here/tests/faults/registry.py" 10.99.0.1:5000 "$work/hello.tar" "$work/honest" >"$work/log/registry" 2>&1 &
   echo $! >"$work/registry.pid"
   disown
   within 10 at "$server" curl -sS http://10.99.0.1:5000/v2/

@@ -28,6 +28,8 @@ cleanup() {
   trap - EXIT INT TERM
   for pid in $(jobs -p) $(cat "$work"/*.pid 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
   wait 2>/dev/null
+  # What is dying still answers, and killall would take it for running.
+  for pid in $(cat "$work"/*.pid 2>/dev/null); do timeout 10 tail --pid="$pid" -s 0.1 -f /dev/null; done
   for node in server agent; do
     [ -d "$work/$node/agent" ] && at "${!node}" "$sampan" killall --data-dir "$work/$node" >>"$work/log/killall" 2>&1
   done
