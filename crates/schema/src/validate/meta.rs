@@ -19,16 +19,19 @@ pub enum NameRule {
     Dns1035,
     /// `path.ValidatePathSegmentName`: RBAC.
     PathSegment,
+    /// `ValidateIPAddressName`: IPAddresses, in canonical form.
+    Ip,
 }
 
 impl NameRule {
-    /// As the overlay spells it: `subdomain`, `label`, `dns1035`, `path`.
+    /// As the overlay spells it: `subdomain`, `label`, `dns1035`, `path`, `ip`.
     pub fn parse(text: &str) -> Option<NameRule> {
         Some(match text {
             "subdomain" => NameRule::Subdomain,
             "label" => NameRule::Label,
             "dns1035" => NameRule::Dns1035,
             "path" => NameRule::PathSegment,
+            "ip" => NameRule::Ip,
             _ => return None,
         })
     }
@@ -49,6 +52,12 @@ impl NameRule {
                 names::path_segment(name).into_iter().filter(|p| p.starts_with("may not contain")).collect()
             }
             NameRule::PathSegment => names::path_segment(name),
+            NameRule::Ip => match name.parse::<std::net::IpAddr>() {
+                Ok(ip) if names::ip(name).is_empty() && ip.to_string() != name => {
+                    vec![format!("must be in canonical form ({:?})", ip.to_string())]
+                }
+                _ => names::ip(name),
+            },
         }
     }
 }
