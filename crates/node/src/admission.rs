@@ -89,8 +89,13 @@ pub fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, Quantity>
         }
     }
     for (name, quantity) in wanted.iter().filter(|(_, quantity)| !quantity.is_zero()) {
-        // What the node does not manage (extended resources of a plugin that is not there) counts as none.
-        let have = allocatable.get(name).copied().unwrap_or(Quantity::ZERO);
+        // Extended resources of which only the cluster knows are the scheduler's business.
+        let extended = name.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io"));
+        let have = match allocatable.get(name) {
+            Some(have) => *have,
+            None if extended => continue,
+            None => Quantity::ZERO,
+        };
         let taken = used.get(name).copied().unwrap_or(Quantity::ZERO);
         if taken.plus(*quantity).compare(have).is_gt() {
             let scale = |quantity: Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };

@@ -318,9 +318,11 @@ async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
     let mut failures: HashMap<Key, String> = HashMap::new();
     let mut running: JoinSet<(Key, Result<Option<Duration>, Error>)> = JoinSet::new();
     loop {
-        let next = state.lock().due(Instant::now());
-        while running.len() < state.row.parallel && complete_view(&shared, &state.row) {
-            let Some(key) = state.lock().take() else { break };
+        // When to wake is asked last: keys that are looked at here may ask for a time, too.
+        let next = loop {
+            let next = state.lock().due(Instant::now());
+            let free = running.len() < state.row.parallel && complete_view(&shared, &state.row);
+            let Some(key) = free.then(|| state.lock().take()).flatten() else { break next };
             let (now_ns, seed) = (shared.clock)();
             let plan =
                 (state.row.reconcile)(&shared.read(), &key, &mut Ctx { now_ns, seed, failure: failures.remove(&key) });
@@ -333,7 +335,7 @@ async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
                     (key, outcome.map(|()| plan.requeue_after))
                 });
             }
-        }
+        };
         tokio::select! {
             () = state.wake.notified() => {}
             () = sleep_until(next) => {}

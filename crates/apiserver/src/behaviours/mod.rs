@@ -219,6 +219,7 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("batch", "jobs") => &w::JOB,
         ("batch", "cronjobs") => &w::CRON_JOB,
         ("rbac.authorization.k8s.io", _) => &o::ROLE,
+        ("networking.k8s.io", "ipaddresses") => &o::IP_ADDRESS,
         ("node.k8s.io", "runtimeclasses") => &o::RUNTIME_CLASS,
         ("coordination.k8s.io", _) => &o::LEASE,
         ("certificates.k8s.io", "certificatesigningrequests") => &o::CERTIFICATE_SIGNING_REQUEST,

@@ -25,6 +25,7 @@ pub static RETURNS_STRICT: Strategy = Strategy { returns_deleted: true, uncondit
 pub static RETURNS_COUNTED: Strategy = Strategy { returns_deleted: true, generation: true, ..PLAIN };
 pub static EVENT: Strategy = Strategy { create_on_update: true, dependents: super::Dependents::Unsupported, ..PLAIN };
 pub static ROLE: Strategy = Strategy { create_on_update: true, name_rule: |_| NameRule::PathSegment, ..PLAIN };
+pub static IP_ADDRESS: Strategy = Strategy { name_rule: |_| NameRule::Ip, ..PLAIN };
 
 pub static NAMESPACE: Strategy = Strategy {
     returns_deleted: true,

@@ -11,6 +11,8 @@ use crate::ruleset::{self, Endpoint, Protocol, ServicePort, TrafficPolicy};
 /// How long a client stays with its endpoint where the Service does not say.
 const AFFINITY_SECONDS: i32 = 10_800;
 
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 fn parse<'a, T: std::str::FromStr + 'a>(texts: impl IntoIterator<Item = &'a String> + 'a) -> Vec<T> {
     texts.into_iter().filter_map(|text| text.trim().parse().ok()).collect()
 }
@@ -46,7 +48,9 @@ pub fn rules(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Op
     let affinity = client_ip.and_then(|client| client.timeout_seconds).unwrap_or(AFFINITY_SECONDS);
     let port = |port: &schema::api::core::v1::ServicePort| {
         let protocol = Protocol::parse(&port.protocol)?;
-        let endpoints = slices.iter().flat_map(|slice| endpoints(slice, &port.name, protocol, node)).collect();
+        // What is marked headless is for names only.
+        let proxied = slices.iter().filter(|slice| !slice.metadata.labels.contains_key(HEADLESS));
+        let endpoints = proxied.flat_map(|slice| endpoints(slice, &port.name, protocol, node)).collect();
         Some(ServicePort {
             name: port.name.clone(),
             protocol,

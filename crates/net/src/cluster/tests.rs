@@ -93,6 +93,14 @@ fn services_are_joined_once() {
     assert_eq!(zone.names_of(ip("10.42.0.2")), ["web-0.web.d.svc.cluster.local"]);
     assert_eq!(zone.hosts.len(), 2);
 
+    // What is marked headless has names, but is not proxied to.
+    let mut headless = (*objects.slices[0]).clone();
+    headless.metadata.labels.insert("service.kubernetes.io/headless".into(), String::new());
+    objects.slices = vec![headless.into()];
+    assert!(cluster.update(&objects));
+    assert!(cluster.inputs(&objects).services[0].ports[0].endpoints.is_empty());
+    assert!(!cluster.zone("cluster.local", &objects).names_of(ip("10.42.0.2")).is_empty());
+
     objects.slices.clear();
     assert!(cluster.update(&objects));
     assert!(cluster.inputs(&objects).services[0].ports[0].endpoints.is_empty());

@@ -211,6 +211,13 @@ async fn what_does_not_fit_is_refused() {
     assert!(
         refused.status.container_statuses.is_empty() && !world.machine.log().iter().any(|line| line.contains("large"))
     );
+    // Whether there is enough of what only the cluster counts the scheduler has seen to.
+    let foreign = ResourceRequirements {
+        requests: BTreeMap::from([("example.com/licence".to_owned(), Quantity("1".into()))]),
+        ..ResourceRequirements::default()
+    };
+    world.api.put(&pod("licensed", vec![Container { resources: foreign, ..container("app") }]));
+    world.until("licensed", "ready", is_ready).await;
 }
 
 #[tokio::test(start_paused = true)]

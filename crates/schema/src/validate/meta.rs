@@ -19,6 +19,8 @@ pub enum NameRule {
     Dns1035,
     /// `path.ValidatePathSegmentName`: RBAC.
     PathSegment,
+    /// `ValidateIPAddressName`: IPAddresses, in canonical form.
+    Ip,
 }
 
 impl NameRule {
@@ -38,6 +40,12 @@ impl NameRule {
                 names::path_segment(name).into_iter().filter(|p| p.starts_with("may not contain")).collect()
             }
             NameRule::PathSegment => names::path_segment(name),
+            NameRule::Ip => match name.parse::<std::net::IpAddr>() {
+                Ok(ip) if names::ip(name).is_empty() && ip.to_string() != name => {
+                    vec![format!("must be in canonical form ({:?})", ip.to_string())]
+                }
+                _ => names::ip(name),
+            },
         }
     }
 }

@@ -23,6 +23,13 @@ fn metadata_is_checked_whole() {
             "metadata.namespace: Required value".to_owned(),
         ]),
         (r#"{"name":"a:b"}"#, false, NameRule::PathSegment, vec![]),
+        (r#"{"name":"fd00::1"}"#, false, NameRule::Ip, vec![]),
+        (r#"{"name":"fd00:0::1"}"#, false, NameRule::Ip, vec![
+            r#"metadata.name: Invalid value: "fd00:0::1": must be in canonical form ("fd00::1")"#.to_owned(),
+        ]),
+        (r#"{"name":"a"}"#, false, NameRule::Ip, vec![
+            r#"metadata.name: Invalid value: "a": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#.to_owned(),
+        ]),
         (r#"{"name":"a/b","finalizers":["orphan","foregroundDeletion"],"generation":-1}"#, false, NameRule::PathSegment, vec![
             "metadata.name: Invalid value: \"a/b\": may not contain '/'".to_owned(),
             "metadata.generation: Invalid value: -1: must be greater than or equal to 0".to_owned(),
