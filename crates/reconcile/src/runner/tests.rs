@@ -44,7 +44,7 @@ async fn a_plan_without_actions_is_looked_at_again_in_time() {
     let client = Client::new(Arc::new(Silence), Identity("somebody".into()));
     let runner = Runner::new(client, vec![row], || (0, 0));
     let key = Key::new("n", "a");
-    runner.shared().poke("idle", key.clone());
+    runner.shared.rows[0].lock().push(key.clone());
     let running = tokio::spawn(runner.run());
     for _ in 0..3 {
         let look = tokio::time::timeout(Duration::from_secs(3600), looks.recv()).await;
