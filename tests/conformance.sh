@@ -19,6 +19,6 @@ done
 start_server
 within 60 k get --raw /readyz
 [ -n "${ONE_NODE:-}" ] || start_agent
-within 120 k wait --for=condition=Ready node/one ${ONE_NODE:-node/two}
+within 120 k wait --for=condition=Ready node/one $([ -n "${ONE_NODE:-}" ] || echo node/two)
 echo "conformance: the cluster is ready; logs in $work/log"
 at "$server" "$e2e/run.sh" --kubeconfig "$KUBECONFIG" "$@"

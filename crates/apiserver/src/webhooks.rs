@@ -214,7 +214,9 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
         (format!("https://{name}.{namespace}.svc:{port}{slash}{path}"), Some(address))
     };
     let separator = if url.contains('?') { '&' } else { '?' };
-    let uri: http::Uri = format!("{url}{separator}timeout={seconds}s").parse().map_err(|e| format!("{url}: {e}"))?;
+    let asked = format!("{url}{separator}timeout={seconds}s");
+    let uri: http::Uri = asked.parse().map_err(|e| format!("{url}: {e}"))?;
+    let unreached = |why: &str| format!("Post {asked:?}: {why}");
     let mut request = Request::new(full(body.to_string()));
     *request.method_mut() = Method::POST;
     let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
@@ -229,7 +231,7 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
     let sent = server.config().node_proxy.to_url(server, target, request);
     let limit = Duration::from_secs(seconds.clamp(1, 30) as u64);
     let answer = tokio::time::timeout(limit, async {
-        let response = sent.await.map_err(|s| s.message)?;
+        let response = sent.await.map_err(|s| unreached(&s.message))?;
         let code = response.status();
         let bytes = read_body(response.into_body()).await.map_err(|s| s.message)?;
         if !code.is_success() {
@@ -240,7 +242,7 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
         }
         json::parse(&bytes).map_err(|e| e.message)
     });
-    answer.await.map_err(|_| "context deadline exceeded".to_owned())?
+    answer.await.map_err(|_| unreached("context deadline exceeded"))?
 }
 
 /// A webhook's answer; `None` if it could not be had and that is to be ignored.
