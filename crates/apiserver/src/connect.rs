@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{Method, Uri, header, request::Parts};
+use http_body_util::{BodyExt, Limited};
 use schema::Value;
 
 use crate::{
@@ -12,8 +13,12 @@ use crate::{
     call::Call,
     reply::{self, Reply},
     request::GroupResource,
+    seams::BoxFuture,
     status::Result,
 };
+
+/// What is read of a kubelet's refusal.
+const MAX_REFUSAL: usize = 10_000;
 
 pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     let subresource = call.info.subresource.clone();
@@ -204,7 +209,27 @@ async fn log(call: &Call, parts: Parts, body: Body) -> Result<Reply> {
     }
     let query: Vec<(&str, &str)> = call.query.iter().filter(|(n, _)| PASSED.contains(n)).collect();
     let path = format!("/containerLogs/{}/{}/{container}", call.info.namespace, call.info.name);
-    to_node(call, node, parts, body, &path, &query).await
+    let name = call.info.name.clone();
+    let reply = to_node(call, node, parts, body, &path, &query).await?;
+    if reply.status().is_success() { Ok(reply) } else { Err(refused(reply, name).await) }
+}
+
+/// A kubelet refuses in plain words, which become a Status.
+fn refused(reply: Reply, name: String) -> BoxFuture<'static, Status> {
+    Box::pin(async move {
+        let code = reply.status().as_u16();
+        let said = Limited::new(reply.into_body(), MAX_REFUSAL).collect().await.map(|body| body.to_bytes());
+        let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
+        match code {
+            400 => Status::bad_request(said),
+            500 => Status::internal(said),
+            404 => {
+                let message = format!("the server could not find the requested resource ( pods/log {name})");
+                Status::denied(404, "NotFound", message)
+            }
+            code => Status::denied(code.into(), "", said),
+        }
+    })
 }
 
 fn encode_query(query: &[(&str, &str)]) -> String {

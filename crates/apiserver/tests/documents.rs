@@ -186,6 +186,14 @@ async fn connects_and_reviews() {
         assert_eq!(f.get(&format!("{pods}/{path}")).await.is(200).text(), want);
     }
     f.get(&format!("{pods}/p/log?container=none")).await.is(400);
+    f.post(pods, "{metadata: {name: waits}, spec: {nodeName: n1, containers: [{name: c, image: nginx}]}}")
+        .await
+        .is(201);
+    f.get(&format!("{pods}/waits/log")).await.is(400).has(&[
+        ("/kind", "Status"),
+        ("/reason", "BadRequest"),
+        ("/message", "it is waiting"),
+    ]);
     f.post(
         "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
         "{spec: {resourceAttributes: {verb: get, resource: pods}}}",

@@ -104,8 +104,13 @@ impl NodeProxy for Echo {
         node: &'a str,
         request: Request<Body>,
     ) -> BoxFuture<'a, Result<http::Response<Body>, Status>> {
+        let waits = request.uri().path().contains("/waits/");
         let text = format!("{node} {} {}", request.method(), request.uri());
-        Box::pin(async move { Ok(http::Response::new(body::full(text))) })
+        let mut response = http::Response::new(body::full(if waits { "it is waiting".to_owned() } else { text }));
+        if waits {
+            *response.status_mut() = http::StatusCode::BAD_REQUEST;
+        }
+        Box::pin(async move { Ok(response) })
     }
     fn to_address<'a>(
         &'a self,
