@@ -3,22 +3,17 @@
 use std::net::SocketAddr;
 
 use http::{Method, Uri, header, request::Parts};
-use http_body_util::{BodyExt, Limited};
 use schema::Value;
 
 use crate::{
     Body, Server, Status,
     admission::Operation,
     body::empty,
-    call::Call,
+    call::{Call, read_body},
     reply::{self, Reply},
     request::GroupResource,
-    seams::BoxFuture,
     status::Result,
 };
-
-/// What is read of a kubelet's refusal.
-const MAX_REFUSAL: usize = 10_000;
 
 pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     let subresource = call.info.subresource.clone();
@@ -215,21 +210,19 @@ async fn log(call: &Call, parts: Parts, body: Body) -> Result<Reply> {
 }
 
 /// A kubelet refuses in plain words, which become a Status.
-fn refused(reply: Reply, name: String) -> BoxFuture<'static, Status> {
-    Box::pin(async move {
-        let code = reply.status().as_u16();
-        let said = Limited::new(reply.into_body(), MAX_REFUSAL).collect().await.map(|body| body.to_bytes());
-        let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
-        match code {
-            400 => Status::bad_request(said),
-            500 => Status::internal(said),
-            404 => {
-                let message = format!("the server could not find the requested resource ( pods/log {name})");
-                Status::denied(404, "NotFound", message)
-            }
-            code => Status::denied(code.into(), "", said),
+async fn refused(reply: Reply, name: String) -> Status {
+    let code = reply.status().as_u16();
+    let said = read_body(reply.into_body()).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match code {
+        400 => Status::bad_request(said),
+        500 => Status::internal(said),
+        404 => {
+            let message = format!("the server could not find the requested resource ( pods/log {name})");
+            Status::denied(404, "NotFound", message)
         }
-    })
+        code => Status::denied(code.into(), "", said),
+    }
 }
 
 fn encode_query(query: &[(&str, &str)]) -> String {
