@@ -3,11 +3,10 @@
 //! [`Storage`] is filled at start and then changed only by [`Storage::apply`], in revision order. Readers take
 //! `Arc`s out under a short lock; a list at an older revision is rewound through the ring.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    ops::Bound,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicU64},
-};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use schema::{MessageId, Table};

@@ -8,16 +8,14 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use schema::{Value, defaults, json, proto, validate::FieldError, yaml};
 
-use crate::{
-    Attributes, Body, Server, Status, User,
-    encode::{IncludeObject, View, message_of},
-    kind::{Kind, builtin},
-    negotiate::{Accepted, Encoding, Shape},
-    options::FieldValidation,
-    reply::Warnings,
-    request::Query,
-    status::Result,
-};
+use crate::encode::{IncludeObject, View, message_of};
+use crate::kind::{Kind, builtin};
+use crate::negotiate::{Accepted, Encoding, Shape};
+use crate::options::FieldValidation;
+use crate::reply::Warnings;
+use crate::request::Query;
+use crate::status::Result;
+use crate::{Attributes, Body, Server, Status, User};
 
 /// Bodies larger than this are refused.
 pub const BODY_BYTES_MAX: usize = 3 << 20;

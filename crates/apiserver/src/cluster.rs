@@ -7,13 +7,10 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use schema::Value;
 
-use crate::{
-    Server, User, body,
-    cache::{Entry, Storage},
-    encode,
-    kind::Kind,
-    view::{Changed, Of, View},
-};
+use crate::cache::{Entry, Storage};
+use crate::kind::Kind;
+use crate::view::{Changed, Of, View};
+use crate::{Server, User, body, encode};
 
 /// How many changes are worth applying one by one; beyond it everything is read anew.
 const CHANGES_MAX: usize = 10_000;

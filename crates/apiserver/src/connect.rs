@@ -5,15 +5,13 @@ use std::net::SocketAddr;
 use http::{Method, Uri, header, request::Parts};
 use schema::Value;
 
-use crate::{
-    Body, Server, Status,
-    admission::Operation,
-    body::empty,
-    call::{Call, read_body},
-    reply::{self, Reply},
-    request::GroupResource,
-    status::Result,
-};
+use crate::admission::Operation;
+use crate::body::empty;
+use crate::call::{Call, read_body};
+use crate::reply::{self, Reply};
+use crate::request::GroupResource;
+use crate::status::Result;
+use crate::{Body, Server, Status};
 
 pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     let subresource = call.info.subresource.clone();

@@ -3,26 +3,20 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use schema::{
-    Column, MessageId, Resource, Subresource, Value,
-    structural::Schema,
-    validate::{FieldError, names},
-};
+use schema::structural::Schema;
+use schema::validate::{FieldError, names};
+use schema::{Column, MessageId, Resource, Subresource, Value};
 
-use crate::{
-    Server, Status, User,
-    behaviours::Cx,
-    cache::Storage,
-    call::Call,
-    encode,
-    kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority},
-    meta,
-    options::{DeleteOptions, WriteOptions},
-    publish::read_all,
-    read::store_error,
-    status::Result,
-    write::{Part, Produced, Update},
-};
+use crate::behaviours::Cx;
+use crate::cache::Storage;
+use crate::call::Call;
+use crate::kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority};
+use crate::options::{DeleteOptions, WriteOptions};
+use crate::publish::read_all;
+use crate::read::store_error;
+use crate::status::Result;
+use crate::write::{Part, Produced, Update};
+use crate::{Server, Status, User, encode, meta};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";

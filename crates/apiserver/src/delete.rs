@@ -5,21 +5,18 @@ use std::sync::Arc;
 use schema::{Value, json, time, yaml};
 use store::{Guard, Write};
 
-use crate::{
-    Status,
-    admission::Operation,
-    behaviours::{Cx, Dependents},
-    cache::Entry,
-    call::{Call, decode_other},
-    encode,
-    kind::{Kind, builtin},
-    meta::{self, FOREGROUND, ORPHAN},
-    negotiate::{self, Encoding},
-    options::{DeleteOptions, ListOptions, Propagation},
-    read::{select, store_error},
-    reply::{self, Reply},
-    status::Result,
-};
+use crate::admission::Operation;
+use crate::behaviours::{Cx, Dependents};
+use crate::cache::Entry;
+use crate::call::{Call, decode_other};
+use crate::kind::{Kind, builtin};
+use crate::meta::{self, FOREGROUND, ORPHAN};
+use crate::negotiate::{self, Encoding};
+use crate::options::{DeleteOptions, ListOptions, Propagation};
+use crate::read::{select, store_error};
+use crate::reply::{self, Reply};
+use crate::status::Result;
+use crate::{Status, encode};
 
 /// What became of the object.
 pub enum Deleted {

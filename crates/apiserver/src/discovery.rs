@@ -8,13 +8,11 @@ use http::{HeaderValue, header, request::Parts};
 use schema::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::{
-    Server, Status,
-    kind::{Kind, Registry, join_group_version},
-    nonresource::{not_found, plain_encoding, unchanged},
-    reply::{self, Reply},
-    status::Result,
-};
+use crate::kind::{Kind, Registry, join_group_version};
+use crate::nonresource::{not_found, plain_encoding, unchanged};
+use crate::reply::{self, Reply};
+use crate::status::Result;
+use crate::{Server, Status};
 
 /// Documents made from the registry, kept until it changes.
 #[derive(Default)]

@@ -6,24 +6,16 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use schema::{
-    MessageId, Table, Type, Value, json,
-    proto::{
-        self,
-        wire::{LEN, VARINT, bytes_width, write_bytes, write_tag, write_varint},
-    },
-    transcode, yaml,
-};
+use schema::proto;
+use schema::proto::wire::{LEN, VARINT, bytes_width, write_bytes, write_tag, write_varint};
+use schema::{MessageId, Table, Type, Value, json, transcode, yaml};
 use store::Revision;
 
-use crate::{
-    cache::Entry,
-    convert,
-    kind::{Kind, builtin, split_api_version},
-    negotiate::{Accepted, Encoding, Shape},
-    printers,
-    status::{Result, Status},
-};
+use crate::cache::Entry;
+use crate::kind::{Kind, builtin, split_api_version};
+use crate::negotiate::{Accepted, Encoding, Shape};
+use crate::status::{Result, Status};
+use crate::{convert, printers};
 
 /// What a table's rows carry besides their cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -5,21 +5,15 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request, header, request::Parts};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{
-    Attributes, Body, Server, Status, User,
-    call::{Call, read_body},
-    delete,
-    kind::Kind,
-    negotiate,
-    negotiate::{Accepted, Encoding, Shape},
-    nonresource, patch, read,
-    reply::{self, Reply, Warnings},
-    request::{GroupResource, Query},
-    seams::{Decision, Peer},
-    status::Result,
-    subresources, watch,
-    write::{self, Part},
-};
+use crate::call::{Call, read_body};
+use crate::kind::Kind;
+use crate::negotiate::{Accepted, Encoding, Shape};
+use crate::reply::{self, Reply, Warnings};
+use crate::request::{GroupResource, Query};
+use crate::seams::{Decision, Peer};
+use crate::status::Result;
+use crate::write::{self, Part};
+use crate::{Attributes, Body, Server, Status, User, delete, negotiate, nonresource, patch, read, subresources, watch};
 
 /// Requests in progress, after upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 pub struct Flow {

@@ -4,12 +4,10 @@ use std::{collections::HashMap, ops::Deref, sync::Arc};
 
 use schema::{MessageId, Resource, Table, Type, Value, structural::Schema};
 
-use crate::{
-    behaviours::{self, Strategy},
-    cache::Storage,
-    request::GroupResource,
-    status::{Result, Status},
-};
+use crate::behaviours::{self, Strategy};
+use crate::cache::Storage;
+use crate::request::GroupResource;
+use crate::status::{Result, Status};
 
 /// A thing of the built-in table, or one made at run time.
 pub enum Held<T: 'static> {

@@ -3,15 +3,12 @@
 use http::{Method, header, request::Parts};
 use schema::{Value, json};
 
-use crate::{
-    Body, Server, Status, User, discovery,
-    encode::indent,
-    negotiate::Encoding,
-    openapi,
-    reply::{self, Reply},
-    request::Query,
-    status::Result,
-};
+use crate::encode::indent;
+use crate::negotiate::Encoding;
+use crate::reply::{self, Reply};
+use crate::request::Query;
+use crate::status::Result;
+use crate::{Body, Server, Status, User, discovery, openapi};
 
 /// The version of Kubernetes whose API this is.
 pub const VERSION: &str = "v1.37.2";

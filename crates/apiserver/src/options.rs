@@ -1,17 +1,13 @@
 //! Query parameters of each verb, read and checked as upstream's `*Options` are.
 
-use schema::{
-    Value,
-    selector::{FieldSelector, LabelSelector},
-    validate::{ErrorKind, FieldError},
-};
+use schema::Value;
+use schema::selector::{FieldSelector, LabelSelector};
+use schema::validate::{ErrorKind, FieldError};
 use store::Revision;
 
-use crate::{
-    kind::Kind,
-    request::Query,
-    status::{Result, Status, field_error},
-};
+use crate::kind::Kind;
+use crate::request::Query;
+use crate::status::{Result, Status, field_error};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FieldValidation {

@@ -1,22 +1,16 @@
 //! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply.
 
-use schema::{
-    Value, apply, json,
-    patch::{self, PatchError},
-    validate::ErrorKind,
-    yaml,
-};
+use schema::patch::{self, PatchError};
+use schema::validate::ErrorKind;
+use schema::{Value, apply, json, yaml};
 
-use crate::{
-    Status,
-    call::{Call, default_object, match_name, match_namespace, typed, warned},
-    kind::Kind,
-    meta, negotiate,
-    options::{FieldValidation, WriteOptions},
-    reply::Reply,
-    status::{Cause, Result, field_error},
-    write::{Part, Produced, Update},
-};
+use crate::call::{Call, default_object, match_name, match_namespace, typed, warned};
+use crate::kind::Kind;
+use crate::options::{FieldValidation, WriteOptions};
+use crate::reply::Reply;
+use crate::status::{Cause, Result, field_error};
+use crate::write::{Part, Produced, Update};
+use crate::{Status, meta, negotiate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {

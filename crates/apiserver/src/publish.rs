@@ -1,10 +1,8 @@
 //! From commit to cache: every revision is published once, in order, whoever wrote it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use store::{Guard, Revision, Store, Write};
 use tokio::sync::watch;

@@ -1,24 +1,20 @@
 //! `get` and `list`: from the cache, at the revision that was asked for.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{Value, json};
 use store::Revision;
 
-use crate::{
-    Server, Status,
-    cache::{Entry, Span, Storage},
-    call::Call,
-    encode::ListMeta,
-    negotiate,
-    options::{ListOptions, Match, parse_revision},
-    reply::{self, Reply},
-    status::Result,
-};
+use crate::cache::{Entry, Span, Storage};
+use crate::call::Call;
+use crate::encode::ListMeta;
+use crate::options::{ListOptions, Match, parse_revision};
+use crate::reply::{self, Reply};
+use crate::status::Result;
+use crate::{Server, Status, negotiate};
 
 /// How long a read waits for a revision that has not come yet.
 const FRESHNESS_WAIT: Duration = Duration::from_secs(3);

@@ -1,9 +1,7 @@
 //! Answers: bodies, headers and compression.
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -13,13 +11,11 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use schema::Value;
 
-use crate::{
-    Body, Status,
-    body::{BodyError, full},
-    encode::{self, message_of},
-    kind::builtin,
-    negotiate::Encoding,
-};
+use crate::body::{BodyError, full};
+use crate::encode::{self, message_of};
+use crate::kind::builtin;
+use crate::negotiate::Encoding;
+use crate::{Body, Status};
 
 pub type Reply = Response<Body>;
 

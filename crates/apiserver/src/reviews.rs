@@ -2,15 +2,12 @@
 
 use schema::{Value, validate::FieldError};
 
-use crate::{
-    Attributes, Status, User,
-    call::Call,
-    negotiate,
-    options::WriteOptions,
-    reply::{self, Reply},
-    seams::{Decision, Rule},
-    status::Result,
-};
+use crate::call::Call;
+use crate::options::WriteOptions;
+use crate::reply::{self, Reply};
+use crate::seams::{Decision, Rule};
+use crate::status::Result;
+use crate::{Attributes, Status, User, negotiate};
 
 fn strings(value: &Value) -> Vec<String> {
     value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()

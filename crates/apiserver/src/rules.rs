@@ -1,9 +1,7 @@
 //! Validation of built-in kinds by the schema's rules.
 
-use schema::{
-    Value,
-    validate::{FieldError, RuleBook, object},
-};
+use schema::Value;
+use schema::validate::{FieldError, RuleBook, object};
 
 use crate::kind::Kind;
 

@@ -1,28 +1,21 @@
 //! The handle that everything goes through: what it is made of, how it starts, and reads for those inside.
 
-use std::{
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use schema::Value;
 use store::{Revision, retention::Retention};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    Status,
-    admission::Plugin,
-    cache::{Entry, Storage},
-    encode,
-    handle::Flow,
-    kind::{Held, Kind, Registry, builtin, join_group_version},
-    metrics::Metrics,
-    publish::{Publisher, read_all},
-    seams::{Authenticate, Authorize, Clock, IssueToken, NodeProxy, Random},
-};
+use crate::admission::Plugin;
+use crate::cache::{Entry, Storage};
+use crate::handle::Flow;
+use crate::kind::{Held, Kind, Registry, builtin, join_group_version};
+use crate::metrics::Metrics;
+use crate::publish::{Publisher, read_all};
+use crate::seams::{Authenticate, Authorize, Clock, IssueToken, NodeProxy, Random};
+use crate::{Status, encode};
 
 /// What a server is made of.
 pub struct Config {

@@ -1,10 +1,8 @@
 //! `meta/v1.Status`: the only place where HTTP status codes of the Kubernetes API are made. Messages are upstream's.
 
 pub use schema::validate::FieldError;
-use schema::{
-    Object, Value,
-    validate::{ErrorKind, aggregate},
-};
+use schema::validate::{ErrorKind, aggregate};
+use schema::{Object, Value};
 
 use crate::request::GroupResource;
 

@@ -5,22 +5,18 @@ use std::sync::Arc;
 use http::Method;
 use schema::{MessageId, Type, Value, json, patch, selector::LabelSelector, validate::ErrorKind};
 
-use crate::{
-    Status,
-    admission::Operation,
-    call::{Call, decode_other},
-    encode::{self, message_of},
-    kind::{Kind, builtin},
-    meta,
-    negotiate::{self, Encoding},
-    options::{DeleteOptions, WriteOptions},
-    patch::patch as patch_object,
-    read,
-    reply::{self, Reply},
-    request::GroupResource,
-    status::{Result, field_error},
-    write::{self, Part, Produced, Update},
-};
+use crate::admission::Operation;
+use crate::call::{Call, decode_other};
+use crate::encode::{self, message_of};
+use crate::kind::{Kind, builtin};
+use crate::negotiate::{self, Encoding};
+use crate::options::{DeleteOptions, WriteOptions};
+use crate::patch::patch as patch_object;
+use crate::reply::{self, Reply};
+use crate::request::GroupResource;
+use crate::status::{Result, field_error};
+use crate::write::{self, Part, Produced, Update};
+use crate::{Status, meta, read};
 
 pub async fn serve(call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     let name = call.info.name.clone();

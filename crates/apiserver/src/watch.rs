@@ -10,19 +10,17 @@ use http_body_util::{BodyExt, StreamBody};
 use store::Revision;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    Server, Status,
-    body::BodyError,
-    cache::{Entry, Event, Storage},
-    call::Call,
-    encode::View,
-    frames::FrameKey,
-    negotiate::{Encoding, Shape},
-    options::ListOptions,
-    read::{self, matches},
-    reply::{self, Reply},
-    status::Result,
-};
+use crate::body::BodyError;
+use crate::cache::{Entry, Event, Storage};
+use crate::call::Call;
+use crate::encode::View;
+use crate::frames::FrameKey;
+use crate::negotiate::{Encoding, Shape};
+use crate::options::ListOptions;
+use crate::read::{self, matches};
+use crate::reply::{self, Reply};
+use crate::status::Result;
+use crate::{Server, Status};
 
 /// Upstream's `--min-request-timeout`; a watch without a timeout ends between once and twice this.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;

@@ -6,17 +6,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, header};
 use schema::{Value, json, patch, selector::LabelSelector};
 
-use crate::{
-    Server, Status,
-    admission::{AdmissionRequest, Operation, Plugin},
-    body::full,
-    call::{default_object, read_body, typed},
-    connect::endpoint,
-    kind::Kind,
-    meta,
-    seams::{BoxFuture, Target},
-    status::Result,
-};
+use crate::admission::{AdmissionRequest, Operation, Plugin};
+use crate::body::full;
+use crate::call::{default_object, read_body, typed};
+use crate::connect::endpoint;
+use crate::kind::Kind;
+use crate::seams::{BoxFuture, Target};
+use crate::status::Result;
+use crate::{Server, Status, meta};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 const TIMEOUT_SECONDS_DEFAULT: i64 = 10;

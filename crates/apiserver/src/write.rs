@@ -3,27 +3,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use schema::{
-    Value, apply, time,
-    validate::{ErrorKind, FieldError, metadata, metadata_update},
-};
+use schema::validate::{ErrorKind, FieldError, metadata, metadata_update};
+use schema::{Value, apply, time};
 use store::{Guard, Write};
 
-use crate::{
-    Attributes, Server, Status,
-    admission::{AdmissionRequest, Operation},
-    behaviours::Cx,
-    cache::Entry,
-    call::{Call, match_name, match_namespace},
-    encode,
-    kind::Kind,
-    meta, negotiate,
-    options::WriteOptions,
-    read::store_error,
-    reply::{self, Reply},
-    seams::Decision,
-    status::{Result, field_error},
-};
+use crate::admission::{AdmissionRequest, Operation};
+use crate::behaviours::Cx;
+use crate::cache::Entry;
+use crate::call::{Call, match_name, match_namespace};
+use crate::kind::Kind;
+use crate::options::WriteOptions;
+use crate::read::store_error;
+use crate::reply::{self, Reply};
+use crate::seams::Decision;
+use crate::status::{Result, field_error};
+use crate::{Attributes, Server, Status, encode, meta, negotiate};
 
 /// Attempts at a free generated name.
 const NAME_ATTEMPTS: usize = 8;

@@ -2,13 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use apiserver::{
-    User,
-    admission::registry,
-    authn::{Authenticator, Setup, issue::TokenIssuer},
-    authz::Authorizer,
-    bootstrap::{self, Facts, identity},
-};
+use apiserver::User;
+use apiserver::admission::registry;
+use apiserver::authn::issue::TokenIssuer;
+use apiserver::authn::{Authenticator, Setup};
+use apiserver::authz::Authorizer;
+use apiserver::bootstrap::{self, Facts, identity};
 use http::Method;
 use pki::{Authority, KeyPair, SystemRandom, jwt};
 

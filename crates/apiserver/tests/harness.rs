@@ -1,20 +1,14 @@
 //! A server on a store in a directory of its own, a clock that stands still and requests in short.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
-};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
-use apiserver::{
-    Attributes, Body, Config, Server, Status, User, body,
-    seams::{
-        Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule, Target,
-    },
+use apiserver::seams::{
+    Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule, Target,
 };
+use apiserver::{Attributes, Body, Config, Server, Status, User, body};
 use http::{Method, Request, request::Parts};
 use http_body_util::BodyExt;
 use schema::{Value, json};

@@ -4,10 +4,8 @@
 //! Only objects that can matter are kept: those with owners, and those that wait for their dependents. An owner is
 //! just a uid that others name.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use schema::api::meta::v1::{ObjectMeta, OwnerReference};
 

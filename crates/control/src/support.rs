@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 
 use reconcile::{Action, Ctx, Key, Objects, Patch, Reference};
-use schema::{
-    api::{
-        IntOrString, MicroTime, Object, Time,
-        core::v1::{Event, EventSource, ObjectReference, Pod},
-        meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
-    },
-    selector,
-    time::format,
-};
+use schema::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use schema::api::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use schema::api::{IntOrString, MicroTime, Object, Time};
+use schema::selector;
+use schema::time::format;
 use serde_json::json;
 
 /// A label selector, ready to match: `None` matches nothing, an empty one everything.

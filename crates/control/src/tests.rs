@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use reconcile::{Action, Ctx, Key, Patch, Plan, World};
-use schema::{
-    Table,
-    api::{
-        Object, Time, apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-        discovery::v1 as discovery, policy::v1 as policy, rbac::v1 as rbac, storage::v1 as storage,
-    },
-    json, proto,
-    transcode::proto_to_json,
-};
+use schema::api::apps::v1 as apps;
+use schema::api::batch::v1 as batch;
+use schema::api::coordination::v1 as coordination;
+use schema::api::core::v1 as core;
+use schema::api::discovery::v1 as discovery;
+use schema::api::policy::v1 as policy;
+use schema::api::rbac::v1 as rbac;
+use schema::api::storage::v1 as storage;
+use schema::api::{Object, Time};
+use schema::transcode::proto_to_json;
+use schema::{Table, json, proto};
 use serde_json::Value as Json;
 
 /// 2026-01-01T00:00:00Z

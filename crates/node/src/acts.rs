@@ -1,33 +1,26 @@
 //! Carries out a pod's actions on the machine.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs, io,
-    net::IpAddr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
 
-use schema::api::{
-    core::v1::{LifecycleHandler, PodStatus, ResourceRequirements},
-    node::v1::RuntimeClass,
-};
+use schema::api::core::v1::{LifecycleHandler, PodStatus, ResourceRequirements};
+use schema::api::node::v1::RuntimeClass;
 use tokio::sync::watch;
 
-use crate::{
-    config::Config,
-    container::{self, Parts},
-    env::Sources,
-    etc, hooks,
-    memory::Failure,
-    objects::{Named, lock},
-    plan::Action,
-    pod::{Desired, Member, pull_policy},
-    ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox},
-    publish, resources,
-    shared::Shared,
-};
+use crate::config::Config;
+use crate::container::{self, Parts};
+use crate::env::Sources;
+use crate::memory::Failure;
+use crate::objects::{Named, lock};
+use crate::plan::Action;
+use crate::pod::{Desired, Member, pull_policy};
+use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox};
+use crate::shared::Shared;
+use crate::{etc, hooks, publish, resources};
 
 /// How an action ended.
 pub enum Outcome {

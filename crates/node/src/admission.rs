@@ -2,13 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{
-    api::{
-        core::v1::{Node, NodeSelectorTerm, Pod},
-        meta::v1::LabelSelector,
-    },
-    quantity::Quantity,
-};
+use schema::api::core::v1::{Node, NodeSelectorTerm, Pod};
+use schema::api::meta::v1::LabelSelector;
+use schema::quantity::Quantity;
 
 use crate::{memory::End, resources};
 

@@ -1,21 +1,16 @@
 //! From a container's spec to what the runtime makes of it.
 
-use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use schema::api::core::v1::{Container, FileKeySelector, PodSecurityContext, SecurityContext, VolumeMount};
 
-use crate::{
-    config::Config,
-    env,
-    pod::{Desired, Member},
-    ports::{ContainerConfig, Device, Image, Mount, Profile, Propagation, SandboxConfig, Security},
-    resources,
-    volumes::{self, Set},
-};
+use crate::config::Config;
+use crate::pod::{Desired, Member};
+use crate::ports::{ContainerConfig, Device, Image, Mount, Profile, Propagation, SandboxConfig, Security};
+use crate::volumes::{self, Set};
+use crate::{env, resources};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schema::{
-    api::core::v1::{Container, FileKeySelector, ObjectFieldSelector, ResourceFieldSelector, Service},
-    quantity::Quantity,
-};
+use schema::api::core::v1::{Container, FileKeySelector, ObjectFieldSelector, ResourceFieldSelector, Service};
+use schema::quantity::Quantity;
 
 use crate::{objects::Snapshot, pod::Desired, resources};
 

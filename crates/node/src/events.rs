@@ -1,23 +1,17 @@
 //! Events about pods and the node, written aside: counted when they repeat, merged when they are alike, and limited.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use reconcile::{Key, Patch, io::Client};
-use schema::api::{
-    MicroTime, Object, Time,
-    core::v1::{Event, EventSource, Node, ObjectReference},
-    meta::v1::ObjectMeta,
-};
+use schema::api::core::v1::{Event, EventSource, Node, ObjectReference};
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::{MicroTime, Object, Time};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::{
-    memory::SECOND,
-    ports::{Clock, Nanos},
-};
+use crate::memory::SECOND;
+use crate::ports::{Clock, Nanos};
 
 /// What happened to whom.
 #[derive(Clone, Debug, PartialEq)]

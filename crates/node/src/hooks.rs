@@ -2,16 +2,12 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use schema::api::{
-    IntOrString,
-    core::v1::{Container, LifecycleHandler},
-};
+use schema::api::IntOrString;
+use schema::api::core::v1::{Container, LifecycleHandler};
 
-use crate::{
-    http_get::{self, Target},
-    pod::{Desired, Member},
-    shared::Shared,
-};
+use crate::http_get::{self, Target};
+use crate::pod::{Desired, Member};
+use crate::shared::Shared;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

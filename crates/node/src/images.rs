@@ -1,23 +1,19 @@
 //! Getting a container's image: policies, pull secrets, back-off, one pull of a name at a time.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schema::api::core::v1::Secret;
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
-use crate::{
-    events::Recorder,
-    memory::{Crash, Failure, SECOND},
-    objects::{Snapshot, lock},
-    plan::go_duration,
-    pod::Desired,
-    ports::{Clock, Credentials, Image, Images, Nanos, PullError},
-};
+use crate::events::Recorder;
+use crate::memory::{Crash, Failure, SECOND};
+use crate::objects::{Snapshot, lock};
+use crate::plan::go_duration;
+use crate::pod::Desired;
+use crate::ports::{Clock, Credentials, Image, Images, Nanos, PullError};
 
 /// How soon after a failed pull its reason turns into the back-off's.
 const SHOWN: Nanos = 2 * SECOND;

@@ -1,39 +1,29 @@
 //! The kubelet: pods of this node from the API, a worker for each, and the node's own upkeep.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, RwLock},
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
-use reconcile::io::{
-    Client,
-    reflector::{self, Scope, Sink},
-};
-use schema::api::{
-    Object,
-    core::v1::{Node, Pod, Service},
-};
+use reconcile::io::Client;
+use reconcile::io::reflector::{self, Scope, Sink};
+use schema::api::Object;
+use schema::api::core::v1::{Node, Pod, Service};
 use tokio::sync::{broadcast, mpsc, watch};
 
-use crate::{
-    admission,
-    config::{Config, Ports},
-    events::{self, Note, Recorder},
-    images::Puller,
-    memory::End,
-    objects::{Cache, lock},
-    plan::is_terminal,
-    ports::Resources,
-    register::{self, Health},
-    resize::{self, Deferred},
-    resources,
-    shared::Shared,
-    store::Store,
-    upkeep,
-    volumes::Volumes,
-    worker::{self, Handle, Orders, View},
-};
+use crate::config::{Config, Ports};
+use crate::events::{self, Note, Recorder};
+use crate::images::Puller;
+use crate::memory::End;
+use crate::objects::{Cache, lock};
+use crate::plan::is_terminal;
+use crate::ports::Resources;
+use crate::register::{self, Health};
+use crate::resize::{self, Deferred};
+use crate::shared::Shared;
+use crate::store::Store;
+use crate::volumes::Volumes;
+use crate::worker::{self, Handle, Orders, View};
+use crate::{admission, resources, upkeep};
 
 pub struct Kubelet {
     pub(crate) shared: Arc<Shared>,

@@ -1,18 +1,15 @@
 //! Container logs in the CRI format, read as the API serves them: from the end, since a time, followed over rotations.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::inotify;
-use tokio::{
-    io::unix::AsyncFd,
-    sync::{mpsc, watch},
-};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
 
 use crate::{memory::SECOND, ports::Nanos};
 

@@ -1,16 +1,12 @@
 //! What a pod's worker knows besides the pod and its containers: what was tried, how it went, and when to try again.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use schema::api::core::v1::{PodStatus, ResourceRequirements};
 
-use crate::{
-    ports::{Image, Nanos},
-    resize::{Deferred, InProgress},
-};
+use crate::ports::{Image, Nanos};
+use crate::resize::{Deferred, InProgress};
 
 pub const SECOND: Nanos = 1_000_000_000;
 const CRASH_BACKOFF: Nanos = 10 * SECOND;

@@ -1,22 +1,14 @@
 //! Objects that pods name, each followed by one watch, however many pods name it and only for as long as one does.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
-use reconcile::{
-    Key,
-    io::{
-        Client,
-        reflector::{self, Scope, Sink},
-    },
-};
+use reconcile::Key;
+use reconcile::io::Client;
+use reconcile::io::reflector::{self, Scope, Sink};
 use schema::api::{Object, core::v1::ConfigMap, core::v1::Secret};
 use tokio::sync::{Notify, watch};
 

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use schema::api::core::v1::PodStatus;
 
-use crate::{
-    memory::{End, ImageState, Memory, SECOND},
-    pod::{Desired, Kind, Member},
-    ports::{Container, ContainerState, Nanos, PodState},
-    resize, status,
-};
+use crate::memory::{End, ImageState, Memory, SECOND};
+use crate::pod::{Desired, Kind, Member};
+use crate::ports::{Container, ContainerState, Nanos, PodState};
+use crate::{resize, status};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use schema::api::{
-    Message,
-    core::v1::{Container, Pod},
-};
+use schema::api::Message;
+use schema::api::core::v1::{Container, Pod};
 
 /// The part that a container plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

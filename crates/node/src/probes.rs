@@ -1,27 +1,23 @@
 //! Startup, liveness and readiness probes: a task per probe of a running container, results into the pod's memory.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use schema::api::core::v1::Probe;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    env::expand,
-    grpc,
-    hooks::{host, port},
-    http_get::{self, Target},
-    memory::{Memory, Probed},
-    objects::{Wake, lock},
-    plan::is_running,
-    pod::{Desired, Member},
-    ports::{ContainerState, PodState},
-    shared::Shared,
-};
+use crate::env::expand;
+use crate::grpc;
+use crate::hooks::{host, port};
+use crate::http_get::{self, Target};
+use crate::memory::{Memory, Probed};
+use crate::objects::{Wake, lock};
+use crate::plan::is_running;
+use crate::pod::{Desired, Member};
+use crate::ports::{ContainerState, PodState};
+use crate::shared::Shared;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Use {

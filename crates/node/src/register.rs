@@ -3,26 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use reconcile::{Key, Patch, io::Client};
-use schema::{
-    api::{
-        MicroTime, Quantity as Text, Time,
-        coordination::v1::{Lease, LeaseSpec},
-        core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-            NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
-        },
-        meta::v1::{ObjectMeta, OwnerReference},
-    },
-    quantity::{Format, Quantity},
+use schema::api::coordination::v1::{Lease, LeaseSpec};
+use schema::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
+use schema::api::meta::v1::{ObjectMeta, OwnerReference};
+use schema::api::{MicroTime, Quantity as Text, Time};
+use schema::quantity::{Format, Quantity};
 use serde_json::json;
 
-use crate::{
-    config::Config,
-    memory::SECOND,
-    ports::{Clock, FsStats, Image, Machine, Nanos},
-    shared::Shared,
-};
+use crate::config::Config;
+use crate::memory::SECOND;
+use crate::ports::{Clock, FsStats, Image, Machine, Nanos};
+use crate::shared::Shared;
 
 const LEASE_SECONDS: i32 = 40;
 const RENEW: Duration = Duration::from_secs(10);

@@ -2,18 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use schema::{
-    api::{
-        Quantity as Text,
-        core::v1::{Container, Pod, ResourceRequirements},
-    },
-    quantity::Quantity,
-};
+use schema::api::Quantity as Text;
+use schema::api::core::v1::{Container, Pod, ResourceRequirements};
+use schema::quantity::Quantity;
 
-use crate::{
-    pod::{Desired, Kind, Member},
-    ports::Resources,
-};
+use crate::pod::{Desired, Kind, Member};
+use crate::ports::Resources;
 
 pub type List = BTreeMap<String, Text>;
 

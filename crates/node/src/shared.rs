@@ -1,25 +1,19 @@
 //! What all pods of a node share.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, RwLock},
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, RwLock};
 
 use reconcile::io::Client;
-use schema::{
-    api::core::v1::{ConfigMap, Secret, Service},
-    quantity::Quantity,
-};
+use schema::api::core::v1::{ConfigMap, Secret, Service};
+use schema::quantity::Quantity;
 use tokio::sync::watch;
 
-use crate::{
-    config::{Config, Ports},
-    events::Recorder,
-    images::Puller,
-    objects::Cache,
-    ports::Machine,
-    volumes::Volumes,
-};
+use crate::config::{Config, Ports};
+use crate::events::Recorder;
+use crate::images::Puller;
+use crate::objects::Cache;
+use crate::ports::Machine;
+use crate::volumes::Volumes;
 
 pub struct Shared {
     pub config: Config,

@@ -1,20 +1,16 @@
 //! A pod's status as the API shows it: container states, phase, conditions; a pure function like the plan.
 
-use schema::api::{
-    Time,
-    core::v1::{
-        ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
-    },
+use schema::api::Time;
+use schema::api::core::v1::{
+    ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 
-use crate::{
-    memory::{End, ImageState, SECOND},
-    plan::{Input, Progress, is_running, is_terminal},
-    pod::{Kind, Member},
-    ports::{Container, ContainerState, Nanos},
-    resize, resources,
-};
+use crate::memory::{End, ImageState, SECOND};
+use crate::plan::{Input, Progress, is_running, is_terminal};
+use crate::pod::{Kind, Member};
+use crate::ports::{Container, ContainerState, Nanos};
+use crate::{resize, resources};
 
 /// How container ids begin.
 pub const SCHEME: &str = "sampan://";

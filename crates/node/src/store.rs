@@ -1,12 +1,10 @@
 //! The pods of this node as last seen, on its own disk: what it starts when it boots and no server is in reach.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use schema::api::{Message, core::v1::Pod};
 

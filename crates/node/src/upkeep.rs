@@ -1,23 +1,19 @@
 //! What keeps a node usable: eviction under pressure, and collecting images.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
 
 use schema::quantity::{Format, Quantity};
 
-use crate::{
-    config::Thresholds,
-    kubelet::{Kubelet, LOOK},
-    memory::{End, SECOND},
-    objects::lock,
-    plan::is_terminal,
-    ports::{FsStats, Image, Nanos, NodeUsage},
-    resources,
-    worker::View,
-};
+use crate::config::Thresholds;
+use crate::kubelet::{Kubelet, LOOK};
+use crate::memory::{End, SECOND};
+use crate::objects::lock;
+use crate::plan::is_terminal;
+use crate::ports::{FsStats, Image, Nanos, NodeUsage};
+use crate::resources;
+use crate::worker::View;
 
 /// A pressure stays for this long after its signal has gone.
 const TRANSITION: Nanos = 300 * SECOND;

@@ -5,19 +5,17 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use schema::api::core::v1::{LifecycleHandler, Pod, PodStatus};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::{
-    acts::{self, Acts, Outcome},
-    memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping},
-    objects::{Named, Wake},
-    plan::{self, Action, Input, Plan},
-    pod::{Desired, Kind},
-    ports::{ContainerState, Nanos, PodState},
-    probes::Probes,
-    publish,
-    refs::refs,
-    resize::{self, Deferred, InProgress},
-    shared::Shared,
-};
+use crate::acts::{self, Acts, Outcome};
+use crate::memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping};
+use crate::objects::{Named, Wake};
+use crate::plan::{self, Action, Input, Plan};
+use crate::pod::{Desired, Kind};
+use crate::ports::{ContainerState, Nanos, PodState};
+use crate::probes::Probes;
+use crate::publish;
+use crate::refs::refs;
+use crate::resize::{self, Deferred, InProgress};
+use crate::shared::Shared;
 
 /// What the kubelet holds of a worker.
 pub struct Handle {

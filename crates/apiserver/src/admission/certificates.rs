@@ -3,10 +3,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, NOTHING, Rule},
-};
+use super::rule::{Cx, NOTHING, Rule};
+use super::{AdmissionRequest, Operation};
 use crate::{Attributes, Status};
 
 const GROUP: &str = "certificates.k8s.io";

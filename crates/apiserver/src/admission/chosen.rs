@@ -5,11 +5,9 @@ use std::collections::BTreeSet;
 
 use schema::Value;
 
-use super::{
-    AdmissionRequest,
-    quota_usage::is_extended,
-    rule::{Cx, NOTHING, PODS, Rule},
-};
+use super::AdmissionRequest;
+use super::quota_usage::is_extended;
+use super::rule::{Cx, NOTHING, PODS, Rule};
 use crate::{Status, pods};
 
 /// Every container pulls its image anew, so that credentials are asked for each time.

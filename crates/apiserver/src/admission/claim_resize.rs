@@ -2,14 +2,10 @@
 
 use schema::{Value, quantity::Quantity};
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, NOTHING, Rule},
-};
-use crate::{
-    Status,
-    view::{self, STORAGE_CLASSES},
-};
+use super::AdmissionRequest;
+use super::rule::{Cx, NOTHING, Rule};
+use crate::Status;
+use crate::view::{self, STORAGE_CLASSES};
 
 pub const RULE: Rule =
     Rule { name: "PersistentVolumeClaimResize", of: &[("", "persistentvolumeclaims")], validate, ..NOTHING };

@@ -1,13 +1,9 @@
 //! DefaultStorageClass and DefaultIngressClass: who names no class gets the newest one that is marked as default.
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, NOTHING, Rule},
-};
-use crate::{
-    Status,
-    view::{self, INGRESS_CLASSES, Of, STORAGE_CLASSES, View},
-};
+use super::AdmissionRequest;
+use super::rule::{Cx, NOTHING, Rule};
+use crate::Status;
+use crate::view::{self, INGRESS_CLASSES, Of, STORAGE_CLASSES, View};
 
 /// Name of the newest class with one of the annotations; of equally old ones the first by name.
 fn newest(view: &dyn View, of: Of, annotations: &[&str]) -> Option<String> {

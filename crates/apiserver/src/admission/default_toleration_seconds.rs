@@ -2,10 +2,8 @@
 
 use schema::Value;
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, NOTHING, PODS, Rule},
-};
+use super::rule::{Cx, NOTHING, PODS, Rule};
+use super::{AdmissionRequest, Operation};
 use crate::Status;
 
 const SECONDS: i64 = 300;

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use super::{AdmissionRequest, Plugin};
-use crate::{
-    Server, Status,
-    authz::{Authorizer, escalation},
-    seams::BoxFuture,
-};
+use crate::authz::{Authorizer, escalation};
+use crate::seams::BoxFuture;
+use crate::{Server, Status};
 
 pub struct RbacEscalation(pub Arc<Authorizer>);
 

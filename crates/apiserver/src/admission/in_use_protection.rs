@@ -1,9 +1,7 @@
 //! StorageObjectInUseProtection: volumes and claims get the finalizer that keeps them while they are used.
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, NOTHING, Rule},
-};
+use super::AdmissionRequest;
+use super::rule::{Cx, NOTHING, Rule};
 use crate::Status;
 
 pub const RULE: Rule = Rule {

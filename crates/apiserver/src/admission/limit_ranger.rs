@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 
 use schema::{Value, quantity::Quantity};
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, NOTHING, Rule},
-};
-use crate::{
-    Status,
-    pods::{self, Resources},
-    view::{self, LIMIT_RANGES},
-};
+use super::rule::{Cx, NOTHING, Rule};
+use super::{AdmissionRequest, Operation};
+use crate::Status;
+use crate::pods::{self, Resources};
+use crate::view::{self, LIMIT_RANGES};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 

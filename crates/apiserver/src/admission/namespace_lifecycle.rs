@@ -1,9 +1,7 @@
 //! NamespaceLifecycle: nothing is created in a namespace that is missing or on its way out, and the system's own stay.
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, NOTHING, Rule},
-};
+use super::rule::{Cx, NOTHING, Rule};
+use super::{AdmissionRequest, Operation};
 use crate::{Status, request::GroupResource, view::NAMESPACES};
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];

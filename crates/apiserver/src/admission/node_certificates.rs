@@ -4,10 +4,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use schema::Value;
 
 use super::{AdmissionRequest, Operation, rule::Cx};
-use crate::{
-    Attributes, Status, pods,
-    view::{self, NODES, PODS, SERVICE_ACCOUNTS},
-};
+use crate::view::{self, NODES, PODS, SERVICE_ACCOUNTS};
+use crate::{Attributes, Status, pods};
 
 /// A CertificateSigningRequest for one of the kubelet's signers.
 pub fn signing(request: &AdmissionRequest, node: &str) -> Result<(), Status> {

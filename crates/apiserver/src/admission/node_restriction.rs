@@ -4,17 +4,12 @@ use std::collections::BTreeSet;
 
 use schema::Value;
 
-use super::{
-    AdmissionRequest, Operation, node_certificates,
-    rule::{Cx, NOTHING, Rule},
-};
-use crate::{
-    Attributes, Status,
-    authz::node,
-    pods,
-    request::GroupResource,
-    view::{self, NODES, Of, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS},
-};
+use super::rule::{Cx, NOTHING, Rule};
+use super::{AdmissionRequest, Operation, node_certificates};
+use crate::authz::node;
+use crate::request::GroupResource;
+use crate::view::{self, NODES, Of, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS};
+use crate::{Attributes, Status, pods};
 
 const CSI_DRIVERS: Of = Of("storage.k8s.io", "csidrivers");
 

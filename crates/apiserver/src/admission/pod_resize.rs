@@ -1,14 +1,10 @@
 //! PodResizeValidator: a running pod grows no larger than its node.
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, NOTHING, PODS, Rule},
-};
-use crate::{
-    Status,
-    pods::{self, Resources},
-    view::NODES,
-};
+use super::rule::{Cx, NOTHING, PODS, Rule};
+use super::{AdmissionRequest, Operation};
+use crate::Status;
+use crate::pods::{self, Resources};
+use crate::view::NODES;
 
 pub const RULE: Rule = Rule { name: "PodResizeValidator", of: PODS, validate, ..NOTHING };
 

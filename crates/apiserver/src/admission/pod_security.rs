@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 
 use schema::{Value, validate::FieldError};
 
-use super::{
-    AdmissionRequest, Operation,
-    pod_security_checks::{self, LATEST_MINOR, Violation},
-    rule::{Cx, NOTHING, Rule},
-};
-use crate::{
-    Status,
-    view::{self, NAMESPACES, PODS, View},
-};
+use super::pod_security_checks::{self, LATEST_MINOR, Violation};
+use super::rule::{Cx, NOTHING, Rule};
+use super::{AdmissionRequest, Operation};
+use crate::Status;
+use crate::view::{self, NAMESPACES, PODS, View};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {

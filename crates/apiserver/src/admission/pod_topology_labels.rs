@@ -1,13 +1,9 @@
 //! PodTopologyLabels: a pod carries the zone and region of the node it is bound to.
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, NOTHING, PODS, Rule},
-};
-use crate::{
-    Status,
-    view::{self, NODES},
-};
+use super::rule::{Cx, NOTHING, PODS, Rule};
+use super::{AdmissionRequest, Operation};
+use crate::Status;
+use crate::view::{self, NODES};
 
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 

@@ -4,14 +4,10 @@ use std::sync::Arc;
 
 use schema::Value;
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, NOTHING, Rule},
-};
-use crate::{
-    Status,
-    view::{self, PRIORITY_CLASSES, View},
-};
+use super::AdmissionRequest;
+use super::rule::{Cx, NOTHING, Rule};
+use crate::Status;
+use crate::view::{self, PRIORITY_CLASSES, View};
 
 pub const RULE: Rule = Rule {
     name: "Priority",

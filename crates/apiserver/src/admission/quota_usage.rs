@@ -1,15 +1,11 @@
 //! What an object uses of a quota's resources, and which quotas count it.
 
-use schema::{
-    Value,
-    quantity::{Format, Quantity},
-};
+use schema::Value;
+use schema::quantity::{Format, Quantity};
 
 use super::{AdmissionRequest, Operation};
-use crate::{
-    pods::{self, Resources},
-    view,
-};
+use crate::pods::{self, Resources};
+use crate::view;
 
 /// Resources of core kinds that quotas also know by their plain plural.
 const PLAIN_COUNTS: [&str; 4] = ["configmaps", "secrets", "resourcequotas", "replicationcontrollers"];

@@ -3,21 +3,17 @@
 //! Bookings of a namespace happen one after another. What is booked for an object that then fails to be stored is
 //! given back by the quota controller, which counts anew.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Method, StatusCode};
 use schema::{Value, quantity::Quantity};
 
 use super::{AdmissionRequest, Operation, Plugin, quota_usage as usage};
-use crate::{
-    Server, Status, cluster,
-    pods::Resources,
-    seams::BoxFuture,
-    view::{self, RESOURCE_QUOTAS, View},
-};
+use crate::pods::Resources;
+use crate::seams::BoxFuture;
+use crate::view::{self, RESOURCE_QUOTAS, View};
+use crate::{Server, Status, cluster};
 
 /// How often a booking is tried anew when someone else wrote the quota.
 const ATTEMPTS: u32 = 5;

@@ -1,10 +1,8 @@
 //! Plugins that answer at once from the caches, and what they may ask.
 
-use crate::{
-    Attributes, Server, Status, User,
-    seams::{BoxFuture, Decision},
-    view::View,
-};
+use crate::seams::{BoxFuture, Decision};
+use crate::view::View;
+use crate::{Attributes, Server, Status, User};
 
 use super::{AdmissionRequest, Operation, Plugin};
 

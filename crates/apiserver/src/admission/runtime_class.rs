@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use schema::Value;
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, NOTHING, PODS, Rule},
-};
+use super::AdmissionRequest;
+use super::rule::{Cx, NOTHING, PODS, Rule};
 use crate::{Status, pods::Resources, view::RUNTIME_CLASSES};
 
 const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";

@@ -5,13 +5,10 @@ use std::{sync::Arc, time::Duration};
 use schema::Value;
 
 use super::{AdmissionRequest, Plugin};
-use crate::{
-    Server, Status,
-    authn::issue::WARN_ONLY_SECONDS,
-    meta, pods,
-    seams::{BoxFuture, Random},
-    view::{self, SERVICE_ACCOUNTS, View},
-};
+use crate::authn::issue::WARN_ONLY_SECONDS;
+use crate::seams::{BoxFuture, Random};
+use crate::view::{self, SERVICE_ACCOUNTS, View};
+use crate::{Server, Status, meta, pods};
 
 pub struct ServiceAccount;
 

@@ -2,10 +2,8 @@
 
 use schema::Value;
 
-use super::{
-    AdmissionRequest,
-    rule::{Cx, NOTHING, Rule},
-};
+use super::AdmissionRequest;
+use super::rule::{Cx, NOTHING, Rule};
 use crate::Status;
 
 pub const RULE: Rule = Rule { name: "TaintNodesByCondition", of: &[("", "nodes")], mutate, ..NOTHING };

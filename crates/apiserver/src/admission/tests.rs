@@ -5,18 +5,12 @@ use std::sync::Arc;
 use schema::Value;
 use serde_json::{Value as Json, json};
 
-use super::{
-    AdmissionRequest, Operation,
-    rule::{Cx, Rule},
-};
-use crate::{
-    Attributes, Status, User,
-    seams::Random,
-    view::{
-        self, Of,
-        fake::{Fake, value},
-    },
-};
+use super::rule::{Cx, Rule};
+use super::{AdmissionRequest, Operation};
+use crate::seams::Random;
+use crate::view::fake::{Fake, value};
+use crate::view::{self, Of};
+use crate::{Attributes, Status, User};
 
 struct Counting;
 

@@ -4,11 +4,9 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{AdmissionRequest, Plugin};
-use crate::{
-    Server, Status,
-    seams::BoxFuture,
-    view::{self, Of, SERVICE_ACCOUNTS, View},
-};
+use crate::seams::BoxFuture;
+use crate::view::{self, Of, SERVICE_ACCOUNTS, View};
+use crate::{Server, Status};
 
 pub struct TokenSecret;
 

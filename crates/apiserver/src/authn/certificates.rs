@@ -1,10 +1,8 @@
 //! Client certificates: common name → user, organizations → groups, if a trusted authority signed them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pki::Certificate;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};

@@ -1,16 +1,12 @@
 //! Makes service account tokens: the implementation of [`IssueToken`].
 
-use pki::{
-    SystemRandom,
-    jwt::{Claims, Kubernetes, LEGACY_ISSUER, Reference, Signer, Verifier},
-};
+use pki::SystemRandom;
+use pki::jwt::{Claims, Kubernetes, LEGACY_ISSUER, Reference, Signer, Verifier};
 use schema::Value;
 
-use crate::{
-    Server, Status,
-    seams::IssueToken,
-    view::{self, NODES, View},
-};
+use crate::seams::IssueToken;
+use crate::view::{self, NODES, View};
+use crate::{Server, Status};
 
 /// The lifetime that the admission plugin asks for tokens in pods: they live a year, and are told stale after this.
 pub const WARN_ONLY_SECONDS: i64 = 3607;

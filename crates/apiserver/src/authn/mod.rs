@@ -16,11 +16,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header, request::Parts};
 use schema::Value;
 
-use crate::{
-    Server, User,
-    seams::{Authenticate, BoxFuture, Peer, Refused},
-    view::{self, SECRETS, View},
-};
+use crate::seams::{Authenticate, BoxFuture, Peer, Refused};
+use crate::view::{self, SECRETS, View};
+use crate::{Server, User};
 
 use certificates::Trust;
 use service_accounts::ServiceAccounts;

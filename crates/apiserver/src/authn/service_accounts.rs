@@ -1,17 +1,13 @@
 //! Service account tokens: the signature proves who made them, the cache whether what they are bound to still lives.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pki::jwt::{Claims, LEEWAY_SECONDS, Reference, Rejection, Verifier};
 
 use super::{digest, secret_text};
-use crate::{
-    User,
-    view::{self, NODES, Of, PODS, SECRETS, SERVICE_ACCOUNTS, View},
-};
+use crate::User;
+use crate::view::{self, NODES, Of, PODS, SECRETS, SERVICE_ACCOUNTS, View};
 
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 const PREFIX: &str = "authentication.kubernetes.io/";

@@ -3,17 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use pki::{
-    Authority, KeyPair, Leaf, SystemRandom,
-    jwt::{Claims, Kubernetes, Reference, Signer, Verifier},
-};
+use pki::jwt::{Claims, Kubernetes, Reference, Signer, Verifier};
+use pki::{Authority, KeyPair, Leaf, SystemRandom};
 use serde_json::json;
 
 use super::*;
-use crate::view::{
-    NODES, PODS, SERVICE_ACCOUNTS,
-    fake::{Fake, value},
-};
+use crate::view::fake::{Fake, value};
+use crate::view::{NODES, PODS, SERVICE_ACCOUNTS};
 
 const NOW: i64 = 1_800_000_000;
 const ISSUER: &str = "https://kubernetes.default.svc";

@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use schema::Value;
 
 use super::{ADMINISTRATORS, Authorizer, rbac::Rbac, rules_of};
-use crate::{
-    Attributes, Status, User,
-    request::GroupResource,
-    seams::{Decision, Rule},
-    view::{self, View},
-};
+use crate::request::GroupResource;
+use crate::seams::{Decision, Rule};
+use crate::view::{self, View};
+use crate::{Attributes, Status, User};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 

@@ -11,11 +11,9 @@ mod tests;
 
 use schema::Value;
 
-use crate::{
-    Attributes, Server, User,
-    seams::{Authorize, Decision, Rule},
-    view::View,
-};
+use crate::seams::{Authorize, Decision, Rule};
+use crate::view::View;
+use crate::{Attributes, Server, User};
 
 pub const ADMINISTRATORS: &str = "system:masters";
 

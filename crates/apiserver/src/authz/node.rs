@@ -3,22 +3,18 @@
 //! What a pod (and what hangs on it) gives to its node is counted per object, so that a change costs as much as the
 //! pod has references. The few things that authorization cannot see (the object's content) are NodeRestriction's.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use schema::Value;
 
 use super::selected;
-use crate::{
-    Attributes, User,
-    pods::{self, Reference},
-    seams::{Decision, Rule},
-    view::{
-        self, Cursor, Of, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, PODS, RESOURCE_SLICES, VOLUME_ATTACHMENTS, View,
-    },
+use crate::pods::{self, Reference};
+use crate::seams::{Decision, Rule};
+use crate::view::{
+    self, Cursor, Of, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, PODS, RESOURCE_SLICES, VOLUME_ATTACHMENTS, View,
 };
+use crate::{Attributes, User};
 
 const KINDS: [Of; 5] = [PODS, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, RESOURCE_SLICES, POD_CERTIFICATE_REQUESTS];
 

@@ -1,18 +1,14 @@
 //! Role based access control: rules and bindings compiled once per change, looked up by subject.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use schema::Value;
 
 use super::rules_of;
-use crate::{
-    Attributes, User,
-    seams::{Decision, Rule},
-    view::{self, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Cursor, Of, ROLE_BINDINGS, ROLES, View},
-};
+use crate::seams::{Decision, Rule};
+use crate::view::{self, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Cursor, Of, ROLE_BINDINGS, ROLES, View};
+use crate::{Attributes, User};
 
 const KINDS: [Of; 4] = [CLUSTER_ROLES, ROLES, CLUSTER_ROLE_BINDINGS, ROLE_BINDINGS];
 

@@ -3,14 +3,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::{
-    bootstrap,
-    handle::forbidden,
-    view::{
-        CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, PERSISTENT_VOLUMES, PODS, ROLE_BINDINGS, ROLES,
-        fake::{Fake, value},
-    },
-};
+use crate::bootstrap;
+use crate::handle::forbidden;
+use crate::view::fake::{Fake, value};
+use crate::view::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, PERSISTENT_VOLUMES, PODS, ROLE_BINDINGS, ROLES};
 
 /// `get pods/log name in namespace`, `list deployments.apps`, `get /healthz`.
 fn request(text: &str) -> Attributes {

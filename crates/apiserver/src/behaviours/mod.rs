@@ -8,10 +8,8 @@ pub mod pods;
 mod services;
 mod workloads;
 
-use schema::{
-    Resource, Value,
-    validate::{FieldError, NameRule},
-};
+use schema::validate::{FieldError, NameRule};
+use schema::{Resource, Value};
 
 pub use self::services::{Allocators, repair};
 

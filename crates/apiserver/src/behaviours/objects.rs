@@ -1,16 +1,12 @@
 //! Small behaviours of single kinds.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use schema::{
-    Value,
-    validate::{ErrorKind, FieldError, NameRule},
-};
+use schema::Value;
+use schema::validate::{ErrorKind, FieldError, NameRule};
 
 use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update};
-use crate::{
-    meta,
-    status::{Result, field_error},
-};
+use crate::meta;
+use crate::status::{Result, field_error};
 
 /// Nothing but a generation.
 pub static COUNTED: Strategy = Strategy { generation: true, ..PLAIN };

@@ -1,17 +1,13 @@
 //! Pods: what the server decides at creation, what may change afterwards, and grace.
 
-use schema::{
-    Value,
-    checks::same,
-    quantity::Quantity,
-    validate::{ErrorKind, FieldError},
-};
+use schema::Value;
+use schema::checks::same;
+use schema::quantity::Quantity;
+use schema::validate::{ErrorKind, FieldError};
 
 use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status};
-use crate::{
-    meta,
-    status::{Result, field_error},
-};
+use crate::meta;
+use crate::status::{Result, field_error};
 
 pub static POD: Strategy = Strategy {
     generation: true,

@@ -1,24 +1,18 @@
 //! Services: cluster IPs and node ports, handed out from memory and repaired from the cache at start.
 
-use std::{
-    collections::HashSet,
-    net::IpAddr,
-    ops::RangeInclusive,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
 
-use schema::{
-    Value,
-    cidr::{Cidr, Family},
-    validate::{ErrorKind, FieldError},
-};
+use schema::Value;
+use schema::cidr::{Cidr, Family};
+use schema::validate::{ErrorKind, FieldError};
 
 use super::{Cx, PLAIN, Strategy, keep, keep_for_update};
-use crate::{
-    Server,
-    seams::Random,
-    status::{Result, Status, field_error},
-};
+use crate::Server;
+use crate::seams::Random;
+use crate::status::{Result, Status, field_error};
 
 pub static SERVICE: Strategy = Strategy {
     create_on_update: true,

@@ -1,19 +1,15 @@
 //! Controllers of pods: generations, selectors, and what of them is fixed once they exist.
 
-use schema::{
-    Value,
-    checks::same,
-    selector::LabelSelector,
-    validate::{ErrorKind, FieldError},
-};
+use schema::Value;
+use schema::checks::same;
+use schema::selector::LabelSelector;
+use schema::validate::{ErrorKind, FieldError};
 
 use super::{
     Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, wipe_for_create,
 };
-use crate::{
-    meta,
-    status::{Result, field_error},
-};
+use crate::meta;
+use crate::status::{Result, field_error};
 
 pub static WORKLOAD: Strategy = Strategy { generation: true, validate: selector_and_template, ..PLAIN };
 

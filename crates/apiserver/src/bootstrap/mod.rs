@@ -16,11 +16,9 @@ use schema::Value;
 
 pub use rbac::node_rules;
 
-use crate::{
-    Server, cluster,
-    kind::builtin,
-    view::{NAMESPACES, Of, PRIORITY_CLASSES, View},
-};
+use crate::kind::builtin;
+use crate::view::{NAMESPACES, Of, PRIORITY_CLASSES, View};
+use crate::{Server, cluster};
 
 const API_SERVICES: Of = Of("apiregistration.k8s.io", "apiservices");
 const CONFIG_MAPS: Of = Of("", "configmaps");

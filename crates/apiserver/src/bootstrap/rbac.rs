@@ -2,11 +2,9 @@
 
 use schema::Value;
 
-use crate::{
-    authz::{escalation, rules_of},
-    seams::Rule,
-    view::{self, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Of, ROLE_BINDINGS, ROLES},
-};
+use crate::authz::{escalation, rules_of};
+use crate::seams::Rule;
+use crate::view::{self, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Of, ROLE_BINDINGS, ROLES};
 
 use super::Action;
 

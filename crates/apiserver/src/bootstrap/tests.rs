@@ -3,10 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::view::{
-    self, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES,
-    fake::{Fake, value},
-};
+use crate::view::fake::{Fake, value};
+use crate::view::{self, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
 
 fn facts() -> Facts {
     Facts {

@@ -8,16 +8,14 @@ use http::{HeaderValue, header, request::Parts};
 use schema::{Value, json};
 use sha2::{Digest, Sha512};
 
-use crate::{
-    Server, Status,
-    discovery::hex_upper,
-    kind::Registry,
-    negotiate::{accepts_gzip, clauses, join_header},
-    nonresource::{VERSION, not_found, unchanged},
-    reply::{self, Reply},
-    request::Query,
-    status::Result,
-};
+use crate::discovery::hex_upper;
+use crate::kind::Registry;
+use crate::negotiate::{accepts_gzip, clauses, join_header};
+use crate::nonresource::{VERSION, not_found, unchanged};
+use crate::reply::{self, Reply};
+use crate::request::Query;
+use crate::status::Result;
+use crate::{Server, Status};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {

@@ -2,14 +2,10 @@
 
 use schema::{Object, Value};
 
-use super::{
-    Dialect, path_of,
-    schemas::{custom_name, name_of, name_of_type},
-};
-use crate::{
-    kind::Kind,
-    negotiate::{JSON, PROTOBUF, YAML},
-};
+use super::schemas::{custom_name, name_of, name_of_type};
+use super::{Dialect, path_of};
+use crate::kind::Kind;
+use crate::negotiate::{JSON, PROTOBUF, YAML};
 
 const LISTING: [(&str, &str); 10] = [
     ("allowWatchBookmarks", "boolean"),

@@ -1,9 +1,7 @@
 //! OpenAPI v2 in protobuf, as clients that do not want to parse JSON ask for it: gnostic's `openapi.v2.Document`.
 
-use schema::{
-    Object, Value,
-    proto::wire::{write_bytes, write_nested, write_tag, write_varint},
-};
+use schema::proto::wire::{write_bytes, write_nested, write_tag, write_varint};
+use schema::{Object, Value};
 
 /// A message: its fields, and where what begins with `x-` goes.
 struct Message {

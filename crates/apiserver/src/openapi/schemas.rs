@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 use schema::{Field, Form, ListKind, MapKind, MessageId, Object, Scalar, Type, Value};
 
 use super::Dialect;
-use crate::{
-    encode::message_of,
-    kind::{Kind, builtin},
-};
+use crate::encode::message_of;
+use crate::kind::{Kind, builtin};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";

@@ -3,13 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    IntOrString,
-    apps::v1::{Deployment, ReplicaSet, StatefulSet},
-    core::v1::{Pod, ReplicationController},
-    meta::v1::Condition,
-    policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
-};
+use schema::api::IntOrString;
+use schema::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use schema::api::core::v1::{Pod, ReplicationController};
+use schema::api::meta::v1::Condition;
+use schema::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 
 use crate::support::{Matcher, controller_of, event, is_ready, key, scaled, time};
 

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    IntOrString, Object,
-    core::v1::{Node, ObjectReference, Pod, Service, ServicePort},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone},
-    meta::v1::ObjectMeta,
+use schema::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
+use schema::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::{IntOrString, Object};
 
 use crate::support::{Matcher, controller_ref, is_ready, is_terminal};
 

@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    Object,
-    core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service},
-    meta::v1::ObjectMeta,
-};
+use schema::api::Object;
+use schema::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
+use schema::api::meta::v1::ObjectMeta;
 
 use super::endpoint_slices::{HEADLESS, families, is_headless, number, protocol, services_of};
 use crate::support::{Matcher, is_ready, is_terminal};

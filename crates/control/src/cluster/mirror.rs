@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    core::v1::{EndpointAddress, Endpoints, Service},
-    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    meta::v1::ObjectMeta,
-};
+use schema::api::core::v1::{EndpointAddress, Endpoints, Service};
+use schema::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use schema::api::meta::v1::ObjectMeta;
 
 use super::endpoint_slices::{MANAGED_BY, SERVICE_NAME};
 use crate::support::{controller_ref, event};

@@ -1,10 +1,8 @@
 //! Every node has a range of pod addresses of its own: /24 of the cluster's IPv4 range, /64 of its IPv6 range.
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::{
-    api::core::v1::Node,
-    cidr::{Cidr, Family},
-};
+use schema::api::core::v1::Node;
+use schema::cidr::{Cidr, Family};
 use serde_json::json;
 
 use crate::support::event;

@@ -3,21 +3,15 @@
 //! Silence is measured from when *we* saw the last change of the node's Lease or heartbeat, so that a board without a
 //! clock is not taken for dead.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Patch, Plan, Reference, Row, Trigger, World};
-use schema::{
-    api::{
-        MicroTime, Object, Time,
-        coordination::v1::Lease,
-        core::v1::{Node, NodeCondition, Pod, Taint},
-    },
-    time::format,
-};
+use schema::api::coordination::v1::Lease;
+use schema::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use schema::api::{MicroTime, Object, Time};
+use schema::time::format;
 use serde_json::json;
 
 use crate::support::{event, pod_condition, time};

@@ -1,21 +1,15 @@
 //! Pods that nobody else ends: evicted by NoExecute taints, left behind by nodes, terminated in great number.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Reference, Row, Trigger, World};
-use schema::api::{
-    Object,
-    core::v1::{Node, Pod, Taint},
-};
+use schema::api::Object;
+use schema::api::core::v1::{Node, Pod, Taint};
 
-use crate::{
-    scheduler::filters::tolerated,
-    support::{disrupt, event, is_terminal},
-};
+use crate::scheduler::filters::tolerated;
+use crate::support::{disrupt, event, is_terminal};
 
 /// How long a pod's node may be missing: nodes are created anew, and come to us by another stream than pods.
 const QUARANTINE_SECONDS: i64 = 40;

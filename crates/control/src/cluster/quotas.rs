@@ -3,19 +3,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::{
-    api::{
-        self, Object,
-        apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
-        batch::v1::{CronJob, Job},
-        core::v1::{
-            ConfigMap, Container, Endpoints, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
-            ResourceRequirements, Secret, Service, ServiceAccount,
-        },
-        discovery::v1::EndpointSlice,
-    },
-    quantity::{Format, Quantity},
+use schema::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use schema::api::batch::v1::{CronJob, Job};
+use schema::api::core::v1::{
+    ConfigMap, Container, Endpoints, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+    ResourceRequirements, Secret, Service, ServiceAccount,
 };
+use schema::api::discovery::v1::EndpointSlice;
+use schema::api::{self, Object};
+use schema::quantity::{Format, Quantity};
 
 use super::volumes::class_of;
 use crate::support::is_terminal;

@@ -1,10 +1,8 @@
 //! ClusterRoles with an aggregationRule have the rules of all roles that it selects.
 
 use reconcile::{Action, Ctx, Key, Patch, Plan, Reference, Row, Trigger, World};
-use schema::api::{
-    Object,
-    rbac::v1::{ClusterRole, PolicyRule},
-};
+use schema::api::Object;
+use schema::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::{Value as Json, json};
 
 use crate::support::Matcher;

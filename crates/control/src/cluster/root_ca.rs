@@ -1,10 +1,8 @@
 //! Every namespace has the ConfigMap `kube-root-ca.crt`, by which pods know the API server.
 
 use reconcile::{Action, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    core::v1::{ConfigMap, Namespace},
-    meta::v1::ObjectMeta,
-};
+use schema::api::core::v1::{ConfigMap, Namespace};
+use schema::api::meta::v1::ObjectMeta;
 
 const NAME: &str = "kube-root-ca.crt";
 const DESCRIPTION: (&str, &str) = (

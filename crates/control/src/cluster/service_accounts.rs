@@ -1,10 +1,8 @@
 //! Every namespace has a ServiceAccount `default`.
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    core::v1::{Namespace, ServiceAccount},
-    meta::v1::ObjectMeta,
-};
+use schema::api::core::v1::{Namespace, ServiceAccount};
+use schema::api::meta::v1::ObjectMeta;
 
 const NAME: &str = "default";
 

@@ -4,15 +4,11 @@
 use std::collections::BTreeMap;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::{
-    api::{
-        Object, Quantity,
-        core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
-        meta::v1::ObjectMeta,
-        storage::v1::StorageClass,
-    },
-    quantity,
-};
+use schema::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::storage::v1::StorageClass;
+use schema::api::{Object, Quantity};
+use schema::quantity;
 
 use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, time};
 

@@ -3,29 +3,20 @@
 //! One watch per resource feeds [`Graph`]; a worker asks the API about each object that the graph wants looked at and
 //! carries out the verdict. Resources come and go as CustomResourceDefinitions and APIServices do.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use reconcile::{
-    DeleteOptions, Propagation,
-    io::{Client, Error, EventKind, Identity, reflector::metadata_of},
-};
-use schema::api::{
-    Message,
-    meta::v1::{ObjectMeta, OwnerReference, Status},
-};
+use reconcile::io::reflector::metadata_of;
+use reconcile::io::{Client, Error, EventKind, Identity};
+use reconcile::{DeleteOptions, Propagation};
+use schema::api::Message;
+use schema::api::meta::v1::{ObjectMeta, OwnerReference, Status};
 use serde_json::{Value as Json, json};
-use tokio::{
-    sync::Notify,
-    task::{AbortHandle, JoinSet},
-    time::Instant,
-};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use super::discovery::{Resource, discover};
 use crate::garbage::{FOREGROUND, Graph, Node, ORPHAN, ResourceId, Standing, Uid, Verdict, decide};

@@ -4,23 +4,15 @@
 //! namespace's conditions. Nothing runs while no namespace is terminating; while one waits, it is the first deletion
 //! among what is left that wakes it, or the end of the grace period.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use reconcile::{
-    DeleteOptions, Key, Propagation,
-    io::{
-        Client, Error, EventKind, Identity,
-        reflector::{self, Scope, Sink},
-    },
-};
-use schema::api::{
-    Object, Time,
-    core::v1::{Namespace, NamespaceCondition, Pod},
-};
+use reconcile::io::reflector::{self, Scope, Sink};
+use reconcile::io::{Client, Error, EventKind, Identity};
+use reconcile::{DeleteOptions, Key, Propagation};
+use schema::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use schema::api::{Object, Time};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::discovery::{Resource, discover};

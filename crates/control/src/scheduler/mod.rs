@@ -11,32 +11,26 @@ mod scores;
 mod snapshot;
 mod volumes;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Plan, Reference, Row, Trigger, World};
-use schema::api::{
-    Object,
-    core::v1::{Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition},
-    meta::v1::ObjectMeta,
-    policy::v1::PodDisruptionBudget,
-    storage::v1::StorageClass,
+use schema::api::Object;
+use schema::api::core::v1::{
+    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
 };
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::policy::v1::PodDisruptionBudget;
+use schema::api::storage::v1::StorageClass;
 use serde_json::json;
 
-use self::{
-    filters::{Check, Cluster, Wanted},
-    preemption::Preemption,
-    snapshot::priority,
-};
-pub use self::{
-    resources::Resources,
-    snapshot::{NodeInfo, Snapshot},
-};
+use self::filters::{Check, Cluster, Wanted};
+use self::preemption::Preemption;
+pub use self::resources::Resources;
+use self::snapshot::priority;
+pub use self::snapshot::{NodeInfo, Snapshot};
 use crate::support::{disrupt, event, is_terminal, time};
 
 pub const NAME: &str = "default-scheduler";

@@ -4,11 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use schema::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 
-use super::{
-    filters::{Check, Cluster, Refusal, Wanted, check, never},
-    snapshot::{NodeInfo, priority},
-    unfit,
-};
+use super::filters::{Check, Cluster, Refusal, Wanted, check, never};
+use super::snapshot::{NodeInfo, priority};
+use super::unfit;
 use crate::support::Matcher;
 
 /// Of so many nodes, or of a tenth of them, the best is taken.

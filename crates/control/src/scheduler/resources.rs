@@ -2,13 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use schema::{
-    api::{
-        Quantity,
-        core::v1::{Container, Pod},
-    },
-    quantity,
-};
+use schema::api::Quantity;
+use schema::api::core::v1::{Container, Pod};
+use schema::quantity;
 
 /// Amounts by resource name. `pods` counts pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 
 use schema::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 
-use super::{
-    NodeInfo, Resources,
-    filters::{Wanted, affinity_terms, matches_term, spread_counts, term_matches, tolerated},
-    snapshot::LEAST,
-};
+use super::filters::{Wanted, affinity_terms, matches_term, spread_counts, term_matches, tolerated};
+use super::snapshot::LEAST;
+use super::{NodeInfo, Resources};
 use crate::support::controller_of;
 
 const MAX: i64 = 100;

@@ -3,10 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use reconcile::World;
-use schema::api::{
-    Object,
-    core::v1::{Node, Pod},
-};
+use schema::api::Object;
+use schema::api::core::v1::{Node, Pod};
 
 use super::Resources;
 use crate::support::is_terminal;

@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 
 use reconcile::{Action, World};
-use schema::api::{
-    Object,
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, TopologySelectorTerm},
-    storage::v1::StorageClass,
-};
+use schema::api::Object;
+use schema::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, TopologySelectorTerm};
+use schema::api::storage::v1::StorageClass;
 
 use super::filters::{Check, Refusal, matches_term};
 use crate::cluster::volumes::{

@@ -3,11 +3,9 @@
 //! Times are seconds since 1970. Across a change of the clock a time that does not exist is left out, and one that
 //! exists twice is met twice.
 
-use jiff::{
-    Timestamp,
-    civil::{Date, DateTime},
-    tz::{TimeZone, TimeZoneDatabase},
-};
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use schema::time::parse_duration;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -3,17 +3,13 @@
 use std::time::Duration;
 
 use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Propagation, Reference, Row, Trigger, World};
-use schema::api::{
-    Kind, Object, Time,
-    batch::v1::{CronJob, CronJobStatus, Job},
-    core::v1::ObjectReference,
-    meta::v1::ObjectMeta,
-};
+use schema::api::batch::v1::{CronJob, CronJobStatus, Job};
+use schema::api::core::v1::ObjectReference;
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::{Kind, Object, Time};
 
-use super::{
-    cron::{Schedule, Zone, rfc1123},
-    job::finished,
-};
+use super::cron::{Schedule, Zone, rfc1123};
+use super::job::finished;
 use crate::support::{controller_ref, event, is_controlled_by};
 
 const COMPONENT: &str = "cronjob-controller";

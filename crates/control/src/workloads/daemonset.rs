@@ -1,28 +1,19 @@
 //! The DaemonSet controller: one pod on every node that may run it, replaced as its template changes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    Object,
-    apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus},
-    core::v1::{Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Toleration},
-    meta::v1::LabelSelector,
-};
+use schema::api::Object;
+use schema::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
+use schema::api::core::v1::{Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Toleration};
+use schema::api::meta::v1::LabelSelector;
 
-use super::{
-    adopters,
-    history::{History, POD_HASH},
-    pods,
-};
-use crate::{
-    scheduler::filters::{matches_node_affinity, tolerated},
-    support::{Matcher, availability, claim, event, is_ready, is_terminal, scaled},
-};
+use super::history::{History, POD_HASH};
+use super::{adopters, pods};
+use crate::scheduler::filters::{matches_node_affinity, tolerated};
+use crate::support::{Matcher, availability, claim, event, is_ready, is_terminal, scaled};
 
 const COMPONENT: &str = "daemonset-controller";
 const GENERATION: &str = "deprecated.daemonset.template.generation";

@@ -3,12 +3,10 @@
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    Message, Object, Time,
-    apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetSpec},
-    core::v1::{Pod, PodTemplateSpec},
-    meta::v1::ObjectMeta,
-};
+use schema::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
+use schema::api::core::v1::{Pod, PodTemplateSpec};
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::{Message, Object, Time};
 
 use super::adopters;
 use crate::support::{

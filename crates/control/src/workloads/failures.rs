@@ -1,9 +1,7 @@
 //! What the failure of a Job's pod means: since when, how often, and by which rule of the podFailurePolicy.
 
-use schema::api::{
-    batch::v1::{Job, PodFailurePolicyOnExitCodesRequirement},
-    core::v1::{ContainerStatus, Pod},
-};
+use schema::api::batch::v1::{Job, PodFailurePolicyOnExitCodesRequirement};
+use schema::api::core::v1::{ContainerStatus, Pod};
 
 use super::job::is_tracked;
 

@@ -6,14 +6,12 @@
 use std::borrow::Cow;
 
 use reconcile::{Action, World};
-use schema::{
-    Table,
-    api::{
-        Message, Object, RawExtension, apps::v1::ControllerRevision, core::v1::PodTemplateSpec, meta::v1::ObjectMeta,
-    },
-    json, proto,
-    transcode::proto_to_json,
-};
+use schema::api::apps::v1::ControllerRevision;
+use schema::api::core::v1::PodTemplateSpec;
+use schema::api::meta::v1::ObjectMeta;
+use schema::api::{Message, Object, RawExtension};
+use schema::transcode::proto_to_json;
+use schema::{Table, json, proto};
 use serde_json::{Value as Json, json};
 
 use crate::support::{Matcher, claim, controller_ref, is_controlled_by, key, safe_encode};

@@ -3,25 +3,18 @@
 //! A pod is counted once: it ends with the finalizer [`TRACKING`]; its uid (or completed index) is written into the
 //! status; the finalizer is removed; the next look turns what has no finalizer any more into numbers.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Patch, Plan, Reference, Row, Trigger, World};
-use schema::api::{
-    Kind, Object,
-    batch::v1::{Job, JobCondition, JobStatus, UncountedTerminatedPods},
-    core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod},
-};
+use schema::api::batch::v1::{Job, JobCondition, JobStatus, UncountedTerminatedPods};
+use schema::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use schema::api::{Kind, Object};
 use serde_json::json;
 
-use super::{
-    adopters,
-    failures::{backoff, backoff_of, counts, finished_at, is_failed, rule},
-    indexes::Indexes,
-    pods,
-};
+use super::failures::{backoff, backoff_of, counts, finished_at, is_failed, rule};
+use super::indexes::Indexes;
+use super::{adopters, pods};
 use crate::support::{
     Matcher, claim, controller_of, event, is_active, is_controlled_by, is_ready, is_terminal, key, time,
 };

@@ -3,11 +3,9 @@
 use std::cmp::Reverse;
 
 use reconcile::{Action, Ctx, World};
-use schema::api::{
-    Object,
-    core::v1::{Pod, PodTemplateSpec},
-    meta::v1::ObjectMeta,
-};
+use schema::api::Object;
+use schema::api::core::v1::{Pod, PodTemplateSpec};
+use schema::api::meta::v1::ObjectMeta;
 
 use crate::support::{controller_ref, event, is_ready, pod_condition};
 

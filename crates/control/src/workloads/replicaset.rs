@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    Message, Object,
-    apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
-    core::v1::{Pod, PodTemplateSpec, ReplicationController, ReplicationControllerStatus},
-};
+use schema::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use schema::api::core::v1::{Pod, PodTemplateSpec, ReplicationController, ReplicationControllerStatus};
+use schema::api::{Message, Object};
 
 use super::{adopters, pods};
 use crate::support::{Matcher, availability, claim, controller_of, event, is_active, is_ready, is_terminal, time};

@@ -3,18 +3,15 @@
 use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::{
-    Object,
-    apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
-    core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume, VolumeSource},
-    meta::v1::OwnerReference,
+use schema::api::Object;
+use schema::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use schema::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume, VolumeSource,
 };
+use schema::api::meta::v1::OwnerReference;
 
-use super::{
-    adopters,
-    history::{self, History, POD_HASH},
-    pods,
-};
+use super::history::{self, History, POD_HASH};
+use super::{adopters, pods};
 use crate::support::{Matcher, availability, claim, controller_ref, event, is_ready, is_terminal, key, scaled};
 
 const COMPONENT: &str = "statefulset-controller";

@@ -9,16 +9,11 @@ mod statefulset;
 use std::fmt::Debug;
 
 use reconcile::{Action, Ctx, Key, Patch, Plan, World};
-use schema::{
-    Table,
-    api::{
-        Object, Time,
-        apps::v1::{ControllerRevision, DaemonSet, ReplicaSet, StatefulSet},
-        batch::v1::{CronJob, Job},
-        core::v1::{Event, Node, PersistentVolumeClaim, Pod, PodCondition, ReplicationController},
-    },
-    json, proto,
-};
+use schema::api::apps::v1::{ControllerRevision, DaemonSet, ReplicaSet, StatefulSet};
+use schema::api::batch::v1::{CronJob, Job};
+use schema::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod, PodCondition, ReplicationController};
+use schema::api::{Object, Time};
+use schema::{Table, json, proto};
 use serde_json::Value as Json;
 
 /// 2026-01-01T00:00:00Z

@@ -8,24 +8,18 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use reconcile::io::Body;
-use schema::{
-    Table,
-    api::{
-        Message,
-        core::v1::{ContainerState, Pod, PodList, PodStatus},
-    },
-};
+use schema::Table;
+use schema::api::Message;
+use schema::api::core::v1::{ContainerState, Pod, PodList, PodStatus};
 use tokio::sync::mpsc;
 
-use crate::{
-    kubelet::Kubelet,
-    logs::{self, Options},
-    memory::SECOND,
-    plan::is_running,
-    ports::Container,
-    status::SCHEME,
-    worker::View,
-};
+use crate::kubelet::Kubelet;
+use crate::logs::{self, Options};
+use crate::memory::SECOND;
+use crate::plan::is_running;
+use crate::ports::Container;
+use crate::status::SCHEME;
+use crate::worker::View;
 
 /// An answer that is no success: its code and text.
 #[derive(Debug)]

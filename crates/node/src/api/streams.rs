@@ -10,10 +10,8 @@ use streams::{Protocol, RemoteCommand, Streams, Upgrade, Use};
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::{Answer, Query, Refusal, full};
-use crate::{
-    kubelet::Kubelet,
-    ports::{Error, Reader, Runtime, Stdio, Writer},
-};
+use crate::kubelet::Kubelet;
+use crate::ports::{Error, Reader, Runtime, Stdio, Writer};
 
 /// The client's connection comes after the answer.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(30);

@@ -5,12 +5,10 @@ use std::fmt::{Display, Write};
 use serde_json::{Value, json};
 
 use super::bare_id;
-use crate::{
-    kubelet::Kubelet,
-    memory::SECOND,
-    objects::lock,
-    ports::{FsStats, InterfaceStats, Nanos, PodStats, Usage},
-};
+use crate::kubelet::Kubelet;
+use crate::memory::SECOND;
+use crate::objects::lock;
+use crate::ports::{FsStats, InterfaceStats, Nanos, PodStats, Usage};
 
 fn time(nanos: Nanos) -> String {
     schema::time::format(nanos.div_euclid(SECOND))

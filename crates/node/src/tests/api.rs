@@ -1,24 +1,20 @@
 //! An API server in memory: enough for a node, in protobuf.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use reconcile::io::{Body, BoxError, BoxFuture, Transport};
-use schema::api::{
-    Kind, Message, Object, Time,
-    authentication::v1::TokenRequest,
-    certificates::v1::ClusterTrustBundle,
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service},
-    meta::v1::Status,
-    node::v1::RuntimeClass,
-};
+use schema::api::authentication::v1::TokenRequest;
+use schema::api::certificates::v1::ClusterTrustBundle;
+use schema::api::coordination::v1::Lease;
+use schema::api::core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use schema::api::meta::v1::Status;
+use schema::api::node::v1::RuntimeClass;
+use schema::api::{Kind, Message, Object, Time};
 use tokio::sync::broadcast;
 
 use crate::objects::lock;

@@ -1,19 +1,15 @@
 //! A machine in memory: runtime, images, network, host and a clock that follows tokio's.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use reconcile::io::BoxFuture;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Notify, broadcast},
-    time::Instant,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
 
 use crate::{config::Ports, objects::lock, ports::*};
 

@@ -11,10 +11,8 @@ mod serving;
 use std::{sync::Arc, time::Duration};
 
 use reconcile::io::{Client, Identity};
-use schema::api::{
-    core::v1::{Container, Event, Pod, PodSpec},
-    meta::v1::ObjectMeta,
-};
+use schema::api::core::v1::{Container, Event, Pod, PodSpec};
+use schema::api::meta::v1::ObjectMeta;
 
 use crate::{Config, Kubelet};
 use api::Api;

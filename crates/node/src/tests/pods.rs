@@ -1,12 +1,10 @@
-use schema::api::{
-    certificates::v1::{ClusterTrustBundle, ClusterTrustBundleSpec},
-    core::v1::{
-        ClusterTrustBundleProjection, ExecAction, ImageVolumeSource, Lifecycle, LifecycleHandler, Probe, ProbeHandler,
-        ProjectedVolumeSource, Volume, VolumeProjection, VolumeSource,
-    },
-    meta::v1::LabelSelector,
-    node::v1::RuntimeClass,
+use schema::api::certificates::v1::{ClusterTrustBundle, ClusterTrustBundleSpec};
+use schema::api::core::v1::{
+    ClusterTrustBundleProjection, ExecAction, ImageVolumeSource, Lifecycle, LifecycleHandler, Probe, ProbeHandler,
+    ProjectedVolumeSource, Volume, VolumeProjection, VolumeSource,
 };
+use schema::api::meta::v1::LabelSelector;
+use schema::api::node::v1::RuntimeClass;
 
 use super::*;
 use crate::{objects::lock, ports::PullError};

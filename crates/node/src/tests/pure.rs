@@ -2,27 +2,23 @@
 
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
 
-use schema::api::{
-    IntOrString, Quantity,
-    core::v1::{
-        ContainerPort, EnvVar, EnvVarSource, FileKeySelector, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption,
-        ResourceFieldSelector, ResourceRequirements, Service, ServicePort,
-    },
+use schema::api::core::v1::{
+    ContainerPort, EnvVar, EnvVarSource, FileKeySelector, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption,
+    ResourceFieldSelector, ResourceRequirements, Service, ServicePort,
 };
+use schema::api::{IntOrString, Quantity};
 
 use super::*;
-use crate::{
-    env::{self, Sources, expand},
-    etc::{self, Resolver},
-    hooks,
-    memory::{Crash, SECOND},
-    objects::Snapshot,
-    plan::go_duration,
-    pod::{Desired, pull_policy},
-    register::{self, Health},
-    resources,
-    volumes::{payload::File, write},
-};
+use crate::env::{self, Sources, expand};
+use crate::etc::{self, Resolver};
+use crate::memory::{Crash, SECOND};
+use crate::objects::Snapshot;
+use crate::plan::go_duration;
+use crate::pod::{Desired, pull_policy};
+use crate::register::{self, Health};
+use crate::volumes::payload::File;
+use crate::volumes::write;
+use crate::{hooks, resources};
 
 #[test]
 fn variables_expand() {

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schema::api::{
-    Quantity,
-    core::v1::{ContainerResizePolicy, ResourceRequirements},
-};
+use schema::api::Quantity;
+use schema::api::core::v1::{ContainerResizePolicy, ResourceRequirements};
 
 use super::*;
 use crate::{memory::SECOND, objects::lock};

@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use schema::api::{
-    Quantity,
-    core::v1::{
-        ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference, PodSecurityContext,
-        ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Sysctl, Volume, VolumeMount,
-        VolumeProjection, VolumeSource,
-    },
+use schema::api::Quantity;
+use schema::api::core::v1::{
+    ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference, PodSecurityContext,
+    ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Sysctl, Volume, VolumeMount,
+    VolumeProjection, VolumeSource,
 };
 
 use super::*;

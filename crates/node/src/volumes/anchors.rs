@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use reconcile::io::Client;
-use schema::api::{
-    certificates::v1::ClusterTrustBundle,
-    core::v1::{ClusterTrustBundleProjection, Pod},
-};
+use schema::api::certificates::v1::ClusterTrustBundle;
+use schema::api::core::v1::{ClusterTrustBundleProjection, Pod};
 
 use super::Error;
 use crate::admission::selects;

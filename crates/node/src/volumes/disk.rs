@@ -1,20 +1,14 @@
 //! Directories, mounts and owners: the part that touches the disk. Blocking.
 
-use std::{
-    ffi::{CStr, CString},
-    fs::{self, OpenOptions},
-    io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
-    },
-    path::{Path, PathBuf},
-};
+use std::ffi::{CStr, CString};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
-use rustix::{
-    fs::{Mode, OFlags, ResolveFlags},
-    mount::{MountFlags, UnmountFlags},
-};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{Error, Mounted, io_error, payload::Payload, write};
 

@@ -9,24 +9,18 @@ mod disk;
 pub mod payload;
 pub mod write;
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::{fs, io};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use reconcile::io::Client;
-use schema::{
-    api::{
-        Message,
-        authentication::v1::TokenRequest,
-        core::v1::{EmptyDirVolumeSource, Volume},
-    },
-    quantity::Quantity,
-};
+use schema::api::Message;
+use schema::api::authentication::v1::TokenRequest;
+use schema::api::core::v1::{EmptyDirVolumeSource, Volume};
+use schema::quantity::Quantity;
 
 #[cfg(test)]
 pub(crate) use disk::host_path;
@@ -34,14 +28,12 @@ pub use disk::{bind_subpath, read_beneath, unmount_below};
 use payload::{TOKEN_SECONDS, Tokens};
 use serde_json::json;
 
-use crate::{
-    env::Sources,
-    memory::SECOND,
-    objects::lock,
-    pod::Desired,
-    ports::{self, Images, Nanos},
-    resources, store,
-};
+use crate::env::Sources;
+use crate::memory::SECOND;
+use crate::objects::lock;
+use crate::pod::Desired;
+use crate::ports::{self, Images, Nanos};
+use crate::{resources, store};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

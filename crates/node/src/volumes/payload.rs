@@ -2,16 +2,12 @@
 
 use std::{collections::BTreeMap, path::Component, path::Path};
 
-use schema::api::{
-    certificates::v1::ClusterTrustBundle,
-    core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume},
-};
+use schema::api::certificates::v1::ClusterTrustBundle;
+use schema::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
 
 use super::anchors::anchors;
-use crate::{
-    env::{self, Sources},
-    objects::Snapshot,
-};
+use crate::env::{self, Sources};
+use crate::objects::Snapshot;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {

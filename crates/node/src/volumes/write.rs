@@ -1,12 +1,10 @@
 //! Files that change as one: each version in a directory of its own, `..data` links to the current one, and what
 //! containers open links through `..data`. Readers see the old version or the new one, never a mixture.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::unix::fs::{PermissionsExt, chown, symlink},
-    path::Path,
-};
+use std::collections::BTreeSet;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::{fs, io};
 
 use super::payload::Payload;
 

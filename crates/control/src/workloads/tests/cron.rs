@@ -1,17 +1,11 @@
-use schema::{
-    api::{
-        Time,
-        batch::v1::{CronJob, Job},
-    },
-    time,
-};
+use schema::api::Time;
+use schema::api::batch::v1::{CronJob, Job};
+use schema::time;
 use serde_json::{Value as Json, json};
 
 use super::{Cluster, START};
-use crate::workloads::{
-    cron::{Schedule, Zone},
-    cronjob::reconcile,
-};
+use crate::workloads::cron::{Schedule, Zone};
+use crate::workloads::cronjob::reconcile;
 
 #[test]
 fn schedules_have_upstreams_times() {

@@ -1,10 +1,8 @@
 use std::sync::Mutex;
 
 use reconcile::{Ctx, Key, Plan, World};
-use schema::api::{
-    apps::v1::{ControllerRevision, DaemonSet},
-    core::v1::{Node, Pod, Taint},
-};
+use schema::api::apps::v1::{ControllerRevision, DaemonSet};
+use schema::api::core::v1::{Node, Pod, Taint};
 use serde_json::{Value as Json, json};
 
 use super::Cluster;

@@ -1,17 +1,13 @@
 use reconcile::Key;
-use schema::api::{
-    Time,
-    batch::v1::{Job, JobStatus},
-    core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod},
-};
+use schema::api::Time;
+use schema::api::batch::v1::{Job, JobStatus};
+use schema::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use serde_json::{Value as Json, json};
 
 use super::{Cluster, START};
-use crate::workloads::{
-    indexes::Indexes,
-    job::{reconcile, release},
-    ttl,
-};
+use crate::workloads::indexes::Indexes;
+use crate::workloads::job::{reconcile, release};
+use crate::workloads::ttl;
 
 fn cluster(spec: Json) -> Cluster {
     let mut job = json!({

@@ -1,8 +1,6 @@
-use schema::api::{
-    Time,
-    apps::v1::ReplicaSet,
-    core::v1::{Pod, ReplicationController},
-};
+use schema::api::Time;
+use schema::api::apps::v1::ReplicaSet;
+use schema::api::core::v1::{Pod, ReplicationController};
 use serde_json::{Value as Json, json};
 
 use super::Cluster;

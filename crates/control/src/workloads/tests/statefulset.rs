@@ -1,7 +1,5 @@
-use schema::api::{
-    apps::v1::{ControllerRevision, StatefulSet},
-    core::v1::{PersistentVolumeClaim, Pod},
-};
+use schema::api::apps::v1::{ControllerRevision, StatefulSet};
+use schema::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::{Value as Json, json};
 
 use super::Cluster;
