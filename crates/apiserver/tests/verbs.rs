@@ -576,3 +576,32 @@ async fn long_lists_are_compressed_for_those_who_ask() {
     flate2::read::GzDecoder::new(&packed.bytes[..]).read_to_end(&mut all).unwrap();
     assert_eq!(all, plain.bytes);
 }
+
+#[tokio::test]
+async fn trust_bundles_are_named_by_their_signer() {
+    let f = Fixture::new().await;
+    let path = "/apis/certificates.k8s.io/v1/clustertrustbundles";
+    let anchor = anchor();
+    let body = |name: &str, signer: &str, anchors: &str| {
+        serde_json::json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": anchors}})
+            .to_string()
+    };
+    for (name, signer, anchors, message) in [
+        ("a:b", "", &*anchor, "ClusterTrustBundle without signer name must not have"),
+        ("b", "example.com/signer", &*anchor, "must be named with prefix example.com:signer:"),
+        ("example.com:signer:B", "example.com/signer", &*anchor, "RFC 1123"),
+        ("b", "", "nothing", "at least one trust anchor must be provided"),
+        ("b", "", &*anchor.replace("CERTIFICATE", "SECRET"), "entry 0 has bad block type: SECRET"),
+        ("b", "", &*anchor.repeat(2), "duplicate trust anchor (indices [0 1])"),
+    ] {
+        let answer = f.post(path, &body(name, signer, anchors)).await.is(422);
+        assert!(answer.at("/message").contains(message), "{name}: {}", answer.at("/message"));
+    }
+    f.post(path, &body("example.com:signer:b", "example.com/signer", &anchor)).await.is(201);
+    f.post(path, &body("b", "", &anchor)).await.is(201);
+}
+
+fn anchor() -> String {
+    let ca = pki::Authority::create("anchor", 0, &pki::SystemRandom::new()).expect("an authority");
+    ca.bundle_pem()
+}

@@ -78,6 +78,7 @@ impl Fixture {
             "PersistentVolume" => self.add(object::<core::PersistentVolume>(json)),
             "PersistentVolumeClaim" => self.add(object::<core::PersistentVolumeClaim>(json)),
             "StorageClass" => self.add(object::<storage::StorageClass>(json)),
+            "VolumeAttributesClass" => self.add(object::<storage::VolumeAttributesClass>(json)),
             "Lease" => self.add(object::<coordination::Lease>(json)),
             "ReplicaSet" => self.add(object::<apps::ReplicaSet>(json)),
             "Deployment" => self.add(object::<apps::Deployment>(json)),

@@ -220,6 +220,7 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("networking.k8s.io", "ipaddresses") => &o::IP_ADDRESS,
         ("node.k8s.io", "runtimeclasses") => &o::RUNTIME_CLASS,
         ("coordination.k8s.io", _) => &o::LEASE,
+        ("certificates.k8s.io", "clustertrustbundles") => &o::CLUSTER_TRUST_BUNDLE,
         ("certificates.k8s.io", "certificatesigningrequests") => &o::CERTIFICATE_SIGNING_REQUEST,
         ("apiregistration.k8s.io", "apiservices") => &o::API_SERVICE,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &o::DEFINITION,

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schema::Value;
-use schema::validate::{ErrorKind, FieldError, NameRule};
+use schema::validate::{ErrorKind, FieldError, NameRule, names};
 
 use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update};
 use crate::meta;
@@ -163,6 +163,69 @@ fn sealed(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldError> 
         }
     }
     errors
+}
+
+/// Trust bundles: the name says the signer, and there is no anchor that clients could not use.
+pub static CLUSTER_TRUST_BUNDLE: Strategy = Strategy {
+    unconditional_update: false,
+    name_rule: |_| NameRule::PathSegment,
+    validate: |_, bundle, old| {
+        let mut errors: Vec<FieldError> = trust_bundle_name(bundle)
+            .into_iter()
+            .map(|wrong| FieldError::invalid("metadata.name", bundle.str_at(&["metadata", "name"]), wrong))
+            .collect();
+        let text = bundle.str_at(&["spec", "trustBundle"]);
+        if old.is_none_or(|old| old.str_at(&["spec", "trustBundle"]) != text)
+            && let Some(wrong) = trust_anchors(text)
+        {
+            errors.push(FieldError::invalid("spec.trustBundle", "<value omitted>", wrong));
+        }
+        let signer = |bundle: &Value| bundle.str_at(&["spec", "signerName"]).to_owned();
+        if old.is_some_and(|old| signer(old) != signer(bundle)) {
+            errors.push(FieldError::invalid("spec.signerName", signer(bundle), "field is immutable"));
+        }
+        errors
+    },
+    ..PLAIN
+};
+
+/// `ValidateClusterTrustBundleName`: `SIGNER:NAME` with the signer's slashes as colons.
+fn trust_bundle_name(bundle: &Value) -> Vec<String> {
+    let (name, signer) = (bundle.str_at(&["metadata", "name"]), bundle.str_at(&["spec", "signerName"]));
+    if signer.is_empty() {
+        if name.contains(':') {
+            return vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()];
+        }
+        return names::dns1123_subdomain(name);
+    }
+    let prefix = format!("{}:", signer.replace('/', ":"));
+    match name.strip_prefix(&prefix) {
+        Some(rest) => names::dns1123_subdomain(rest),
+        None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")],
+    }
+}
+
+/// What is wrong with a bundle of CA certificates in PEM.
+fn trust_anchors(text: &str) -> Option<String> {
+    let blocks = pki::Pem::parse_all(text).unwrap_or_default();
+    for (at, block) in blocks.iter().enumerate() {
+        if block.label != "CERTIFICATE" {
+            return Some(format!("entry {at} has bad block type: {}", block.label));
+        }
+        match pki::Certificate::from_der(&block.contents) {
+            Err(_) => return Some(format!("entry {at} does not parse as X.509")),
+            Ok(certificate) if !certificate.is_ca => return Some(format!("entry {at} does not have the CA bit set")),
+            Ok(_) => {}
+        }
+        let twins: Vec<String> = (0..blocks.len())
+            .filter(|other| blocks.get(*other).is_some_and(|other| other.contents == block.contents))
+            .map(|at| at.to_string())
+            .collect();
+        if twins.len() > 1 {
+            return Some(format!("duplicate trust anchor (indices [{}])", twins.join(" ")));
+        }
+    }
+    blocks.is_empty().then(|| "at least one trust anchor must be provided".to_owned())
 }
 
 /// A request for a certificate is made in the name of its creator and never changes.

@@ -46,6 +46,7 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         volumes::volumes_row(),
         volumes::claim_protection_row(),
         volumes::volume_protection_row(),
+        volumes::attributes_protection_row(),
     ]
 }
 

@@ -526,4 +526,28 @@ mod storage {
             "Normal c ExternalProvisioning",
         ]);
     }
+
+    #[test]
+    fn attributes_stay_while_a_claim_or_a_volume_has_them() {
+        let class = json!({"kind": "VolumeAttributesClass", "metadata": {"name": "gold",
+            "deletionTimestamp": JAN_1, "finalizers": ["kubernetes.io/vac-protection"]}, "driverName": "d"});
+        let claim = |spec: Json, status: Json| json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "c", "namespace": "n"}, "spec": spec, "status": status});
+        let named = json!({"volumeAttributesClassName": "gold"});
+        for (user, held) in [
+            (claim(named.clone(), json!({})), true),
+            (claim(json!({}), json!({"currentVolumeAttributesClassName": "gold"})), true),
+            (
+                claim(
+                    json!({}),
+                    json!({"modifyVolumeStatus": {"targetVolumeAttributesClassName": "gold", "status": "Pending"}}),
+                ),
+                true,
+            ),
+            (json!({"kind": "PersistentVolume", "metadata": {"name": "v"}, "spec": named}), true),
+            (claim(json!({"volumeAttributesClassName": "silver"}), json!({})), false),
+        ] {
+            let plan = Fixture::new(&[class.clone(), user.clone()]).plan(volumes::protect_attributes, "gold");
+            assert_eq!(plan.actions.is_empty(), held, "{user}");
+        }
+    }
 }

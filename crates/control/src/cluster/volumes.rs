@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use schema::api::meta::v1::ObjectMeta;
-use schema::api::storage::v1::StorageClass;
+use schema::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use schema::api::{Object, Quantity};
 use schema::quantity;
 
@@ -499,6 +499,44 @@ pub fn volume_protection_row() -> Row {
         }),
         parallel: 2,
     }
+}
+
+/// Attributes that a claim or a volume has, had or is to have stay, too.
+pub fn attributes_protection_row() -> Row {
+    let deleted = |world: &World| -> Vec<Key> {
+        let classes = world.of::<VolumeAttributesClass>();
+        classes.iter().filter(|(_, c)| c.metadata.deletion_timestamp.is_some()).map(|(key, _)| key.clone()).collect()
+    };
+    Row {
+        name: "volumeattributesclass-protection",
+        user: "system:serviceaccount:kube-system:volumeattributesclass-protection-controller",
+        triggers: vec![
+            Trigger::itself::<VolumeAttributesClass>(),
+            Trigger::on::<PersistentVolumeClaim>(move |world, _, _| deleted(world)),
+            Trigger::on::<PersistentVolume>(move |world, _, _| deleted(world)),
+        ],
+        reconcile: Box::new(protect_attributes),
+        parallel: 1,
+    }
+}
+
+pub fn protect_attributes(world: &World, key: &Key, _: &mut Ctx) -> Plan {
+    let Some(class) = world.get::<VolumeAttributesClass>(key) else { return Plan::nothing() };
+    let is = |name: Option<&String>| name.is_some_and(|name| *name == *key.name);
+    let used = || {
+        let has = |claim: &PersistentVolumeClaim| {
+            let target = claim.status.modify_volume_status.as_ref();
+            is(claim.spec.volume_attributes_class_name.as_ref())
+                || is(claim.status.current_volume_attributes_class_name.as_ref())
+                || is(target.map(|status| &status.target_volume_attributes_class_name))
+        };
+        world.of::<PersistentVolumeClaim>().values().any(|claim| has(claim))
+            || world
+                .of::<PersistentVolume>()
+                .values()
+                .any(|volume| is(volume.spec.volume_attributes_class_name.as_ref()))
+    };
+    protect(&**class, "kubernetes.io/vac-protection", used)
 }
 
 fn protect<K: Object + Clone>(object: &K, finalizer: &str, used: impl Fn() -> bool) -> Plan {
