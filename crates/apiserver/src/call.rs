@@ -200,6 +200,10 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
         }
         let mut value = proto::decode(kind.table(), kind.message(), envelope.raw)
             .map_err(|e| cannot_handle(kind, &e.to_string()))?;
+        // What JSON could not say is not taken either: it could not be read again.
+        if value.is_deeper_than(json::MAX_DEPTH) {
+            return Err(cannot_handle(kind, "exceeded max depth"));
+        }
         kind.stamp(&mut value);
         return Ok((value, Vec::new()));
     }

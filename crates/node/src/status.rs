@@ -236,10 +236,8 @@ fn container_status(
                 new.message.clone_from(&old.message);
             }
             extras(input, member, run, &mut status);
-            if is_running(run) {
-                if input.memory.post_start.contains(&container.name) {
-                    status.state = waiting(default_reason, "");
-                }
+            if is_running(run) && input.memory.post_start.contains(&container.name) {
+                status.state = waiting(default_reason, "");
             }
         }
     }

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use runtime::images::{
     self, Event, EventSink, Images, LayerState, PullOptions, credentials::Credentials, reference::Reference,
@@ -400,7 +400,15 @@ pub async fn serve(images: Images, socket: &Path) -> io::Result<()> {
     std::fs::rename(&beside, socket)?;
     let containers = socket.with_file_name("containers");
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely.
+                tracing::warn!(%error, "cannot accept a connection of `sampan images`");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         let (images, containers) = (images.clone(), containers.clone());
         tokio::spawn(async move {
             if let Err(error) = answer(images, &containers, stream).await {

@@ -183,15 +183,8 @@ struct Place<'d> {
 impl Place<'_> {
     /// Operations must not build what no parser would let in: moves and copies nest without a limit of their own.
     fn check_depth(&self, value: &Value) -> Applied<()> {
-        fn deeper(value: &Value, left: usize) -> bool {
-            match value {
-                Value::Object(object) => left == 0 || object.values().any(|v| deeper(v, left - 1)),
-                Value::List(list) => left == 0 || list.iter().any(|v| deeper(v, left - 1)),
-                _ => false,
-            }
-        }
         let left = crate::json::MAX_DEPTH.checked_sub(self.depth);
-        if left.is_none_or(|left| deeper(value, left)) { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+        if left.is_none_or(|left| value.is_deeper_than(left)) { Err("exceeded max depth".to_owned()) } else { Ok(()) }
     }
 }
 

@@ -90,6 +90,15 @@ impl Value {
         }
     }
 
+    /// Objects and lists stand in each other more than `levels` deep.
+    pub fn is_deeper_than(&self, levels: usize) -> bool {
+        match self {
+            Value::List(l) => levels == 0 || l.iter().any(|v| v.is_deeper_than(levels - 1)),
+            Value::Object(o) => levels == 0 || o.values().any(|v| v.is_deeper_than(levels - 1)),
+            _ => false,
+        }
+    }
+
     /// Go's `encoding/json` name of this value in its errors.
     pub fn kind_name(&self) -> &'static str {
         match self {

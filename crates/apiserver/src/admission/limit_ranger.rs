@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schema::{Value, quantity::Quantity};
 
-use super::rule::{Cx, NOTHING, Rule};
+use super::rule::{Cx, Rule};
 use super::{AdmissionRequest, Operation};
 use crate::Status;
 use crate::pods::{self, Resources};
@@ -13,7 +13,7 @@ use crate::view::{self, LIMIT_RANGES};
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
 pub const RULE: Rule =
-    Rule { name: "LimitRanger", of: &[("", "pods"), ("", "persistentvolumeclaims")], mutate, validate, ..NOTHING };
+    Rule { name: "LimitRanger", of: &[("", "pods"), ("", "persistentvolumeclaims")], mutate, validate };
 
 fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
     if is_limited(request) && request.resource == "pods" {

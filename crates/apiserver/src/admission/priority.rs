@@ -5,17 +5,12 @@ use std::sync::Arc;
 use schema::Value;
 
 use super::AdmissionRequest;
-use super::rule::{Cx, NOTHING, Rule};
+use super::rule::{Cx, Rule};
 use crate::Status;
 use crate::view::{self, PRIORITY_CLASSES, View};
 
-pub const RULE: Rule = Rule {
-    name: "Priority",
-    of: &[("", "pods"), ("scheduling.k8s.io", "priorityclasses")],
-    mutate,
-    validate,
-    ..NOTHING
-};
+pub const RULE: Rule =
+    Rule { name: "Priority", of: &[("", "pods"), ("scheduling.k8s.io", "priorityclasses")], mutate, validate };
 
 fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
     if request.resource != "pods" {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use schema::Value;
 
 use super::AdmissionRequest;
-use super::rule::{Cx, NOTHING, PODS, Rule};
+use super::rule::{Cx, PODS, Rule};
 use crate::{Status, pods::Resources, view::RUNTIME_CLASSES};
 
 const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
 
-pub const RULE: Rule = Rule { name: "RuntimeClass", of: PODS, mutate, validate, ..NOTHING };
+pub const RULE: Rule = Rule { name: "RuntimeClass", of: PODS, mutate, validate };
 
 fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
     let Some(class) = class(cx, request)? else { return Ok(()) };

@@ -379,7 +379,11 @@ fn ephemeral_volumes_get_claims_of_their_pods() {
     let claim = json!({"metadata": {"labels": {"l": "1"}, "name": "p-v", "namespace": "n", "ownerReferences": [
         {"apiVersion": "v1", "blockOwnerDeletion": true, "controller": true, "kind": "Pod", "name": "p", "uid": "p-uid"}]}, "spec": {"resources": {}, "storageClassName": "x"}, "status": {}});
     let make = volumes::make_ephemeral;
-    Fixture::new(&[user.clone()]).check(make, "n/p", &[&format!("create persistentvolumeclaims n/p-v {claim}")]);
+    Fixture::new(std::slice::from_ref(&user)).check(
+        make,
+        "n/p",
+        &[&format!("create persistentvolumeclaims n/p-v {claim}")],
+    );
     let claim = with(claim, json!({"kind": "PersistentVolumeClaim"}));
     Fixture::new(&[user.clone(), claim.clone()]).check(make, "n/p", &[]);
     let foreign = with(claim, json!({"metadata": {"ownerReferences": []}}));

@@ -503,21 +503,26 @@ pub fn volume_protection_row() -> Row {
 
 /// Attributes that a claim or a volume has, had or is to have stay, too.
 pub fn attributes_protection_row() -> Row {
-    let deleted = |world: &World| -> Vec<Key> {
-        let classes = world.of::<VolumeAttributesClass>();
-        classes.iter().filter(|(_, c)| c.metadata.deletion_timestamp.is_some()).map(|(key, _)| key.clone()).collect()
-    };
     Row {
         name: "volumeattributesclass-protection",
         user: "system:serviceaccount:kube-system:volumeattributesclass-protection-controller",
         triggers: vec![
             Trigger::itself::<VolumeAttributesClass>(),
-            Trigger::on::<PersistentVolumeClaim>(move |world, _, _| deleted(world)),
-            Trigger::on::<PersistentVolume>(move |world, _, _| deleted(world)),
+            Trigger::on::<PersistentVolumeClaim>(|world, _, _| deleted_attributes(world)),
+            Trigger::on::<PersistentVolume>(|world, _, _| deleted_attributes(world)),
         ],
         reconcile: Box::new(protect_attributes),
         parallel: 1,
     }
+}
+
+fn deleted_attributes(world: &World) -> Vec<Key> {
+    let classes = world.of::<VolumeAttributesClass>();
+    classes
+        .iter()
+        .filter(|(_, class)| class.metadata.deletion_timestamp.is_some())
+        .map(|(key, _)| key.clone())
+        .collect()
 }
 
 pub fn protect_attributes(world: &World, key: &Key, _: &mut Ctx) -> Plan {
