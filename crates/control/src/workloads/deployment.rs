@@ -213,10 +213,14 @@ fn scale_down_old(view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
     let Some(new) = view.new.filter(|_| old > 0) else { return Vec::new() };
     let least = view.wanted() - unavailable;
     let new_unavailable = replicas(new) - new.status.available_replicas;
+    // Pods of the new set that are not there yet cost nothing more: others make room only for those that are.
     let mut left = total(view.all()) - least - new_unavailable;
+    if left <= 0 {
+        return Vec::new();
+    }
     let mut targets: BTreeMap<&str, i32> = view.old.iter().map(|set| (set.name(), replicas(set))).collect();
     for set in &view.old {
-        let unhealthy = (replicas(set) - set.status.available_replicas).max(0).min(left.max(0));
+        let unhealthy = (replicas(set) - set.status.available_replicas).clamp(0, left);
         if let Some(target) = targets.get_mut(set.name()) {
             *target -= unhealthy;
             left -= unhealthy;

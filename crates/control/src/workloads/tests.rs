@@ -2,6 +2,7 @@
 
 mod cron;
 mod daemonset;
+mod deployment;
 mod job;
 mod replicaset;
 mod statefulset;
@@ -9,7 +10,7 @@ mod statefulset;
 use std::fmt::Debug;
 
 use reconcile::{Action, Ctx, Key, Patch, Plan, World};
-use schema::api::apps::v1::{ControllerRevision, DaemonSet, ReplicaSet, StatefulSet};
+use schema::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use schema::api::batch::v1::{CronJob, Job};
 use schema::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod, PodCondition, ReplicationController};
 use schema::api::{Object, Time};
@@ -196,6 +197,7 @@ impl Cluster {
         }
         let stored = copy::<StatefulSet>(self, action)
             || copy::<DaemonSet>(self, action)
+            || copy::<Deployment>(self, action)
             || copy::<ReplicaSet>(self, action)
             || copy::<ReplicationController>(self, action)
             || copy::<Job>(self, action)
