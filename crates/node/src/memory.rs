@@ -38,8 +38,13 @@ impl Step {
         Self { dirty: true, ..Self::default() }
     }
 
+    /// It is being done, with what is known now: what changes meanwhile makes it dirty again.
+    pub fn begin(&mut self) {
+        self.dirty = false;
+    }
+
     pub fn succeed(&mut self, refresh_at: Option<Nanos>) {
-        *self = Self { done: true, refresh_at, ..Self::default() };
+        *self = Self { done: true, dirty: self.dirty, refresh_at, ..Self::default() };
     }
 
     /// Tries again after 0.5 s, 1 s, … 2 min.

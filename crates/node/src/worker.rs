@@ -377,9 +377,12 @@ impl Worker {
             return;
         }
         match &action {
-            Action::Sandbox { attempt } if *attempt > 0 => {
-                let message = "Pod sandbox changed, it will be killed and re-created.";
-                self.shared.events.note(&*self.desired.pod, "", false, "SandboxChanged", message);
+            Action::Sandbox { attempt } => {
+                self.memory.sandbox.begin();
+                if *attempt > 0 {
+                    let message = "Pod sandbox changed, it will be killed and re-created.";
+                    self.shared.events.note(&*self.desired.pod, "", false, "SandboxChanged", message);
+                }
             }
             Action::PreStop { id, container, message, .. } | Action::Stop { id, container, message, .. }
                 if !self.memory.stopping.contains_key(id) =>
@@ -391,6 +394,8 @@ impl Worker {
                 let path = self.desired.member(container).map(crate::pod::Member::field_path).unwrap_or_default();
                 self.shared.events.note(&*self.desired.pod, &path, false, "Killing", message.clone());
             }
+            Action::Network => self.memory.network.begin(),
+            Action::Volumes => self.memory.volumes.begin(),
             Action::Image { container } => {
                 self.memory.images.entry(container.clone()).or_insert(ImageState::Wanted);
             }

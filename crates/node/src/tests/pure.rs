@@ -11,7 +11,7 @@ use schema::api::{IntOrString, Quantity};
 use super::*;
 use crate::env::{self, Sources, expand};
 use crate::etc::{self, Resolver};
-use crate::memory::{Crash, SECOND};
+use crate::memory::{Crash, SECOND, Step};
 use crate::objects::Snapshot;
 use crate::plan::go_duration;
 use crate::pod::{Desired, pull_policy};
@@ -370,4 +370,21 @@ fn a_sub_path_never_leaves_its_volume() {
     // As open as the volume.
     let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode();
     assert_eq!(mode(&volume.join("made/new")), mode(&volume));
+}
+
+#[test]
+fn what_changes_while_a_step_is_done_is_done_again() {
+    let mut step = Step::todo();
+    step.begin();
+    step.succeed(None);
+    assert!(step.done && !step.dirty);
+    step.dirty = true;
+    step.begin();
+    // An object that the volumes show has changed after they were read.
+    step.dirty = true;
+    step.succeed(None);
+    assert!(step.dirty, "the change would never be shown");
+    step.begin();
+    step.fail("FailedMount", "no".into(), 0);
+    assert!(step.dirty && step.next().is_some());
 }
