@@ -297,6 +297,20 @@ async fn custom_resources() {
         .await
         .is(200)
         .has(&[("/components/schemas/com.example.v1.Foo/properties/spec/properties/size/type", "integer")]);
+    // Where anything goes, kubectl would refuse all but the properties that are told of.
+    let anything = "{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: bars.example.com},
+      spec: {group: example.com, scope: Namespaced, names: {plural: bars, kind: Bar}, versions: [{name: v1, served: true, storage: true,
+        schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}}";
+    f.post(definitions, anything).await.is(201);
+    while f.get("/apis/example.com/v1/namespaces/default/bars").await.code != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    f.get("/openapi/v2").await.is(200).has(&[
+        ("/definitions/com.example.v1.Bar/type", "object"),
+        ("/definitions/com.example.v1.Bar/properties", "-"),
+        ("/definitions/com.example.v1.Bar/x-kubernetes-preserve-unknown-fields", "-"),
+        ("/definitions/com.example.v1.Foo/properties/metadata/description", "Standard object's metadata."),
+    ]);
     let apply = Fixture::request(
         Method::PATCH,
         &format!("{foos}/g?fieldManager=m"),

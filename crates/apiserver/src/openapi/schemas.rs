@@ -134,15 +134,20 @@ impl Schemas {
 
     fn add_custom(&mut self, kind: &Kind, open_api: &Value) {
         let r = &kind.resource;
-        let mut schema = if open_api.is_null() { Value::object([("type", "object".into())]) } else { open_api.clone() };
-        if self.dialect == Dialect::V2 {
-            to_v2(&mut schema);
-        }
         let text = Value::object([("type", "string".into())]);
-        for (name, said) in COMMON {
-            let member = if name == "metadata" { self.extended(self.reference_to(META)) } else { text.clone() };
-            schema.set(&["properties", name], member);
-            schema.set(&["properties", name, "description"], said);
+        // Where anything goes, not one property is told of: kubectl would refuse all others.
+        let anything = self.dialect == Dialect::V2 && open_api.bool_at(&["x-kubernetes-preserve-unknown-fields"]);
+        let mut schema = Value::object([("type", "object".into())]);
+        if !anything && !open_api.is_null() {
+            schema = open_api.clone();
+            if self.dialect == Dialect::V2 {
+                to_v2(&mut schema);
+            }
+            for (name, said) in COMMON {
+                let member = if name == "metadata" { self.extended(self.reference_to(META)) } else { text.clone() };
+                schema.set(&["properties", name], member);
+                schema.set(&["properties", name, "description"], said);
+            }
         }
         schema.set(&["x-kubernetes-group-version-kind"], Value::List(vec![gvk(&r.group, &r.version, &r.kind)]));
         let name = name_of(kind);
