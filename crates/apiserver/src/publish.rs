@@ -103,6 +103,7 @@ impl Server {
         });
         match task.await {
             Ok(result) => result,
+            Err(error) if error.is_cancelled() => Err(store::Error::Closed),
             Err(error) => Err(store::Error::Io { action: "commit".into(), source: Box::new(error) }),
         }
     }

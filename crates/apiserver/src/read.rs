@@ -42,9 +42,11 @@ impl Server {
 
 /// What a failing store means to a client.
 pub fn store_error(error: store::Error) -> Status {
-    tracing::error!(%error, "datastore");
+    if !matches!(error, store::Error::Closed) {
+        tracing::error!(%error, "datastore");
+    }
     match error {
-        store::Error::ReadOnly(_) => Status::unavailable(error.to_string()),
+        store::Error::ReadOnly(_) | store::Error::Closed => Status::unavailable(error.to_string()),
         error => Status::internal(error),
     }
 }

@@ -11,6 +11,7 @@ use http::{Request, header};
 use pki::{Certificate, CertificateRequest, Credential, DAY, JoinToken, KeyPair, Names, Subject, SystemRandom};
 
 use reconcile::io::{Client, Identity, collect};
+use runtime::images::registries::Registries;
 
 use crate::cli::AgentArgs;
 use crate::identity::Pair;
@@ -76,15 +77,16 @@ pub fn run(args: AgentArgs) -> Result<(), RunError> {
     let name = facts::node_name(&args.node)?;
     let addresses = facts::node_addresses(&args.node)?;
     facts::root("")?;
+    let registries = machine::registries(&args.node)?;
     crate::logging(&args.node);
     facts::raise_descriptors();
     let runtime = crate::server::runtime().map_err(RunError::Tokio)?;
-    let outcome = runtime.block_on(serve(args, name, addresses));
+    let outcome = runtime.block_on(serve(args, name, addresses, registries));
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
 }
 
-async fn serve(args: AgentArgs, name: String, addresses: Vec<IpAddr>) -> Result<(), RunError> {
+async fn serve(args: AgentArgs, name: String, addresses: Vec<IpAddr>, registries: Registries) -> Result<(), RunError> {
     let places = Places::new(&args.node.place.data_dir);
     let member = join(&args, &places.agent(), &name, &addresses).await?;
     let remote = |pair: &Pair| -> Result<Client, remote::Error> {
@@ -97,6 +99,7 @@ async fn serve(args: AgentArgs, name: String, addresses: Vec<IpAddr>) -> Result<
         addresses: &addresses,
         cluster: &member.given.cluster,
         places: &places,
+        registries,
         client: remote(&member.client)?,
         network_client: remote(&member.network)?,
         serving: &member.serving,

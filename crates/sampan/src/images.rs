@@ -20,7 +20,12 @@ use runtime::images::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::{cli::ImagesCommand, inbox::Inbox, places::Places, wiring::runtime::image_store};
+use crate::{
+    cli::ImagesCommand,
+    inbox::Inbox,
+    places::Places,
+    wiring::runtime::{image_store, registries},
+};
 
 const MAX_ASK_BYTES: u64 = 1 << 20;
 const ARCHIVES: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tzst"];
@@ -91,12 +96,12 @@ type Answers = Arc<dyn Fn(Answer) + Send + Sync>;
 pub fn run(data_dir: &Path, action: ImagesCommand) -> Result<(), Error> {
     let places = Places::new(data_dir);
     let json = matches!(action, ImagesCommand::Ls { json: true });
-    let (registries, ask) = ask(action)?;
+    let (path, ask) = ask(action)?;
     let mut printer = Printer { json, failed: None, done: false };
     let socket = places.images_socket();
     match UnixStream::connect(&socket) {
         Ok(stream) => remote(stream, &ask, &mut printer).map_err(|source| Error::Socket { path: socket, source })?,
-        Err(_) => local(&places, &registries, ask, &mut printer)?,
+        Err(_) => local(&places, &path, ask, &mut printer)?,
     }
     match printer {
         Printer { failed: Some(why), .. } => Err(Error::Failed(why)),
@@ -147,12 +152,12 @@ fn remote(stream: UnixStream, ask: &Ask, printer: &mut Printer) -> io::Result<()
     Ok(())
 }
 
-fn local(places: &Places, registries: &Path, ask: Ask, printer: &mut Printer) -> Result<(), Error> {
+fn local(places: &Places, path: &Path, ask: Ask, printer: &mut Printer) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Store(error.to_string()))?;
-    let images = image_store(&places.images(), registries).map_err(Error::Store)?;
+    let images = image_store(&places.images(), registries(path).map_err(Error::Store)?).map_err(Error::Store)?;
     let (sender, mut answers) = mpsc::unbounded_channel();
     let (own, containers) = (images.clone(), places.containers());
     runtime.block_on(async {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use net::io::Backend;
 use node::{Config, Kubelet, Ports};
 use reconcile::io::Client;
-use runtime::{containers::Runtime, images::Images};
+use runtime::containers::Runtime;
+use runtime::images::{Images, registries::Registries};
 
 use crate::cli::{self, NodeArgs};
 use crate::flags::KubeletArg;
@@ -28,6 +29,8 @@ const VXLAN: Backend = Backend::Vxlan { vni: 1, port: 8472 };
 pub enum Error {
     #[error(transparent)]
     Listen(#[from] listen::Error),
+    #[error("{0}")]
+    Registries(String),
     #[error("cannot open the image store: {0}")]
     Images(String),
     #[error("cannot start the container runtime")]
@@ -49,6 +52,7 @@ pub struct Setup<'a> {
     pub client: Client,
     /// As [`crate::join::NETWORK_USER`].
     pub network_client: Client,
+    pub registries: Registries,
     pub serving: &'a Pair,
     pub client_ca: &'a str,
 }
@@ -59,10 +63,15 @@ pub struct Machine {
     pub images: Images,
 }
 
+/// What the node's `registries.yaml` says: read before anything is started.
+pub fn registries(args: &NodeArgs) -> Result<Registries, Error> {
+    crate::wiring::runtime::registries(&args.private_registry).map_err(Error::Registries)
+}
+
 pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
-    let Setup { args, name, addresses, cluster, places, .. } = &setup;
+    let Setup { args, name, addresses, cluster, places, registries, .. } = &setup;
     let listener = listen::bind(SocketAddr::new(listen_ip(addresses), KUBELET_PORT)).await?;
-    let images = image_store(&places.images(), &args.private_registry).map_err(Error::Images)?;
+    let images = image_store(&places.images(), registries.clone()).map_err(Error::Images)?;
     let runtime = Runtime::open(places.runtime()).await?;
     let (served, inbox) = (images.clone(), images.clone());
     let (socket, dropped) = (places.images_socket(), places.dropped_images());

@@ -15,6 +15,7 @@ use pki::jwt::{Signer, Verifier};
 use pki::{Authority, Leaf};
 use reconcile::Runner;
 use reconcile::io::{Client, Identity as Component};
+use runtime::images::registries::Registries;
 use schema::api::IntOrString;
 use schema::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use schema::api::meta::v1::ObjectMeta;
@@ -102,10 +103,11 @@ pub fn run(args: ServerArgs) -> Result<(), Error> {
     if !args.disable_agent {
         facts::root(" (without --disable-agent a server is one)")?;
     }
+    let registries = machine::registries(&args.node)?;
     crate::logging(&args.node);
     facts::raise_descriptors();
     let runtime = runtime().map_err(Error::Tokio)?;
-    let outcome = runtime.block_on(serve(args, settings));
+    let outcome = runtime.block_on(serve(args, settings, registries));
     // A step that hangs in the kernel does not keep a stopped server.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
@@ -124,7 +126,7 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
+async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> Result<(), Error> {
     let started = Instant::now();
     // What is most likely to fail comes first, before anything is written.
     let listener = listen::bind(settings.listen).await?;
@@ -224,6 +226,7 @@ async fn serve(args: ServerArgs, settings: Settings) -> Result<(), Error> {
             addresses: &settings.addresses,
             cluster: &cluster,
             places: &places,
+            registries,
             client: local(&format!("system:node:{}", settings.node_name)),
             network_client: local(join::NETWORK_USER),
             serving: &serving,

@@ -83,6 +83,9 @@ pub enum Error {
     /// sync, what was refused may still turn up after a crash, at revisions that nothing else has.)
     #[error("the datastore refuses writes: {0}")]
     ReadOnly(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Its server stops.
+    #[error("the datastore is closed")]
+    Closed,
     #[error("cannot {action}: {source}")]
     Io {
         action: String,

@@ -12,6 +12,7 @@ use node::ports::{
 };
 use reconcile::io::BoxFuture;
 use runtime::containers::{self as containers, Event, Runtime, SandboxStatus};
+use runtime::images::registries::Registries;
 use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
 use tokio::io::{AsyncWriteExt, copy};
 use tokio::sync::broadcast;
@@ -695,19 +696,24 @@ fn login(given: &Credentials) -> Option<images::credentials::Login> {
     (says && !given.registry.is_empty()).then_some((given.registry, login))
 }
 
+/// What `registries.yaml` says; nothing where there is no such file.
+pub fn registries(path: &Path) -> std::result::Result<Registries, String> {
+    let Some(text) = crate::files::read(path).map_err(|error| error.to_string())? else {
+        return Ok(Registries::default());
+    };
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let parsed = schema::yaml::parse(text.as_bytes()).map_err(|error| named(&error))?;
+    let mut json = Vec::new();
+    schema::json::encode_untyped(&parsed.value, &mut json);
+    let value = serde_json::from_slice(&json).map_err(|error| named(&error))?;
+    Registries::from_value(value).map_err(|error| named(&error))
+}
+
 /// The image store of a node.
-pub fn image_store(dir: &Path, registries: &Path) -> std::result::Result<Images, String> {
+pub fn image_store(dir: &Path, registries: Registries) -> std::result::Result<Images, String> {
     let machine = std::fs::read_to_string("/proc/sys/kernel/arch")
         .map_or_else(|_| std::env::consts::ARCH.to_owned(), |arch| arch.trim().to_owned());
     let mut options = images::Options::new(images::platform::Platform::host(&machine));
-    if let Some(text) = crate::files::read(registries).map_err(|error| error.to_string())? {
-        let parsed =
-            schema::yaml::parse(text.as_bytes()).map_err(|error| format!("{}: {error}", registries.display()))?;
-        let mut json = Vec::new();
-        schema::json::encode_untyped(&parsed.value, &mut json);
-        let value = serde_json::from_slice(&json).map_err(|error| format!("{}: {error}", registries.display()))?;
-        options.registries = images::registries::Registries::from_value(value)
-            .map_err(|error| format!("{}: {error}", registries.display()))?;
-    }
+    options.registries = registries;
     Images::open(dir, options).map_err(|error| error.chain())
 }

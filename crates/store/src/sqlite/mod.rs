@@ -182,9 +182,9 @@ impl Sqlite {
     /// Everything that is asked afterwards fails. Not needed for any other key's sake.
     pub async fn close(&self) -> Result<()> {
         let (reply, done) = oneshot::channel();
-        self.send("close the datastore", Job::Close { reply })?;
+        self.send(Job::Close { reply })?;
         lock(&self.queue).take();
-        done.await.map_err(|_| closed("close the datastore"))?
+        done.await.map_err(|_| Error::Closed)?
     }
 
     /// What SQLite finds wrong with the file; empty if nothing. Reads all of it.
@@ -202,9 +202,9 @@ impl Sqlite {
         self.shared.readers.backup(to.as_ref().to_owned()).await
     }
 
-    fn send(&self, action: &'static str, job: Job) -> Result<()> {
+    fn send(&self, job: Job) -> Result<()> {
         let sent = lock(&self.queue).as_ref().is_some_and(|queue| queue.send(job).is_ok());
-        if sent { Ok(()) } else { Err(closed(action)) }
+        if sent { Ok(()) } else { Err(Error::Closed) }
     }
 
     async fn newest(&self) -> Revision {
@@ -263,7 +263,7 @@ impl Store for Sqlite {
             // The file may be a moment ahead of what is published; nobody may see that.
             let modified = found.as_ref().map_or(0, |item| item.modified);
             let mut watermark = self.watermark();
-            watermark.wait_for(|newest| *newest >= modified).await.map_err(|_| closed("read a key"))?;
+            watermark.wait_for(|newest| *newest >= modified).await.map_err(|_| Error::Closed)?;
             Ok(found)
         })
     }
@@ -322,18 +322,18 @@ impl Store for Sqlite {
 
     fn commit(&self, guards: Vec<Guard>, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Revision>>> {
         Box::pin(async move {
-            let _slot = self.places.clone().acquire_owned().await.map_err(|_| closed("commit"))?;
+            let _slot = self.places.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
             let (reply, answer) = oneshot::channel();
-            self.send("commit", Job::Commit(Commit { guards, writes, reply, _slot }))?;
-            answer.await.map_err(|_| closed("commit"))?
+            self.send(Job::Commit(Commit { guards, writes, reply, _slot }))?;
+            answer.await.map_err(|_| Error::Closed)?
         })
     }
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            self.send("compact", Job::Compact { before, reply })?;
-            answer.await.map_err(|_| closed("compact"))?
+            self.send(Job::Compact { before, reply })?;
+            answer.await.map_err(|_| Error::Closed)?
         })
     }
 
@@ -368,10 +368,6 @@ fn available(db: &rusqlite::Connection, asked: Revision) -> Result<()> {
 
 fn io_error(action: &str, error: rusqlite::Error) -> Error {
     Error::Io { action: action.into(), source: error.into() }
-}
-
-fn closed(action: &str) -> Error {
-    Error::Io { action: action.into(), source: "the datastore is closed".into() }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -29,7 +29,7 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let failed = move |error| io_error(action, error);
-        let slot = self.slots.clone().acquire_owned().await.map_err(|_| super::closed(action))?;
+        let slot = self.slots.clone().acquire_owned().await.map_err(|_| crate::Error::Closed)?;
         let readers = self.clone();
         let work = move || {
             let _slot = slot;
@@ -44,6 +44,7 @@ impl Readers {
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
+            Err(error) if error.is_cancelled() => Err(crate::Error::Closed),
             Err(error) => Err(crate::Error::Io { action: action.into(), source: error.into() }),
         }
     }

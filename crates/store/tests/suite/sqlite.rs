@@ -108,7 +108,7 @@ fn volatile_keys_survive_a_clean_end_with_their_history() {
         let changes = store.changes(0, 100).await.unwrap();
         let list = store.range("", None, "", 0).await.unwrap();
         store.close().await.unwrap();
-        assert!(matches!(store.commit(vec![], vec![]).await, Err(Error::Io { .. })));
+        assert!(matches!(store.commit(vec![], vec![]).await, Err(Error::Closed)));
         drop(store);
         let store = Sqlite::open(directory.database(), Options::default()).unwrap();
         assert_eq!(store.volatile_since(), 0);
