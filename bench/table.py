@@ -80,6 +80,27 @@ for key, title, budget in (
 ):
     value = idle.get(key)
     print(f"  {title:42} {'-' if value is None else round(value, 3):>12}   budget: {budget}")
+nodes = {name: {kind: load(f"{kind}-{name}.json") for kind in ("pods", "burst", "node")} for name in ("sampan", "kine")}
+result["pods"] = nodes
+if nodes["sampan"]["pods"]:
+    print(f"\npods (beside kubelet + containerd + runc on kine) {'':12} {'sampan':>10} {'upstream':>10} {'ratio':>8}   budget")
+    n = at(nodes["sampan"]["pods"], "pods", "n")
+    for title, unit, path, budget in (
+        (f"create to Ready, one at a time ({n}), p50", "ms", ("pods", "pods", "ready_p50_ms"), "80"),
+        (f"create to Ready, one at a time ({n}), p99", "ms", ("pods", "pods", "ready_p99_ms"), "200"),
+        ("20 at once, all Ready", "ms", ("burst", "pods", "at_once_all_ready_ms"), "500"),
+        (f"{n} at once, all Ready", "ms", ("pods", "pods", "at_once_all_ready_ms"), ""),
+        ("deleted, ends on SIGTERM, p50", "ms", ("pods", "pods", "deleted_p50_ms"), "50"),
+        ("deleted, ends on SIGTERM, p99", "ms", ("pods", "pods", "deleted_p99_ms"), ""),
+        ("proportional memory per pod", "MiB", ("node", "per_pod_pss_mib"), "0.5"),
+        ("proportional memory without pods", "MiB", ("node", "empty_pss_mib"), "40, control plane included"),
+        ("first start to node Ready", "ms", ("node", "first_node_ready_ms"), "500"),
+    ):
+        own, peer = (at(nodes[name], *path) for name in ("sampan", "kine"))
+        cells = "".join(f" {'-' if v is None else format(v, '10.3f'):>10}" for v in (own, peer))
+        ratio = format(peer / own, "8.2f") if own and peer is not None else "-"
+        print(f"{title:54} {unit:5}{cells} {ratio:>8}   {budget}")
+    print("upstream's memory without pods is kubelet's and containerd's alone")
 for store in ("kine", "etcd"):
     path = work / f"mem-{store}.txt"
     if path.exists():

@@ -23,15 +23,5 @@ echo "$GREETING from $(hostname)"
 PAGE
 chmod 755 "$root/www/cgi-bin/hello"
 chmod 1777 "$root/tmp"
-archive() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=gnu -C "$1" -cf "$2" .; }
-archive "$root" "$work/layer.tar"
-layer=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
-case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; armv7l) arch=arm ;; *) arch=$(uname -m) ;; esac
-mkdir "$work/image"
-mv "$work/layer.tar" "$work/image/$layer.tar"
-printf '{"architecture":"%s","os":"linux","config":{"User":"1000","Env":["PATH=/bin"],"Cmd":["httpd","-f","-v","-p","8080","-h","/www"],"WorkingDir":"/","ExposedPorts":{"8080/tcp":{}}},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-  "$arch" "$layer" >"$work/config.json"
-config=$(sha256sum "$work/config.json" | cut -d' ' -f1)
-mv "$work/config.json" "$work/image/$config.json"
-printf '[{"Config":"%s.json","RepoTags":["example/hello:1"],"Layers":["%s.tar"]}]' "$config" "$layer" >"$work/image/manifest.json"
-archive "$work/image" "$out"
+"$(dirname "$0")/../pack.sh" "$root" '{"User":"1000","Env":["PATH=/bin"],"Cmd":["httpd","-f","-v","-p","8080","-h","/www"],"WorkingDir":"/","ExposedPorts":{"8080/tcp":{}}}' \
+  example/hello:1 "$out"

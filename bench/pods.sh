@@ -1,0 +1,94 @@
+#!/bin/bash
+# Measures pods beside kubelet + containerd + runc, in a network namespace of its own: pods.sh DIR TOOLS [PODS]
+# Leaves pods-{sampan,kine}.json (kload's phase `pods`), burst-*.json (20 at once) and node-*.json (memory) in DIR.
+# Every pod is the same static program that sleeps until SIGTERM; what the pod itself holds is not counted.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+work=$1 tools=$2 pods=${3:-50}
+sampan=$(realpath "${SAMPAN:-$here/../target/release/sampan}")
+peers=${PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan-peers}
+kload=$peers/bin/kload
+net=spb$$
+export R=$work/pods-peers IP=10.98.0.1
+# In the background nsenter stands for itself: $! is then the program.
+at() { nsenter "--net=/run/netns/$net" "$@"; }
+kubepods="/sys/fs/cgroup/kubepods /sys/fs/cgroup/*/kubepods"
+for group in $kubepods; do
+  [ ! -d "$group" ] || { echo "bench: $group is there: another kubelet runs here" >&2; exit 1; }
+done
+pid=
+cleanup() {
+  set +e
+  if [ -n "$pid" ]; then
+    kill -9 "$pid" 2>/dev/null; wait "$pid" 2>/dev/null
+    at "$sampan" killall --data-dir "$work/node" >/dev/null 2>&1
+  fi
+  [ -d "$R/pids" ] && at "$tools/peers/down.sh" >/dev/null 2>&1
+  grep " $R/" /proc/self/mountinfo | awk '{print $5}' | tac | while read -r point; do umount -l "$point"; done
+  # The kubelet leaves its cgroups, in every hierarchy there is.
+  for group in $kubepods; do [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +; done
+  ip netns del "$net" 2>/dev/null
+}
+trap cleanup EXIT
+ip netns add "$net"
+ip -n "$net" link set lo up
+ip -n "$net" link add eth0 type bridge
+ip -n "$net" addr add "$IP/24" dev eth0
+ip -n "$net" link set eth0 up
+ip -n "$net" route add default via 10.98.0.254
+
+cat >"$work/tiny.c" <<'C'
+#include <unistd.h>
+#include <signal.h>
+static void leave(int signal) { _exit(0); }
+int main(void) { signal(SIGTERM, leave); signal(SIGINT, leave); for (;;) pause(); }
+C
+for name in tiny pause; do
+  mkdir -p "$work/root-$name"
+  cc -Os -static -s -o "$work/root-$name/$name" "$work/tiny.c"
+  "$here/../examples/pack.sh" "$work/root-$name" "{\"Entrypoint\":[\"/$name\"]}" "localhost/$name:1" "$work/$name.tar"
+done
+
+# Proportional memory, KiB, of all processes whose command line matches.
+pss() {
+  local process
+  for process in /proc/[0-9]*; do
+    # A process may be gone by now.
+    if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qE -- "$1"; then cat "$process/smaps_rollup" 2>/dev/null || true; fi
+  done | awk '/^Pss:/{sum += $2} END{print sum + 0}'
+}
+measure() { # NAME KUBECONFIG PROCESSES
+  local name=$1 config=$2 processes=$3 empty before full
+  pods_() { at "$kload" --kubeconfig "$config" --phases pods --settle 5s "$@" 2>>"$work/pods-$name.log"; }
+  sleep 5
+  empty=$(pss "$processes")
+  pods_ --pods "$pods" --prefix one >"$work/pods-$name.json"
+  pods_ --pods 20 --prefix burst >"$work/burst-$name.json"
+  sleep 5
+  before=$(pss "$processes")
+  pods_ --pods "$pods" --prefix held --keep >/dev/null
+  full=$(pss "$processes")
+  jq -n --argjson empty "$empty" --argjson before "$before" --argjson full "$full" --argjson pods "$pods" \
+    '{empty_pss_mib: ($empty / 1024), per_pod_pss_mib: (($full - $before) / 1024 / $pods)}' >"$work/node-$name.json"
+}
+
+started=$(date +%s%N)
+nsenter "--net=/run/netns/$net" "$sampan" server --data-dir "$work/node" --config /dev/null --node-name one --write-kubeconfig "$work/pods.yaml" >"$work/pods-server.log" 2>&1 &
+pid=$!
+until grep -q 'the node is Ready' "$work/pods-server.log"; do
+  kill -0 "$pid" 2>/dev/null || { cat "$work/pods-server.log" >&2; exit 1; }
+  sleep 0.005
+done
+ready=$((($(date +%s%N) - started) / 1000000))
+at "$sampan" images --data-dir "$work/node" import "$work/tiny.tar" >/dev/null
+measure sampan "$work/pods.yaml" "(sampan server|hold dir=).*$work/node"
+jq --argjson ready "$ready" '. + {first_node_ready_ms: $ready}' "$work/node-sampan.json" >"$work/node.json" && mv "$work/node.json" "$work/node-sampan.json"
+kill "$pid"; wait "$pid" 2>/dev/null || true
+at "$sampan" killall --data-dir "$work/node" >/dev/null; pid=
+
+[ -x "$peers/bin/kubelet" ] || { echo "bench: no kubelet in $peers: nothing to compare pods with" >&2; exit 0; }
+at "$tools/peers/up.sh" kine >"$work/pods-up.log" 2>&1
+IMGS="$work/pause.tar $work/tiny.tar" at "$tools/peers/node.sh" up >>"$work/pods-up.log" 2>&1
+measure kine "$R/admin.kubeconfig" "^$peers/bin/(kubelet|containerd)|^/pause"
+kubectl=("$peers/bin/kubectl" --kubeconfig "$R/admin.kubeconfig")
+at "${kubectl[@]}" get namespaces -o name | grep /held | at xargs -r "${kubectl[@]}" delete --timeout=120s >/dev/null
