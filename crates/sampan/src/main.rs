@@ -24,6 +24,10 @@ use std::process::ExitCode;
 
 use cli::Command;
 
+/// Requests allocate and free by the thousand on all threads: see docs/decisions/allocator.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let words = std::env::args_os().collect();
     let cli = match config::parse(words, |name| std::env::var_os(name)) {
