@@ -51,6 +51,11 @@ impl Entry {
         Entry::new(self.key.clone(), revision, &self.body)
     }
 
+    /// Whether exactly this is stored.
+    pub fn holds(&self, stored: &[u8]) -> bool {
+        schema::stored::set_resource_version(stored, &self.revision.to_string()).is_ok_and(|body| body == *self.body)
+    }
+
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|(k, _)| &**k == name).map(|(_, v)| &**v)
     }

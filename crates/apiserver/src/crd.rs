@@ -10,13 +10,14 @@ use schema::{Column, MessageId, Resource, Subresource, Value};
 use crate::behaviours::Cx;
 use crate::cache::Storage;
 use crate::call::Call;
+use crate::conversion::{self, Converter};
 use crate::kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority};
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::publish::read_all;
 use crate::read::store_error;
 use crate::status::Result;
 use crate::write::{Part, Produced, Update};
-use crate::{Server, Status, User, encode, meta};
+use crate::{Server, Status, User, meta};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
@@ -104,12 +105,7 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
             errors.extend(wrong);
         }
     }
-    if new.str_at(&["spec", "conversion", "strategy"]) == "Webhook"
-        && new["spec"]["conversion"]["webhook"]["clientConfig"].is_null()
-    {
-        let path = "spec.conversion.webhook.clientConfig";
-        errors.push(FieldError::required(path, "required when strategy is set to \"Webhook\""));
-    }
+    errors.extend(conversion::validate(new, old));
     if let Some(old) = old {
         let fixed = if is_established(old) {
             &["spec.group", "spec.names.plural", "spec.names.kind", "spec.scope"][..]
@@ -151,15 +147,16 @@ fn newest_undeprecated(versions: &[Value]) -> Option<&str> {
     good.map(|v| v.str_at(&["name"])).max_by_key(|name| version_priority(name))
 }
 
-/// The kinds that a definition serves.
-fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
+/// The versions of a definition that are so marked (`served`, `storage`), as kinds.
+fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind> {
+    let converter = Converter::new(definition).map(Arc::new);
     let spec = &definition["spec"];
     let group = spec.str_at(&["group"]);
     let names = &definition["status"]["acceptedNames"];
     let versions = spec.list_at(&["versions"]);
     let stored = versions.iter().find(|v| v.bool_at(&["storage"])).map_or("", |v| v.str_at(&["name"]));
     let mut out = Vec::new();
-    for version in versions.iter().filter(|v| v.bool_at(&["served"])) {
+    for version in versions.iter().filter(|v| v.bool_at(&[mark])) {
         let name = version.str_at(&["name"]);
         let schema = match Schema::new(&version["schema"]["openAPIV3Schema"], "spec") {
             Ok(schema) => schema,
@@ -246,6 +243,7 @@ fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
             enabled: true,
         };
         let custom = Custom {
+            converter: converter.clone(),
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
             schema,
             definition: definition.str_at(&["metadata", "name"]).into(),
@@ -285,7 +283,7 @@ impl Server {
                     storage
                 }
             };
-            for kind in kinds_of(definition, &storage) {
+            for kind in kinds_of(definition, "served", &storage) {
                 registry.add(kind);
             }
         }
@@ -470,10 +468,13 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
     let now = server.now_text();
     let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
     let registry = server.registry();
-    if let Some(kind) =
+    if let Some(served) =
         registry.preferred(group, plural).filter(|k| k.custom.as_ref().is_some_and(|c| c.definition == name))
     {
-        let storage = kind.storage()?;
+        let storage = served.storage()?;
+        // Objects that are in the storage version go without the webhook's help.
+        let stored = kinds_of(definition, "storage", storage).pop().map(Arc::new);
+        let kind = stored.as_ref().unwrap_or(served);
         let (entries, _) = storage.newest(&storage.span(""));
         if !entries.is_empty() {
             update_definition(server, name, Part::Status, |object| {
@@ -485,8 +486,7 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
         for entry in entries {
             let namespace = storage.namespace_of(&entry).to_owned();
             let mut call = internal(server, kind, &namespace, entry.name());
-            let object = encode::decode(kind, &entry.body)?;
-            if meta::is_deleting(&object) {
+            if schema::stored::meta(&entry.body).is_ok_and(|meta| meta.deleting) {
                 continue;
             }
             match call.delete_object(kind, &namespace, entry.name(), DeleteOptions::default()).await {

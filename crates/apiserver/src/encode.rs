@@ -51,7 +51,10 @@ pub fn decode(kind: &Kind, body: &[u8]) -> Result<Value> {
     if let Some(custom) = &kind.custom {
         let mut value = json::parse(body).map_err(|e| broken(kind, "", e))?;
         kind.stamp(&mut value);
-        custom.schema.default(&mut value);
+        // With a webhook there were the defaults of the stored version, before the conversion.
+        if custom.converter.is_none() {
+            custom.schema.default(&mut value);
+        }
         return Ok(value);
     }
     let envelope = proto::open(body).map_err(|e| broken(kind, "", e))?;

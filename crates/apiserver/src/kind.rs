@@ -6,6 +6,7 @@ use schema::{MessageId, Resource, Table, Type, Value, structural::Schema};
 
 use crate::behaviours::{self, Strategy};
 use crate::cache::Storage;
+use crate::conversion::Converter;
 use crate::request::GroupResource;
 use crate::status::{Result, Status};
 
@@ -27,6 +28,8 @@ impl<T> Deref for Held<T> {
 
 /// What a CRD's version adds to a kind.
 pub struct Custom {
+    /// Nothing if versions differ in name only.
+    pub converter: Option<Arc<Converter>>,
     pub schema: Schema,
     /// Name of the CustomResourceDefinition.
     pub definition: String,

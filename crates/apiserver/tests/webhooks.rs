@@ -20,6 +20,9 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
         ))));
     }
     let review = json::parse(&bytes).unwrap();
+    if review.str_at(&["kind"]) == "ConversionReview" {
+        return Ok(Response::new(body::full(crate::conversion::answer(target.url, &review).to_string())));
+    }
     let mut response = Value::object([("uid", review["request"]["uid"].clone()), ("allowed", true.into())]);
     if target.url.starts_with("https://label") {
         let patch = br#"[{"op":"add","path":"/data/touched","value":"yes"}]"#;
