@@ -51,6 +51,11 @@ impl Entry {
         Entry::new(self.key.clone(), revision, &self.body)
     }
 
+    /// Whether exactly this is stored.
+    pub fn holds(&self, stored: &[u8]) -> bool {
+        schema::stored::set_resource_version(stored, &self.revision.to_string()).is_ok_and(|body| body == *self.body)
+    }
+
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.iter().find(|(k, _)| &**k == name).map(|(_, v)| &**v)
     }
@@ -258,6 +263,11 @@ impl Storage {
     /// Wakes when something of this kind changes.
     pub fn subscribe(&self) -> watch::Receiver<Revision> {
         self.changed.subscribe()
+    }
+
+    /// Wakes those who wait for changes, without one.
+    pub fn wake(&self) {
+        self.changed.send_modify(|_| {});
     }
 
     /// The newest objects of a span in key order, and the newest revision they include.

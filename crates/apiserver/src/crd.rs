@@ -10,13 +10,14 @@ use schema::{Column, MessageId, Resource, Subresource, Value};
 use crate::behaviours::Cx;
 use crate::cache::Storage;
 use crate::call::Call;
+use crate::conversion::{self, Converter};
 use crate::kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority};
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::publish::read_all;
 use crate::read::store_error;
 use crate::status::Result;
 use crate::write::{Part, Produced, Update};
-use crate::{Server, Status, User, encode, meta};
+use crate::{Server, Status, User, meta};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
@@ -87,6 +88,9 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         errors.push(FieldError::invalid("spec.versions", new["spec"]["versions"].clone(), detail));
     }
     let mut seen: Vec<&str> = Vec::new();
+    // Upstream looks at fields that all versions have in common where they once stood.
+    let same =
+        versions.windows(2).all(|w| ["schema", "selectableFields"].iter().all(|field| w[0][*field] == w[1][*field]));
     for (at, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{at}]");
         let name = version.str_at(&["name"]);
@@ -100,16 +104,16 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         let schema = &version["schema"]["openAPIV3Schema"];
         if schema.is_null() {
             errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
-        } else if let Err(wrong) = Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
-            errors.extend(wrong);
+        } else {
+            match Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
+                Ok(_) if same && at > 0 => {}
+                Ok(schema) if same => errors.extend(wrong_selectable(version, &schema, "spec.selectableFields")),
+                Ok(schema) => errors.extend(wrong_selectable(version, &schema, &format!("{path}.selectableFields"))),
+                Err(wrong) => errors.extend(wrong),
+            }
         }
     }
-    if new.str_at(&["spec", "conversion", "strategy"]) == "Webhook"
-        && new["spec"]["conversion"]["webhook"]["clientConfig"].is_null()
-    {
-        let path = "spec.conversion.webhook.clientConfig";
-        errors.push(FieldError::required(path, "required when strategy is set to \"Webhook\""));
-    }
+    errors.extend(conversion::validate(new, old));
     if let Some(old) = old {
         let fixed = if is_established(old) {
             &["spec.group", "spec.names.plural", "spec.names.kind", "spec.scope"][..]
@@ -135,6 +139,44 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
     errors
 }
 
+/// What is wrong with a version's `selectableFields`.
+fn wrong_selectable(version: &Value, schema: &Schema, path: &str) -> Vec<FieldError> {
+    const FIELDS_MAX: usize = 8;
+    const SCALARS: [&str; 3] = ["string", "boolean", "integer"];
+    let mut errors = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (at, field) in version.list_at(&["selectableFields"]).iter().enumerate() {
+        let (path, given) = (format!("{path}[{at}].jsonPath"), field.str_at(&["jsonPath"]));
+        if given.is_empty() {
+            errors.push(FieldError::required(path, ""));
+            continue;
+        }
+        let ty = match schema.type_at(given) {
+            Ok(ty) => ty,
+            Err(why) => {
+                errors.push(FieldError::invalid(path, given, format!("is an invalid path: {why}")));
+                continue;
+            }
+        };
+        if given.split('.').nth(1) == Some("metadata") {
+            errors.push(FieldError::invalid(&*path, given, "must not point to fields in metadata"));
+        }
+        if ty.is_none_or(|ty| !SCALARS.contains(&ty)) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            errors.push(FieldError::invalid(&*path, given, detail));
+        }
+        if seen.contains(&given) {
+            errors.push(FieldError::duplicate(path, given));
+        } else {
+            seen.push(given);
+        }
+    }
+    if seen.len() > FIELDS_MAX {
+        errors.push(FieldError::too_many(path, seen.len(), FIELDS_MAX));
+    }
+    errors
+}
+
 fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a Value> {
     definition.list_at(&["status", "conditions"]).iter().find(|c| c.str_at(&["type"]) == ty)
 }
@@ -151,29 +193,34 @@ fn newest_undeprecated(versions: &[Value]) -> Option<&str> {
     good.map(|v| v.str_at(&["name"])).max_by_key(|name| version_priority(name))
 }
 
-/// The kinds that a definition serves.
-fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
+/// The schemas of a definition's versions, by apiVersion.
+fn schemas_of(definition: &Value) -> HashMap<String, Arc<Schema>> {
+    let group = definition.str_at(&["spec", "group"]);
+    let schema = |version: &Value| {
+        let name = version.str_at(&["name"]);
+        let schema = Schema::new(&version["schema"]["openAPIV3Schema"], "spec").inspect_err(|errors| {
+            let (definition, problems) =
+                (definition.str_at(&["metadata", "name"]), schema::validate::aggregate(errors));
+            tracing::warn!(definition, version = name, problems, "not served");
+        });
+        Some((join_group_version(group, name), Arc::new(schema.ok()?)))
+    };
+    definition.list_at(&["spec", "versions"]).iter().filter_map(schema).collect()
+}
+
+/// The versions of a definition that are so marked (`served`, `storage`), as kinds.
+fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind> {
+    let converter = Converter::new(definition).map(Arc::new);
     let spec = &definition["spec"];
     let group = spec.str_at(&["group"]);
     let names = &definition["status"]["acceptedNames"];
     let versions = spec.list_at(&["versions"]);
     let stored = versions.iter().find(|v| v.bool_at(&["storage"])).map_or("", |v| v.str_at(&["name"]));
+    let schemas = Arc::new(schemas_of(definition));
     let mut out = Vec::new();
-    for version in versions.iter().filter(|v| v.bool_at(&["served"])) {
+    for version in versions.iter().filter(|v| v.bool_at(&[mark])) {
         let name = version.str_at(&["name"]);
-        let schema = match Schema::new(&version["schema"]["openAPIV3Schema"], "spec") {
-            Ok(schema) => schema,
-            Err(errors) => {
-                let problems = schema::validate::aggregate(&errors);
-                tracing::warn!(
-                    definition = definition.str_at(&["metadata", "name"]),
-                    version = name,
-                    problems,
-                    "not served"
-                );
-                continue;
-            }
-        };
+        let Some(schema) = schemas.get(&join_group_version(group, name)).cloned() else { continue };
         let root: MessageId = schema.root;
         let api_version = join_group_version(group, name);
         let kind = names.str_at(&["kind"]);
@@ -246,9 +293,12 @@ fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
             enabled: true,
         };
         let custom = Custom {
+            converter: converter.clone(),
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
             schema,
+            schemas: schemas.clone(),
             definition: definition.str_at(&["metadata", "name"]).into(),
+            state: (definition.str_at(&["metadata", "uid"]).to_owned(), meta::generation(definition)),
             open_api: version["schema"]["openAPIV3Schema"].clone(),
             list_kind: names.str_at(&["listKind"]).into(),
             deprecation_warning: deprecated,
@@ -285,12 +335,14 @@ impl Server {
                     storage
                 }
             };
-            for kind in kinds_of(definition, &storage) {
+            for kind in kinds_of(definition, "served", &storage) {
                 registry.add(kind);
             }
         }
         // Changes reach a cache only when it is in the registry: first there, then filled.
         self.replace_registry(registry);
+        // Who watches a definition's objects looks whether it is still the same.
+        current.storages().filter(|storage| storage.custom).for_each(|storage| storage.wake());
         for storage in fresh {
             let (entries, revision) =
                 read_all(&*self.inner.config.store, &storage.prefix, None).await.map_err(store_error)?;
@@ -470,10 +522,13 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
     let now = server.now_text();
     let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
     let registry = server.registry();
-    if let Some(kind) =
+    if let Some(served) =
         registry.preferred(group, plural).filter(|k| k.custom.as_ref().is_some_and(|c| c.definition == name))
     {
-        let storage = kind.storage()?;
+        let storage = served.storage()?;
+        // Objects that are in the storage version go without the webhook's help.
+        let stored = kinds_of(definition, "storage", storage).pop().map(Arc::new);
+        let kind = stored.as_ref().unwrap_or(served);
         let (entries, _) = storage.newest(&storage.span(""));
         if !entries.is_empty() {
             update_definition(server, name, Part::Status, |object| {
@@ -485,8 +540,7 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
         for entry in entries {
             let namespace = storage.namespace_of(&entry).to_owned();
             let mut call = internal(server, kind, &namespace, entry.name());
-            let object = encode::decode(kind, &entry.body)?;
-            if meta::is_deleting(&object) {
+            if schema::stored::meta(&entry.body).is_ok_and(|meta| meta.deleting) {
                 continue;
             }
             match call.delete_object(kind, &namespace, entry.name(), DeleteOptions::default()).await {

@@ -80,6 +80,7 @@ pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
             reply::status(&Status::success(&kind.group_resource(), &name, uid), call.accepted.encoding)
         }
         Deleted::Pending(entry) => {
+            let entry = call.server.one_in_version(&kind, &entry).await?;
             let body = call.view().object(&entry)?;
             reply::bytes(if orphan_false { 202 } else { 200 }, call.accepted.encoding.content_type(), body)
         }
@@ -91,7 +92,7 @@ pub async fn delete_collection(mut call: Call, body: &[u8]) -> Result<Reply> {
     let storage = kind.storage()?.clone();
     let options = options(&call, body)?;
     let list = ListOptions::parse(&call.query, &kind, "", false)?;
-    let selected = select(&call.server, &storage, &call.info.namespace, &list).await?;
+    let selected = select(&call.server, &kind, &call.info.namespace, &list).await?;
     let mut left = Vec::with_capacity(selected.entries.len());
     for entry in &selected.entries {
         let namespace = storage.namespace_of(entry).to_owned();
@@ -101,6 +102,7 @@ pub async fn delete_collection(mut call: Call, body: &[u8]) -> Result<Reply> {
             Err(status) => return Err(status),
         }
     }
+    let left = call.server.in_version(&kind, left).await?;
     let chunks = call.view().list(left, selected.meta);
     reply::chunks(call.accepted.encoding.content_type(), 0, false, chunks)
 }
@@ -120,7 +122,7 @@ impl Call {
         let mut validated_at = None;
         loop {
             let entry = storage.get(&key).ok_or_else(|| Status::not_found(&gr, name))?;
-            let old = Arc::new(encode::decode(kind, &entry.body)?);
+            let old = Arc::new(self.server.object(kind, &entry).await?);
             check_preconditions(kind, &options, &old)?;
             if validated_at != Some(entry.revision) {
                 let ns = if kind.resource.namespaced {
@@ -141,8 +143,8 @@ impl Call {
             match decide(kind, &old, &mut options, self.server.now()) {
                 Step::Wait => return Ok(Deleted::Pending(entry)),
                 Step::Mark(object) => {
-                    let stored = encode::to_stored(kind, &object)?;
-                    if stored == encode::to_stored(kind, &old)? {
+                    let stored = self.server.to_stored(kind, &object).await?;
+                    if entry.holds(&stored) {
                         return Ok(Deleted::Pending(entry));
                     }
                     if options.dry_run {
@@ -168,7 +170,7 @@ impl Call {
                     let guard = Guard { key: key.clone(), modified: entry.revision };
                     // Who watches sees it marked before it is gone.
                     let marked = match step {
-                        Step::RemoveAs(last) => Some(encode::to_stored(kind, &last)?),
+                        Step::RemoveAs(last) => Some(self.server.to_stored(kind, &last).await?),
                         _ => None,
                     };
                     let put = marked.clone().map(|value| Write::Put { key: key.clone(), value });

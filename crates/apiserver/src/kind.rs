@@ -6,6 +6,7 @@ use schema::{MessageId, Resource, Table, Type, Value, structural::Schema};
 
 use crate::behaviours::{self, Strategy};
 use crate::cache::Storage;
+use crate::conversion::Converter;
 use crate::request::GroupResource;
 use crate::status::{Result, Status};
 
@@ -27,9 +28,15 @@ impl<T> Deref for Held<T> {
 
 /// What a CRD's version adds to a kind.
 pub struct Custom {
-    pub schema: Schema,
+    /// Nothing if versions differ in name only.
+    pub converter: Option<Arc<Converter>>,
+    pub schema: Arc<Schema>,
+    /// The schemas of all versions, by apiVersion.
+    pub schemas: Arc<HashMap<String, Arc<Schema>>>,
     /// Name of the CustomResourceDefinition.
     pub definition: String,
+    /// Its uid and generation.
+    pub state: (String, i64),
     pub preserve_unknown: bool,
     /// `openAPIV3Schema`, for publication.
     pub open_api: Value,
@@ -39,6 +46,31 @@ pub struct Custom {
     pub scale: Option<ScalePaths>,
     pub has_status: bool,
     pub storage_api_version: String,
+}
+
+impl Custom {
+    /// Sets the defaults of the version that an object is in.
+    pub fn default(&self, object: &mut Value) {
+        if let Some(schema) = self.schemas.get(object.str_at(&["apiVersion"])) {
+            schema.default(object);
+        }
+    }
+
+    /// Gives an object the name of another version, and leaves it the fields that this one knows.
+    pub fn rename(&self, object: &mut Value, api_version: &str) {
+        if object.str_at(&["apiVersion"]) == api_version {
+            return;
+        }
+        object.set(&["apiVersion"], api_version);
+        self.prune(object);
+    }
+
+    /// Drops the fields that an object's version does not know.
+    pub fn prune(&self, object: &mut Value) {
+        if let Some(schema) = self.schemas.get(object.str_at(&["apiVersion"])).filter(|_| !self.preserve_unknown) {
+            schema.prune(object);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -15,6 +15,7 @@ pub mod cache;
 mod call;
 mod cluster;
 mod connect;
+mod conversion;
 mod convert;
 mod crd;
 mod delete;

@@ -158,7 +158,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
     if options.field_validation == FieldValidation::Warn {
         call.warnings.extend(warnings.iter().flat_map(|problem| warned(problem)));
     }
-    call.written(&patched)
+    call.written(&patched).await
 }
 
 fn check_identity(kind: &Kind, object: &Value) -> Result<()> {

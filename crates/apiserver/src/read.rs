@@ -11,6 +11,7 @@ use store::Revision;
 use crate::cache::{Entry, Span, Storage};
 use crate::call::Call;
 use crate::encode::ListMeta;
+use crate::kind::Kind;
 use crate::options::{ListOptions, Match, parse_revision};
 use crate::reply::{self, Reply};
 use crate::status::Result;
@@ -62,6 +63,7 @@ pub async fn get(call: &Call) -> Result<Reply> {
     let entry = storage
         .get(&storage.key(&call.info.namespace, &call.info.name))
         .ok_or_else(|| Status::not_found(&call.kind.group_resource(), &call.info.name))?;
+    let entry = call.server.one_in_version(&call.kind, &entry).await?;
     let body = call.view().object(&entry)?;
     Ok(reply::bytes(200, call.accepted.encoding.content_type(), body))
 }
@@ -138,8 +140,9 @@ pub struct Selected {
     pub meta: ListMeta,
 }
 
-/// Selects the objects of a list request, at the revision it names.
-pub async fn select(server: &Server, storage: &Storage, namespace: &str, options: &ListOptions) -> Result<Selected> {
+/// Selects the objects of a list request, at the revision it names and in the version of the kind.
+pub async fn select(server: &Server, kind: &Kind, namespace: &str, options: &ListOptions) -> Result<Selected> {
+    let storage = &**kind.storage()?;
     let namespace = if namespace.is_empty() { options.single_namespace().unwrap_or("") } else { namespace };
     let mut span = storage.span(namespace);
     let base = span.prefix.clone();
@@ -201,9 +204,14 @@ pub async fn select(server: &Server, storage: &Storage, namespace: &str, options
     let mut meta = ListMeta { revision, ..ListMeta::default() };
     let everything = options.selects_everything();
     if options.limit == 0 {
-        let entries = if everything { all } else { all.into_iter().filter(|e| matches(storage, e, options)).collect() };
+        let mut entries = server.in_version(kind, all).await?;
+        if !everything {
+            entries.retain(|e| matches(storage, e, options));
+        }
         return Ok(Selected { entries, meta });
     }
+    // Selectors look at objects as they are served.
+    let all = if everything { all } else { server.in_version(kind, all).await? };
     let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
     let mut entries = Vec::with_capacity(limit.min(all.len()));
     let total = all.len();
@@ -219,13 +227,13 @@ pub async fn select(server: &Server, storage: &Storage, namespace: &str, options
             entries.push(entry);
         }
     }
+    let entries = if everything { server.in_version(kind, entries).await? } else { entries };
     Ok(Selected { entries, meta })
 }
 
 pub async fn list(call: &Call) -> Result<Reply> {
-    let storage = call.kind.storage()?;
     let options = ListOptions::parse(&call.query, &call.kind, "", false)?;
-    let selected = select(&call.server, storage, &call.info.namespace, &options).await?;
+    let selected = select(&call.server, &call.kind, &call.info.namespace, &options).await?;
     let chunks = call.view().list(selected.entries, selected.meta);
     let gzip = negotiate::accepts_gzip(&call.headers);
     reply::chunks(call.accepted.encoding.content_type(), chunks.bytes_hint(), gzip, chunks)

@@ -126,6 +126,18 @@ impl Status {
         Status { details: Some(Box::new(details)), ..Status::make(409, "Conflict", message) }
     }
 
+    /// Stored objects that cannot be read, by their keys, and why.
+    pub fn unreadable(gr: &GroupResource, objects: Vec<(String, String)>) -> Self {
+        let more = if objects.len() > 1 { format!(" (and {} more)", objects.len() - 1) } else { String::new() };
+        let first = objects.first().map_or("", |(_, why)| why);
+        let message = format!("failed to read one or more {gr} from the storage: {first}{more}");
+        let mut status = Status::about(500, "StorageReadError", gr, "list", message);
+        for (key, why) in objects {
+            status = status.with_cause("UnexpectedServerResponse", why, &key);
+        }
+        status
+    }
+
     /// 422; `kind` is the kind (`Deployment`), as upstream's messages have it.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Self {
         let qualified = GroupResource::new(group, kind);

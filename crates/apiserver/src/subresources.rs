@@ -7,7 +7,7 @@ use schema::{MessageId, Type, Value, json, patch, selector::LabelSelector, valid
 
 use crate::admission::Operation;
 use crate::call::{Call, decode_other};
-use crate::encode::{self, message_of};
+use crate::encode::message_of;
 use crate::kind::{Kind, builtin};
 use crate::negotiate::{self, Encoding};
 use crate::options::{DeleteOptions, WriteOptions};
@@ -63,7 +63,7 @@ impl Call {
         let storage = self.kind.storage()?;
         let entry = storage.get(&storage.key(&self.info.namespace, &self.info.name));
         let entry = entry.ok_or_else(|| Status::not_found(&self.kind.group_resource(), &self.info.name))?;
-        encode::decode(&self.kind, &entry.body)
+        self.server.object(&self.kind, &entry).await
     }
 }
 
@@ -221,7 +221,7 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
         Ok(Some(Produced::new(make(old)?)))
     };
     let written = call.update(&update, &produce).await?;
-    let object = encode::decode(&kind, &written.entry.body)?;
+    let object = call.server.object(&kind, &written.entry).await?;
     Ok(reply::value(200, &to_scale(&kind, &object), encoding))
 }
 

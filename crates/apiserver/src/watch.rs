@@ -111,7 +111,7 @@ impl Watch {
         list.version_match = None;
         list.limit = 0;
         list.continue_token = String::new();
-        let selected = read::select(&self.server, &self.storage, &self.namespace, &list).await?;
+        let selected = read::select(&self.server, &self.view.kind, &self.namespace, &list).await?;
         self.initial = selected.entries.into();
         self.at = selected.meta.revision;
         Ok(())
@@ -162,13 +162,9 @@ impl Watch {
             let out = match self.storage.changes(self.at, EVENTS_PER_PULL) {
                 Ok(events) => {
                     let more = events.len() == EVENTS_PER_PULL;
-                    let mut out = Vec::new();
-                    for event in events {
-                        self.at = self.at.max(event.revision);
-                        if let Some(frame) = self.frame(&event)? {
-                            out.push(frame);
-                        }
-                    }
+                    let newest = events.last().map_or(0, |event| event.revision);
+                    let out = self.frames(events).await?;
+                    self.at = self.at.max(newest);
                     if out.is_empty() && more {
                         continue;
                     }
@@ -183,6 +179,7 @@ impl Watch {
                 }
             };
             match out.len() {
+                0 if !self.is_served() => return Ok(None),
                 0 => {}
                 1 => return Ok(out.into_iter().next()),
                 _ => return Ok(Some(out.concat().into())),
@@ -209,6 +206,14 @@ impl Watch {
         }
     }
 
+    /// Whether a custom resource's definition is still what it was when this began; with another one, clients begin anew.
+    fn is_served(&self) -> bool {
+        let Some(own) = &self.view.kind.custom else { return true };
+        let r = &self.view.kind.resource;
+        let now = self.server.registry().get(&r.group, &r.version, &r.plural).and_then(|kind| kind.custom.clone());
+        now.is_some_and(|now| now.state == own.state)
+    }
+
     /// Changes that the ring has forgotten, from the store's log.
     async fn history(&mut self, floor: Revision) -> Result<Vec<Bytes>> {
         const CHANGES_PER_READ: usize = 1000;
@@ -232,6 +237,7 @@ impl Watch {
                 self.at = floor;
                 break;
             }
+            let mut events = Vec::new();
             for change in changes {
                 if change.revision > floor {
                     self.at = floor;
@@ -244,23 +250,30 @@ impl Watch {
                 let entry = |revision, value: &Bytes| Arc::new(Entry::new(change.key.clone(), revision, value));
                 let new = change.value.as_ref().map(|v| entry(change.revision, v));
                 let old = change.previous.as_ref().map(|(revision, v)| entry(*revision, v));
-                if let Some(frame) = self.frame(&Event::new(change.revision, new, old))? {
-                    bytes += frame.len();
-                    out.push(frame);
-                }
+                events.push(Arc::new(Event::new(change.revision, new, old)));
+            }
+            for frame in self.frames(events).await? {
+                bytes += frame.len();
+                out.push(frame);
             }
         }
         Ok(out)
     }
 
+    /// What this watcher sees of changes.
+    async fn frames(&mut self, mut events: Vec<Arc<Event>>) -> Result<Vec<Bytes>> {
+        if !self.namespace.is_empty() && self.storage.namespaced {
+            events.retain(|event| {
+                let entry = event.new.as_ref().or(event.old.as_ref());
+                entry.is_some_and(|e| self.storage.namespace_of(e) == self.namespace)
+            });
+        }
+        let events = self.server.events_in_version(&self.view.kind, events).await?;
+        events.iter().filter_map(|event| self.frame(event).transpose()).collect()
+    }
+
     /// How this watcher sees a change, if it does.
     fn frame(&mut self, event: &Event) -> Result<Option<Bytes>> {
-        if !self.namespace.is_empty() && self.storage.namespaced {
-            let entry = event.new.as_ref().or(event.old.as_ref());
-            if entry.is_none_or(|e| self.storage.namespace_of(e) != self.namespace) {
-                return Ok(None);
-            }
-        }
         let fits = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|e| self.selects(e));
         let (event_type, code) = match (fits(&event.old), fits(&event.new)) {
             (false, false) => return Ok(None),

@@ -231,6 +231,9 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
         let response = sent.await.map_err(|s| unreached(&s.message))?;
         let code = response.status();
         let bytes = read_body(response.into_body()).await.map_err(|s| s.message)?;
+        if code == http::StatusCode::NOT_FOUND {
+            return Err("the server could not find the requested resource".into());
+        }
         if !code.is_success() {
             return Err(format!(
                 "an error on the server ({:?}) has prevented the request from succeeding",

@@ -17,7 +17,7 @@ use crate::read::store_error;
 use crate::reply::{self, Reply};
 use crate::seams::Decision;
 use crate::status::{Result, field_error};
-use crate::{Attributes, Server, Status, encode, meta, negotiate};
+use crate::{Attributes, Server, Status, meta, negotiate};
 
 /// Attempts at a free generated name.
 const NAME_ATTEMPTS: usize = 8;
@@ -265,7 +265,7 @@ impl Call {
             }
             status
         };
-        let stored = encode::to_stored(kind, object)?;
+        let stored = self.server.to_stored(kind, object).await?;
         check_size(&stored)?;
         if let Some(entry) = storage.get(&key) {
             return Err(exists(is_deleting(&entry)));
@@ -347,7 +347,7 @@ impl Call {
                 }
                 return self.create_by_update(update, produce).await;
             };
-            let old = Arc::new(encode::decode(&kind, &entry.body)?);
+            let old = Arc::new(self.server.object_to_update(&kind, &entry).await?);
             let Some(produced) = produce(Some(&old))? else {
                 return Ok(Written { entry, created: false });
             };
@@ -476,8 +476,8 @@ impl Call {
         {
             return self.delete_by_update(kind, key, entry, object, dry_run).await;
         }
-        let stored = encode::to_stored(kind, &object)?;
-        if stored == encode::to_stored(kind, &old)? {
+        let stored = self.server.to_stored(kind, &object).await?;
+        if entry.holds(&stored) {
             return Ok(Some(Written { entry: entry.clone(), created: false }));
         }
         check_size(&stored)?;
@@ -537,7 +537,7 @@ impl Call {
         object: Value,
         dry_run: bool,
     ) -> Result<Option<Written>> {
-        let stored = encode::to_stored(kind, &object)?;
+        let stored = self.server.to_stored(kind, &object).await?;
         let last = Arc::new(Entry::new(key.clone(), entry.revision, &stored));
         if dry_run {
             return Ok(Some(Written { entry: last, created: false }));
@@ -601,7 +601,7 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     let object = call.decode_object(body, encoding, options.field_validation)?;
     let namespace = call.info.namespace.clone();
     let written = call.create(kind, &namespace, object, &options).await?;
-    call.written(&written)
+    call.written(&written).await
 }
 
 pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
@@ -624,13 +624,14 @@ pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         admission: true,
     };
     let written = call.update(&update, &|_| Ok(Some(Produced::new(object.clone())))).await?;
-    call.written(&written)
+    call.written(&written).await
 }
 
 impl Call {
     /// Answers with the object as it was written.
-    pub fn written(&mut self, written: &Written) -> Result<Reply> {
-        let body = self.view().object(&written.entry)?;
+    pub async fn written(&mut self, written: &Written) -> Result<Reply> {
+        let entry = self.server.one_in_version(&self.kind, &written.entry).await?;
+        let body = self.view().object(&entry)?;
         let code = if written.created { 201 } else { 200 };
         Ok(reply::bytes(code, self.accepted.encoding.content_type(), body))
     }

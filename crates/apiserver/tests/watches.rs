@@ -6,19 +6,19 @@ use schema::{Value, json};
 
 use crate::harness::Fixture;
 
-struct Watch {
+pub struct Watch {
     body: apiserver::Body,
     buffer: Vec<u8>,
 }
 
 impl Watch {
-    async fn open(f: &Fixture, path: &str) -> Watch {
+    pub async fn open(f: &Fixture, path: &str) -> Watch {
         let response = f.server.handle(Fixture::request(Method::GET, path, "", "")).await;
         assert_eq!(response.status(), 200);
         Watch { body: response.into_body(), buffer: Vec::new() }
     }
 
-    async fn next(&mut self) -> Option<Value> {
+    pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -30,7 +30,7 @@ impl Watch {
     }
 
     /// The next event as `TYPE name`.
-    async fn event(&mut self) -> String {
+    pub async fn event(&mut self) -> String {
         let event = self.next().await.expect("an event");
         format!("{} {}", event.str_at(&["type"]), event.str_at(&["object", "metadata", "name"]))
     }

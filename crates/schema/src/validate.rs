@@ -11,7 +11,7 @@ mod tests;
 
 use crate::Value;
 
-pub use meta::{NameRule, field_manager, labels, metadata, metadata_update};
+pub use meta::{NameRule, annotations, field_manager, labels, metadata, metadata_update};
 pub use rules::{Rule, RuleBook, UpdateRule, object};
 
 /// `field.Error`: one cause of a 422. Its `Display` is the cause's whole text, field included.

@@ -111,6 +111,19 @@ impl Value {
         }
     }
 
+    /// The Go type of this value where it is unstructured.
+    pub fn go_type(&self) -> &'static str {
+        match self {
+            Value::Null => "<nil>",
+            Value::Bool(_) => "bool",
+            Value::Int(_) => "int64",
+            Value::Float(_) => "float64",
+            Value::String(_) => "string",
+            Value::List(_) => "[]interface {}",
+            Value::Object(_) => "map[string]interface {}",
+        }
+    }
+
     /// The member of that name, if this is an object which has it.
     pub fn member(&self, key: &str) -> Option<&Value> {
         self.as_object()?.get(key)

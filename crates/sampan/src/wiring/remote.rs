@@ -10,11 +10,16 @@ use http::{Uri, header, uri::Scheme};
 use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pki::ExtendedUsage;
 use reconcile::io::{BoxError, BoxFuture, Transport};
 use runtime::images::registry::NoVerification;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -35,6 +40,8 @@ pub enum Error {
     Tls(#[from] rustls::Error),
     #[error("a certificate or key that is no PEM")]
     Pem,
+    #[error("trusted certificates: {0}")]
+    Untrusting(#[from] rustls::client::VerifierBuilderError),
     #[error("HTTP with {address}: {source}")]
     Http { address: String, source: hyper::Error },
 }
@@ -53,11 +60,7 @@ pub fn tls(trust: &Trust<'_>, identity: Option<&Pair>, alpn: &[&[u8]]) -> Result
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match trust {
         Trust::Bundle(pem) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                roots.add(certificate.map_err(|_| Error::Pem)?)?;
-            }
-            builder.with_root_certificates(roots)
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Bundle::new(pem, provider)?))
         }
         Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerification(provider))),
     };
@@ -70,6 +73,84 @@ pub fn tls(trust: &Trust<'_>, identity: Option<&Pair>, alpn: &[&[u8]]) -> Result
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// Trusts what the bundle's authorities have signed and, as Go does, a server whose certificate stands in the bundle
+/// itself, even if it is an authority's.
+#[derive(Debug)]
+struct Bundle {
+    certificates: Vec<CertificateDer<'static>>,
+    authorities: Arc<WebPkiServerVerifier>,
+}
+
+impl Bundle {
+    fn new(pem: &str, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        let certificates: Vec<_> =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|_| Error::Pem)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &certificates {
+            roots.add(certificate.clone())?;
+        }
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+        Ok(Self { certificates, authorities })
+    }
+}
+
+/// What remains to be checked of a certificate that needs no signature to be trusted: its name, time and purpose.
+fn verify_trusted(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    let read = pki::Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let wanted = [ExtendedUsage::Any, ExtendedUsage::ServerAuth];
+    if now > read.not_after {
+        return Err(CertificateError::Expired.into());
+    }
+    if now < read.not_before {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if !read.extended_usages.is_empty() && !read.extended_usages.iter().any(|usage| wanted.contains(usage)) {
+        return Err(CertificateError::InvalidPurpose.into());
+    }
+    Ok(())
+}
+
+impl ServerCertVerifier for Bundle {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.certificates.contains(end_entity) {
+            verify_trusted(end_entity, name, now)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.authorities.verify_server_cert(end_entity, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
+    }
 }
 
 async fn connect(address: &str) -> Result<TcpStream, Error> {
@@ -207,3 +288,6 @@ impl Transport for Remote {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,7 +208,7 @@ impl<'t> Typed<'t> {
                                 go_syntax(value)
                             )
                         }
-                        _ => format!("{path}: expected numeric (int or float), got {}", go_kind(value)),
+                        _ => format!("{path}: expected numeric (int or float), got {}", value.go_type()),
                     });
                 }
             }
@@ -598,17 +598,5 @@ fn go_syntax(value: &Value) -> String {
             format!("[]interface {{}}{{{}}}", l.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),
-    }
-}
-
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Bool(_) => "bool",
-        Value::String(_) => "string",
-        Value::List(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-        Value::Int(_) => "int64",
-        Value::Float(_) => "float64",
-        Value::Null => "<nil>",
     }
 }

@@ -143,7 +143,8 @@ pub fn labels(labels: Option<&Value>, path: &str) -> Vec<FieldError> {
     errors
 }
 
-fn annotations(annotations: Option<&Value>, path: &str) -> Vec<FieldError> {
+/// `ValidateAnnotations`.
+pub fn annotations(annotations: Option<&Value>, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut size = 0;
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
