@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::container::{self, Parts};
 use crate::env::Sources;
 use crate::memory::Failure;
-use crate::objects::{Named, lock};
+use crate::objects::{Named, Wake, lock};
 use crate::plan::Action;
 use crate::pod::{Desired, Member, pull_policy};
 use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox};
@@ -66,14 +66,15 @@ pub struct Known {
 pub struct Acts {
     shared: Arc<Shared>,
     written: watch::Receiver<Option<PodStatus>>,
+    wake: Arc<Wake>,
 }
 
 /// What the API has may be this long behind a pod that is deleted.
 const LAST_STATUS_WAIT: Duration = Duration::from_secs(5);
 
 impl Acts {
-    pub fn new(shared: Arc<Shared>, written: watch::Receiver<Option<PodStatus>>) -> Self {
-        Self { shared, written }
+    pub fn new(shared: Arc<Shared>, written: watch::Receiver<Option<PodStatus>>, wake: Arc<Wake>) -> Self {
+        Self { shared, written, wake }
     }
 
     pub async fn run(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
@@ -265,7 +266,7 @@ impl Acts {
             allocatable: &self.shared.allocatable,
         };
         let (ports, now) = (&self.shared.ports, self.shared.ports.clock.now());
-        let mounted = self.shared.volumes.mount(&sources, &*ports.images, &images, now).await;
+        let mounted = self.shared.volumes.mount(&sources, &*ports.images, &images, now, &self.wake).await;
         let done = mounted.map_err(|error| failed(error.to_string()))?;
         lock(&self.shared.mounted).insert(desired.uid().to_owned(), done.set);
         Ok(done.refresh_at)

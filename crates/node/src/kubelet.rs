@@ -111,7 +111,7 @@ impl Kubelet {
         let kept = config.root_dir.join("last-objects");
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
-            volumes: Volumes::new(config.root_dir.clone(), client.clone()),
+            volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
             secrets: Cache::new(client.clone(), kept, offline.subscribe()),

@@ -16,7 +16,7 @@ use crate::join::Cluster;
 use crate::listen;
 use crate::places::Places;
 use crate::server::KUBERNETES_VERSION;
-use crate::wiring::host::{LocalHost, SystemClock};
+use crate::wiring::host::{LocalHost, LocalKeys, SystemClock};
 use crate::wiring::kubelet::{Door, Local};
 use crate::wiring::network::{Network, Settings};
 use crate::wiring::runtime::{Containers, image_store};
@@ -139,6 +139,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         images: containers,
         network,
         host: Arc::new(LocalHost),
+        keys: Arc::new(LocalKeys),
         clock: Arc::new(SystemClock),
     };
     let kubelet = Kubelet::new(config, ports, setup.client.clone());

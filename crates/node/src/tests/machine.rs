@@ -42,6 +42,7 @@ pub struct State {
     /// What was done, in order.
     pub log: Vec<String>,
     next: u64,
+    keys: u64,
 }
 
 pub struct Machine_ {
@@ -69,6 +70,7 @@ impl Machine_ {
             images: self.clone(),
             network: self.clone(),
             host: self.clone(),
+            keys: self.clone(),
             clock: self.clock.clone(),
         }
     }
@@ -476,6 +478,17 @@ impl Host for Machine_ {
 
     fn fs(&self, _: &Path) -> Result<FsStats> {
         Ok(FsStats { capacity_bytes: 100 << 30, available_bytes: 50 << 30, inodes: 1000, inodes_free: 900 })
+    }
+}
+
+impl Keys for Machine_ {
+    fn make(&self, kind: &str) -> Result<NewKey> {
+        if kind == "RSA4096" {
+            return Err(Error::Invalid("no RSA4096".into()));
+        }
+        let mut state = lock(&self.state);
+        state.keys += 1;
+        Ok(NewKey { pem: format!("key {}\n", state.keys), request: kind.into() })
     }
 }
 

@@ -4,6 +4,7 @@
 //! that they show has changed; [`Volumes::unmount`] takes all of them away, also after a crash.
 
 mod anchors;
+mod certificates;
 mod claim;
 mod disk;
 pub mod payload;
@@ -11,7 +12,7 @@ pub mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::{fs, io};
 
 use bytes::Bytes;
@@ -22,15 +23,18 @@ use schema::api::authentication::v1::TokenRequest;
 use schema::api::core::v1::{EmptyDirVolumeSource, Volume};
 use schema::quantity::Quantity;
 
+use certificates::Certificates;
 #[cfg(test)]
 pub(crate) use disk::host_path;
 pub use disk::{bind_subpath, read_beneath, unmount_below};
 use payload::{TOKEN_SECONDS, Tokens};
 use serde_json::json;
 
+use crate::config::{Config, Ports};
 use crate::env::Sources;
+use crate::events::Recorder;
 use crate::memory::SECOND;
-use crate::objects::lock;
+use crate::objects::{Wake, lock};
 use crate::pod::Desired;
 use crate::ports::{self, Images, Nanos};
 use crate::{resources, store};
@@ -47,6 +51,14 @@ pub enum Error {
     NoHostPath { path: String, expected: &'static str, source: io::Error },
     #[error("failed to fetch token: {0}")]
     Token(#[source] reconcile::io::Error),
+    #[error("while {what}: {source}")]
+    Certificate { what: &'static str, source: reconcile::io::Error },
+    #[error("while generating keypair: {0}")]
+    Key(#[source] ports::Error),
+    #[error("credential bundle is not issued yet")]
+    NotIssued,
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Claim(String),
     #[error("no volume plugin matched: {kind} volumes are not supported by this node")]
@@ -89,6 +101,7 @@ pub struct Volumes {
     root: PathBuf,
     client: Client,
     tokens: Mutex<BTreeMap<(String, String, i64), Token>>,
+    certificates: Certificates,
 }
 
 pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
@@ -124,21 +137,24 @@ pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
 }
 
 impl Volumes {
-    pub fn new(root: PathBuf, client: Client) -> Self {
-        Self { root, client, tokens: Mutex::default() }
+    pub fn new(config: &Config, client: Client, ports: Ports, events: Recorder) -> Self {
+        let (root, name) = (config.root_dir.clone(), config.node_name.clone());
+        let certificates = Certificates::new(client.clone(), name, ports, events, root.clone());
+        Self { root, client, tokens: Mutex::default(), certificates }
     }
 
     pub fn dir(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
         self.root.join("pods").join(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
-    /// `ids` are the images of volumes, by volume.
+    /// `ids` are the images of volumes, by volume; `wake` learns of answers that are not waited for.
     pub async fn mount(
         &self,
         sources: &Sources<'_>,
         images: &dyn Images,
         ids: &BTreeMap<String, String>,
         now: Nanos,
+        wake: &Arc<Wake>,
     ) -> Result<Done, Error> {
         let desired = sources.desired;
         let uid = desired.uid().to_owned();
@@ -148,12 +164,11 @@ impl Volumes {
             security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
         let mut done = Done::default();
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
+        let (certificates, look) = self.certificates.bundles(&desired.pod, wake).await?;
         let bundles = anchors::bundles(&self.client, &desired.pod).await?;
-        if bundles.is_some() {
-            let again = now + ANCHORS_EVERY;
-            done.refresh_at = Some(done.refresh_at.map_or(again, |sooner| sooner.min(again)));
-        }
-        let fetched = payload::Fetched { tokens, bundles: bundles.unwrap_or_default() };
+        let anchors_at = bundles.is_some().then_some(now + ANCHORS_EVERY);
+        done.refresh_at = [done.refresh_at, look, anchors_at].into_iter().flatten().min();
+        let fetched = payload::Fetched { tokens, certificates, bundles: bundles.unwrap_or_default() };
         let mut jobs: Vec<(String, disk::Job)> = Vec::new();
         for volume in &desired.pod.spec.volumes {
             let named = |source: Error| Error::Volume { name: volume.name.clone(), source: Box::new(source) };
@@ -308,6 +323,7 @@ impl Volumes {
     /// Undoes every mount below the pod's directory, and removes the directory.
     pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
         lock(&self.tokens).retain(|(of, _, _), _| of != uid);
+        self.certificates.forget(uid);
         let dir = self.root.join("pods").join(uid);
         let made = tokio::task::spawn_blocking(move || {
             unmount_below(&dir)?;

@@ -6,6 +6,7 @@ use schema::api::certificates::v1::ClusterTrustBundle;
 use schema::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
 
 use super::anchors::anchors;
+use super::certificates::Bundles;
 use crate::env::{self, Sources};
 use crate::objects::Snapshot;
 
@@ -31,6 +32,8 @@ pub enum Error {
     Field(#[from] env::Error),
     #[error("no token for audience \"{0}\" yet")]
     NoToken(String),
+    #[error("no certificate for source {0} yet")]
+    NoCertificate(usize),
     #[error("{0}")]
     Anchors(String),
 }
@@ -132,6 +135,7 @@ pub type Tokens = BTreeMap<(String, i64), String>;
 /// What the API gave for one pod beside ConfigMaps and Secrets.
 pub struct Fetched {
     pub tokens: Tokens,
+    pub certificates: Bundles,
     pub bundles: Vec<ClusterTrustBundle>,
 }
 
@@ -156,7 +160,8 @@ pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Res
     } else if let Some(of) = &source.downward_api {
         downward(sources, &of.items, of.default_mode, &mut out)?;
     } else if let Some(all) = &source.projected {
-        for of in &all.sources {
+        for (at, of) in all.sources.iter().enumerate() {
+            let own = |user: Option<i64>, text| own_file(sources, all.default_mode, user.or(all.default_user), text);
             if let Some(of) = &of.config_map {
                 config_map(
                     objects,
@@ -180,10 +185,21 @@ pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Res
             } else if let Some(of) = &of.service_account_token {
                 let key = (of.audience.clone(), of.expiration_seconds.unwrap_or(TOKEN_SECONDS));
                 let token = fetched.tokens.get(&key).ok_or_else(|| Error::NoToken(of.audience.clone()))?;
-                out.insert(checked(&of.path)?, own_file(sources, all.default_mode, token.clone()));
+                out.insert(checked(&of.path)?, own(of.user, token.clone()));
             } else if let Some(of) = &of.cluster_trust_bundle {
                 let anchors = anchors(&fetched.bundles, of).map_err(Error::Anchors)?;
-                out.insert(checked(&of.path)?, own_file(sources, all.default_mode, anchors));
+                out.insert(checked(&of.path)?, own(of.user, anchors));
+            } else if let Some(of) = &of.pod_certificate {
+                let bundle = fetched.certificates.get(&(volume.name.clone(), at)).ok_or(Error::NoCertificate(at))?;
+                let (key, chain) = (bundle.key.clone(), bundle.chain.clone());
+                let files = [
+                    (&of.credential_bundle_path, format!("{key}{chain}")),
+                    (&of.key_path, key),
+                    (&of.certificate_chain_path, chain),
+                ];
+                for (path, text) in files.into_iter().filter(|(path, _)| !path.is_empty()) {
+                    out.insert(checked(path)?, own(of.user, text));
+                }
             }
         }
     } else {
@@ -192,10 +208,10 @@ pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Res
     Ok(Some(out))
 }
 
-/// A file that the one user of the pod may read, or its group.
-fn own_file(sources: &Sources<'_>, default: Option<i32>, text: String) -> File {
+/// A file that its user may read, or the pod's one user, or its group.
+fn own_file(sources: &Sources<'_>, default: Option<i32>, user: Option<i64>, text: String) -> File {
     let security = sources.desired.pod.spec.security_context.as_ref();
-    let user = one_user(sources).and_then(|user| u32::try_from(user).ok());
+    let user = user.or_else(|| one_user(sources)).and_then(|user| u32::try_from(user).ok());
     let shared = security.is_some_and(|security| security.fs_group.is_some());
     let mode = if shared || user.is_some() { 0o600 } else { mode(None, default) };
     File { data: text.into_bytes(), mode, user }
