@@ -15,6 +15,8 @@ pub struct Ports {
     pub host: Arc<dyn Host>,
     pub keys: Arc<dyn Keys>,
     pub clock: Arc<dyn Clock>,
+    /// Of probes and hooks, which ask whether a server answers and not who it is.
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 /// Amounts kept from pods.

@@ -492,9 +492,11 @@ impl Kubelet {
         self.views().into_iter().filter(mine).max_by_key(|view| !is_terminal(&view.status.phase))
     }
 
-    /// Ends a pod for the node's sake.
-    pub(crate) fn evict(&self, uid: &str, end: End) {
-        if let Some(handle) = lock(&self.workers).get(uid) {
+    /// Ends a pod for the node's sake; there is no grace but the signal's.
+    pub(crate) fn evict(&self, view: &View, message: String) {
+        self.shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
+        let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
+        if let Some(handle) = lock(&self.workers).get(view.desired.uid()) {
             handle.orders.send_modify(|orders| {
                 orders.end.get_or_insert(end);
             });
@@ -530,17 +532,11 @@ impl Drop for Guard {
 }
 
 fn reason_of(end: &End) -> &'static str {
-    match &*end.reason {
-        "OutOfcpu" => "OutOfcpu",
-        "OutOfmemory" => "OutOfmemory",
-        "OutOfpods" => "OutOfpods",
-        "NodeAffinity" => "NodeAffinity",
-        "NodePorts" => "NodePorts",
-        "Evicted" => "Evicted",
-        "TaintToleration" => "TaintToleration",
-        "SysctlForbidden" => "SysctlForbidden",
-        _ => "FailedAdmission",
-    }
+    const REASONS: [&str; 8] = [
+        "OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "NodePorts", "Evicted", "TaintToleration",
+        "SysctlForbidden",
+    ];
+    REASONS.into_iter().find(|reason| *reason == end.reason).unwrap_or("FailedAdmission")
 }
 
 /// How often the node looks at its disks and memory.

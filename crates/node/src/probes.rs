@@ -10,8 +10,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::env::expand;
 use crate::grpc;
-use crate::hooks::{host, port};
-use crate::http_get::{self, Target};
+use crate::hooks::{host, port, target};
+use crate::http_get;
 use crate::memory::{Memory, Probed};
 use crate::objects::{Wake, lock};
 use crate::plan::is_running;
@@ -294,14 +294,9 @@ impl Runner {
         }
         let container = &self.member.container;
         if let Some(get) = &handler.http_get {
-            let target = Target {
-                secure: get.scheme.eq_ignore_ascii_case("https"),
-                host: host(&self.shared, &self.desired, &get.host, &addresses),
-                port: port(container, &get.port).map_err(|error| Bad::Error(error.to_string()))?,
-                path: get.path.clone(),
-                headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
-            };
-            return match http_get::get(&target, timeout).await {
+            let target = target(&self.shared, &self.desired, &self.member, get, &addresses)
+                .map_err(|error| Bad::Error(error.to_string()))?;
+            return match http_get::get(&target, &self.shared.ports.tls, timeout).await {
                 Ok(answer) if (200..400).contains(&answer.status) => {
                     if answer.elsewhere {
                         let message = format!(

@@ -153,100 +153,76 @@ pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     else {
         return plan;
     };
-    let wanted = world.of::<PersistentVolume>().named("", &claim.spec.volume_name);
-    if is_bound(claim) || claim.metadata.annotations.contains_key(BIND_COMPLETED) {
-        match wanted {
-            _ if claim.status.phase == "Lost" && wanted.is_none() => {}
-            Some(volume) if volume.spec.claim_ref.is_none() || is_for(volume, claim) => bind(volume, claim, &mut plan),
-            Some(_) => lose(
-                claim,
-                ctx,
-                "ClaimMisbound",
-                "Two claims are bound to the same volume, this one is bound incorrectly",
-                &mut plan,
-            ),
-            None => lose(
-                claim,
-                ctx,
-                "ClaimLost",
-                "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
-                &mut plan,
-            ),
-        }
-        return plan;
-    }
-    if !claim.spec.volume_name.is_empty() {
-        match wanted {
-            Some(volume) if is_for(volume, claim) => bind(volume, claim, &mut plan),
-            Some(volume) if volume.spec.claim_ref.is_none() => match mismatch(volume, claim) {
-                None => bind(volume, claim, &mut plan),
-                Some(why) => pending(
-                    claim,
-                    ctx,
-                    "VolumeMismatch",
-                    format!("Cannot bind to requested volume {:?}: {why}", volume.name()),
-                    &mut plan,
-                ),
-            },
-            Some(volume) => pending(
-                claim,
-                ctx,
-                "FailedBinding",
-                format!("volume {:?} already bound to a different claim.", volume.name()),
-                &mut plan,
-            ),
-            None => pending(claim, ctx, "", String::new(), &mut plan),
-        }
-        return plan;
-    }
-    let delayed = waits_for_consumer(world, claim);
-    let selected = claim.metadata.annotations.contains_key(SELECTED_NODE);
-    if let Some(volume) = find(world, claim, !delayed, |_| true) {
-        bind(volume, claim, &mut plan);
-    } else if delayed && !selected {
-        pending(
-            claim,
-            ctx,
-            "WaitForFirstConsumer",
-            "waiting for first consumer to be created before binding".to_owned(),
-            &mut plan,
-        );
-    } else if claim_class(claim).is_empty() {
-        pending(
-            claim,
-            ctx,
-            "FailedBinding",
-            "no persistent volumes available for this claim and no storage class is set".to_owned(),
-            &mut plan,
-        );
-    } else if let Some(class) = world.of::<StorageClass>().named("", claim_class(claim)) {
-        hand_over(claim, class, ctx, &mut plan);
-    } else {
-        pending(
-            claim,
-            ctx,
-            "ProvisioningFailed",
-            format!("storageclass.storage.k8s.io {:?} not found", claim_class(claim)),
-            &mut plan,
-        );
+    match next_step(world, claim) {
+        Step::Bind(volume) => bind(volume, claim, &mut plan),
+        Step::HandOver(class) => hand_over(claim, class, ctx, &mut plan),
+        Step::Pending(reason, message) => pending(claim, ctx, reason, message, &mut plan),
+        Step::Lose(reason, message) => lose(claim, ctx, reason, message, &mut plan),
     }
     plan
 }
 
+/// What a claim is in for; reasons and messages are those of its event, if the reason is not empty.
+enum Step<'a> {
+    Bind(&'a PersistentVolume),
+    HandOver(&'a StorageClass),
+    Pending(&'static str, String),
+    Lose(&'static str, &'static str),
+}
+
+const NO_CLASS: &str = "no persistent volumes available for this claim and no storage class is set";
+
+fn next_step<'a>(world: &'a World, claim: &PersistentVolumeClaim) -> Step<'a> {
+    let wanted = world.of::<PersistentVolume>().named("", &claim.spec.volume_name).map(|volume| &**volume);
+    let waits = Step::Pending("", String::new());
+    if claim.metadata.annotations.contains_key(BIND_COMPLETED) {
+        return match wanted {
+            Some(volume) if volume.spec.claim_ref.is_none() || is_for(volume, claim) => Step::Bind(volume),
+            Some(_) => {
+                let why = "Two claims are bound to the same volume, this one is bound incorrectly";
+                Step::Lose("ClaimMisbound", why)
+            }
+            None => {
+                let why = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
+                Step::Lose("ClaimLost", why)
+            }
+        };
+    }
+    if !claim.spec.volume_name.is_empty() {
+        let Some(volume) = wanted else { return waits };
+        let name = volume.name();
+        return match (is_for(volume, claim), &volume.spec.claim_ref, mismatch(volume, claim)) {
+            (true, ..) | (false, None, None) => Step::Bind(volume),
+            (false, None, Some(why)) => {
+                Step::Pending("VolumeMismatch", format!("Cannot bind to requested volume {name:?}: {why}"))
+            }
+            (false, Some(_), _) => {
+                Step::Pending("FailedBinding", format!("volume {name:?} already bound to a different claim."))
+            }
+        };
+    }
+    let class = claim_class(claim);
+    let delayed = waits_for_consumer(world, claim);
+    if let Some(volume) = find(world, claim, !delayed, |_| true) {
+        return Step::Bind(volume);
+    }
+    if delayed && !claim.metadata.annotations.contains_key(SELECTED_NODE) {
+        let why = "waiting for first consumer to be created before binding";
+        return Step::Pending("WaitForFirstConsumer", why.to_owned());
+    }
+    match world.of::<StorageClass>().named("", class) {
+        _ if class.is_empty() => Step::Pending("FailedBinding", NO_CLASS.to_owned()),
+        None => Step::Pending("ProvisioningFailed", format!("storageclass.storage.k8s.io {class:?} not found")),
+        Some(of) if of.provisioner == NO_PROVISIONER => Step::Pending("FailedBinding", NO_CLASS.to_owned()),
+        Some(of) if PROVISIONERS.iter().all(|name| claim.metadata.annotations.get(*name) == Some(&of.provisioner)) => {
+            waits
+        }
+        Some(of) => Step::HandOver(of),
+    }
+}
+
 /// Says which provisioner makes a volume for the claim.
 fn hand_over(claim: &PersistentVolumeClaim, class: &StorageClass, ctx: &mut Ctx, plan: &mut Plan) {
-    if class.provisioner == NO_PROVISIONER {
-        return pending(
-            claim,
-            ctx,
-            "FailedBinding",
-            "no persistent volumes available for this claim and no storage class is set".to_owned(),
-            plan,
-        );
-    }
-    if PROVISIONERS.iter().all(|name| claim.metadata.annotations.get(*name) == Some(&class.provisioner)) {
-        return pending(claim, ctx, "", String::new(), plan);
-    }
     let mut named = claim.clone();
     for name in PROVISIONERS {
         named.metadata.annotations.insert(name.to_owned(), class.provisioner.clone());

@@ -168,7 +168,7 @@ async fn refused_or_impossible() {
             "PodCertificateRequest default/{} {said}, reason=\"Because\", message=\"why\"",
             request.metadata.name
         );
-        assert_eq!(world.messages(kind), [why.clone()]);
+        assert_eq!(world.messages(kind), std::slice::from_ref(&why));
         assert!(world.messages("FailedMount").contains(&why), "{:?}", world.messages("FailedMount"));
     }
     tokio::time::sleep(Duration::from_secs(600)).await;

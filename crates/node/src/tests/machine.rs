@@ -65,6 +65,10 @@ impl Machine_ {
     }
 
     pub fn ports(self: &Arc<Self>) -> Ports {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let trust = versions.expect("versions").with_root_certificates(rustls::RootCertStore::empty());
+        let tls = trust.with_no_client_auth();
         Ports {
             runtime: self.clone(),
             images: self.clone(),
@@ -72,6 +76,7 @@ impl Machine_ {
             host: self.clone(),
             keys: self.clone(),
             clock: self.clock.clone(),
+            tls: Arc::new(tls),
         }
     }
 

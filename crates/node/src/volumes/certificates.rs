@@ -151,7 +151,7 @@ impl Certificates {
     }
 
     async fn ask(&self, pod: &Pod, of: &PodCertificateProjection, wake: &Arc<Wake>) -> Result<Asked, Error> {
-        let failed = |what: &'static str| move |source| Error::Certificate { what, source };
+        let failed = |what: &'static str| move |source| Error::Certificate { what, source: Box::new(source) };
         let meta = &pod.metadata;
         let account: ServiceAccount = self
             .client

@@ -52,7 +52,7 @@ pub enum Error {
     #[error("failed to fetch token: {0}")]
     Token(#[source] reconcile::io::Error),
     #[error("while {what}: {source}")]
-    Certificate { what: &'static str, source: reconcile::io::Error },
+    Certificate { what: &'static str, source: Box<reconcile::io::Error> },
     #[error("while generating keypair: {0}")]
     Key(#[source] ports::Error),
     #[error("credential bundle is not issued yet")]

@@ -49,63 +49,59 @@ fn checked(path: &str) -> Result<String, Error> {
     if fine { Ok(path.to_owned()) } else { Err(Error::Path(path.to_owned())) }
 }
 
-/// The keys that are asked for, or all.
-fn pick<'a>(
-    kind: &'static str,
-    data: &BTreeMap<&'a str, &'a [u8]>,
-    items: &[KeyToPath],
+/// What a volume shows of a ConfigMap or a Secret.
+struct Shown<'a> {
+    name: &'a str,
+    items: &'a [KeyToPath],
     default: Option<i32>,
     optional: bool,
-    out: &mut Payload,
-) -> Result<(), Error> {
-    if items.is_empty() {
-        for (key, value) in data {
-            out.insert(checked(key)?, File { data: value.to_vec(), mode: mode(None, default), user: None });
-        }
-        return Ok(());
-    }
-    for item in items {
-        match data.get(item.key.as_str()) {
-            Some(value) => {
-                let user = item.user.and_then(|user| u32::try_from(user).ok());
-                out.insert(checked(&item.path)?, File { data: value.to_vec(), mode: mode(item.mode, default), user });
+}
+
+impl Shown<'_> {
+    /// The keys that are asked for, or all.
+    fn pick<'a>(
+        &self,
+        kind: &'static str,
+        data: Option<BTreeMap<&'a str, &'a [u8]>>,
+        out: &mut Payload,
+    ) -> Result<(), Error> {
+        let Some(data) = data else {
+            let kind = if kind == "config" { "configmap" } else { kind };
+            return if self.optional { Ok(()) } else { Err(Error::NoObject { kind, name: self.name.into() }) };
+        };
+        if self.items.is_empty() {
+            for (key, value) in data {
+                out.insert(checked(key)?, File { data: value.to_vec(), mode: mode(None, self.default), user: None });
             }
-            None if optional => {}
-            None => return Err(Error::NoKey { kind, key: item.key.clone() }),
+            return Ok(());
         }
+        for item in self.items {
+            match data.get(item.key.as_str()) {
+                Some(value) => {
+                    let user = item.user.and_then(|user| u32::try_from(user).ok());
+                    let mode = mode(item.mode, self.default);
+                    out.insert(checked(&item.path)?, File { data: value.to_vec(), mode, user });
+                }
+                None if self.optional => {}
+                None => return Err(Error::NoKey { kind, key: item.key.clone() }),
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn config_map(
-    objects: &Snapshot,
-    name: &str,
-    items: &[KeyToPath],
-    default: Option<i32>,
-    optional: bool,
-    out: &mut Payload,
-) -> Result<(), Error> {
-    let Some(map) = objects.config_maps.get(name) else {
-        return if optional { Ok(()) } else { Err(Error::NoObject { kind: "configmap", name: name.into() }) };
-    };
-    let text = map.data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
-    let data = text.chain(map.binary_data.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).collect();
-    pick("config", &data, items, default, optional, out)
-}
+    fn config_map(&self, objects: &Snapshot, out: &mut Payload) -> Result<(), Error> {
+        let data = objects.config_maps.get(self.name).map(|map| {
+            let text = map.data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+            text.chain(map.binary_data.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).collect()
+        });
+        self.pick("config", data, out)
+    }
 
-fn secret(
-    objects: &Snapshot,
-    name: &str,
-    items: &[KeyToPath],
-    default: Option<i32>,
-    optional: bool,
-    out: &mut Payload,
-) -> Result<(), Error> {
-    let Some(secret) = objects.secrets.get(name) else {
-        return if optional { Ok(()) } else { Err(Error::NoObject { kind: "secret", name: name.into() }) };
-    };
-    let data = secret.data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
-    pick("secret", &data, items, default, optional, out)
+    fn secret(&self, objects: &Snapshot, out: &mut Payload) -> Result<(), Error> {
+        let data = objects.secrets.get(self.name);
+        let data = data.map(|of| of.data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect());
+        self.pick("secret", data, out)
+    }
 }
 
 fn downward(
@@ -146,40 +142,23 @@ pub const TOKEN_SECONDS: i64 = 3600;
 pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Result<Option<Payload>, Error> {
     let (source, objects) = (&volume.volume_source, sources.objects);
     let mut out = Payload::new();
+    let shown = |name, items, default, optional| Shown { name, items, default, optional: optional == Some(true) };
     if let Some(of) = &source.config_map {
-        config_map(
-            objects,
-            &of.local_object_reference.name,
-            &of.items,
-            of.default_mode,
-            of.optional == Some(true),
-            &mut out,
-        )?;
+        let name = &of.local_object_reference.name;
+        shown(name, &of.items, of.default_mode, of.optional).config_map(objects, &mut out)?;
     } else if let Some(of) = &source.secret {
-        secret(objects, &of.secret_name, &of.items, of.default_mode, of.optional == Some(true), &mut out)?;
+        shown(&of.secret_name, &of.items, of.default_mode, of.optional).secret(objects, &mut out)?;
     } else if let Some(of) = &source.downward_api {
         downward(sources, &of.items, of.default_mode, &mut out)?;
     } else if let Some(all) = &source.projected {
         for (at, of) in all.sources.iter().enumerate() {
             let own = |user: Option<i64>, text| own_file(sources, all.default_mode, user.or(all.default_user), text);
             if let Some(of) = &of.config_map {
-                config_map(
-                    objects,
-                    &of.local_object_reference.name,
-                    &of.items,
-                    all.default_mode,
-                    of.optional == Some(true),
-                    &mut out,
-                )?;
+                let name = &of.local_object_reference.name;
+                shown(name, &of.items, all.default_mode, of.optional).config_map(objects, &mut out)?;
             } else if let Some(of) = &of.secret {
-                secret(
-                    objects,
-                    &of.local_object_reference.name,
-                    &of.items,
-                    all.default_mode,
-                    of.optional == Some(true),
-                    &mut out,
-                )?;
+                let name = &of.local_object_reference.name;
+                shown(name, &of.items, all.default_mode, of.optional).secret(objects, &mut out)?;
             } else if let Some(of) = &of.downward_api {
                 downward(sources, &of.items, all.default_mode, &mut out)?;
             } else if let Some(of) = &of.service_account_token {
