@@ -191,11 +191,8 @@ pub fn disrupt(pod: &Pod, ctx: &Ctx, reason: &str, message: &str, failed: bool) 
 
 /// The pod's condition of a type: its status and since when.
 pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Time)> {
-    pod.status
-        .conditions
-        .iter()
-        .find(|condition| condition.r#type == kind)
-        .map(|condition| (&*condition.status, condition.last_transition_time))
+    let condition = pod.status.conditions.iter().find(|condition| condition.r#type == kind);
+    condition.map(|condition| (&*condition.status, condition.last_transition_time))
 }
 
 pub fn is_ready(pod: &Pod) -> bool {

@@ -132,12 +132,8 @@ impl Acts {
             }
             Action::Remove { id, container } => {
                 let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container, &id));
-                let log = runtime
-                    .pod(uid)
-                    .await
-                    .ok()
-                    .and_then(|pod| pod.containers.into_iter().find(|c| c.id == id))
-                    .map(|c| c.log_path);
+                let containers = runtime.pod(uid).await.map(|pod| pod.containers).unwrap_or_default();
+                let log = containers.into_iter().find(|c| c.id == id).map(|c| c.log_path);
                 let removed = gone_is_fine(runtime.remove_container(uid, &id).await);
                 if let (Ok(()), Some(log)) = (&removed, log) {
                     remove_logs(&log);
@@ -171,10 +167,8 @@ impl Acts {
         self.check_handler(desired).await?;
         make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
         make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
-        runtime
-            .set_cgroup(&wanted.cgroup, &resources::pod_cgroup(&desired.pod, config.pod_pids_limit))
-            .await
-            .map_err(text)?;
+        let size = resources::pod_cgroup(&desired.pod, config.pod_pids_limit);
+        runtime.set_cgroup(&wanted.cgroup, &size).await.map_err(text)?;
         if attempt > 0 {
             // What is left of the sandbox before this one.
             runtime.stop_sandbox(desired.uid()).await.or_else(ignore_missing).map_err(text)?;
@@ -191,12 +185,8 @@ impl Acts {
         let Some(name) = desired.pod.spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
             return Ok(());
         };
-        let class: RuntimeClass = self
-            .shared
-            .client
-            .get("", name)
-            .await
-            .map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
+        let class = self.shared.client.get::<RuntimeClass>("", name).await;
+        let class = class.map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
         match container::HANDLERS.contains(&&*class.handler) {
             true => Ok(()),
             false => Err(format!("failed to get sandbox runtime: no runtime for \"{}\" is configured", class.handler)),
@@ -236,11 +226,8 @@ impl Acts {
     async fn attach(&self, desired: &Desired, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
         let ports = &self.shared.ports;
         ports.network.ready().map_err(|reason| format!("network is not ready: {reason}"))?;
-        let addresses = ports
-            .network
-            .attach(sandbox, desired.uid(), &mappings(desired))
-            .await
-            .map_err(|error| error.to_string())?;
+        let attached = ports.network.attach(sandbox, desired.uid(), &mappings(desired)).await;
+        let addresses = attached.map_err(|error| error.to_string())?;
         ports.runtime.set_addresses(desired.uid(), &addresses).await.map_err(|error| error.to_string())?;
         Ok(addresses)
     }
@@ -309,17 +296,10 @@ impl Acts {
         let target_id = match &*member.target {
             "" => String::new(),
             target => {
-                let state = shared
-                    .ports
-                    .runtime
-                    .pod(uid)
-                    .await
-                    .map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
-                let found = state
-                    .containers
-                    .into_iter()
-                    .rev()
-                    .find(|container| container.name == target && crate::plan::is_running(container));
+                let state = shared.ports.runtime.pod(uid).await;
+                let state = state.map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
+                let mut runs = state.containers.into_iter().rev();
+                let found = runs.find(|container| container.name == target && crate::plan::is_running(container));
                 found.map(|container| container.id).ok_or_else(|| {
                     failed("CreateContainerError", "Failed", format!("unable to find target container {target}"))
                 })?

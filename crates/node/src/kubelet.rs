@@ -262,11 +262,8 @@ impl Kubelet {
     async fn take_all(&self, pods: Vec<Pod>) {
         let uids: BTreeSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
         let here = self.shared.ports.runtime.pods().await.unwrap_or_default();
-        let living: Vec<_> = here
-            .iter()
-            .filter(|state| uids.contains(&state.uid))
-            .filter_map(|state| Some((state.uid.clone(), state.sandbox.clone()?)))
-            .collect();
+        let ours = here.iter().filter(|state| uids.contains(&state.uid));
+        let living: Vec<_> = ours.filter_map(|state| Some((state.uid.clone(), state.sandbox.clone()?))).collect();
         let first = lock(&self.workers).is_empty();
         if first && let Err(error) = self.shared.ports.network.keep_only(&living).await {
             tracing::warn!(%error, "the network of former pods was not cleaned up");
@@ -456,11 +453,8 @@ impl Kubelet {
     /// `kubepods/burstable` weighs as much as its pods ask for.
     async fn set_burstable_shares(&self) {
         let views: Vec<Arc<View>> = lock(&self.workers).values().map(|handle| handle.seen.borrow().clone()).collect();
-        let pods: Vec<&Pod> = views
-            .iter()
-            .filter(|view| !view.gone && !is_terminal(&view.status.phase))
-            .map(|view| &*view.desired.pod)
-            .collect();
+        let living = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase));
+        let pods: Vec<&Pod> = living.map(|view| &*view.desired.pod).collect();
         let wanted = resources::class_cgroup(&pods, "Burstable");
         let last = lock(&self.shared.burstable_shares).replace(wanted.cpu_shares);
         if last != Some(wanted.cpu_shares)
@@ -514,10 +508,8 @@ impl Kubelet {
 /// Pods that take room, but for one.
 fn living(workers: &HashMap<String, Handle>, but: &str) -> Vec<Arc<Pod>> {
     let views = workers.iter().filter(|(uid, _)| *uid != but).map(|(_, handle)| (handle, handle.seen.borrow().clone()));
-    views
-        .filter(|(_, view)| !view.gone && !is_terminal(&view.status.phase))
-        .map(|(handle, _)| handle.pod.borrow().clone())
-        .collect()
+    let living = views.filter(|(_, view)| !view.gone && !is_terminal(&view.status.phase));
+    living.map(|(handle, _)| handle.pod.borrow().clone()).collect()
 }
 
 /// Workers end with the run.

@@ -85,12 +85,8 @@ const MINIMUM_GRACE: Nanos = 2 * SECOND;
 impl<'a> Input<'a> {
     /// The last run of a container.
     pub fn latest(&self, name: &str) -> Option<&'a Container> {
-        self.observed
-            .containers
-            .iter()
-            .rev()
-            .filter(|container| container.name == name)
-            .max_by_key(|container| container.attempt)
+        let runs = self.observed.containers.iter().rev().filter(|container| container.name == name);
+        runs.max_by_key(|container| container.attempt)
     }
 
     /// The run before the last one.

@@ -63,12 +63,8 @@ pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<K
         let matcher = Matcher::labels(&service.spec.selector);
         old.into_iter().chain(new).any(|pod| matcher.matches(&pod.metadata.labels))
     };
-    world
-        .of::<Service>()
-        .in_namespace(&any.metadata.namespace)
-        .filter(|service| selects(service))
-        .map(|service| Key::of(&**service))
-        .collect()
+    let services = world.of::<Service>().in_namespace(&any.metadata.namespace).filter(|service| selects(service));
+    services.map(|service| Key::of(&**service)).collect()
 }
 
 pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
@@ -266,11 +262,8 @@ pub fn number(port: &ServicePort, pod: &Pod) -> Option<i32> {
         IntOrString::Int(0) => Some(port.port),
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
-            let sidecars = pod
-                .spec
-                .init_containers
-                .iter()
-                .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let init = pod.spec.init_containers.iter();
+            let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
             let mut declared = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
             declared
                 .find(|declared| declared.name == *name && protocol(&declared.protocol) == protocol(&port.protocol))

@@ -158,11 +158,8 @@ fn fallen_silent(node: &Node, ctx: &Ctx) -> Option<Node> {
 fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &mut Plan) {
     let is_wanted =
         |kind: &str, status: &str| condition(node, kind).is_some_and(|condition| condition.status == status);
-    let mut wanted: Vec<(&str, &str)> = TAINTS
-        .iter()
-        .filter(|(kind, status, _)| is_wanted(kind, status))
-        .map(|(_, _, taint)| (*taint, "NoSchedule"))
-        .collect();
+    let due = TAINTS.iter().filter(|(kind, status, _)| is_wanted(kind, status));
+    let mut wanted: Vec<(&str, &str)> = due.map(|(_, _, taint)| (*taint, "NoSchedule")).collect();
     if node.spec.unschedulable {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -195,13 +192,8 @@ fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &
         "NoExecute" => [NOT_READY, UNREACHABLE].contains(&&*taint.key),
         _ => false,
     };
-    let mut taints: Vec<Taint> = node
-        .spec
-        .taints
-        .iter()
-        .filter(|taint| !ours(taint) || wanted.contains(&(&taint.key, &taint.effect)))
-        .cloned()
-        .collect();
+    let kept = node.spec.taints.iter().filter(|taint| !ours(taint) || wanted.contains(&(&taint.key, &taint.effect)));
+    let mut taints: Vec<Taint> = kept.cloned().collect();
     for (key, effect) in wanted {
         if !has(key, effect) {
             taints.push(Taint {

@@ -173,11 +173,8 @@ pub fn collect(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan 
         }
         Some(node) => {
             forget(memory, &pod.spec.node_name);
-            let ready = node
-                .status
-                .conditions
-                .iter()
-                .any(|condition| condition.r#type == "Ready" && condition.status == "True");
+            let mut conditions = node.status.conditions.iter();
+            let ready = conditions.any(|condition| condition.r#type == "Ready" && condition.status == "True");
             if terminating && !ready && node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE) {
                 end(&mut plan, Some("PodGC: node is out of service"));
             }

@@ -12,12 +12,8 @@ pub fn row() -> Row {
         name: "clusterrole-aggregation",
         user: "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
         triggers: vec![Trigger::on::<ClusterRole>(|world, _, _| {
-            world
-                .of::<ClusterRole>()
-                .iter()
-                .filter(|(_, role)| role.aggregation_rule.is_some())
-                .map(|(key, _)| key.clone())
-                .collect()
+            let roles = world.of::<ClusterRole>().iter().filter(|(_, role)| role.aggregation_rule.is_some());
+            roles.map(|(key, _)| key.clone()).collect()
         })],
         reconcile: Box::new(reconcile),
         parallel: 2,

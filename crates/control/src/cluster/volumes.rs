@@ -91,11 +91,8 @@ pub fn find<'a>(
     free: impl Fn(&PersistentVolume) -> bool,
 ) -> Option<&'a PersistentVolume> {
     let matcher = claim.spec.selector.as_ref().map(|selector| Matcher::new(Some(selector)));
-    let fits = world
-        .of::<PersistentVolume>()
-        .values()
-        .map(|volume| &**volume)
-        .filter(|volume| mismatch(volume, claim).is_none() && free(volume));
+    let volumes = world.of::<PersistentVolume>().values().map(|volume| &**volume);
+    let fits = volumes.filter(|volume| mismatch(volume, claim).is_none() && free(volume));
     let (named, free): (Vec<_>, Vec<_>) = fits
         .filter(|volume| is_for(volume, claim) || volume.spec.claim_ref.is_none())
         .partition(|volume| volume.spec.claim_ref.is_some());
@@ -116,11 +113,8 @@ pub fn claims_row() -> Row {
         triggers: vec![
             Trigger::itself::<PersistentVolumeClaim>(),
             Trigger::on::<PersistentVolume>(|world, old, new| {
-                let named = old
-                    .into_iter()
-                    .chain(new)
-                    .filter_map(|volume| volume.spec.claim_ref.as_ref())
-                    .map(|of| key(&of.namespace, &of.name));
+                let both = old.into_iter().chain(new).filter_map(|volume| volume.spec.claim_ref.as_ref());
+                let named = both.map(|of| key(&of.namespace, &of.name));
                 let free = new.is_some_and(|volume| volume.spec.claim_ref.is_none());
                 let waiting = world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| {
                     (free && claim.spec.volume_name.is_empty())
@@ -132,12 +126,8 @@ pub fn claims_row() -> Row {
                 keys
             }),
             Trigger::on::<StorageClass>(|world, _, _| {
-                world
-                    .of::<PersistentVolumeClaim>()
-                    .iter()
-                    .filter(|(_, claim)| claim.spec.volume_name.is_empty())
-                    .map(|(key, _)| key.clone())
-                    .collect()
+                let claims = world.of::<PersistentVolumeClaim>().iter();
+                claims.filter(|(_, claim)| claim.spec.volume_name.is_empty()).map(|(key, _)| key.clone()).collect()
             }),
         ],
         reconcile: Box::new(sync_claim),
@@ -327,10 +317,8 @@ pub fn volumes_row() -> Row {
                         .is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace)
                 };
                 let volumes = world.of::<PersistentVolume>().iter();
-                volumes
-                    .filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume))
-                    .map(|(key, _)| key.clone())
-                    .collect()
+                let named = volumes.filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume));
+                named.map(|(key, _)| key.clone()).collect()
             }),
         ],
         reconcile: Box::new(sync_volume),
@@ -453,10 +441,8 @@ pub fn claim_protection_row() -> Row {
         reconcile: Box::new(|world, key, _| {
             let Some(claim) = world.get::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
             let used = || {
-                world
-                    .of::<Pod>()
-                    .in_namespace(&key.namespace)
-                    .any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
+                let mut pods = world.of::<Pod>().in_namespace(&key.namespace);
+                pods.any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
             };
             protect(&**claim, "kubernetes.io/pvc-protection", used)
         }),
@@ -494,11 +480,8 @@ pub fn attributes_protection_row() -> Row {
 
 fn deleted_attributes(world: &World) -> Vec<Key> {
     let classes = world.of::<VolumeAttributesClass>();
-    classes
-        .iter()
-        .filter(|(_, class)| class.metadata.deletion_timestamp.is_some())
-        .map(|(key, _)| key.clone())
-        .collect()
+    let deleted = classes.iter().filter(|(_, class)| class.metadata.deletion_timestamp.is_some());
+    deleted.map(|(key, _)| key.clone()).collect()
 }
 
 pub fn protect_attributes(world: &World, key: &Key, _: &mut Ctx) -> Plan {

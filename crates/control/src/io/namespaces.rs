@@ -175,12 +175,8 @@ async fn delete_all(client: &Client, namespace: &str, deleted_at: Time, report: 
         }
     };
     if !found.failed.is_empty() {
-        let groups = found
-            .failed
-            .iter()
-            .map(|group| format!("{group}: stale GroupVersion discovery: {group}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let failed = found.failed.iter().map(|group| format!("{group}: stale GroupVersion discovery: {group}"));
+        let groups = failed.collect::<Vec<_>>().join(", ");
         let message = format!(
             "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {groups}",
             found.failed.len()

@@ -81,10 +81,8 @@ pub fn release(world: &World, at: &Key, _: &mut Ctx) -> Plan {
 
 /// The condition of a Job that came to its end.
 pub fn finished(job: &Job) -> Option<&JobCondition> {
-    job.status
-        .conditions
-        .iter()
-        .find(|condition| matches!(&*condition.r#type, "Complete" | "Failed") && condition.status == "True")
+    let mut conditions = job.status.conditions.iter();
+    conditions.find(|condition| matches!(&*condition.r#type, "Complete" | "Failed") && condition.status == "True")
 }
 
 fn is_foreign(job: &Job) -> bool {
@@ -106,12 +104,8 @@ fn index_of(pod: &Pod) -> Option<i32> {
 }
 
 fn number(pod: &Pod, annotation: &str) -> i32 {
-    pod.metadata
-        .annotations
-        .get(annotation)
-        .and_then(|number| number.parse().ok())
-        .filter(|number| *number >= 0)
-        .unwrap_or(0)
+    let given = pod.metadata.annotations.get(annotation).and_then(|number| number.parse().ok());
+    given.filter(|number| *number >= 0).unwrap_or(0)
 }
 
 fn count<T>(items: &[T]) -> i32 {
@@ -280,10 +274,8 @@ fn conclude(
 ) -> Option<Told> {
     let (first, last) = if end.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
     set_condition(status, ctx, first, "True", &end.reason, &end.message);
-    let counted = status
-        .uncounted_terminated_pods
-        .as_ref()
-        .is_none_or(|uncounted| uncounted.succeeded.is_empty() && uncounted.failed.is_empty());
+    let uncounted = status.uncounted_terminated_pods.as_ref();
+    let counted = uncounted.is_none_or(|uncounted| uncounted.succeeded.is_empty() && uncounted.failed.is_empty());
     if !end.told || !counted || !all_untracked || look.terminating > 0 {
         return None;
     }
@@ -411,12 +403,8 @@ impl<'a> Look<'a> {
         if let Some(told) = End::told(status) {
             return Some(told);
         }
-        let fatal = self
-            .pods
-            .iter()
-            .filter(|pod| is_failed(self.job, pod))
-            .filter_map(|pod| rule(self.job, pod))
-            .find(|(action, _)| *action == "FailJob");
+        let mut failed = self.pods.iter().filter(|pod| is_failed(self.job, pod)).filter_map(|pod| rule(self.job, pod));
+        let fatal = failed.find(|(action, _)| *action == "FailJob");
         if let Some((_, message)) = fatal {
             return End::failure("PodFailurePolicy", &message);
         }

@@ -226,12 +226,8 @@ impl<'a> Look<'a> {
             pods.iter().copied().filter(|pod| ordinal(pod).is_some() && !self.in_range(pod)).collect();
         condemned.sort_by_key(|pod| Reverse(ordinal(pod)));
         let ordered = !self.is_parallel();
-        let first_unavailable = places
-            .iter()
-            .map(Replica::pod)
-            .chain(condemned.iter().rev().copied())
-            .find(|pod| self.is_unavailable(pod))
-            .map(|pod| pod.metadata.name.clone());
+        let mut pods = places.iter().map(Replica::pod).chain(condemned.iter().rev().copied());
+        let first_unavailable = pods.find(|pod| self.is_unavailable(pod)).map(|pod| pod.metadata.name.clone());
 
         for replica in &places {
             if self.tend(replica) && ordered {

@@ -155,12 +155,9 @@ impl Kubelet {
     }
 
     fn list_pods(&self, running: bool) -> Answer {
-        let items = self
-            .views()
-            .iter()
-            .filter(|view| !running || view.observed.containers.iter().any(is_running))
-            .map(|view| Pod { status: view.status.clone(), ..(*view.desired.pod).clone() })
-            .collect();
+        let views = self.views();
+        let wanted = views.iter().filter(|view| !running || view.observed.containers.iter().any(is_running));
+        let items = wanted.map(|view| Pod { status: view.status.clone(), ..(*view.desired.pod).clone() }).collect();
         let list = PodList { items, ..PodList::default() };
         let table = Table::builtin();
         let id = table.id(PodList::NAME).ok_or_else(|| Refusal::internal("no PodList"))?;

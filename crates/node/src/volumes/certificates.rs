@@ -153,11 +153,8 @@ impl Certificates {
     async fn ask(&self, pod: &Pod, of: &PodCertificateProjection, wake: &Arc<Wake>) -> Result<Asked, Error> {
         let failed = |what: &'static str| move |source| Error::Certificate { what, source: Box::new(source) };
         let meta = &pod.metadata;
-        let account: ServiceAccount = self
-            .client
-            .get(&meta.namespace, &pod.spec.service_account_name)
-            .await
-            .map_err(failed("fetching service account"))?;
+        let account = self.client.get::<ServiceAccount>(&meta.namespace, &pod.spec.service_account_name).await;
+        let account = account.map_err(failed("fetching service account"))?;
         let node: Node = self.client.get("", &self.node_name).await.map_err(failed("getting node object"))?;
         let new = self.ports.keys.make(&of.key_type).map_err(Error::Key)?;
         let request = PodCertificateRequest {

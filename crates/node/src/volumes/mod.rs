@@ -232,12 +232,8 @@ impl Volumes {
     async fn tokens(&self, desired: &Desired, now: Nanos, refresh_at: &mut Option<Nanos>) -> Result<Tokens, Error> {
         let pod = &desired.pod;
         let mut tokens = Tokens::new();
-        let sources = pod
-            .spec
-            .volumes
-            .iter()
-            .filter_map(|volume| volume.volume_source.projected.as_ref())
-            .flat_map(|of| &of.sources);
+        let projected = pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.projected.as_ref());
+        let sources = projected.flat_map(|of| &of.sources);
         for of in sources.filter_map(|source| source.service_account_token.as_ref()) {
             let seconds = of.expiration_seconds.unwrap_or(TOKEN_SECONDS);
             let key = (pod.metadata.uid.clone(), of.audience.clone(), seconds);
