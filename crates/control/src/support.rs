@@ -101,12 +101,8 @@ pub fn claim<'a, O: Object, K: Object>(
             {
                 let mut owners: Vec<_> = their.owner_references.iter().map(owner_json).collect();
                 owners.push(owner_json(&controller_ref(owner)));
-                let version = &their.resource_version;
-                actions.push(Action::merge(
-                    candidate,
-                    None,
-                    json!({"metadata": {"ownerReferences": owners, "resourceVersion": version}}),
-                ));
+                let meta = json!({"ownerReferences": owners, "resourceVersion": their.resource_version});
+                actions.push(Action::merge(candidate, None, json!({"metadata": meta})));
                 mine.push(candidate);
             }
             None => {}

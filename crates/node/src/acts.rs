@@ -111,13 +111,8 @@ impl Acts {
                             .await;
                     // A hook that is cut off is no event.
                     if matches!(done, Ok(Err(_))) {
-                        self.shared.events.note(
-                            &*desired.pod,
-                            &member.field_path(),
-                            true,
-                            "FailedPreStopHook",
-                            "PreStopHook failed",
-                        );
+                        let path = member.field_path();
+                        self.shared.events.note(&*desired.pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
                     }
                 }
                 Outcome::PreStopped(id)
@@ -356,13 +351,8 @@ impl Acts {
             Ok(()) => None,
             Err(error) => {
                 tracing::debug!(pod = %desired.label(), container, %error, "a postStart hook failed");
-                self.shared.events.note(
-                    &*desired.pod,
-                    &member.field_path(),
-                    true,
-                    "FailedPostStartHook",
-                    "PostStartHook failed",
-                );
+                let path = member.field_path();
+                self.shared.events.note(&*desired.pod, &path, true, "FailedPostStartHook", "PostStartHook failed");
                 Some("FailedPostStartHook".into())
             }
         }

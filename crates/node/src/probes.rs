@@ -284,11 +284,10 @@ impl Runner {
                     text.extend(output.stderr);
                     Err(Bad::Failure(String::from_utf8_lossy(&text[..text.len().min(10 << 10)]).into_owned()))
                 }
-                Err(crate::ports::Error::Timeout(_)) => Err(Bad::Failure(format!(
-                    "command timed out: \"{}\" timed out after {}s",
-                    command.join(" "),
-                    timeout.as_secs()
-                ))),
+                Err(crate::ports::Error::Timeout(_)) => {
+                    let (line, seconds) = (command.join(" "), timeout.as_secs());
+                    Err(Bad::Failure(format!("command timed out: \"{line}\" timed out after {seconds}s")))
+                }
                 Err(error) => Err(Bad::Error(error.to_string())),
             };
         }
@@ -299,12 +298,8 @@ impl Runner {
             return match http_get::get(&target, &self.shared.ports.tls, timeout).await {
                 Ok(answer) if (200..400).contains(&answer.status) => {
                     if answer.elsewhere {
-                        let message = format!(
-                            "{} probe warning: Probe terminated redirects, Response body: {}",
-                            self.of.name(),
-                            answer.body
-                        );
-                        self.note("ProbeWarning", message);
+                        let why = "Probe terminated redirects, Response body:";
+                        self.note("ProbeWarning", format!("{} probe warning: {why} {}", self.of.name(), answer.body));
                     }
                     Ok(())
                 }

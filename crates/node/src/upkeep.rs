@@ -145,14 +145,9 @@ async fn outgrown(kubelet: &Kubelet, view: &View) -> Option<String> {
     for member in view.desired.members.iter().filter(limited) {
         let limit = resources::amount(&member.container.resources.limits, "ephemeral-storage")?;
         let name = &member.container.name;
-        let written: u64 = view
-            .observed
-            .containers
-            .iter()
-            .filter(|container| container.name == *name)
-            .filter_map(|container| stats.containers.get(&container.id))
-            .map(|usage| usage.root_fs_used_bytes)
-            .sum();
+        let runs = view.observed.containers.iter().filter(|container| container.name == *name);
+        let usages = runs.filter_map(|container| stats.containers.get(&container.id));
+        let written: u64 = usages.map(|usage| usage.root_fs_used_bytes).sum();
         let logs = logs.join(name);
         let used = written + tokio::task::spawn_blocking(move || disk_usage(&logs)).await.unwrap_or(0);
         if i64::try_from(used).is_ok_and(|used| used > limit.value()) {
@@ -193,11 +188,9 @@ async fn evict_one(kubelet: &Kubelet, short: Short, usage: &NodeUsage, fs: &FsSt
         Short::Inodes => ("inodes", fs.inodes_free, fs.inodes / 100 * of.nodefs_inodes_free_percent),
     };
     let shown = |amount| Quantity::from_int(i64::try_from(amount).unwrap_or(i64::MAX), Format::BinarySI);
-    let message = format!(
-        "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
-        shown(threshold),
-        shown(available)
-    );
+    let (threshold, available) = (shown(threshold), shown(available));
+    let message =
+        format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. ");
     kubelet.evict(&view, message);
 }
 

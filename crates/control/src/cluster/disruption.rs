@@ -83,14 +83,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
             status.disruptions_allowed = 0;
             set_condition(&mut status, ctx, "SyncFailed", message.clone());
             if status != budget.status {
-                plan.push(event(
-                    ctx,
-                    &**budget,
-                    COMPONENT,
-                    "Warning",
-                    "CalculateExpectedPodCountFailed",
-                    format!("Failed to calculate the number of expected pods: {message}"),
-                ));
+                let message = format!("Failed to calculate the number of expected pods: {message}");
+                plan.push(event(ctx, &**budget, COMPONENT, "Warning", "CalculateExpectedPodCountFailed", message));
             }
         }
     }

@@ -113,14 +113,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, memory: &Mutex<Memory>
     if left > 0 {
         plan.requeue(Duration::from_secs(left.unsigned_abs()));
     } else if let Some(silent) = fallen_silent(node, ctx) {
-        plan.push(event(
-            ctx,
-            &**node,
-            COMPONENT,
-            "Normal",
-            "NodeNotReady",
-            format!("Node {} status is now: NodeNotReady", key.name),
-        ));
+        let message = format!("Node {} status is now: NodeNotReady", key.name);
+        plan.push(event(ctx, &**node, COMPONENT, "Normal", "NodeNotReady", message));
         plan.actions.insert(0, Action::update_status(silent));
         return plan;
     }
@@ -206,11 +200,9 @@ fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &
     }
     if taints != node.spec.taints {
         let taints: Vec<_> = taints.iter().map(taint_json).collect();
-        plan.push(Action::merge(
-            node,
-            None,
-            json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}}),
-        ));
+        let version = &node.metadata.resource_version;
+        let changes = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
+        plan.push(Action::merge(node, None, changes));
     }
 }
 

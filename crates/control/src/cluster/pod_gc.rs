@@ -102,14 +102,8 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
         return plan;
     }
     forget(memory, &name);
-    plan.push(event(
-        ctx,
-        &**pod,
-        "taint-eviction-controller",
-        "Normal",
-        "TaintManagerEviction",
-        format!("Marking for deletion Pod {key}"),
-    ));
+    let message = format!("Marking for deletion Pod {key}");
+    plan.push(event(ctx, &**pod, "taint-eviction-controller", "Normal", "TaintManagerEviction", message));
     plan.push(disrupt(pod, ctx, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", false));
     plan.push(Action::delete(&**pod));
     plan

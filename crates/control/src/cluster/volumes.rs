@@ -404,13 +404,9 @@ pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
                 ..PersistentVolumeClaim::default()
             })),
             Some(claim) if !is_controlled_by(&claim.metadata, &pod.metadata.uid) => {
-                let message = format!(
-                    "ephemeral volume {}: PVC {}/{name} was not created for pod {}/{} (pod is not owner)",
-                    volume.name,
-                    at.namespace,
-                    at.namespace,
-                    pod.name()
-                );
+                let (namespace, volume, pod_name) = (&at.namespace, &volume.name, pod.name());
+                let claim = format!("ephemeral volume {volume}: PVC {namespace}/{name}");
+                let message = format!("{claim} was not created for pod {namespace}/{pod_name} (pod is not owner)");
                 plan.push(event(ctx, &**pod, "ephemeral_volume", "Warning", "EphemeralBinding", message));
             }
             Some(_) => {}

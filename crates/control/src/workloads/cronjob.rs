@@ -110,12 +110,8 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
         match finished(job) {
             Some(condition) if known => {
                 look.forget(&job.metadata.uid);
-                look.tell(
-                    ctx,
-                    "Normal",
-                    "SawCompletedJob",
-                    format!("Saw completed job: {}, condition: {}", job.name(), condition.r#type),
-                );
+                let message = format!("Saw completed job: {}, condition: {}", job.name(), condition.r#type);
+                look.tell(ctx, "Normal", "SawCompletedJob", message);
             }
             None if !known && job.metadata.deletion_timestamp.is_none() => match scheduled_at(look.cron, job) {
                 // We made it a moment ago: only now is its uid known.
@@ -173,12 +169,8 @@ fn start(world: &World, look: &mut Look<'_>, ctx: &mut Ctx) -> Option<i64> {
     let schedule = match Schedule::parse(&spec.schedule) {
         Ok(schedule) => schedule,
         Err(error) => {
-            look.tell(
-                ctx,
-                "Warning",
-                "UnparseableSchedule",
-                format!("unparseable schedule: {:?} : {error}", spec.schedule),
-            );
+            let message = format!("unparseable schedule: {:?} : {error}", spec.schedule);
+            look.tell(ctx, "Warning", "UnparseableSchedule", message);
             return None;
         }
     };

@@ -238,36 +238,24 @@ impl Volumes {
             let seconds = of.expiration_seconds.unwrap_or(TOKEN_SECONDS);
             let key = (pod.metadata.uid.clone(), of.audience.clone(), seconds);
             let known = lock(&self.tokens).get(&key).map(|known| (known.token.clone(), known.renew_at));
-            let (token, renew_at) = match known {
-                Some(known) if known.1 > now => known,
-                known => match self.request_token(desired, &of.audience, seconds, now).await {
-                    Ok(made) => {
-                        store::write_private(&self.token_file(&key), made.0.as_bytes());
-                        lock(&self.tokens).insert(key, Token { token: made.0.clone(), renew_at: made.1 });
-                        made
-                    }
-                    // An old token serves for its last fifth.
-                    Err(error) => match known {
-                        Some((token, _)) => {
-                            tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
-                            (token, now + 60 * SECOND)
-                        }
-                        // After a boot without a server the last one is better than none: it is renewed soon.
-                        None => match (
-                            &error,
-                            fs::read_to_string(self.token_file(&(
-                                pod.metadata.uid.clone(),
-                                of.audience.clone(),
-                                seconds,
-                            ))),
-                        ) {
-                            (Error::Token(reconcile::io::Error::Transport { .. }), Ok(token)) => {
-                                (token, now + 10 * SECOND)
-                            }
-                            _ => return Err(error),
-                        },
-                    },
-                },
+            let fresh = known.clone().filter(|(_, renew_at)| *renew_at > now);
+            let asked = match fresh {
+                Some(fresh) => Ok(fresh),
+                None => self.request_token(desired, &of.audience, seconds, now).await,
+            };
+            let kept = || fs::read_to_string(self.token_file(&key)).ok();
+            let (token, renew_at) = match (asked, known) {
+                (Ok(token), _) => token,
+                // An old token serves for its last fifth.
+                (Err(error), Some((token, _))) => {
+                    tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
+                    (token, now + 60 * SECOND)
+                }
+                // After a boot without a server the last one is better than none: it is renewed soon.
+                (Err(error @ Error::Token(reconcile::io::Error::Transport { .. })), None) => {
+                    (kept().ok_or(error)?, now + 10 * SECOND)
+                }
+                (Err(error), None) => return Err(error),
             };
             *refresh_at = Some(refresh_at.map_or(renew_at, |sooner| sooner.min(renew_at)));
             tokens.insert((of.audience.clone(), seconds), token);
@@ -304,16 +292,16 @@ impl Volumes {
         *request.uri_mut() = path.parse().map_err(|_| Error::Claim(format!("no such service account: {account}")))?;
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let raw = self.client.request_raw(request).await.map_err(Error::Token)?;
-        let answer = TokenRequest::decode(&raw).map_err(|_| {
-            Error::Token(reconcile::io::Error::Decode {
-                path: format!("serviceaccounts/{account}/token"),
-                expected: "TokenRequest",
-            })
-        })?;
+        let unknown = reconcile::io::Error::Decode { path: path.clone(), expected: "TokenRequest" };
+        let answer = TokenRequest::decode(&raw).map_err(|_| Error::Token(unknown))?;
         let expires = answer.status.expiration_timestamp.seconds * SECOND;
         // Upstream renews at 80 % of a token's life, and after a day at the latest.
         let renew_at = (now + (expires - now) / 5 * 4).min(now + 24 * 3600 * SECOND).max(now + SECOND);
-        Ok((answer.status.token, renew_at))
+        let token = answer.status.token;
+        let key = (meta.uid.clone(), audience.to_owned(), seconds);
+        store::write_private(&self.token_file(&key), token.as_bytes());
+        lock(&self.tokens).insert(key, Token { token: token.clone(), renew_at });
+        Ok((token, renew_at))
     }
 
     /// Undoes every mount below the pod's directory, and removes the directory.
