@@ -1,8 +1,9 @@
 //! What many reconcilers ask: selectors, ownership, readiness of pods, events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use reconcile::{Action, Ctx, Key, Objects, Patch, Reference};
+use reconcile::{Action, Ctx, Key, Objects, Patch, Reference, World};
 use schema::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use schema::api::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use schema::api::{IntOrString, MicroTime, Object, Time};
@@ -48,6 +49,11 @@ impl Matcher {
             all.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
         })
     }
+}
+
+/// The object of a key, unless it is being deleted.
+pub fn living<'a, K: Object>(world: &'a World, key: &Key) -> Option<&'a Arc<K>> {
+    world.get::<K>(key).filter(|object| object.metadata().deletion_timestamp.is_none())
 }
 
 /// The owner that manages an object.

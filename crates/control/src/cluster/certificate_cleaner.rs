@@ -5,6 +5,8 @@ use std::time::Duration;
 use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Reference, Row, Trigger, World};
 use schema::api::certificates::v1::PodCertificateRequest;
 
+use crate::support::living;
+
 const LIFE_SECONDS: i64 = 15 * 60;
 
 pub fn row() -> Row {
@@ -19,8 +21,7 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let request = world.get::<PodCertificateRequest>(key);
-    let Some(request) = request.filter(|request| request.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(request) = living::<PodCertificateRequest>(world, key) else { return plan };
     let made = request.metadata.creation_timestamp.seconds;
     match made + LIFE_SECONDS - ctx.now_seconds() {
         left @ 1.. => plan.requeue(Duration::from_secs(left.unsigned_abs())),

@@ -1,6 +1,6 @@
 //! EndpointSlice: where the pods behind a Service are, at most a hundred to a slice.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
@@ -10,7 +10,7 @@ use schema::api::discovery::v1::{
 use schema::api::meta::v1::ObjectMeta;
 use schema::api::{IntOrString, Object};
 
-use crate::support::{Matcher, controller_ref, is_ready, is_terminal};
+use crate::support::{Matcher, controller_ref, is_ready, is_terminal, living};
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -76,10 +76,8 @@ pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     });
     let held: Vec<&EndpointSlice> =
         held.map(|slice| &**slice).filter(|slice| slice.metadata.deletion_timestamp.is_none()).collect();
-    let service = world.get::<Service>(key).filter(|service| service.metadata.deletion_timestamp.is_none());
-    let Some(service) =
-        service.filter(|service| !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName")
-    else {
+    let ours = |service: &&Arc<Service>| !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName";
+    let Some(service) = living::<Service>(world, key).filter(ours) else {
         // A Service without a selector has slices of others; ours of its earlier days go.
         plan.actions.extend(held.into_iter().map(Action::delete));
         return plan;

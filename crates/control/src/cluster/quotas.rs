@@ -14,7 +14,7 @@ use schema::api::{self, Object};
 use schema::quantity::{Format, Quantity};
 
 use super::volumes::class_of;
-use crate::support::is_terminal;
+use crate::support::{is_terminal, living};
 
 /// What was booked for an object that then was not made is given back by then.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -105,10 +105,7 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(quota) = world.get::<ResourceQuota>(key).filter(|quota| quota.metadata.deletion_timestamp.is_none())
-    else {
-        return plan;
-    };
+    let Some(quota) = living::<ResourceQuota>(world, key) else { return plan };
     plan.requeue(RESYNC);
     let usage = usage(world, quota, ctx.now_seconds());
     let mut status = quota.status.clone();

@@ -10,7 +10,7 @@ use schema::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use schema::api::{Object, Quantity};
 use schema::quantity;
 
-use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, time};
+use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, living, time};
 
 const BINDER: &str = "system:serviceaccount:kube-system:persistent-volume-binder";
 const COMPONENT: &str = "persistentvolume-controller";
@@ -138,11 +138,7 @@ pub fn claims_row() -> Row {
 
 pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(claim) =
-        world.get::<PersistentVolumeClaim>(key).filter(|claim| claim.metadata.deletion_timestamp.is_none())
-    else {
-        return plan;
-    };
+    let Some(claim) = living::<PersistentVolumeClaim>(world, key) else { return plan };
     match next_step(world, claim) {
         Step::Bind(volume) => bind(volume, claim, &mut plan),
         Step::HandOver(class) => hand_over(claim, class, ctx, &mut plan),
@@ -385,7 +381,7 @@ pub fn ephemeral_row() -> Row {
 
 pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(pod) = world.get::<Pod>(at).filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(pod) = living::<Pod>(world, at) else { return plan };
     for volume in &pod.spec.volumes {
         let source = volume.volume_source.ephemeral.as_ref();
         let Some(template) = source.and_then(|source| source.volume_claim_template.as_ref()) else { continue };
