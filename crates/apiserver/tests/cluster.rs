@@ -25,7 +25,7 @@ fn facts() -> Facts {
     }
 }
 
-async fn cluster() -> Fixture {
+pub async fn cluster() -> Fixture {
     let random = SystemRandom::new();
     let ca = Authority::create("client-ca", 1_800_000_000, &random).unwrap();
     let key = KeyPair::generate(&random).unwrap();
@@ -54,7 +54,7 @@ async fn cluster() -> Fixture {
 }
 
 impl Fixture {
-    async fn as_user(&self, user: User, method: Method, path: &str, body: &str) -> Reply {
+    pub async fn as_user(&self, user: User, method: Method, path: &str, body: &str) -> Reply {
         let body = if body.is_empty() { String::new() } else { relaxed(body) };
         let mut request = Fixture::request(method, path, "application/json", body);
         request.extensions_mut().insert(user);

@@ -6,6 +6,7 @@ mod cluster;
 mod conversion;
 mod documents;
 mod harness;
+mod pod_certificates;
 mod verbs;
 mod watches;
 mod webhooks;

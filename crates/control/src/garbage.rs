@@ -186,12 +186,8 @@ impl Graph {
     /// Takes all objects of a resource. Those of an earlier list that are missing are gone; owners may be, too.
     pub fn replace(&mut self, resource: ResourceId, listed: Vec<(Uid, Node)>) {
         let uids: HashSet<&Uid> = listed.iter().map(|(uid, _)| uid).collect();
-        let missing: Vec<Uid> = self
-            .nodes
-            .iter()
-            .filter(|(uid, node)| node.resource == resource && !uids.contains(uid))
-            .map(|(uid, _)| uid.clone())
-            .collect();
+        let ended = self.nodes.iter().filter(|(uid, node)| node.resource == resource && !uids.contains(uid));
+        let missing: Vec<Uid> = ended.map(|(uid, _)| uid.clone()).collect();
         missing.iter().for_each(|uid| self.remove(uid));
         for (uid, node) in listed {
             self.observe(&uid, node);

@@ -1,8 +1,9 @@
 //! What many reconcilers ask: selectors, ownership, readiness of pods, events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use reconcile::{Action, Ctx, Key, Objects, Patch, Reference};
+use reconcile::{Action, Ctx, Key, Objects, Patch, Reference, World};
 use schema::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use schema::api::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use schema::api::{IntOrString, MicroTime, Object, Time};
@@ -48,6 +49,11 @@ impl Matcher {
             all.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
         })
     }
+}
+
+/// The object of a key, unless it is being deleted.
+pub fn living<'a, K: Object>(world: &'a World, key: &Key) -> Option<&'a Arc<K>> {
+    world.get::<K>(key).filter(|object| object.metadata().deletion_timestamp.is_none())
 }
 
 /// The owner that manages an object.
@@ -101,12 +107,8 @@ pub fn claim<'a, O: Object, K: Object>(
             {
                 let mut owners: Vec<_> = their.owner_references.iter().map(owner_json).collect();
                 owners.push(owner_json(&controller_ref(owner)));
-                let version = &their.resource_version;
-                actions.push(Action::merge(
-                    candidate,
-                    None,
-                    json!({"metadata": {"ownerReferences": owners, "resourceVersion": version}}),
-                ));
+                let meta = json!({"ownerReferences": owners, "resourceVersion": their.resource_version});
+                actions.push(Action::merge(candidate, None, json!({"metadata": meta})));
                 mine.push(candidate);
             }
             None => {}
@@ -191,11 +193,8 @@ pub fn disrupt(pod: &Pod, ctx: &Ctx, reason: &str, message: &str, failed: bool) 
 
 /// The pod's condition of a type: its status and since when.
 pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Time)> {
-    pod.status
-        .conditions
-        .iter()
-        .find(|condition| condition.r#type == kind)
-        .map(|condition| (&*condition.status, condition.last_transition_time))
+    let condition = pod.status.conditions.iter().find(|condition| condition.r#type == kind);
+    condition.map(|condition| (&*condition.status, condition.last_transition_time))
 }
 
 pub fn is_ready(pod: &Pod) -> bool {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use reconcile::{Action, Ctx, Key, Patch, Plan, World};
 use schema::api::apps::v1 as apps;
 use schema::api::batch::v1 as batch;
+use schema::api::certificates::v1 as certificates;
 use schema::api::coordination::v1 as coordination;
 use schema::api::core::v1 as core;
 use schema::api::discovery::v1 as discovery;
@@ -79,6 +80,7 @@ impl Fixture {
             "PersistentVolumeClaim" => self.add(object::<core::PersistentVolumeClaim>(json)),
             "StorageClass" => self.add(object::<storage::StorageClass>(json)),
             "VolumeAttributesClass" => self.add(object::<storage::VolumeAttributesClass>(json)),
+            "PodCertificateRequest" => self.add(object::<certificates::PodCertificateRequest>(json)),
             "Lease" => self.add(object::<coordination::Lease>(json)),
             "ReplicaSet" => self.add(object::<apps::ReplicaSet>(json)),
             "Deployment" => self.add(object::<apps::Deployment>(json)),

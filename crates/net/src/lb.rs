@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use schema::api::core::v1::{LoadBalancerIngress, Node, Pod, Service};
+use schema::api::core::v1::{LoadBalancerIngress, Node, Pod, Service, ServicePort};
 use schema::api::discovery::v1::EndpointSlice;
 use schema::api::meta::v1::Condition;
 
@@ -140,10 +140,9 @@ fn nodes_with_endpoints<'a>(service: &Service, slices: &'a [Arc<EndpointSlice>])
         slice.metadata.namespace == meta.namespace
             && slice.metadata.labels.get("kubernetes.io/service-name") == Some(&meta.name)
     });
-    ours.flat_map(|slice| &slice.endpoints)
-        .filter(|endpoint| endpoint.conditions.ready.unwrap_or(true))
-        .filter_map(|endpoint| endpoint.node_name.as_deref())
-        .collect()
+    let endpoints = ours.flat_map(|slice| &slice.endpoints);
+    let ready = endpoints.filter(|endpoint| endpoint.conditions.ready.unwrap_or(true));
+    ready.filter_map(|endpoint| endpoint.node_name.as_deref()).collect()
 }
 
 fn addresses(nodes: &[&Arc<Node>], kind: &str, families: &[String]) -> BTreeSet<IpAddr> {
@@ -160,12 +159,8 @@ fn balance(service: &Service, objects: Objects<'_>, options: &Options, claims: &
     let families = &service.spec.ip_families;
     let external = addresses(&nodes, "ExternalIP", families);
     let ips = if external.is_empty() { addresses(&nodes, "InternalIP", families) } else { external };
-    let ports: Vec<(Protocol, u16)> = service
-        .spec
-        .ports
-        .iter()
-        .filter_map(|port| Some((Protocol::parse(&port.protocol)?, u16::try_from(port.port).ok()?)))
-        .collect();
+    let number = |port: &ServicePort| Some((Protocol::parse(&port.protocol)?, u16::try_from(port.port).ok()?));
+    let ports: Vec<(Protocol, u16)> = service.spec.ports.iter().filter_map(number).collect();
     let name = format!("{}/{}", service.metadata.namespace, service.metadata.name);
     let mut wanted = Wanted::default();
     for ip in ips {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::container::{self, Parts};
 use crate::env::Sources;
 use crate::memory::Failure;
-use crate::objects::{Named, lock};
+use crate::objects::{Named, Wake, lock};
 use crate::plan::Action;
 use crate::pod::{Desired, Member, pull_policy};
 use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox};
@@ -66,14 +66,15 @@ pub struct Known {
 pub struct Acts {
     shared: Arc<Shared>,
     written: watch::Receiver<Option<PodStatus>>,
+    wake: Arc<Wake>,
 }
 
 /// What the API has may be this long behind a pod that is deleted.
 const LAST_STATUS_WAIT: Duration = Duration::from_secs(5);
 
 impl Acts {
-    pub fn new(shared: Arc<Shared>, written: watch::Receiver<Option<PodStatus>>) -> Self {
-        Self { shared, written }
+    pub fn new(shared: Arc<Shared>, written: watch::Receiver<Option<PodStatus>>, wake: Arc<Wake>) -> Self {
+        Self { shared, written, wake }
     }
 
     pub async fn run(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
@@ -110,13 +111,8 @@ impl Acts {
                             .await;
                     // A hook that is cut off is no event.
                     if matches!(done, Ok(Err(_))) {
-                        self.shared.events.note(
-                            &*desired.pod,
-                            &member.field_path(),
-                            true,
-                            "FailedPreStopHook",
-                            "PreStopHook failed",
-                        );
+                        let path = member.field_path();
+                        self.shared.events.note(&*desired.pod, &path, true, "FailedPreStopHook", "PreStopHook failed");
                     }
                 }
                 Outcome::PreStopped(id)
@@ -131,12 +127,8 @@ impl Acts {
             }
             Action::Remove { id, container } => {
                 let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container, &id));
-                let log = runtime
-                    .pod(uid)
-                    .await
-                    .ok()
-                    .and_then(|pod| pod.containers.into_iter().find(|c| c.id == id))
-                    .map(|c| c.log_path);
+                let containers = runtime.pod(uid).await.map(|pod| pod.containers).unwrap_or_default();
+                let log = containers.into_iter().find(|c| c.id == id).map(|c| c.log_path);
                 let removed = gone_is_fine(runtime.remove_container(uid, &id).await);
                 if let (Ok(()), Some(log)) = (&removed, log) {
                     remove_logs(&log);
@@ -170,10 +162,8 @@ impl Acts {
         self.check_handler(desired).await?;
         make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
         make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
-        runtime
-            .set_cgroup(&wanted.cgroup, &resources::pod_cgroup(&desired.pod, config.pod_pids_limit))
-            .await
-            .map_err(text)?;
+        let size = resources::pod_cgroup(&desired.pod, config.pod_pids_limit);
+        runtime.set_cgroup(&wanted.cgroup, &size).await.map_err(text)?;
         if attempt > 0 {
             // What is left of the sandbox before this one.
             runtime.stop_sandbox(desired.uid()).await.or_else(ignore_missing).map_err(text)?;
@@ -190,12 +180,8 @@ impl Acts {
         let Some(name) = desired.pod.spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
             return Ok(());
         };
-        let class: RuntimeClass = self
-            .shared
-            .client
-            .get("", name)
-            .await
-            .map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
+        let class = self.shared.client.get::<RuntimeClass>("", name).await;
+        let class = class.map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
         match container::HANDLERS.contains(&&*class.handler) {
             true => Ok(()),
             false => Err(format!("failed to get sandbox runtime: no runtime for \"{}\" is configured", class.handler)),
@@ -235,11 +221,8 @@ impl Acts {
     async fn attach(&self, desired: &Desired, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
         let ports = &self.shared.ports;
         ports.network.ready().map_err(|reason| format!("network is not ready: {reason}"))?;
-        let addresses = ports
-            .network
-            .attach(sandbox, desired.uid(), &mappings(desired))
-            .await
-            .map_err(|error| error.to_string())?;
+        let attached = ports.network.attach(sandbox, desired.uid(), &mappings(desired)).await;
+        let addresses = attached.map_err(|error| error.to_string())?;
         ports.runtime.set_addresses(desired.uid(), &addresses).await.map_err(|error| error.to_string())?;
         Ok(addresses)
     }
@@ -265,7 +248,7 @@ impl Acts {
             allocatable: &self.shared.allocatable,
         };
         let (ports, now) = (&self.shared.ports, self.shared.ports.clock.now());
-        let mounted = self.shared.volumes.mount(&sources, &*ports.images, &images, now).await;
+        let mounted = self.shared.volumes.mount(&sources, &*ports.images, &images, now, &self.wake).await;
         let done = mounted.map_err(|error| failed(error.to_string()))?;
         lock(&self.shared.mounted).insert(desired.uid().to_owned(), done.set);
         Ok(done.refresh_at)
@@ -308,17 +291,10 @@ impl Acts {
         let target_id = match &*member.target {
             "" => String::new(),
             target => {
-                let state = shared
-                    .ports
-                    .runtime
-                    .pod(uid)
-                    .await
-                    .map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
-                let found = state
-                    .containers
-                    .into_iter()
-                    .rev()
-                    .find(|container| container.name == target && crate::plan::is_running(container));
+                let state = shared.ports.runtime.pod(uid).await;
+                let state = state.map_err(|error| failed("CreateContainerError", "Failed", error.to_string()))?;
+                let mut runs = state.containers.into_iter().rev();
+                let found = runs.find(|container| container.name == target && crate::plan::is_running(container));
                 found.map(|container| container.id).ok_or_else(|| {
                     failed("CreateContainerError", "Failed", format!("unable to find target container {target}"))
                 })?
@@ -375,13 +351,8 @@ impl Acts {
             Ok(()) => None,
             Err(error) => {
                 tracing::debug!(pod = %desired.label(), container, %error, "a postStart hook failed");
-                self.shared.events.note(
-                    &*desired.pod,
-                    &member.field_path(),
-                    true,
-                    "FailedPostStartHook",
-                    "PostStartHook failed",
-                );
+                let path = member.field_path();
+                self.shared.events.note(&*desired.pod, &path, true, "FailedPostStartHook", "PostStartHook failed");
                 Some("FailedPostStartHook".into())
             }
         }

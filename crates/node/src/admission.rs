@@ -108,10 +108,8 @@ fn lack(name: &str, requested: i64, used: i64, capacity: i64) -> String {
 fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
     let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|container| &container.ports);
     let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
-    ports
-        .filter(|port| port.host_port > 0)
-        .map(|port| (or(&port.host_ip, "0.0.0.0"), or(&port.protocol, "TCP"), port.host_port))
-        .collect()
+    let asked = ports.filter(|port| port.host_port > 0);
+    asked.map(|port| (or(&port.host_ip, "0.0.0.0"), or(&port.protocol, "TCP"), port.host_port)).collect()
 }
 
 /// `nodeSelector` and required node affinity.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 
 use schema::api::core::v1::Taint;
 
-use crate::ports::{Clock, Host, Images, Network, Runtime};
+use crate::ports::{Clock, Host, Images, Keys, Network, Runtime};
 
 /// The machine's parts.
 #[derive(Clone)]
@@ -13,7 +13,10 @@ pub struct Ports {
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
     pub host: Arc<dyn Host>,
+    pub keys: Arc<dyn Keys>,
     pub clock: Arc<dyn Clock>,
+    /// Of probes and hooks, which ask whether a server answers and not who it is.
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 /// Amounts kept from pods.

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use schema::api::IntOrString;
-use schema::api::core::v1::{Container, LifecycleHandler};
+use schema::api::core::v1::{Container, HTTPGetAction, LifecycleHandler};
 
 use crate::http_get::{self, Target};
 use crate::pod::{Desired, Member};
@@ -36,22 +36,33 @@ pub async fn run(
         return if output.code == 0 { Ok(()) } else { Err(Error::Code(output.code)) };
     }
     if let Some(get) = &hook.http_get {
-        let host = host(shared, desired, &get.host, addresses);
-        let target = Target {
-            secure: get.scheme.eq_ignore_ascii_case("https"),
-            port: port(&member.container, &get.port)?,
-            path: get.path.clone(),
-            headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
-            host,
-        };
+        let target = target(shared, desired, member, get, addresses)?;
         // Any answer will do, as upstream.
-        return http_get::get(&target, Duration::from_secs(30)).await.map(drop).map_err(Error::Http);
+        let answer = http_get::get(&target, &shared.ports.tls, Duration::from_secs(30)).await;
+        return answer.map(drop).map_err(Error::Http);
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
     }
     Err(Error::Nothing)
+}
+
+/// What a probe or hook of a pod asks for, and of whom.
+pub fn target(
+    shared: &Shared,
+    desired: &Desired,
+    member: &Member,
+    get: &HTTPGetAction,
+    addresses: &[IpAddr],
+) -> Result<Target, Error> {
+    Ok(Target {
+        secure: get.scheme.eq_ignore_ascii_case("https"),
+        host: host(shared, desired, &get.host, addresses),
+        port: port(&member.container, &get.port)?,
+        path: get.path.clone(),
+        headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
+    })
 }
 
 /// Whom a probe or hook of a pod speaks to.

@@ -1,4 +1,4 @@
-//! HTTP requests of probes and hooks: one connection each, certificates not checked, bodies cut.
+//! HTTP requests of probes and hooks: one connection each, bodies cut.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +6,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,19 +62,19 @@ pub async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
 }
 
 /// GET, following redirects on the same host.
-pub async fn get(target: &Target, timeout: Duration) -> Result<Answer, Error> {
+pub async fn get(target: &Target, tls: &Arc<ClientConfig>, timeout: Duration) -> Result<Answer, Error> {
     let url = target.url();
-    match tokio::time::timeout(timeout, follow(target.clone())).await {
+    match tokio::time::timeout(timeout, follow(target.clone(), tls)).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::Timeout { url }),
     }
 }
 
-async fn follow(mut target: Target) -> Result<Answer, Error> {
+async fn follow(mut target: Target, tls: &Arc<ClientConfig>) -> Result<Answer, Error> {
     for _ in 0..10 {
         let url = target.url();
         let failed = |why: String| Error::Failed { url: url.clone(), why };
-        let (status, location, body) = once(&target).await.map_err(failed)?;
+        let (status, location, body) = once(&target, tls).await.map_err(failed)?;
         let (300..400, Some(location)) = (status, location) else {
             return Ok(Answer { status, body, elsewhere: false });
         };
@@ -93,7 +91,7 @@ async fn follow(mut target: Target) -> Result<Answer, Error> {
     Err(Error::Redirects)
 }
 
-async fn once(target: &Target) -> Result<(u16, Option<String>, String), String> {
+async fn once(target: &Target, tls: &Arc<ClientConfig>) -> Result<(u16, Option<String>, String), String> {
     let text = |error: &dyn std::error::Error| error.to_string();
     let stream = dial(&target.host, target.port).await?;
     let url: http::Uri = target.url().parse().map_err(|error: http::uri::InvalidUri| text(&error))?;
@@ -119,8 +117,8 @@ async fn once(target: &Target) -> Result<(u16, Option<String>, String), String> 
     }
     if target.secure {
         let name = ServerName::try_from(target.host.clone()).map_err(|error| text(&error))?;
-        let stream =
-            tokio_rustls::TlsConnector::from(anyone()?).connect(name, stream).await.map_err(|error| text(&error))?;
+        let connector = tokio_rustls::TlsConnector::from(tls.clone());
+        let stream = connector.connect(name, stream).await.map_err(|error| text(&error))?;
         send(TokioIo::new(stream), request).await
     } else {
         send(TokioIo::new(stream), request).await
@@ -158,54 +156,4 @@ where
     .await;
     driver.abort();
     answer
-}
-
-fn anyone() -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-/// Probes ask whether a server answers, not who it is.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -108,11 +108,9 @@ impl Puller {
             Ok(image) => {
                 lock(&self.failures).remove(&key);
                 let took = |since: Instant| short(begun.max(since).elapsed().max(Duration::ZERO));
+                let (took, waited, size) = (took(begun), short(waited.elapsed()), image.size_bytes);
                 let message = format!(
-                    "Successfully pulled image \"{name}\" in {} ({} including waiting). Image size: {} bytes.",
-                    took(begun),
-                    short(waited.elapsed()),
-                    image.size_bytes
+                    "Successfully pulled image \"{name}\" in {took} ({waited} including waiting). Image size: {size} bytes."
                 );
                 self.events.note(pod, path, false, "Pulled", message);
                 return Ok(image);

@@ -111,7 +111,7 @@ impl Kubelet {
         let kept = config.root_dir.join("last-objects");
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
-            volumes: Volumes::new(config.root_dir.clone(), client.clone()),
+            volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
             secrets: Cache::new(client.clone(), kept, offline.subscribe()),
@@ -262,11 +262,8 @@ impl Kubelet {
     async fn take_all(&self, pods: Vec<Pod>) {
         let uids: BTreeSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
         let here = self.shared.ports.runtime.pods().await.unwrap_or_default();
-        let living: Vec<_> = here
-            .iter()
-            .filter(|state| uids.contains(&state.uid))
-            .filter_map(|state| Some((state.uid.clone(), state.sandbox.clone()?)))
-            .collect();
+        let ours = here.iter().filter(|state| uids.contains(&state.uid));
+        let living: Vec<_> = ours.filter_map(|state| Some((state.uid.clone(), state.sandbox.clone()?))).collect();
         let first = lock(&self.workers).is_empty();
         if first && let Err(error) = self.shared.ports.network.keep_only(&living).await {
             tracing::warn!(%error, "the network of former pods was not cleaned up");
@@ -456,11 +453,8 @@ impl Kubelet {
     /// `kubepods/burstable` weighs as much as its pods ask for.
     async fn set_burstable_shares(&self) {
         let views: Vec<Arc<View>> = lock(&self.workers).values().map(|handle| handle.seen.borrow().clone()).collect();
-        let pods: Vec<&Pod> = views
-            .iter()
-            .filter(|view| !view.gone && !is_terminal(&view.status.phase))
-            .map(|view| &*view.desired.pod)
-            .collect();
+        let living = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase));
+        let pods: Vec<&Pod> = living.map(|view| &*view.desired.pod).collect();
         let wanted = resources::class_cgroup(&pods, "Burstable");
         let last = lock(&self.shared.burstable_shares).replace(wanted.cpu_shares);
         if last != Some(wanted.cpu_shares)
@@ -492,9 +486,11 @@ impl Kubelet {
         self.views().into_iter().filter(mine).max_by_key(|view| !is_terminal(&view.status.phase))
     }
 
-    /// Ends a pod for the node's sake.
-    pub(crate) fn evict(&self, uid: &str, end: End) {
-        if let Some(handle) = lock(&self.workers).get(uid) {
+    /// Ends a pod for the node's sake; there is no grace but the signal's.
+    pub(crate) fn evict(&self, view: &View, message: String) {
+        self.shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
+        let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
+        if let Some(handle) = lock(&self.workers).get(view.desired.uid()) {
             handle.orders.send_modify(|orders| {
                 orders.end.get_or_insert(end);
             });
@@ -512,10 +508,8 @@ impl Kubelet {
 /// Pods that take room, but for one.
 fn living(workers: &HashMap<String, Handle>, but: &str) -> Vec<Arc<Pod>> {
     let views = workers.iter().filter(|(uid, _)| *uid != but).map(|(_, handle)| (handle, handle.seen.borrow().clone()));
-    views
-        .filter(|(_, view)| !view.gone && !is_terminal(&view.status.phase))
-        .map(|(handle, _)| handle.pod.borrow().clone())
-        .collect()
+    let living = views.filter(|(_, view)| !view.gone && !is_terminal(&view.status.phase));
+    living.map(|(handle, _)| handle.pod.borrow().clone()).collect()
 }
 
 /// Workers end with the run.
@@ -530,17 +524,11 @@ impl Drop for Guard {
 }
 
 fn reason_of(end: &End) -> &'static str {
-    match &*end.reason {
-        "OutOfcpu" => "OutOfcpu",
-        "OutOfmemory" => "OutOfmemory",
-        "OutOfpods" => "OutOfpods",
-        "NodeAffinity" => "NodeAffinity",
-        "NodePorts" => "NodePorts",
-        "Evicted" => "Evicted",
-        "TaintToleration" => "TaintToleration",
-        "SysctlForbidden" => "SysctlForbidden",
-        _ => "FailedAdmission",
-    }
+    const REASONS: [&str; 8] = [
+        "OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "NodePorts", "Evicted", "TaintToleration",
+        "SysctlForbidden",
+    ];
+    REASONS.into_iter().find(|reason| *reason == end.reason).unwrap_or("FailedAdmission")
 }
 
 /// How often the node looks at its disks and memory.

@@ -126,7 +126,7 @@ pub struct End {
     pub rejected: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// The last status that was made: what must never go back is read from it.
     pub status: PodStatus,
@@ -171,31 +171,7 @@ pub struct Memory {
 
 impl Memory {
     pub fn new(status: PodStatus) -> Self {
-        Self {
-            status,
-            volumes: Step::todo(),
-            sandbox: Step::todo(),
-            network: Step::todo(),
-            next_sandbox: 0,
-            images: BTreeMap::new(),
-            checked: BTreeSet::new(),
-            starts: BTreeMap::new(),
-            crashes: BTreeMap::new(),
-            probes: BTreeMap::new(),
-            stopping: BTreeMap::new(),
-            post_start: BTreeSet::new(),
-            replacing: BTreeSet::new(),
-            applied: BTreeMap::new(),
-            deferred: None,
-            resizing: None,
-            messages: BTreeMap::new(),
-            addresses: Vec::new(),
-            end: None,
-            ending_since: None,
-            orphaned: false,
-            sandbox_stopped: false,
-            released: false,
-            torn_down: false,
-        }
+        let (volumes, sandbox, network) = (Step::todo(), Step::todo(), Step::todo());
+        Self { status, volumes, sandbox, network, ..Self::default() }
     }
 }

@@ -79,18 +79,23 @@ impl<K> Drop for Entry<K> {
 impl<K> Entry<K> {
     /// The object, once the API has said whether there is one.
     pub async fn known(&self) -> Option<Arc<K>> {
-        let mut state = self.state.clone();
-        let seen = state.wait_for(|seen| !matches!(seen, Seen::Unknown)).await;
-        match seen.as_deref() {
-            Ok(Seen::Present(object)) => Some(object.clone()),
+        match self.until(|seen| !matches!(seen, Seen::Unknown)).await {
+            Seen::Present(object) => Some(object),
             _ => None,
         }
+    }
+
+    /// What is known, once it is as wanted.
+    pub async fn until(&self, wanted: impl FnMut(&Seen<K>) -> bool) -> Seen<K> {
+        let mut state = self.state.clone();
+        let seen = state.wait_for(wanted).await;
+        seen.map_or(Seen::Absent, |seen| seen.clone())
     }
 }
 
 struct Feed<K> {
     /// Where it is kept for a start without the API.
-    path: PathBuf,
+    path: Option<PathBuf>,
     state: watch::Sender<Seen<K>>,
     wakes: Arc<Mutex<Vec<Weak<Wake>>>>,
 }
@@ -101,10 +106,10 @@ impl<K: Object> Feed<K> {
             Seen::Present(object) => Some(object.metadata().resource_version.clone()),
             _ => None,
         };
-        match &seen {
-            Seen::Present(object) => store::write_private(&self.path, &object.to_vec()),
-            Seen::Absent => drop(std::fs::remove_file(&self.path)),
-            Seen::Unknown => {}
+        match (&seen, &self.path) {
+            (Seen::Present(object), Some(path)) => store::write_private(path, &object.to_vec()),
+            (Seen::Absent, Some(path)) => drop(std::fs::remove_file(path)),
+            _ => {}
         }
         let first = matches!(*self.state.borrow(), Seen::Unknown);
         let changed = first || version(&self.state.borrow()) != version(&seen);
@@ -132,15 +137,27 @@ impl<K: Object> Sink<K> for Feed<K> {
 /// All followed objects of a kind.
 pub struct Cache<K> {
     client: Client,
+    kept: Option<Kept>,
+    /// Further terms of the field selector.
+    terms: String,
+    entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
+}
+
+/// For a start without the API: what is followed stands in `dir`, and is read from there once `offline` is true.
+struct Kept {
     dir: PathBuf,
     offline: watch::Receiver<bool>,
-    entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
 }
 
 impl<K: Object> Cache<K> {
     /// `dir` keeps what is followed; once `offline` is true, what the API has not told is read from there.
     pub fn new(client: Client, dir: PathBuf, offline: watch::Receiver<bool>) -> Self {
-        Self { client, dir, offline, entries: Mutex::default() }
+        Self { client, kept: Some(Kept { dir, offline }), terms: String::new(), entries: Mutex::default() }
+    }
+
+    /// Keeps nothing; `terms`, `,spec.nodeName%3Da` for one, is what the API demands of the field selector.
+    pub fn unkept(client: Client, terms: String) -> Self {
+        Self { client, kept: None, terms, entries: Mutex::default() }
     }
 
     /// Follows an object for as long as the entry is held; `wake` learns of changes.
@@ -154,13 +171,17 @@ impl<K: Object> Cache<K> {
         entries.retain(|_, entry| entry.strong_count() > 0);
         let (sender, state) = watch::channel(Seen::Unknown);
         let wakes = Arc::new(Mutex::new(vec![Arc::downgrade(wake)]));
-        let path = self.dir.join(format!("{}-{namespace}-{name}", K::PLURAL));
-        let feed = Feed { path: path.clone(), state: sender.clone(), wakes: wakes.clone() };
-        let scope = Scope { namespace: namespace.to_owned(), query: format!("fieldSelector=metadata.name%3D{name}") };
-        let (client, mut offline) = (self.client.clone(), self.offline.clone());
+        let kept = self.kept.as_ref();
+        let kept = kept.map(|kept| (kept.dir.join(format!("{}-{namespace}-{name}", K::PLURAL)), kept.offline.clone()));
+        let path = kept.as_ref().map(|(path, _)| path.clone());
+        let feed = Feed { path, state: sender.clone(), wakes: wakes.clone() };
+        let query = format!("fieldSelector=metadata.name%3D{name}{}", self.terms);
+        let scope = Scope { namespace: namespace.to_owned(), query };
+        let client = self.client.clone();
         let task = tokio::spawn(async move {
             let last_known = async {
-                if offline.wait_for(|offline| *offline).await.is_ok()
+                if let Some((path, mut offline)) = kept
+                    && offline.wait_for(|offline| *offline).await.is_ok()
                     && let Some(object) = std::fs::read(&path).ok().and_then(|raw| K::decode(&raw).ok())
                 {
                     sender.send_if_modified(|seen| {
@@ -186,7 +207,7 @@ impl<K: Object> Cache<K> {
 }
 
 /// As long does a pod wait for an object before it says so.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+pub const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// ConfigMaps and Secrets that one pod names.
 #[derive(Default)]

@@ -85,12 +85,8 @@ const MINIMUM_GRACE: Nanos = 2 * SECOND;
 impl<'a> Input<'a> {
     /// The last run of a container.
     pub fn latest(&self, name: &str) -> Option<&'a Container> {
-        self.observed
-            .containers
-            .iter()
-            .rev()
-            .filter(|container| container.name == name)
-            .max_by_key(|container| container.attempt)
+        let runs = self.observed.containers.iter().rev().filter(|container| container.name == name);
+        runs.max_by_key(|container| container.attempt)
     }
 
     /// The run before the last one.
@@ -232,9 +228,8 @@ fn bring_up(input: &Input<'_>, plan: &mut Plan) -> Progress {
     }
     let sandbox = input.observed.sandbox.as_ref();
     if sandbox.is_some() {
-        wanted.extend(
-            desired.of_kind(&[Kind::Ephemeral]).filter(|member| input.latest(&member.container.name).is_none()),
-        );
+        let ephemeral = desired.of_kind(&[Kind::Ephemeral]);
+        wanted.extend(ephemeral.filter(|member| input.latest(&member.container.name).is_none()));
     }
     let memory = input.memory;
     if sandbox.is_none() {
@@ -376,16 +371,8 @@ fn check_running(input: &Input<'_>, member: &Member, container: &Container, plan
         }
     };
     let grace = grace.unwrap_or_else(|| input.desired.grace_seconds()).max(0) * SECOND;
-    stop(
-        input,
-        member.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()),
-        container,
-        grace,
-        input.now,
-        message,
-        true,
-        plan,
-    );
+    let stop = Stop { member: Some(member), container, grace, since: input.now, message };
+    stop.plan(input, true, plan);
 }
 
 /// A container that is to run (again): now, or after its back-off.
@@ -402,15 +389,10 @@ fn restart<'a>(
     let until = ended.and_then(|ended| input.memory.crashes.get(name).and_then(|crash| crash.until(ended)));
     match (until, input.memory.crashes.get(name)) {
         (Some(until), Some(crash)) if until > input.now => {
-            let message = format!(
-                "back-off {} restarting failed container={name} pod={}",
-                go_duration(crash.delay),
-                input.desired.label()
-            );
-            plan.backed_off.push((
-                name.clone(),
-                format!("Back-off restarting failed container {name} in pod {}", input.desired.label()),
-            ));
+            let (delay, pod) = (go_duration(crash.delay), input.desired.label());
+            let message = format!("back-off {delay} restarting failed container={name} pod={pod}");
+            let told = format!("Back-off restarting failed container {name} in pod {pod}");
+            plan.backed_off.push((name.clone(), told));
             progress.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
             wake_at(plan, until);
         }
@@ -459,33 +441,32 @@ fn start(input: &Input<'_>, member: &Member, may: bool, plan: &mut Plan, progres
     true
 }
 
-/// Stops one container: first its hook, then the signal with what is left of its grace.
-#[allow(clippy::too_many_arguments)]
-fn stop(
-    input: &Input<'_>,
-    pre_stop: bool,
-    container: &Container,
+/// The end of one container: first its hook, then the signal with what is left of its grace.
+struct Stop<'a> {
+    member: Option<&'a Member>,
+    container: &'a Container,
     grace: Nanos,
     since: Nanos,
     message: String,
-    turn: bool,
-    plan: &mut Plan,
-) {
-    let stopping = input.memory.stopping.get(&container.id);
-    let since = stopping.map_or(since, |stopping| stopping.since.min(since));
-    let left = (grace - (input.now - since)).max(0);
-    let (id, name) = (container.id.clone(), container.name.clone());
-    if pre_stop && grace > 0 && left > 0 && !stopping.is_some_and(|stopping| stopping.pre_stopped) {
-        let grace = Duration::from_nanos(left.unsigned_abs());
-        plan.actions.push(Action::PreStop { id, container: name, grace, message });
-    } else if turn {
-        let left = if grace == 0 { 0 } else { left.max(MINIMUM_GRACE.min(grace)) };
-        plan.actions.push(Action::Stop {
-            id,
-            container: name,
-            grace: Duration::from_nanos(left.unsigned_abs()),
-            message,
-        });
+}
+
+impl Stop<'_> {
+    fn plan(self, input: &Input<'_>, turn: bool, plan: &mut Plan) {
+        let Self { member, container, grace, since, message } = self;
+        let stopping = input.memory.stopping.get(&container.id);
+        let since = stopping.map_or(since, |stopping| stopping.since.min(since));
+        let left = (grace - (input.now - since)).max(0);
+        let (id, container) = (container.id.clone(), container.name.clone());
+        let lifecycle = member.and_then(|member| member.container.lifecycle.as_ref());
+        let pre_stop = lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some());
+        if pre_stop && grace > 0 && left > 0 && !stopping.is_some_and(|stopping| stopping.pre_stopped) {
+            let grace = Duration::from_nanos(left.unsigned_abs());
+            plan.actions.push(Action::PreStop { id, container, grace, message });
+        } else if turn {
+            let left = if grace == 0 { 0 } else { left.max(MINIMUM_GRACE.min(grace)) };
+            let grace = Duration::from_nanos(left.unsigned_abs());
+            plan.actions.push(Action::Stop { id, container, grace, message });
+        }
     }
 }
 
@@ -506,10 +487,9 @@ fn wind_down(input: &Input<'_>, end: Option<&End>, plan: &mut Plan) {
     for container in input.observed.containers.iter().filter(|container| is_running(container)) {
         running = true;
         let member = desired.member(&container.name);
-        let pre_stop =
-            member.is_some_and(|member| member.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
         let message = format!("Stopping container {}", container.name);
-        stop(input, pre_stop, container, grace * SECOND, since, message, is_turn(input, member), plan);
+        let stop = Stop { member, container, grace: grace * SECOND, since, message };
+        stop.plan(input, is_turn(input, member), plan);
     }
     if running {
         return;

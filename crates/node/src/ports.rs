@@ -491,3 +491,15 @@ pub trait Host: Send + Sync + 'static {
     /// Of the file system which holds a path.
     fn fs(&self, path: &Path) -> Result<FsStats>;
 }
+
+/// A private key as PKCS#8 in PEM, and a PKCS#10 request in DER that says nothing but which key it is.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct NewKey {
+    pub pem: String,
+    pub request: Vec<u8>,
+}
+
+pub trait Keys: Send + Sync + 'static {
+    /// Of a pod certificate's `keyType`: `ECDSAP256`. What cannot be made here is [`Error::Invalid`].
+    fn make(&self, kind: &str) -> Result<NewKey>;
+}

@@ -10,8 +10,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::env::expand;
 use crate::grpc;
-use crate::hooks::{host, port};
-use crate::http_get::{self, Target};
+use crate::hooks::{host, port, target};
+use crate::http_get;
 use crate::memory::{Memory, Probed};
 use crate::objects::{Wake, lock};
 use crate::plan::is_running;
@@ -284,32 +284,22 @@ impl Runner {
                     text.extend(output.stderr);
                     Err(Bad::Failure(String::from_utf8_lossy(&text[..text.len().min(10 << 10)]).into_owned()))
                 }
-                Err(crate::ports::Error::Timeout(_)) => Err(Bad::Failure(format!(
-                    "command timed out: \"{}\" timed out after {}s",
-                    command.join(" "),
-                    timeout.as_secs()
-                ))),
+                Err(crate::ports::Error::Timeout(_)) => {
+                    let (line, seconds) = (command.join(" "), timeout.as_secs());
+                    Err(Bad::Failure(format!("command timed out: \"{line}\" timed out after {seconds}s")))
+                }
                 Err(error) => Err(Bad::Error(error.to_string())),
             };
         }
         let container = &self.member.container;
         if let Some(get) = &handler.http_get {
-            let target = Target {
-                secure: get.scheme.eq_ignore_ascii_case("https"),
-                host: host(&self.shared, &self.desired, &get.host, &addresses),
-                port: port(container, &get.port).map_err(|error| Bad::Error(error.to_string()))?,
-                path: get.path.clone(),
-                headers: get.http_headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect(),
-            };
-            return match http_get::get(&target, timeout).await {
+            let target = target(&self.shared, &self.desired, &self.member, get, &addresses)
+                .map_err(|error| Bad::Error(error.to_string()))?;
+            return match http_get::get(&target, &self.shared.ports.tls, timeout).await {
                 Ok(answer) if (200..400).contains(&answer.status) => {
                     if answer.elsewhere {
-                        let message = format!(
-                            "{} probe warning: Probe terminated redirects, Response body: {}",
-                            self.of.name(),
-                            answer.body
-                        );
-                        self.note("ProbeWarning", message);
+                        let why = "Probe terminated redirects, Response body:";
+                        self.note("ProbeWarning", format!("{} probe warning: {why} {}", self.of.name(), answer.body));
                     }
                     Ok(())
                 }

@@ -191,11 +191,8 @@ pub fn of_container(desired: &Desired, member: &Member, memory_capacity: u64) ->
 
 /// A QoS class' own cgroup: `cpu_shares` follow the requests of its pods.
 pub fn class_cgroup(pods: &[&Pod], class: &str) -> Resources {
-    let milli: u64 = pods
-        .iter()
-        .filter(|pod| qos(pod) == class)
-        .map(|pod| requests(pod).get("cpu").map_or(0, |cpu| u64::try_from(cpu.milli_value()).unwrap_or(0)))
-        .sum();
+    let cpu = |pod: &Pod| requests(pod).get("cpu").map_or(0, |cpu| u64::try_from(cpu.milli_value()).unwrap_or(0));
+    let milli: u64 = pods.iter().filter(|pod| qos(pod) == class).map(|pod| cpu(pod)).sum();
     Resources { cpu_shares: if class == "BestEffort" { MIN_SHARES } else { shares(milli) }, ..Resources::default() }
 }
 

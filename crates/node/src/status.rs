@@ -51,24 +51,14 @@ pub fn make(input: &Input<'_>, end: Option<&End>, progress: &Progress) -> PodSta
     }
     addresses(input, &mut status);
     let each = |kinds: &'static [Kind], old: &[ContainerStatus]| -> Vec<ContainerStatus> {
-        input
-            .desired
-            .of_kind(kinds)
-            .map(|member| {
-                container_status(input, member, old.iter().find(|old| old.name == member.container.name), progress, end)
-            })
-            .collect()
+        let status = |member: &Member| {
+            container_status(input, member, old.iter().find(|old| old.name == member.container.name), progress, end)
+        };
+        input.desired.of_kind(kinds).map(status).collect()
     };
     status.init_container_statuses = each(&[Kind::Init, Kind::Sidecar], &old.init_container_statuses);
     status.container_statuses = each(&[Kind::App], &old.container_statuses);
-    let ephemeral = input.desired.of_kind(&[Kind::Ephemeral]).collect::<Vec<_>>();
-    status.ephemeral_container_statuses = ephemeral
-        .into_iter()
-        .map(|member| {
-            let old = old.ephemeral_container_statuses.iter().find(|old| old.name == member.container.name);
-            container_status(input, member, old, progress, end)
-        })
-        .collect();
+    status.ephemeral_container_statuses = each(&[Kind::Ephemeral], &old.ephemeral_container_statuses);
     phase(input, end, &mut status);
     conditions(input, end, old, &mut status);
     status
@@ -93,14 +83,13 @@ fn addresses(input: &Input<'_>, status: &mut PodStatus) {
 }
 
 fn waiting(reason: &str, message: &str) -> ApiState {
-    ApiState {
-        waiting: Some(ContainerStateWaiting {
-            reason: reason.into(),
-            message: message.into(),
-            ..ContainerStateWaiting::default()
-        }),
-        ..ApiState::default()
-    }
+    let (reason, message) = (reason.into(), message.into());
+    let waiting = ContainerStateWaiting { reason, message, ..ContainerStateWaiting::default() };
+    ApiState { waiting: Some(waiting), ..ApiState::default() }
+}
+
+fn terminated(terminated: ContainerStateTerminated) -> ApiState {
+    ApiState { terminated: Some(terminated), ..ApiState::default() }
 }
 
 /// The state of one run.
@@ -119,18 +108,15 @@ fn state(input: &Input<'_>, container: &Container) -> ApiState {
                 _ => "Error",
             };
             let told = input.memory.messages.get(&container.id).cloned();
-            ApiState {
-                terminated: Some(ContainerStateTerminated {
-                    exit_code: exit.code,
-                    reason: reason.into(),
-                    message: told.or_else(|| exit.error.clone()).unwrap_or_default(),
-                    started_at: time(exit.started_at),
-                    finished_at: time(exit.finished_at),
-                    container_id: format!("{SCHEME}{}", container.id),
-                    ..ContainerStateTerminated::default()
-                }),
-                ..ApiState::default()
-            }
+            terminated(ContainerStateTerminated {
+                exit_code: exit.code,
+                reason: reason.into(),
+                message: told.or_else(|| exit.error.clone()).unwrap_or_default(),
+                started_at: time(exit.started_at),
+                finished_at: time(exit.finished_at),
+                container_id: format!("{SCHEME}{}", container.id),
+                ..ContainerStateTerminated::default()
+            })
         }
         ContainerState::Unknown => lost(
             "ContainerStatusUnknown",
@@ -141,16 +127,13 @@ fn state(input: &Input<'_>, container: &Container) -> ApiState {
 }
 
 fn lost(reason: &str, message: &str, id: &str) -> ApiState {
-    ApiState {
-        terminated: Some(ContainerStateTerminated {
-            exit_code: 137,
-            reason: reason.into(),
-            message: message.into(),
-            container_id: id.into(),
-            ..ContainerStateTerminated::default()
-        }),
-        ..ApiState::default()
-    }
+    terminated(ContainerStateTerminated {
+        exit_code: 137,
+        reason: reason.into(),
+        message: message.into(),
+        container_id: id.into(),
+        ..ContainerStateTerminated::default()
+    })
 }
 
 fn container_status(
@@ -404,13 +387,13 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
         vec![condition("PodReadyToStartContainers", input.observed.sandbox.is_some() && attached, "", String::new())];
     let names = |list: Vec<&str>| format!("[{}]", list.join(" "));
     let over = is_terminal(&status.phase);
-    let incomplete: Vec<&str> = input
-        .desired
-        .of_kind(&[Kind::Init, Kind::Sidecar])
-        .zip(&status.init_container_statuses)
-        .filter(|(member, of)| if member.kind == Kind::Sidecar { of.started != Some(true) } else { !of.ready })
-        .map(|(_, of)| of.name.as_str())
-        .collect();
+    let inits = input.desired.of_kind(&[Kind::Init, Kind::Sidecar]).zip(&status.init_container_statuses);
+    let waits = |member: &Member, of: &ContainerStatus| match member.kind {
+        Kind::Sidecar => of.started != Some(true),
+        _ => !of.ready,
+    };
+    let incomplete: Vec<&str> =
+        inits.filter(|(member, of)| waits(member, of)).map(|(_, of)| of.name.as_str()).collect();
     let app_ran =
         status.container_statuses.iter().any(|of| of.state.running.is_some() || of.state.terminated.is_some());
     made.push(if status.phase == "Succeeded" {
@@ -418,37 +401,21 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
     } else if incomplete.is_empty() || app_ran {
         condition("Initialized", true, "", String::new())
     } else {
-        condition(
-            "Initialized",
-            false,
-            "ContainersNotInitialized",
-            format!("containers with incomplete status: {}", names(incomplete)),
-        )
+        let message = format!("containers with incomplete status: {}", names(incomplete));
+        condition("Initialized", false, "ContainersNotInitialized", message)
     });
-    let unready: Vec<&str> = input
-        .desired
-        .of_kind(&[Kind::Sidecar])
-        .filter_map(|member| status.init_container_statuses.iter().find(|of| of.name == member.container.name))
-        .chain(&status.container_statuses)
-        .filter(|of| !of.ready)
-        .map(|of| of.name.as_str())
-        .collect();
+    let of_init = |member: &Member| status.init_container_statuses.iter().find(|of| of.name == member.container.name);
+    let sidecars = input.desired.of_kind(&[Kind::Sidecar]).filter_map(of_init);
+    let long_running = sidecars.chain(&status.container_statuses);
+    let unready: Vec<&str> = long_running.filter(|of| !of.ready).map(|of| of.name.as_str()).collect();
     let containers_ready = if over {
-        condition(
-            "ContainersReady",
-            false,
-            if status.phase == "Failed" { "PodFailed" } else { "PodCompleted" },
-            String::new(),
-        )
+        let reason = if status.phase == "Failed" { "PodFailed" } else { "PodCompleted" };
+        condition("ContainersReady", false, reason, String::new())
     } else if unready.is_empty() {
         condition("ContainersReady", true, "", String::new())
     } else {
-        condition(
-            "ContainersReady",
-            false,
-            "ContainersNotReady",
-            format!("containers with unready status: {}", names(unready)),
-        )
+        let message = format!("containers with unready status: {}", names(unready));
+        condition("ContainersReady", false, "ContainersNotReady", message)
     };
     let gates: Vec<String> = pod
         .spec

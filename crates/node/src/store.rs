@@ -56,10 +56,8 @@ impl Store {
 
     pub fn load(&self) -> Vec<Pod> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| !entry.file_name().to_string_lossy().ends_with('~'))
-            .filter_map(|entry| Pod::decode(&fs::read(entry.path()).ok()?).ok())
-            .collect()
+        let files = entries.filter(|entry| !entry.file_name().to_string_lossy().ends_with('~'));
+        files.filter_map(|entry| Pod::decode(&fs::read(entry.path()).ok()?).ok()).collect()
     }
 
     pub fn keep_only(&self, uids: &BTreeSet<String>) {

@@ -8,7 +8,7 @@ use schema::quantity::{Format, Quantity};
 
 use crate::config::Thresholds;
 use crate::kubelet::{Kubelet, LOOK};
-use crate::memory::{End, SECOND};
+use crate::memory::SECOND;
 use crate::objects::lock;
 use crate::plan::is_terminal;
 use crate::ports::{FsStats, Image, Nanos, NodeUsage};
@@ -63,7 +63,7 @@ pub async fn run(kubelet: &Kubelet) {
     let thresholds = &shared.config.thresholds;
     let mut last: BTreeMap<&'static str, Nanos> = BTreeMap::new();
     let mut images_at = shared.ports.clock.now();
-    let mut seen: BTreeMap<String, Nanos> = BTreeMap::new();
+    let mut seen = Seen::new();
     loop {
         tokio::time::sleep(LOOK).await;
         let now = shared.ports.clock.now();
@@ -71,14 +71,11 @@ pub async fn run(kubelet: &Kubelet) {
         let fs = shared.ports.host.fs(&shared.config.root_dir).unwrap_or_default();
         let short = shortage(thresholds, &usage, &fs);
         let disk = short.iter().any(|short| *short != Short::Memory);
+        let pids_limit = shared.machine.pids_limit;
         let signals = [
             ("memory", short.contains(&Short::Memory)),
             ("disk", disk),
-            (
-                "pid",
-                usage.processes + thresholds.pids_available > shared.machine.pids_limit
-                    && shared.machine.pids_limit > 0,
-            ),
+            ("pid", pids_limit > 0 && usage.processes + thresholds.pids_available > pids_limit),
         ];
         for (name, is) in signals {
             if is {
@@ -148,14 +145,9 @@ async fn outgrown(kubelet: &Kubelet, view: &View) -> Option<String> {
     for member in view.desired.members.iter().filter(limited) {
         let limit = resources::amount(&member.container.resources.limits, "ephemeral-storage")?;
         let name = &member.container.name;
-        let written: u64 = view
-            .observed
-            .containers
-            .iter()
-            .filter(|container| container.name == *name)
-            .filter_map(|container| stats.containers.get(&container.id))
-            .map(|usage| usage.root_fs_used_bytes)
-            .sum();
+        let runs = view.observed.containers.iter().filter(|container| container.name == *name);
+        let usages = runs.filter_map(|container| stats.containers.get(&container.id));
+        let written: u64 = usages.map(|usage| usage.root_fs_used_bytes).sum();
         let logs = logs.join(name);
         let used = written + tokio::task::spawn_blocking(move || disk_usage(&logs)).await.unwrap_or(0);
         if i64::try_from(used).is_ok_and(|used| used > limit.value()) {
@@ -166,14 +158,10 @@ async fn outgrown(kubelet: &Kubelet, view: &View) -> Option<String> {
 }
 
 async fn enforce_limits(kubelet: &Kubelet) {
-    for view in
-        kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase) && !view.desired.is_deleted())
-    {
+    let lives = |view: &Arc<View>| !is_terminal(&view.status.phase) && !view.desired.is_deleted();
+    for view in kubelet.views().into_iter().filter(lives) {
         if let Some(message) = outgrown(kubelet, &view).await {
-            kubelet.shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
-            let end =
-                End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
-            kubelet.evict(view.desired.uid(), end);
+            kubelet.evict(&view, message);
         }
     }
 }
@@ -193,36 +181,21 @@ async fn evict_one(kubelet: &Kubelet, short: Short, usage: &NodeUsage, fs: &FsSt
         }
     }
     let Some(view) = rank(&views, &used) else { return };
+    let of = &shared.config.thresholds;
     let (resource, available, threshold) = match short {
-        Short::Memory => ("memory", usage.memory_available_bytes, shared.config.thresholds.memory_available_bytes),
-        Short::Disk => (
-            "ephemeral-storage",
-            fs.available_bytes,
-            fs.capacity_bytes / 100 * shared.config.thresholds.nodefs_available_percent,
-        ),
-        Short::Inodes => {
-            ("inodes", fs.inodes_free, fs.inodes / 100 * shared.config.thresholds.nodefs_inodes_free_percent)
-        }
+        Short::Memory => ("memory", usage.memory_available_bytes, of.memory_available_bytes),
+        Short::Disk => ("ephemeral-storage", fs.available_bytes, fs.capacity_bytes / 100 * of.nodefs_available_percent),
+        Short::Inodes => ("inodes", fs.inodes_free, fs.inodes / 100 * of.nodefs_inodes_free_percent),
     };
     let shown = |amount| Quantity::from_int(i64::try_from(amount).unwrap_or(i64::MAX), Format::BinarySI);
-    let message = format!(
-        "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
-        shown(threshold),
-        shown(available)
-    );
-    shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
-    // Hard thresholds leave no grace but the signal's.
-    let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
-    kubelet.evict(view.desired.uid(), end);
+    let (threshold, available) = (shown(threshold), shown(available));
+    let message =
+        format!("The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. ");
+    kubelet.evict(&view, message);
 }
 
 /// Which images go so that `bytes` are freed: unused ones, the longest unused first.
-pub fn doomed<'a>(
-    images: &'a [Image],
-    used: &BTreeSet<String>,
-    seen: &BTreeMap<String, Nanos>,
-    bytes: u64,
-) -> Vec<&'a Image> {
+pub fn doomed<'a>(images: &'a [Image], used: &BTreeSet<String>, seen: &Seen, bytes: u64) -> Vec<&'a Image> {
     let mut free: Vec<&Image> = images.iter().filter(|image| !image.pinned && !used.contains(&image.id)).collect();
     free.sort_by_key(|image| seen.get(&image.id).copied().unwrap_or(0));
     let mut freed = 0;
@@ -235,26 +208,14 @@ pub fn doomed<'a>(
         .collect()
 }
 
-async fn collect_images(
-    kubelet: &Kubelet,
-    fs: &FsStats,
-    pressed: bool,
-    now: Nanos,
-    seen: &mut BTreeMap<String, Nanos>,
-) {
+type Seen = BTreeMap<String, Nanos>;
+
+async fn collect_images(kubelet: &Kubelet, fs: &FsStats, pressed: bool, now: Nanos, seen: &mut Seen) {
     let shared = &kubelet.shared;
     let thresholds = &shared.config.thresholds;
     let Ok(images) = shared.ports.images.list().await else { return };
-    let mut used: BTreeSet<String> = shared
-        .ports
-        .runtime
-        .pods()
-        .await
-        .unwrap_or_default()
-        .into_iter()
-        .flat_map(|pod| pod.containers)
-        .map(|container| container.image_id)
-        .collect();
+    let containers = shared.ports.runtime.pods().await.unwrap_or_default().into_iter().flat_map(|pod| pod.containers);
+    let mut used: BTreeSet<String> = containers.map(|container| container.image_id).collect();
     for view in kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase)) {
         for of in view.desired.pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.image.as_ref()) {
             used.extend(shared.ports.images.find(&of.reference).await.ok().flatten().map(|image| image.id));

@@ -92,7 +92,7 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
     let (seen_to, seen) = watch::channel(Arc::new(view));
     let (statuses, to_write) = watch::channel(None);
     let (written_to, written) = watch::channel(None);
-    let acts = Arc::new(Acts::new(shared.clone(), written));
+    let acts = Arc::new(Acts::new(shared.clone(), written, wake.clone()));
     let mut memory = Memory::new(pod.status.clone());
     if memory.status.phase.is_empty() {
         memory.status.phase = "Pending".into();

@@ -1,7 +1,7 @@
 //! Key pairs that sign, and public keys that verify.
 
 use ring::rand::SecureRandom;
-use ring::signature::{EcdsaKeyPair, KeyPair as _, RsaKeyPair};
+use ring::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
 use ring::{rsa, signature};
 
 use crate::der::{self, Reader};
@@ -72,6 +72,13 @@ impl PublicKey {
         Pem::encode("PUBLIC KEY", &self.spki)
     }
 
+    /// The length of an RSA key's modulus.
+    pub fn modulus_bits(&self) -> Option<usize> {
+        let components = rsa_components(&self.key).filter(|_| self.algorithm == Algorithm::Rsa)?;
+        let first = components.n.first().map_or(0, |first| first.leading_zeros() as usize);
+        Some(components.n.len() * 8 - first)
+    }
+
     /// Checks a signature as JWS has it (fixed-size `r || s` for EC). `hash` is 256, 384 or 512.
     pub(crate) fn verify_jws(&self, hash: u16, message: &[u8], sig: &[u8]) -> bool {
         let algorithm: &dyn signature::VerificationAlgorithm = match (self.algorithm, hash) {
@@ -108,6 +115,7 @@ enum Signer {
         asn1: Box<EcdsaKeyPair>,
         fixed: Box<EcdsaKeyPair>,
     },
+    Ed25519(Box<Ed25519KeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -127,9 +135,31 @@ impl std::fmt::Debug for KeyPair {
 impl KeyPair {
     /// A new P-256 key.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self> {
-        let document = EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_ASN1_SIGNING, random)
-            .map_err(|_| Error::Randomness)?;
-        Self::from_block(Pem { label: "PRIVATE KEY".into(), contents: document.as_ref().to_vec() })
+        Self::generate_as(Algorithm::P256, random)
+    }
+
+    /// A new key of any algorithm but RSA.
+    pub fn generate_as(algorithm: Algorithm, random: &dyn SecureRandom) -> Result<Self> {
+        let ec = |kind| {
+            let document = EcdsaKeyPair::generate_pkcs8(kind, random).map_err(|_| Error::Randomness)?;
+            Ok(document.as_ref().to_vec())
+        };
+        let contents = match algorithm {
+            Algorithm::P256 => ec(&signature::ECDSA_P256_SHA256_ASN1_SIGNING)?,
+            Algorithm::P384 => ec(&signature::ECDSA_P384_SHA384_ASN1_SIGNING)?,
+            Algorithm::Ed25519 => {
+                let mut seed = [0; 32];
+                random.fill(&mut seed).map_err(|_| Error::Randomness)?;
+                // RFC 8410, 7, without the public half, which not every reader takes.
+                der::sequence(&[
+                    der::unsigned(&[]),
+                    der::sequence(&[der::tlv(der::OID, OID_ED25519)]),
+                    der::tlv(der::OCTET_STRING, &der::tlv(der::OCTET_STRING, &seed)),
+                ])
+            }
+            Algorithm::Rsa => return Err(Error::Key("RSA keys are not made here")),
+        };
+        Self::from_block(Pem { label: "PRIVATE KEY".into(), contents })
     }
 
     /// The first private key of the text: PKCS#8, SEC 1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`).
@@ -167,6 +197,10 @@ impl KeyPair {
         if let Ok(pair) = RsaKeyPair::from_pkcs8(contents) {
             return Ok(Self::rsa(pair));
         }
+        if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(contents) {
+            let public = PublicKey::from_parts(Algorithm::Ed25519, pair.public_key().as_ref());
+            return Ok((Signer::Ed25519(Box::new(pair)), public));
+        }
         let parsed = (|| {
             let mut outer = Reader(contents).sequence()?;
             outer.expect(der::INTEGER)?;
@@ -175,7 +209,7 @@ impl KeyPair {
             let curve = kind.expect(der::OID)?;
             Self::sec1(outer.expect(der::OCTET_STRING)?, Some(curve))
         })();
-        parsed.ok_or(Error::Key("PKCS#8, but neither P-256, P-384 nor RSA of 2048 bits or more"))
+        parsed.ok_or(Error::Key("PKCS#8, but neither P-256, P-384, Ed25519 nor RSA of 2048 bits or more"))
     }
 
     /// RFC 5915, with the curve from around it when it stands in PKCS#8.
@@ -222,6 +256,7 @@ impl KeyPair {
             Signer::Ec { asn1, .. } => {
                 asn1.sign(random, message).map(|s| s.as_ref().to_vec()).map_err(|_| Error::Signing)
             }
+            Signer::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
             Signer::Rsa(pair) => Self::sign_rsa(pair, message, random),
         }
     }
@@ -230,16 +265,18 @@ impl KeyPair {
         match self.public.algorithm {
             Algorithm::P384 => der::sequence(&[der::tlv(der::OID, OID_ECDSA_SHA384)]),
             Algorithm::Rsa => der::sequence(&[der::tlv(der::OID, OID_RSA_SHA256), vec![5, 0]]),
-            _ => der::sequence(&[der::tlv(der::OID, OID_ECDSA_SHA256)]),
+            Algorithm::Ed25519 => der::sequence(&[der::tlv(der::OID, OID_ED25519)]),
+            Algorithm::P256 => der::sequence(&[der::tlv(der::OID, OID_ECDSA_SHA256)]),
         }
     }
 
-    /// Signature for JWS (RFC 7518) in this key's own algorithm.
+    /// Signature for JWS (RFC 7518) in this key's own algorithm; Ed25519 has none that Kubernetes knows.
     pub(crate) fn sign_jws(&self, message: &[u8], random: &dyn SecureRandom) -> Result<Vec<u8>> {
         match &self.signer {
             Signer::Ec { fixed, .. } => {
                 fixed.sign(random, message).map(|s| s.as_ref().to_vec()).map_err(|_| Error::Signing)
             }
+            Signer::Ed25519(_) => Err(Error::Signing),
             Signer::Rsa(pair) => Self::sign_rsa(pair, message, random),
         }
     }

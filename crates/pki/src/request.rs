@@ -23,6 +23,10 @@ pub struct CertificateRequest {
 impl CertificateRequest {
     /// A signed request as PEM.
     pub fn create(key: &KeyPair, subject: &Subject, names: &Names, random: &dyn SecureRandom) -> Result<String> {
+        Ok(Pem::encode("CERTIFICATE REQUEST", &Self::create_der(key, subject, names, random)?))
+    }
+
+    pub fn create_der(key: &KeyPair, subject: &Subject, names: &Names, random: &dyn SecureRandom) -> Result<Vec<u8>> {
         let attributes = if names.is_empty() {
             Vec::new()
         } else {
@@ -35,7 +39,7 @@ impl CertificateRequest {
             key.public().spki.clone(),
             der::tlv(der::context(0, true), &attributes),
         ]);
-        Ok(Pem::encode("CERTIFICATE REQUEST", &seal(key, &info, random)?))
+        seal(key, &info, random)
     }
 
     pub fn from_pem(text: &str) -> Result<Self> {

@@ -158,6 +158,7 @@ fn openssl_agrees() {
         &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "k"],
         &["genrsa", "-traditional", "-out", "k", "2048"],
         &["genrsa", "-out", "k", "2048"],
+        &["genpkey", "-algorithm", "ED25519", "-out", "k"],
     ] {
         openssl(args).unwrap();
         let key = KeyPair::from_pem(&std::fs::read_to_string(dir.join("k")).unwrap())
@@ -180,6 +181,9 @@ fn openssl_agrees() {
         std::fs::write(dir.join("leaf.pem"), pem).unwrap();
         let verify = openssl(&["verify", "-attime", &at, "-CAfile", "own.pem", "leaf.pem"]).unwrap();
         assert!(verify.0, "{args:?} {}", verify.1);
+        if key.public().algorithm == Algorithm::Ed25519 {
+            continue;
+        }
         // And as a token's.
         let signer = jwt::Signer::new(key);
         let claims = jwt::Claims { iss: "i".into(), sub: "s".into(), ..Default::default() };
@@ -188,6 +192,23 @@ fn openssl_agrees() {
         assert_eq!(verifier.verify(&token, NOW).unwrap(), claims);
         assert!(verifier.jwks()["keys"][0]["kid"].is_string());
     }
+    // Keys and requests that are made here, with nothing in them.
+    for algorithm in [Algorithm::P256, Algorithm::P384, Algorithm::Ed25519] {
+        let key = KeyPair::generate_as(algorithm, &random()).unwrap();
+        assert_eq!(*KeyPair::from_pem(&key.to_pem()).unwrap().public(), *key.public());
+        let request = CertificateRequest::create_der(&key, &Subject::default(), &Names::default(), &random()).unwrap();
+        std::fs::write(dir.join("k"), key.to_pem()).unwrap();
+        std::fs::write(dir.join("r"), request).unwrap();
+        let public = openssl(&["pkey", "-in", "k", "-pubout"]).unwrap();
+        assert!(public.0 && public.1 == key.public().to_pem(), "{algorithm:?}: {}", public.1);
+        let verify = openssl(&["req", "-inform", "DER", "-in", "r", "-verify", "-noout"]).unwrap();
+        assert!(verify.0 && verify.1.contains("OK"), "{algorithm:?}: {}", verify.1);
+    }
+    assert_eq!(KeyPair::generate_as(Algorithm::Rsa, &random()).unwrap_err(), Error::Key("RSA keys are not made here"));
+    openssl(&["genrsa", "-out", "k", "3072"]).unwrap();
+    let rsa = KeyPair::from_pem(&std::fs::read_to_string(dir.join("k")).unwrap()).unwrap();
+    assert_eq!(rsa.public().modulus_bits(), Some(3072));
+    assert_eq!(KeyPair::generate(&random()).unwrap().public().modulus_bits(), None);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

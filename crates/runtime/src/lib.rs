@@ -2,3 +2,8 @@
 
 pub mod containers;
 pub mod images;
+
+/// What a lock guards is whole between two statements of its holder: one that panicked spoils nothing.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use pki::{Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRandom};
+use pki::{Algorithm, Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRandom};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -169,7 +169,11 @@ pub fn load_leaf(stem: &Path, authority: &Authority, wanted: &Leaf, now: i64) ->
 fn load_key(path: &Path) -> Result<KeyPair, Error> {
     let bad = |source| Error::Pki { path: path.to_owned(), source };
     if let Some(pem) = files::read(path)? {
-        return KeyPair::from_pem(&pem).map_err(bad);
+        let key = KeyPair::from_pem(&pem).map_err(bad)?;
+        return match key.public().algorithm {
+            Algorithm::Ed25519 => Err(bad(pki::Error::Key("Ed25519 signs no tokens"))),
+            _ => Ok(key),
+        };
     }
     let key = KeyPair::generate(&SystemRandom::new()).map_err(bad)?;
     files::write(path, key.to_pem().as_bytes(), 0o600)?;

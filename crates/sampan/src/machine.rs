@@ -16,9 +16,10 @@ use crate::join::Cluster;
 use crate::listen;
 use crate::places::Places;
 use crate::server::KUBERNETES_VERSION;
-use crate::wiring::host::{LocalHost, SystemClock};
+use crate::wiring::host::{LocalHost, LocalKeys, SystemClock};
 use crate::wiring::kubelet::{Door, Local};
 use crate::wiring::network::{Network, Settings};
+use crate::wiring::remote::{self, Trust};
 use crate::wiring::runtime::{Containers, image_store};
 
 pub const KUBELET_PORT: u16 = 10250;
@@ -39,6 +40,8 @@ pub enum Error {
     Directories(std::io::Error),
     #[error("cannot read the client CA")]
     Pki(#[from] pki::Error),
+    #[error(transparent)]
+    Tls(#[from] remote::Error),
 }
 
 /// What a node needs to run.
@@ -139,7 +142,9 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         images: containers,
         network,
         host: Arc::new(LocalHost),
+        keys: Arc::new(LocalKeys),
         clock: Arc::new(SystemClock),
+        tls: remote::tls(&Trust::Anyone, None, &[])?,
     };
     let kubelet = Kubelet::new(config, ports, setup.client.clone());
     tokio::spawn(kubelet.clone().run());

@@ -5,13 +5,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::rule::{Cx, NOTHING, Rule};
 use super::{AdmissionRequest, Operation};
-use crate::{Attributes, Status};
+use crate::{Attributes, Status, User};
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &[(&str, &str)] = &[(GROUP, "certificatesigningrequests")];
 
 /// Whether the user may do this with the signer, or with all signers of its domain (`example.com/*`).
-fn may(cx: &Cx<'_>, request: &AdmissionRequest, verb: &str, signer: &str) -> bool {
+pub fn may_use_signer(user: &User, verb: &str, signer: &str, may: impl Fn(&User, &Attributes) -> bool) -> bool {
     let wanted = |name: &str| Attributes {
         verb: verb.into(),
         api_group: GROUP.into(),
@@ -22,7 +22,11 @@ fn may(cx: &Cx<'_>, request: &AdmissionRequest, verb: &str, signer: &str) -> boo
         ..Attributes::default()
     };
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
-    (cx.may)(&request.user, &wanted(signer)) || (cx.may)(&request.user, &wanted(&format!("{domain}/*")))
+    may(user, &wanted(signer)) || may(user, &wanted(&format!("{domain}/*")))
+}
+
+fn may(cx: &Cx<'_>, request: &AdmissionRequest, verb: &str, signer: &str) -> bool {
+    may_use_signer(&request.user, verb, signer, cx.may)
 }
 
 fn signer(request: &AdmissionRequest) -> &str {

@@ -31,6 +31,8 @@ use std::sync::Arc;
 
 use schema::Value;
 
+pub(crate) use certificates::may_use_signer;
+
 use crate::{Server, Status, User, reply::Warnings, request::GroupResource, seams::BoxFuture};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

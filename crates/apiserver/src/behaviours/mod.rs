@@ -4,6 +4,7 @@
 //! (`..PLAIN`) names only its differences.
 
 mod objects;
+mod pod_certificates;
 pub mod pods;
 mod services;
 mod workloads;
@@ -222,6 +223,7 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("coordination.k8s.io", _) => &o::LEASE,
         ("certificates.k8s.io", "clustertrustbundles") => &o::CLUSTER_TRUST_BUNDLE,
         ("certificates.k8s.io", "certificatesigningrequests") => &o::CERTIFICATE_SIGNING_REQUEST,
+        ("certificates.k8s.io", "podcertificaterequests") => &pod_certificates::POD_CERTIFICATE_REQUEST,
         ("apiregistration.k8s.io", "apiservices") => &o::API_SERVICE,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &o::DEFINITION,
         ("policy", "poddisruptionbudgets") => &o::COUNTED_STRICT,

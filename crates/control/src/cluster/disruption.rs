@@ -52,12 +52,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
     let Some(budget) = world.get::<PodDisruptionBudget>(key) else { return plan };
     let matcher = Matcher::new(budget.spec.selector.as_ref());
-    let pods: Vec<&Pod> = world
-        .of::<Pod>()
-        .in_namespace(&key.namespace)
-        .map(|pod| &**pod)
-        .filter(|pod| matcher.matches(&pod.metadata.labels))
-        .collect();
+    let all = world.of::<Pod>().in_namespace(&key.namespace).map(|pod| &**pod);
+    let pods: Vec<&Pod> = all.filter(|pod| matcher.matches(&pod.metadata.labels)).collect();
     let now = ctx.now_seconds();
     let mut status = budget.status.clone();
     match expected(world, budget, &pods) {
@@ -87,14 +83,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
             status.disruptions_allowed = 0;
             set_condition(&mut status, ctx, "SyncFailed", message.clone());
             if status != budget.status {
-                plan.push(event(
-                    ctx,
-                    &**budget,
-                    COMPONENT,
-                    "Warning",
-                    "CalculateExpectedPodCountFailed",
-                    format!("Failed to calculate the number of expected pods: {message}"),
-                ));
+                let message = format!("Failed to calculate the number of expected pods: {message}");
+                plan.push(event(ctx, &**budget, COMPONENT, "Warning", "CalculateExpectedPodCountFailed", message));
             }
         }
     }
@@ -108,10 +98,8 @@ fn set_condition(status: &mut PodDisruptionBudgetStatus, ctx: &Ctx, reason: &str
     let text = if status.disruptions_allowed > 0 { "True" } else { "False" };
     let generation = status.observed_generation;
     let known = status.conditions.iter().position(|condition| condition.r#type == "DisruptionAllowed");
-    let since = known
-        .and_then(|at| status.conditions.get(at))
-        .filter(|known| known.status == text)
-        .map_or(time(ctx), |known| known.last_transition_time);
+    let before = known.and_then(|at| status.conditions.get(at)).filter(|known| known.status == text);
+    let since = before.map_or(time(ctx), |known| known.last_transition_time);
     let condition = Condition {
         r#type: "DisruptionAllowed".to_owned(),
         status: text.to_owned(),

@@ -1,6 +1,6 @@
 //! EndpointSlice: where the pods behind a Service are, at most a hundred to a slice.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
@@ -10,7 +10,7 @@ use schema::api::discovery::v1::{
 use schema::api::meta::v1::ObjectMeta;
 use schema::api::{IntOrString, Object};
 
-use crate::support::{Matcher, controller_ref, is_ready, is_terminal};
+use crate::support::{Matcher, controller_ref, is_ready, is_terminal, living};
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -63,12 +63,8 @@ pub fn services_of(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<K
         let matcher = Matcher::labels(&service.spec.selector);
         old.into_iter().chain(new).any(|pod| matcher.matches(&pod.metadata.labels))
     };
-    world
-        .of::<Service>()
-        .in_namespace(&any.metadata.namespace)
-        .filter(|service| selects(service))
-        .map(|service| Key::of(&**service))
-        .collect()
+    let services = world.of::<Service>().in_namespace(&any.metadata.namespace).filter(|service| selects(service));
+    services.map(|service| Key::of(&**service)).collect()
 }
 
 pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
@@ -80,10 +76,8 @@ pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     });
     let held: Vec<&EndpointSlice> =
         held.map(|slice| &**slice).filter(|slice| slice.metadata.deletion_timestamp.is_none()).collect();
-    let service = world.get::<Service>(key).filter(|service| service.metadata.deletion_timestamp.is_none());
-    let Some(service) =
-        service.filter(|service| !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName")
-    else {
+    let ours = |service: &&Arc<Service>| !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName";
+    let Some(service) = living::<Service>(world, key).filter(ours) else {
         // A Service without a selector has slices of others; ours of its earlier days go.
         plan.actions.extend(held.into_iter().map(Action::delete));
         return plan;
@@ -266,11 +260,8 @@ pub fn number(port: &ServicePort, pod: &Pod) -> Option<i32> {
         IntOrString::Int(0) => Some(port.port),
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
-            let sidecars = pod
-                .spec
-                .init_containers
-                .iter()
-                .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let init = pod.spec.init_containers.iter();
+            let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
             let mut declared = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
             declared
                 .find(|declared| declared.name == *name && protocol(&declared.protocol) == protocol(&port.protocol))

@@ -1,5 +1,6 @@
 //! Reconcilers of what belongs to the cluster rather than to a workload.
 
+mod certificate_cleaner;
 mod disruption;
 pub mod endpoint_slices;
 mod endpoints;
@@ -30,6 +31,7 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
     vec![
         service_accounts::row(),
         root_ca::row(config.server_ca.clone()),
+        certificate_cleaner::row(),
         node_ipam::row(config.cluster_cidrs.clone()),
         endpoint_slices::row(),
         node_lifecycle::row(),

@@ -36,14 +36,10 @@ fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, cluster_cidrs: &[String]) 
             let ranges = ranges.as_deref().unwrap_or_default();
             plan.push(Action::merge(&**node, None, json!({"spec": {"podCIDR": first, "podCIDRs": ranges}})));
         }
-        _ => plan.push(event(
-            ctx,
-            &**node,
-            "cidrAllocator",
-            "Normal",
-            "CIDRNotAvailable",
-            format!("Node {} status is now: CIDRNotAvailable", key.name),
-        )),
+        _ => {
+            let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
+            plan.push(event(ctx, &**node, "cidrAllocator", "Normal", "CIDRNotAvailable", message));
+        }
     }
     plan
 }

@@ -113,14 +113,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, memory: &Mutex<Memory>
     if left > 0 {
         plan.requeue(Duration::from_secs(left.unsigned_abs()));
     } else if let Some(silent) = fallen_silent(node, ctx) {
-        plan.push(event(
-            ctx,
-            &**node,
-            COMPONENT,
-            "Normal",
-            "NodeNotReady",
-            format!("Node {} status is now: NodeNotReady", key.name),
-        ));
+        let message = format!("Node {} status is now: NodeNotReady", key.name);
+        plan.push(event(ctx, &**node, COMPONENT, "Normal", "NodeNotReady", message));
         plan.actions.insert(0, Action::update_status(silent));
         return plan;
     }
@@ -158,11 +152,8 @@ fn fallen_silent(node: &Node, ctx: &Ctx) -> Option<Node> {
 fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &mut Plan) {
     let is_wanted =
         |kind: &str, status: &str| condition(node, kind).is_some_and(|condition| condition.status == status);
-    let mut wanted: Vec<(&str, &str)> = TAINTS
-        .iter()
-        .filter(|(kind, status, _)| is_wanted(kind, status))
-        .map(|(_, _, taint)| (*taint, "NoSchedule"))
-        .collect();
+    let due = TAINTS.iter().filter(|(kind, status, _)| is_wanted(kind, status));
+    let mut wanted: Vec<(&str, &str)> = due.map(|(_, _, taint)| (*taint, "NoSchedule")).collect();
     if node.spec.unschedulable {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
@@ -195,13 +186,8 @@ fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &
         "NoExecute" => [NOT_READY, UNREACHABLE].contains(&&*taint.key),
         _ => false,
     };
-    let mut taints: Vec<Taint> = node
-        .spec
-        .taints
-        .iter()
-        .filter(|taint| !ours(taint) || wanted.contains(&(&taint.key, &taint.effect)))
-        .cloned()
-        .collect();
+    let kept = node.spec.taints.iter().filter(|taint| !ours(taint) || wanted.contains(&(&taint.key, &taint.effect)));
+    let mut taints: Vec<Taint> = kept.cloned().collect();
     for (key, effect) in wanted {
         if !has(key, effect) {
             taints.push(Taint {
@@ -214,11 +200,9 @@ fn taint(world: &World, node: &Node, ctx: &mut Ctx, memory: &mut Memory, plan: &
     }
     if taints != node.spec.taints {
         let taints: Vec<_> = taints.iter().map(taint_json).collect();
-        plan.push(Action::merge(
-            node,
-            None,
-            json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}}),
-        ));
+        let version = &node.metadata.resource_version;
+        let changes = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
+        plan.push(Action::merge(node, None, changes));
     }
 }
 

@@ -9,7 +9,7 @@ use schema::api::Object;
 use schema::api::core::v1::{Node, Pod, Taint};
 
 use crate::scheduler::filters::tolerated;
-use crate::support::{disrupt, event, is_terminal};
+use crate::support::{disrupt, event, is_terminal, living};
 
 /// How long a pod's node may be missing: nodes are created anew, and come to us by another stream than pods.
 const QUARANTINE_SECONDS: i64 = 40;
@@ -67,10 +67,9 @@ fn no_execute(node: &Node) -> impl Iterator<Item = &Taint> {
 pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
     let mut plan = Plan::nothing();
     let name = key.to_string();
-    let pod = world.get::<Pod>(key).filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let node = pod
-        .filter(|pod| !pod.spec.node_name.is_empty())
-        .and_then(|pod| world.of::<Node>().named("", &pod.spec.node_name));
+    let pod = living::<Pod>(world, key);
+    let bound = pod.filter(|pod| !pod.spec.node_name.is_empty());
+    let node = bound.and_then(|pod| world.of::<Node>().named("", &pod.spec.node_name));
     let (Some(pod), Some(node)) = (pod, node.filter(|node| no_execute(node).next().is_some())) else {
         forget(memory, &name);
         return plan;
@@ -102,14 +101,8 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
         return plan;
     }
     forget(memory, &name);
-    plan.push(event(
-        ctx,
-        &**pod,
-        "taint-eviction-controller",
-        "Normal",
-        "TaintManagerEviction",
-        format!("Marking for deletion Pod {key}"),
-    ));
+    let message = format!("Marking for deletion Pod {key}");
+    plan.push(event(ctx, &**pod, "taint-eviction-controller", "Normal", "TaintManagerEviction", message));
     plan.push(disrupt(pod, ctx, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", false));
     plan.push(Action::delete(&**pod));
     plan
@@ -173,11 +166,8 @@ pub fn collect(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan 
         }
         Some(node) => {
             forget(memory, &pod.spec.node_name);
-            let ready = node
-                .status
-                .conditions
-                .iter()
-                .any(|condition| condition.r#type == "Ready" && condition.status == "True");
+            let mut conditions = node.status.conditions.iter();
+            let ready = conditions.any(|condition| condition.r#type == "Ready" && condition.status == "True");
             if terminating && !ready && node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE) {
                 end(&mut plan, Some("PodGC: node is out of service"));
             }

@@ -14,7 +14,7 @@ use schema::api::{self, Object};
 use schema::quantity::{Format, Quantity};
 
 use super::volumes::class_of;
-use crate::support::is_terminal;
+use crate::support::{is_terminal, living};
 
 /// What was booked for an object that then was not made is given back by then.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -22,25 +22,32 @@ const BY_CLASS: &str = ".storageclass.storage.k8s.io/";
 
 type Usage = BTreeMap<String, Quantity>;
 
-/// Kinds of which a quota may count the objects: the plain name if there is one, and how many there are.
-const COUNTED: [(&str, fn(&World, &str) -> usize); 16] = [
-    ("configmaps", count::<ConfigMap>),
-    ("secrets", count::<Secret>),
-    ("resourcequotas", count::<ResourceQuota>),
-    ("replicationcontrollers", count::<ReplicationController>),
-    ("count/pods", count::<Pod>),
-    ("count/services", count::<Service>),
-    ("count/serviceaccounts", count::<ServiceAccount>),
-    ("count/persistentvolumeclaims", count::<PersistentVolumeClaim>),
-    ("count/endpoints", count::<Endpoints>),
-    ("count/deployments.apps", count::<Deployment>),
-    ("count/replicasets.apps", count::<ReplicaSet>),
-    ("count/statefulsets.apps", count::<StatefulSet>),
-    ("count/daemonsets.apps", count::<DaemonSet>),
-    ("count/jobs.batch", count::<Job>),
-    ("count/cronjobs.batch", count::<CronJob>),
-    ("count/endpointslices.discovery.k8s.io", count::<EndpointSlice>),
+type Counted = (&'static str, fn(&World, &str) -> usize, Option<fn() -> Trigger>);
+
+/// Kinds of which a quota may count the objects: the plain name if there is one, how many there are, and what makes
+/// them be counted anew if they only come and go.
+const COUNTED: [Counted; 16] = [
+    plain::<ConfigMap>("configmaps"),
+    plain::<Secret>("secrets"),
+    ("resourcequotas", count::<ResourceQuota>, None),
+    plain::<ReplicationController>("replicationcontrollers"),
+    ("count/pods", count::<Pod>, None),
+    ("count/services", count::<Service>, None),
+    plain::<ServiceAccount>("count/serviceaccounts"),
+    ("count/persistentvolumeclaims", count::<PersistentVolumeClaim>, None),
+    plain::<Endpoints>("count/endpoints"),
+    plain::<Deployment>("count/deployments.apps"),
+    plain::<ReplicaSet>("count/replicasets.apps"),
+    plain::<StatefulSet>("count/statefulsets.apps"),
+    plain::<DaemonSet>("count/daemonsets.apps"),
+    plain::<Job>("count/jobs.batch"),
+    plain::<CronJob>("count/cronjobs.batch"),
+    plain::<EndpointSlice>("count/endpointslices.discovery.k8s.io"),
 ];
+
+const fn plain<K: Object>(name: &'static str) -> Counted {
+    (name, count::<K>, Some(|| Trigger::on_metadata::<K>(gone)))
+}
 
 fn count<K: Object>(world: &World, namespace: &str) -> usize {
     world.of::<K>().in_namespace(namespace).count()
@@ -87,19 +94,10 @@ pub fn row() -> Row {
                     old.spec == new.spec && old.status.allocated_resources == new.status.allocated_resources
                 })
             }),
-            Trigger::on_metadata::<Secret>(gone),
-            Trigger::on_metadata::<ConfigMap>(gone),
-            Trigger::on_metadata::<ServiceAccount>(gone),
-            Trigger::on_metadata::<ReplicationController>(gone),
-            Trigger::on_metadata::<Endpoints>(gone),
-            Trigger::on_metadata::<EndpointSlice>(gone),
-            Trigger::on_metadata::<Deployment>(gone),
-            Trigger::on_metadata::<ReplicaSet>(gone),
-            Trigger::on_metadata::<StatefulSet>(gone),
-            Trigger::on_metadata::<DaemonSet>(gone),
-            Trigger::on_metadata::<Job>(gone),
-            Trigger::on_metadata::<CronJob>(gone),
-        ],
+        ]
+        .into_iter()
+        .chain(COUNTED.iter().filter_map(|(_, _, trigger)| trigger.map(|trigger| trigger())))
+        .collect(),
         reconcile: Box::new(reconcile),
         parallel: 4,
     }
@@ -107,10 +105,7 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(quota) = world.get::<ResourceQuota>(key).filter(|quota| quota.metadata.deletion_timestamp.is_none())
-    else {
-        return plan;
-    };
+    let Some(quota) = living::<ResourceQuota>(world, key) else { return plan };
     plan.requeue(RESYNC);
     let usage = usage(world, quota, ctx.now_seconds());
     let mut status = quota.status.clone();
@@ -136,7 +131,7 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 /// A count of a kind that no row follows.
 fn is_foreign(name: &str) -> bool {
     name.starts_with("count/")
-        && !COUNTED.iter().any(|(counted, _)| *counted == name || name.strip_prefix("count/") == Some(counted))
+        && !COUNTED.iter().any(|(counted, ..)| *counted == name || name.strip_prefix("count/") == Some(counted))
 }
 
 fn add(usage: &mut Usage, name: &str, amount: Quantity) {
@@ -165,7 +160,7 @@ fn usage(world: &World, quota: &ResourceQuota, now: i64) -> Usage {
     if has_scopes {
         return usage;
     }
-    for (name, count) in COUNTED {
+    for (name, count, _) in COUNTED {
         let amount = number(count(world, namespace));
         usage.insert(name.to_owned(), amount);
         if !name.starts_with("count/") {

@@ -5,19 +5,15 @@ use schema::api::Object;
 use schema::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::{Value as Json, json};
 
-use crate::support::Matcher;
+use crate::support::{Matcher, living};
 
 pub fn row() -> Row {
     Row {
         name: "clusterrole-aggregation",
         user: "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
         triggers: vec![Trigger::on::<ClusterRole>(|world, _, _| {
-            world
-                .of::<ClusterRole>()
-                .iter()
-                .filter(|(_, role)| role.aggregation_rule.is_some())
-                .map(|(key, _)| key.clone())
-                .collect()
+            let roles = world.of::<ClusterRole>().iter().filter(|(_, role)| role.aggregation_rule.is_some());
+            roles.map(|(key, _)| key.clone()).collect()
         })],
         reconcile: Box::new(reconcile),
         parallel: 2,
@@ -26,9 +22,7 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(role) = world.get::<ClusterRole>(key).filter(|role| role.metadata.deletion_timestamp.is_none()) else {
-        return plan;
-    };
+    let Some(role) = living::<ClusterRole>(world, key) else { return plan };
     let Some(aggregation) = &role.aggregation_rule else { return plan };
     let mut rules: Vec<&PolicyRule> = Vec::new();
     for selector in &aggregation.cluster_role_selectors {

@@ -403,6 +403,21 @@ fn roles_gather_the_rules_of_those_selected() {
 }
 
 #[test]
+fn certificate_requests_live_a_quarter_of_an_hour() {
+    let request = |made: &str| {
+        let meta = json!({"name": "r", "creationTimestamp": made});
+        json!({"kind": "PodCertificateRequest", "metadata": meta})
+    };
+    for (made, expected) in [
+        (JAN_1, "again in 900s"),
+        ("2025-12-31T23:45:01Z", "again in 1s"),
+        ("2025-12-31T23:45:00Z", "delete podcertificaterequests n/r"),
+    ] {
+        Fixture::new(&[request(made)]).check(certificate_cleaner::reconcile, "n/r", &[expected]);
+    }
+}
+
+#[test]
 fn quotas_are_counted_anew() {
     #[track_caller]
     fn check(spec: Json, expected: &[(&str, &str)]) {

@@ -10,7 +10,7 @@ use schema::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use schema::api::{Object, Quantity};
 use schema::quantity;
 
-use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, time};
+use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, living, time};
 
 const BINDER: &str = "system:serviceaccount:kube-system:persistent-volume-binder";
 const COMPONENT: &str = "persistentvolume-controller";
@@ -91,11 +91,8 @@ pub fn find<'a>(
     free: impl Fn(&PersistentVolume) -> bool,
 ) -> Option<&'a PersistentVolume> {
     let matcher = claim.spec.selector.as_ref().map(|selector| Matcher::new(Some(selector)));
-    let fits = world
-        .of::<PersistentVolume>()
-        .values()
-        .map(|volume| &**volume)
-        .filter(|volume| mismatch(volume, claim).is_none() && free(volume));
+    let volumes = world.of::<PersistentVolume>().values().map(|volume| &**volume);
+    let fits = volumes.filter(|volume| mismatch(volume, claim).is_none() && free(volume));
     let (named, free): (Vec<_>, Vec<_>) = fits
         .filter(|volume| is_for(volume, claim) || volume.spec.claim_ref.is_none())
         .partition(|volume| volume.spec.claim_ref.is_some());
@@ -116,11 +113,8 @@ pub fn claims_row() -> Row {
         triggers: vec![
             Trigger::itself::<PersistentVolumeClaim>(),
             Trigger::on::<PersistentVolume>(|world, old, new| {
-                let named = old
-                    .into_iter()
-                    .chain(new)
-                    .filter_map(|volume| volume.spec.claim_ref.as_ref())
-                    .map(|of| key(&of.namespace, &of.name));
+                let both = old.into_iter().chain(new).filter_map(|volume| volume.spec.claim_ref.as_ref());
+                let named = both.map(|of| key(&of.namespace, &of.name));
                 let free = new.is_some_and(|volume| volume.spec.claim_ref.is_none());
                 let waiting = world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| {
                     (free && claim.spec.volume_name.is_empty())
@@ -132,12 +126,8 @@ pub fn claims_row() -> Row {
                 keys
             }),
             Trigger::on::<StorageClass>(|world, _, _| {
-                world
-                    .of::<PersistentVolumeClaim>()
-                    .iter()
-                    .filter(|(_, claim)| claim.spec.volume_name.is_empty())
-                    .map(|(key, _)| key.clone())
-                    .collect()
+                let claims = world.of::<PersistentVolumeClaim>().iter();
+                claims.filter(|(_, claim)| claim.spec.volume_name.is_empty()).map(|(key, _)| key.clone()).collect()
             }),
         ],
         reconcile: Box::new(sync_claim),
@@ -148,105 +138,77 @@ pub fn claims_row() -> Row {
 
 pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(claim) =
-        world.get::<PersistentVolumeClaim>(key).filter(|claim| claim.metadata.deletion_timestamp.is_none())
-    else {
-        return plan;
-    };
-    let wanted = world.of::<PersistentVolume>().named("", &claim.spec.volume_name);
-    if is_bound(claim) || claim.metadata.annotations.contains_key(BIND_COMPLETED) {
-        match wanted {
-            _ if claim.status.phase == "Lost" && wanted.is_none() => {}
-            Some(volume) if volume.spec.claim_ref.is_none() || is_for(volume, claim) => bind(volume, claim, &mut plan),
-            Some(_) => lose(
-                claim,
-                ctx,
-                "ClaimMisbound",
-                "Two claims are bound to the same volume, this one is bound incorrectly",
-                &mut plan,
-            ),
-            None => lose(
-                claim,
-                ctx,
-                "ClaimLost",
-                "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
-                &mut plan,
-            ),
-        }
-        return plan;
-    }
-    if !claim.spec.volume_name.is_empty() {
-        match wanted {
-            Some(volume) if is_for(volume, claim) => bind(volume, claim, &mut plan),
-            Some(volume) if volume.spec.claim_ref.is_none() => match mismatch(volume, claim) {
-                None => bind(volume, claim, &mut plan),
-                Some(why) => pending(
-                    claim,
-                    ctx,
-                    "VolumeMismatch",
-                    format!("Cannot bind to requested volume {:?}: {why}", volume.name()),
-                    &mut plan,
-                ),
-            },
-            Some(volume) => pending(
-                claim,
-                ctx,
-                "FailedBinding",
-                format!("volume {:?} already bound to a different claim.", volume.name()),
-                &mut plan,
-            ),
-            None => pending(claim, ctx, "", String::new(), &mut plan),
-        }
-        return plan;
-    }
-    let delayed = waits_for_consumer(world, claim);
-    let selected = claim.metadata.annotations.contains_key(SELECTED_NODE);
-    if let Some(volume) = find(world, claim, !delayed, |_| true) {
-        bind(volume, claim, &mut plan);
-    } else if delayed && !selected {
-        pending(
-            claim,
-            ctx,
-            "WaitForFirstConsumer",
-            "waiting for first consumer to be created before binding".to_owned(),
-            &mut plan,
-        );
-    } else if claim_class(claim).is_empty() {
-        pending(
-            claim,
-            ctx,
-            "FailedBinding",
-            "no persistent volumes available for this claim and no storage class is set".to_owned(),
-            &mut plan,
-        );
-    } else if let Some(class) = world.of::<StorageClass>().named("", claim_class(claim)) {
-        hand_over(claim, class, ctx, &mut plan);
-    } else {
-        pending(
-            claim,
-            ctx,
-            "ProvisioningFailed",
-            format!("storageclass.storage.k8s.io {:?} not found", claim_class(claim)),
-            &mut plan,
-        );
+    let Some(claim) = living::<PersistentVolumeClaim>(world, key) else { return plan };
+    match next_step(world, claim) {
+        Step::Bind(volume) => bind(volume, claim, &mut plan),
+        Step::HandOver(class) => hand_over(claim, class, ctx, &mut plan),
+        Step::Pending(reason, message) => pending(claim, ctx, reason, message, &mut plan),
+        Step::Lose(reason, message) => lose(claim, ctx, reason, message, &mut plan),
     }
     plan
 }
 
+/// What a claim is in for; reasons and messages are those of its event, if the reason is not empty.
+enum Step<'a> {
+    Bind(&'a PersistentVolume),
+    HandOver(&'a StorageClass),
+    Pending(&'static str, String),
+    Lose(&'static str, &'static str),
+}
+
+const NO_CLASS: &str = "no persistent volumes available for this claim and no storage class is set";
+
+fn next_step<'a>(world: &'a World, claim: &PersistentVolumeClaim) -> Step<'a> {
+    let wanted = world.of::<PersistentVolume>().named("", &claim.spec.volume_name).map(|volume| &**volume);
+    let waits = Step::Pending("", String::new());
+    if claim.metadata.annotations.contains_key(BIND_COMPLETED) {
+        return match wanted {
+            Some(volume) if volume.spec.claim_ref.is_none() || is_for(volume, claim) => Step::Bind(volume),
+            Some(_) => {
+                let why = "Two claims are bound to the same volume, this one is bound incorrectly";
+                Step::Lose("ClaimMisbound", why)
+            }
+            None => {
+                let why = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
+                Step::Lose("ClaimLost", why)
+            }
+        };
+    }
+    if !claim.spec.volume_name.is_empty() {
+        let Some(volume) = wanted else { return waits };
+        let name = volume.name();
+        return match (is_for(volume, claim), &volume.spec.claim_ref, mismatch(volume, claim)) {
+            (true, ..) | (false, None, None) => Step::Bind(volume),
+            (false, None, Some(why)) => {
+                Step::Pending("VolumeMismatch", format!("Cannot bind to requested volume {name:?}: {why}"))
+            }
+            (false, Some(_), _) => {
+                Step::Pending("FailedBinding", format!("volume {name:?} already bound to a different claim."))
+            }
+        };
+    }
+    let class = claim_class(claim);
+    let delayed = waits_for_consumer(world, claim);
+    if let Some(volume) = find(world, claim, !delayed, |_| true) {
+        return Step::Bind(volume);
+    }
+    if delayed && !claim.metadata.annotations.contains_key(SELECTED_NODE) {
+        let why = "waiting for first consumer to be created before binding";
+        return Step::Pending("WaitForFirstConsumer", why.to_owned());
+    }
+    match world.of::<StorageClass>().named("", class) {
+        _ if class.is_empty() => Step::Pending("FailedBinding", NO_CLASS.to_owned()),
+        None => Step::Pending("ProvisioningFailed", format!("storageclass.storage.k8s.io {class:?} not found")),
+        Some(of) if of.provisioner == NO_PROVISIONER => Step::Pending("FailedBinding", NO_CLASS.to_owned()),
+        Some(of) if PROVISIONERS.iter().all(|name| claim.metadata.annotations.get(*name) == Some(&of.provisioner)) => {
+            waits
+        }
+        Some(of) => Step::HandOver(of),
+    }
+}
+
 /// Says which provisioner makes a volume for the claim.
 fn hand_over(claim: &PersistentVolumeClaim, class: &StorageClass, ctx: &mut Ctx, plan: &mut Plan) {
-    if class.provisioner == NO_PROVISIONER {
-        return pending(
-            claim,
-            ctx,
-            "FailedBinding",
-            "no persistent volumes available for this claim and no storage class is set".to_owned(),
-            plan,
-        );
-    }
-    if PROVISIONERS.iter().all(|name| claim.metadata.annotations.get(*name) == Some(&class.provisioner)) {
-        return pending(claim, ctx, "", String::new(), plan);
-    }
     let mut named = claim.clone();
     for name in PROVISIONERS {
         named.metadata.annotations.insert(name.to_owned(), class.provisioner.clone());
@@ -351,10 +313,8 @@ pub fn volumes_row() -> Row {
                         .is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace)
                 };
                 let volumes = world.of::<PersistentVolume>().iter();
-                volumes
-                    .filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume))
-                    .map(|(key, _)| key.clone())
-                    .collect()
+                let named = volumes.filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume));
+                named.map(|(key, _)| key.clone()).collect()
             }),
         ],
         reconcile: Box::new(sync_volume),
@@ -421,7 +381,7 @@ pub fn ephemeral_row() -> Row {
 
 pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(pod) = world.get::<Pod>(at).filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(pod) = living::<Pod>(world, at) else { return plan };
     for volume in &pod.spec.volumes {
         let source = volume.volume_source.ephemeral.as_ref();
         let Some(template) = source.and_then(|source| source.volume_claim_template.as_ref()) else { continue };
@@ -440,13 +400,9 @@ pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
                 ..PersistentVolumeClaim::default()
             })),
             Some(claim) if !is_controlled_by(&claim.metadata, &pod.metadata.uid) => {
-                let message = format!(
-                    "ephemeral volume {}: PVC {}/{name} was not created for pod {}/{} (pod is not owner)",
-                    volume.name,
-                    at.namespace,
-                    at.namespace,
-                    pod.name()
-                );
+                let (namespace, volume, pod_name) = (&at.namespace, &volume.name, pod.name());
+                let claim = format!("ephemeral volume {volume}: PVC {namespace}/{name}");
+                let message = format!("{claim} was not created for pod {namespace}/{pod_name} (pod is not owner)");
                 plan.push(event(ctx, &**pod, "ephemeral_volume", "Warning", "EphemeralBinding", message));
             }
             Some(_) => {}
@@ -477,10 +433,8 @@ pub fn claim_protection_row() -> Row {
         reconcile: Box::new(|world, key, _| {
             let Some(claim) = world.get::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
             let used = || {
-                world
-                    .of::<Pod>()
-                    .in_namespace(&key.namespace)
-                    .any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
+                let mut pods = world.of::<Pod>().in_namespace(&key.namespace);
+                pods.any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
             };
             protect(&**claim, "kubernetes.io/pvc-protection", used)
         }),
@@ -518,11 +472,8 @@ pub fn attributes_protection_row() -> Row {
 
 fn deleted_attributes(world: &World) -> Vec<Key> {
     let classes = world.of::<VolumeAttributesClass>();
-    classes
-        .iter()
-        .filter(|(_, class)| class.metadata.deletion_timestamp.is_some())
-        .map(|(key, _)| key.clone())
-        .collect()
+    let deleted = classes.iter().filter(|(_, class)| class.metadata.deletion_timestamp.is_some());
+    deleted.map(|(key, _)| key.clone()).collect()
 }
 
 pub fn protect_attributes(world: &World, key: &Key, _: &mut Ctx) -> Plan {

@@ -116,12 +116,8 @@ async fn refresh(shared: &Arc<Shared>, watches: &mut JoinSet<()>) -> Result<(), 
     let mut table = shared.table();
     let is_failing =
         |resource: &Resource| found.failed.iter().any(|failed| failed.split('/').next() == Some(&resource.group));
-    let ended: Vec<ResourceId> = table
-        .resources
-        .iter()
-        .filter(|(_, resource)| !wanted.contains(resource) && !is_failing(resource))
-        .map(|(id, _)| *id)
-        .collect();
+    let gone = table.resources.iter().filter(|(_, resource)| !wanted.contains(resource) && !is_failing(resource));
+    let ended: Vec<ResourceId> = gone.map(|(id, _)| *id).collect();
     for id in ended {
         table.resources.remove(&id);
         if let Some(watch) = table.watches.remove(&id) {

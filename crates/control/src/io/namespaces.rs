@@ -175,12 +175,8 @@ async fn delete_all(client: &Client, namespace: &str, deleted_at: Time, report: 
         }
     };
     if !found.failed.is_empty() {
-        let groups = found
-            .failed
-            .iter()
-            .map(|group| format!("{group}: stale GroupVersion discovery: {group}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let failed = found.failed.iter().map(|group| format!("{group}: stale GroupVersion discovery: {group}"));
+        let groups = failed.collect::<Vec<_>>().join(", ");
         let message = format!(
             "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {groups}",
             found.failed.len()
@@ -306,11 +302,9 @@ fn bad_conditions(report: &Report) -> Vec<(&'static str, &'static str, String)> 
     if !report.errors.is_empty() {
         let mut errors = report.errors.clone();
         errors.sort();
-        bad.push((
-            failure,
-            "ContentDeletionFailed",
-            format!("Failed to delete all resource types, {} remaining: {}", errors.len(), errors.join(", ")),
-        ));
+        let (count, errors) = (errors.len(), errors.join(", "));
+        let message = format!("Failed to delete all resource types, {count} remaining: {errors}");
+        bad.push((failure, "ContentDeletionFailed", message));
     }
     if !report.remaining.is_empty() {
         let mut left: Vec<_> = report
@@ -327,11 +321,8 @@ fn bad_conditions(report: &Report) -> Vec<(&'static str, &'static str, String)> 
         if !by_finalizer.is_empty() {
             let left: Vec<_> =
                 by_finalizer.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
-            bad.push((
-                finalizers,
-                "SomeFinalizersRemain",
-                format!("Some content in the namespace has finalizers remaining: {}", left.join(", ")),
-            ));
+            let message = format!("Some content in the namespace has finalizers remaining: {}", left.join(", "));
+            bad.push((finalizers, "SomeFinalizersRemain", message));
         }
     }
     bad

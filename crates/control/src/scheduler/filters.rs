@@ -168,12 +168,8 @@ fn taints(pod: &Pod, node: &Node) -> Check {
 /// `spec.nodeSelector` and the required node affinity.
 pub fn matches_node_affinity(pod: &Pod, node: &Node) -> bool {
     let by_labels = pod.spec.node_selector.iter().all(|(key, value)| node.metadata.labels.get(key) == Some(value));
-    let required = pod
-        .spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let affinity = pod.spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     by_labels
         && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, node)))
 }

@@ -92,12 +92,8 @@ fn images(pod: &Pod, info: &NodeInfo, nodes: usize) -> i64 {
 
 /// Soft constraints, or upstream's defaults for pods of a controller: few of them on a node and in a zone.
 fn spread(pod: &Pod, nodes: &[&NodeInfo], all: &[NodeInfo]) -> Vec<i64> {
-    let soft: Vec<_> = pod
-        .spec
-        .topology_spread_constraints
-        .iter()
-        .filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway")
-        .collect();
+    let constraints = pod.spec.topology_spread_constraints.iter();
+    let soft: Vec<_> = constraints.filter(|constraint| constraint.when_unsatisfiable == "ScheduleAnyway").collect();
     let mut raw = vec![0i64; nodes.len()];
     if !soft.is_empty() {
         for constraint in &soft {

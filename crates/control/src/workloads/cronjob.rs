@@ -57,11 +57,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let Some(cron) = world.get::<CronJob>(key) else { return Plan::nothing() };
     let cron = &**cron;
     let all = world.of::<Job>();
-    let jobs: Vec<&Job> = all
-        .owned_by(&cron.metadata.uid)
-        .map(|job| &**job)
-        .filter(|job| is_controlled_by(&job.metadata, &cron.metadata.uid))
-        .collect();
+    let owned = all.owned_by(&cron.metadata.uid).map(|job| &**job);
+    let jobs: Vec<&Job> = owned.filter(|job| is_controlled_by(&job.metadata, &cron.metadata.uid)).collect();
     let mut look = Look { cron, status: cron.status.clone(), actions: Vec::new() };
     if let Some(failure) = ctx.failure.take() {
         look.tell(ctx, "Warning", "FailedCreate", format!("Error creating job: {failure}"));
@@ -113,12 +110,8 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
         match finished(job) {
             Some(condition) if known => {
                 look.forget(&job.metadata.uid);
-                look.tell(
-                    ctx,
-                    "Normal",
-                    "SawCompletedJob",
-                    format!("Saw completed job: {}, condition: {}", job.name(), condition.r#type),
-                );
+                let message = format!("Saw completed job: {}, condition: {}", job.name(), condition.r#type);
+                look.tell(ctx, "Normal", "SawCompletedJob", message);
             }
             None if !known && job.metadata.deletion_timestamp.is_none() => match scheduled_at(look.cron, job) {
                 // We made it a moment ago: only now is its uid known.
@@ -143,13 +136,8 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
             _ => {}
         }
     }
-    let lost: Vec<ObjectReference> = look
-        .status
-        .active
-        .iter()
-        .filter(|active| !jobs.iter().any(|job| job.metadata.uid == active.uid))
-        .cloned()
-        .collect();
+    let active = look.status.active.iter().filter(|active| !jobs.iter().any(|job| job.metadata.uid == active.uid));
+    let lost: Vec<ObjectReference> = active.cloned().collect();
     for active in lost {
         look.forget(&active.uid);
         look.tell(ctx, "Normal", "MissingJob", format!("Active job went missing: {}", active.name));
@@ -181,12 +169,8 @@ fn start(world: &World, look: &mut Look<'_>, ctx: &mut Ctx) -> Option<i64> {
     let schedule = match Schedule::parse(&spec.schedule) {
         Ok(schedule) => schedule,
         Err(error) => {
-            look.tell(
-                ctx,
-                "Warning",
-                "UnparseableSchedule",
-                format!("unparseable schedule: {:?} : {error}", spec.schedule),
-            );
+            let message = format!("unparseable schedule: {:?} : {error}", spec.schedule);
+            look.tell(ctx, "Warning", "UnparseableSchedule", message);
             return None;
         }
     };

@@ -48,11 +48,8 @@ fn recreated(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
         .and_then(|owner| world.get::<ReplicaSet>(&key(namespace, &owner.name)))
         .and_then(|set| controller_of(&set.metadata))
         .and_then(|owner| world.get::<Deployment>(&key(namespace, &owner.name)));
-    owner
-        .filter(|deployment| deployment.spec.strategy.r#type == "Recreate")
-        .map(|deployment| Key::of(&**deployment))
-        .into_iter()
-        .collect()
+    let recreated = owner.filter(|deployment| deployment.spec.strategy.r#type == "Recreate");
+    recreated.map(|deployment| Key::of(&**deployment)).into_iter().collect()
 }
 
 /// A Deployment with its ReplicaSets, as one look sees them.
@@ -164,11 +161,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 /// `spec.replicas` changed since the sets were last scaled.
 fn is_scaling(view: &View<'_>) -> bool {
     view.all().filter(|set| replicas(set) > 0).any(|set| {
-        set.metadata
-            .annotations
-            .get(DESIRED)
-            .and_then(|desired| desired.parse::<i32>().ok())
-            .is_some_and(|desired| desired != view.wanted())
+        let desired = set.metadata.annotations.get(DESIRED).and_then(|desired| desired.parse::<i32>().ok());
+        desired.is_some_and(|desired| desired != view.wanted())
     })
 }
 
@@ -278,13 +272,8 @@ fn scale_all(view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
     let mut targets: Vec<(&ReplicaSet, i32)> = Vec::new();
     for set in order {
         let size = replicas(set);
-        let before = set
-            .metadata
-            .annotations
-            .get(MAX)
-            .and_then(|max| max.parse::<i32>().ok())
-            .filter(|max| *max > 0)
-            .unwrap_or(current);
+        let max = set.metadata.annotations.get(MAX).and_then(|max| max.parse::<i32>().ok()).filter(|max| *max > 0);
+        let before = max.unwrap_or(current);
         let share = (f64::from(size) * f64::from(allowed) / f64::from(before)).round() as i32 - size;
         let share = if left > 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
         left -= share;
@@ -378,13 +367,8 @@ fn create_new(view: &View<'_>, world: &World, ctx: &mut Ctx) -> Vec<Action> {
     template.metadata.labels.insert(HASH.to_owned(), hash.clone());
     let mut selector = deployment.spec.selector.clone().unwrap_or_default();
     selector.match_labels.insert(HASH.to_owned(), hash);
-    let mut annotations: BTreeMap<String, String> = deployment
-        .metadata
-        .annotations
-        .iter()
-        .filter(|(name, _)| !OWN_ANNOTATIONS.contains(&&***name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let kept = deployment.metadata.annotations.iter().filter(|(name, _)| !OWN_ANNOTATIONS.contains(&&***name));
+    let mut annotations: BTreeMap<String, String> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     let size = view.new_replicas();
     annotations.insert(REVISION.to_owned(), next_revision(view).to_string());
     annotations.insert(DESIRED.to_owned(), view.wanted().to_string());

@@ -64,10 +64,8 @@ pub fn counts(job: &Job, pod: &Pod) -> bool {
 /// When a pod ended, as well as that is known.
 pub fn finished_at(pod: &Pod) -> i64 {
     let restartable = |name: &str| {
-        pod.spec
-            .init_containers
-            .iter()
-            .any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
+        let mut init = pod.spec.init_containers.iter();
+        init.any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
     };
     let sidecars = pod.status.init_container_statuses.iter().filter(|status| restartable(&status.name));
     let ends: Option<Vec<i64>> = pod
@@ -80,11 +78,8 @@ pub fn finished_at(pod: &Pod) -> i64 {
         })
         .collect();
     let not_ready = || {
-        let condition = pod
-            .status
-            .conditions
-            .iter()
-            .find(|condition| condition.r#type == "Ready" && condition.status == "False")?;
+        let mut conditions = pod.status.conditions.iter();
+        let condition = conditions.find(|condition| condition.r#type == "Ready" && condition.status == "False")?;
         Some(condition.last_transition_time).filter(|at| !at.is_zero()).map(|at| at.seconds)
     };
     let deleted = || {

@@ -77,11 +77,8 @@ impl<'a> History<'a> {
 
     /// Revisions that nothing uses, oldest first.
     pub fn unused(&self, used: impl Fn(&ControllerRevision) -> bool) -> Vec<&'a ControllerRevision> {
-        self.revisions
-            .iter()
-            .copied()
-            .filter(|revision| revision.name() != self.update.name() && !used(revision))
-            .collect()
+        let others = self.revisions.iter().copied();
+        others.filter(|revision| revision.name() != self.update.name() && !used(revision)).collect()
     }
 }
 

@@ -81,10 +81,8 @@ pub fn release(world: &World, at: &Key, _: &mut Ctx) -> Plan {
 
 /// The condition of a Job that came to its end.
 pub fn finished(job: &Job) -> Option<&JobCondition> {
-    job.status
-        .conditions
-        .iter()
-        .find(|condition| matches!(&*condition.r#type, "Complete" | "Failed") && condition.status == "True")
+    let mut conditions = job.status.conditions.iter();
+    conditions.find(|condition| matches!(&*condition.r#type, "Complete" | "Failed") && condition.status == "True")
 }
 
 fn is_foreign(job: &Job) -> bool {
@@ -106,12 +104,8 @@ fn index_of(pod: &Pod) -> Option<i32> {
 }
 
 fn number(pod: &Pod, annotation: &str) -> i32 {
-    pod.metadata
-        .annotations
-        .get(annotation)
-        .and_then(|number| number.parse().ok())
-        .filter(|number| *number >= 0)
-        .unwrap_or(0)
+    let given = pod.metadata.annotations.get(annotation).and_then(|number| number.parse().ok());
+    given.filter(|number| *number >= 0).unwrap_or(0)
 }
 
 fn count<T>(items: &[T]) -> i32 {
@@ -280,10 +274,8 @@ fn conclude(
 ) -> Option<Told> {
     let (first, last) = if end.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
     set_condition(status, ctx, first, "True", &end.reason, &end.message);
-    let counted = status
-        .uncounted_terminated_pods
-        .as_ref()
-        .is_none_or(|uncounted| uncounted.succeeded.is_empty() && uncounted.failed.is_empty());
+    let uncounted = status.uncounted_terminated_pods.as_ref();
+    let counted = uncounted.is_none_or(|uncounted| uncounted.succeeded.is_empty() && uncounted.failed.is_empty());
     if !end.told || !counted || !all_untracked || look.terminating > 0 {
         return None;
     }
@@ -292,30 +284,26 @@ fn conclude(
         return Some(("Warning", end.reason.clone(), end.message.clone()));
     }
     status.completion_time = Some(time(ctx));
-    Some(if job.spec.completions.is_some_and(|completions| status.succeeded > completions) {
-        (
-            "Warning",
-            "TooManySucceededPods".to_owned(),
-            "Too many succeeded pods running after completion count reached".to_owned(),
-        )
-    } else {
-        ("Normal", "Completed".to_owned(), "Job completed".to_owned())
-    })
+    let (kind, reason, message) = match job.spec.completions {
+        Some(completions) if status.succeeded > completions => {
+            let message = "Too many succeeded pods running after completion count reached";
+            ("Warning", "TooManySucceededPods", message)
+        }
+        _ => ("Normal", "Completed", "Job completed"),
+    };
+    Some((kind, reason.to_owned(), message.to_owned()))
 }
 
 impl<'a> Look<'a> {
     fn new(job: &'a Job, mut pods: Vec<&'a Pod>, now_seconds: i64) -> Self {
         pods.sort_by_key(|pod| (index_of(pod), pod.metadata.creation_timestamp, pod.name()));
         let active: Vec<&Pod> = pods.iter().copied().filter(|pod| is_active(pod)).collect();
+        let going: Vec<_> =
+            pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_terminal(pod)).collect();
         let mut look = Self {
             job,
             ready: count(&active.iter().filter(|pod| is_ready(pod)).collect::<Vec<_>>()),
-            terminating: count(
-                &pods
-                    .iter()
-                    .filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_terminal(pod))
-                    .collect::<Vec<_>>(),
-            ),
+            terminating: count(&going),
             active,
             pods,
             uncounted: job.status.uncounted_terminated_pods.clone().unwrap_or_default(),
@@ -411,23 +399,16 @@ impl<'a> Look<'a> {
         if let Some(told) = End::told(status) {
             return Some(told);
         }
-        let fatal = self
-            .pods
-            .iter()
-            .filter(|pod| is_failed(self.job, pod))
-            .filter_map(|pod| rule(self.job, pod))
-            .find(|(action, _)| *action == "FailJob");
+        let mut failed = self.pods.iter().filter(|pod| is_failed(self.job, pod)).filter_map(|pod| rule(self.job, pod));
+        let fatal = failed.find(|(action, _)| *action == "FailJob");
         if let Some((_, message)) = fatal {
             return End::failure("PodFailurePolicy", &message);
         }
         let limit = spec.backoff_limit.unwrap_or(6);
-        let restarts: i32 = self
-            .pods
-            .iter()
-            .filter(|pod| matches!(&*pod.status.phase, "Running" | "Pending"))
-            .flat_map(|pod| pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses))
-            .map(|status| status.restart_count)
-            .sum();
+        let alive = self.pods.iter().filter(|pod| matches!(&*pod.status.phase, "Running" | "Pending"));
+        let statuses =
+            alive.flat_map(|pod| pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses));
+        let restarts: i32 = statuses.map(|status| status.restart_count).sum();
         if self.failed > limit || spec.template.spec.restart_policy == "OnFailure" && restarts > 0 && restarts >= limit
         {
             return End::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit");

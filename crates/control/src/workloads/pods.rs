@@ -77,11 +77,8 @@ pub fn deletion_order<'a>(mut pods: Vec<&'a Pod>, related: &[&Pod], now_seconds:
         _ => 1,
     };
     let cost = |pod: &Pod| -> i32 {
-        pod.metadata
-            .annotations
-            .get("controller.kubernetes.io/pod-deletion-cost")
-            .and_then(|cost| cost.parse().ok())
-            .unwrap_or(0)
+        let given = pod.metadata.annotations.get("controller.kubernetes.io/pod-deletion-cost");
+        given.and_then(|cost| cost.parse().ok()).unwrap_or(0)
     };
     // Ages are compared by order of magnitude, so that who is oldest by seconds does not always stay.
     let magnitude = |since: i64| {

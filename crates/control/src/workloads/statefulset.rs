@@ -104,14 +104,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     };
 
     if let Some(failure) = ctx.failure.take() {
-        plan.push(event(
-            ctx,
-            set,
-            COMPONENT,
-            "Warning",
-            "FailedCreate",
-            format!("Pods of StatefulSet {} failed error: {failure}", set.name()),
-        ));
+        let message = format!("Pods of StatefulSet {} failed error: {failure}", set.name());
+        plan.push(event(ctx, set, COMPONENT, "Warning", "FailedCreate", message));
     }
     let mut status = look.status(&pods, history.collisions);
     if set.metadata.deletion_timestamp.is_none() {
@@ -226,12 +220,8 @@ impl<'a> Look<'a> {
             pods.iter().copied().filter(|pod| ordinal(pod).is_some() && !self.in_range(pod)).collect();
         condemned.sort_by_key(|pod| Reverse(ordinal(pod)));
         let ordered = !self.is_parallel();
-        let first_unavailable = places
-            .iter()
-            .map(Replica::pod)
-            .chain(condemned.iter().rev().copied())
-            .find(|pod| self.is_unavailable(pod))
-            .map(|pod| pod.metadata.name.clone());
+        let mut pods = places.iter().map(Replica::pod).chain(condemned.iter().rev().copied());
+        let first_unavailable = pods.find(|pod| self.is_unavailable(pod)).map(|pod| pod.metadata.name.clone());
 
         for replica in &places {
             if self.tend(replica) && ordered {
@@ -305,14 +295,8 @@ impl<'a> Look<'a> {
             .map_or(1, |most| scaled(Some(most), replicas(self.set), false).max(1));
         let away = places.iter().filter(|replica| self.is_unavailable(replica.pod())).count();
         let mut budget = i64::from(most) - i64::try_from(away).unwrap_or(i64::MAX);
-        let outdated: Vec<&Pod> = places
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(index, _)| *index >= partition)
-            .filter_map(|(_, replica)| replica.here())
-            .filter(|pod| revision_of(pod) != self.update.1 && !is_deleting(pod))
-            .collect();
+        let here = places.iter().skip(partition).rev().filter_map(|replica| replica.here());
+        let outdated: Vec<&Pod> = here.filter(|pod| revision_of(pod) != self.update.1 && !is_deleting(pod)).collect();
         let (there, broken): (Vec<&Pod>, Vec<&Pod>) = if self.is_parallel() {
             outdated.into_iter().partition(|pod| self.is_available(pod))
         } else {

@@ -6,6 +6,7 @@ use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Propagation, Reference, R
 use schema::api::batch::v1::Job;
 
 use super::job::finished;
+use crate::support::living;
 
 pub fn row() -> Row {
     Row {
@@ -19,7 +20,7 @@ pub fn row() -> Row {
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     let mut plan = Plan::nothing();
-    let Some(job) = world.get::<Job>(key).filter(|job| job.metadata.deletion_timestamp.is_none()) else { return plan };
+    let Some(job) = living::<Job>(world, key) else { return plan };
     let (Some(ttl), Some(condition)) = (job.spec.ttl_seconds_after_finished, finished(job)) else { return plan };
     if condition.last_transition_time.is_zero() {
         return plan;

@@ -111,11 +111,8 @@ impl Cluster {
                     .map(Arc::new),
             );
             pods.extend(self.dns_pod().map(Arc::new));
-            namespaces = objects
-                .namespaces
-                .iter()
-                .map(|namespace| (namespace.metadata.name.clone(), namespace.metadata.labels.clone()))
-                .collect();
+            let metas = objects.namespaces.iter().map(|namespace| &namespace.metadata);
+            namespaces = metas.map(|meta| (meta.name.clone(), meta.labels.clone())).collect();
         }
         let policies: Vec<Arc<Policy>> = objects.policies.iter().map(|policy| Arc::new(pods::policy(policy))).collect();
         let mut host_ports: Vec<HostPort> =
@@ -181,13 +178,9 @@ impl Cluster {
         let check = |joined: &Joined| {
             let rules = joined.rules.as_ref()?;
             let port = u16::try_from(joined.service.spec.health_check_node_port).ok().filter(|port| *port > 0)?;
-            let mut local: Vec<IpAddr> = rules
-                .ports
-                .iter()
-                .flat_map(|port| &port.endpoints)
-                .filter(|endpoint| endpoint.local && endpoint.ready)
-                .map(|endpoint| endpoint.address)
-                .collect();
+            let endpoints = rules.ports.iter().flat_map(|port| &port.endpoints);
+            let serving = endpoints.filter(|endpoint| endpoint.local && endpoint.ready);
+            let mut local: Vec<IpAddr> = serving.map(|endpoint| endpoint.address).collect();
             local.sort_unstable();
             local.dedup();
             Some((port, rules.name.clone(), local.len()))

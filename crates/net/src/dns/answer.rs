@@ -180,11 +180,8 @@ fn denial(zone: &Zone, code: u8) -> Found {
 
 /// The name exists: its records of this kind, or none.
 fn positive(zone: &Zone, all: Vec<Data>, kind: u16, ttl: u32) -> Found {
-    let answers: Vec<Record> = all
-        .into_iter()
-        .filter(|data| kind == ANY || data.kind() == kind)
-        .map(|data| Record { name: String::new(), ttl, data })
-        .collect();
+    let asked = all.into_iter().filter(|data| kind == ANY || data.kind() == kind);
+    let answers: Vec<Record> = asked.map(|data| Record { name: String::new(), ttl, data }).collect();
     if answers.is_empty() {
         return denial(zone, NO_ERROR);
     }

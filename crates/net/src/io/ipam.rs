@@ -76,11 +76,9 @@ impl Ipam {
         let last = cidr.last_offset().saturating_sub(u128::from(cidr.address().is_ipv4()));
         let first = FIRST_OFFSET.min(last);
         let start = if (first..=last).contains(&self.next[at]) { self.next[at] } else { first };
-        let free = (start..=last)
-            .chain(first..start)
-            .take(self.owners.len() + 1)
-            .filter_map(|offset| Some((offset, cidr.nth(offset)?)))
-            .find(|(_, ip)| !self.owners.contains_key(ip));
+        let offsets = (start..=last).chain(first..start).take(self.owners.len() + 1);
+        let mut ips = offsets.filter_map(|offset| Some((offset, cidr.nth(offset)?)));
+        let free = ips.find(|(_, ip)| !self.owners.contains_key(ip));
         let Some((offset, ip)) = free else { return Err(Error::Exhausted { cidr: cidr.to_string() }) };
         let path = self.directory.join(ip.to_string());
         fs::write(&path, owner).map_err(|source| Error::File { action: "write", path, source })?;

@@ -158,13 +158,6 @@ impl Net {
         Ok(())
     }
 
-    /// The addresses that a pod has, if it is attached.
-    pub fn address_of(&self, uid: &str) -> Option<PodAddress> {
-        let pods = lock(&self.pods);
-        let ips: Vec<IpAddr> = pods.ipam.of(uid).collect();
-        (!ips.is_empty()).then(|| PodAddress::new(&ips))
-    }
-
     /// The addresses of every attached pod, by uid.
     pub fn attached(&self) -> BTreeMap<String, Vec<IpAddr>> {
         let mut all: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();

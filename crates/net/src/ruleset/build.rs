@@ -86,11 +86,8 @@ impl Pick {
     fn rules(&self, names: &Names, cluster_cidrs: &[Cidr]) -> Vec<Rule> {
         let mut rules = Vec::new();
         if self.masquerade {
-            let outside: Vec<Match> = cluster_cidrs
-                .iter()
-                .filter(|cidr| cidr.family() == self.family)
-                .map(|cidr| Match::Within(Side::Source, *cidr, false))
-                .collect();
+            let own = cluster_cidrs.iter().filter(|cidr| cidr.family() == self.family);
+            let outside: Vec<Match> = own.map(|cidr| Match::Within(Side::Source, *cidr, false)).collect();
             rules.push(Rule::new(outside, [Action::Mark(MASQUERADE)]));
         }
         let destination = if self.any_address {

@@ -128,10 +128,10 @@ impl Kubelet {
             ["configz"] => Ok(typed("application/json", self.configz())),
             ["containerLogs", namespace, pod, container] => self.logs(namespace, pod, container, &query).await,
             ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
-                self.exec(request, namespace, pod, container, &query)
+                self.command(request, [namespace, pod, container], &query, Some(query.all("command"))).await
             }
             ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
-                self.attach(request, namespace, pod, container, &query)
+                self.command(request, [namespace, pod, container], &query, None).await
             }
             ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
                 self.port_forward(request, namespace, pod, &query)
@@ -155,12 +155,9 @@ impl Kubelet {
     }
 
     fn list_pods(&self, running: bool) -> Answer {
-        let items = self
-            .views()
-            .iter()
-            .filter(|view| !running || view.observed.containers.iter().any(is_running))
-            .map(|view| Pod { status: view.status.clone(), ..(*view.desired.pod).clone() })
-            .collect();
+        let views = self.views();
+        let wanted = views.iter().filter(|view| !running || view.observed.containers.iter().any(is_running));
+        let items = wanted.map(|view| Pod { status: view.status.clone(), ..(*view.desired.pod).clone() }).collect();
         let list = PodList { items, ..PodList::default() };
         let table = Table::builtin();
         let id = table.id(PodList::NAME).ok_or_else(|| Refusal::internal("no PodList"))?;
@@ -194,13 +191,8 @@ impl Kubelet {
 
     /// A container that runs.
     pub(crate) async fn find_running(&self, view: &View, name: &str) -> Result<Container, Refusal> {
-        let state = self
-            .shared
-            .ports
-            .runtime
-            .pod(view.desired.uid())
-            .await
-            .map_err(|error| Refusal::internal(error.to_string()))?;
+        let state = self.shared.ports.runtime.pod(view.desired.uid()).await;
+        let state = state.map_err(|error| Refusal::internal(error.to_string()))?;
         let found =
             state.containers.into_iter().rev().find(|container| container.name == name && is_running(container));
         found.ok_or_else(|| Refusal::not_found(format!("container not found (\"{name}\")")))

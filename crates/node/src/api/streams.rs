@@ -47,46 +47,20 @@ fn upgrade(mut request: Request<Body>, usage: Use) -> Result<(Response<Body>, Pr
 }
 
 impl Kubelet {
-    pub(super) fn exec(
+    /// exec if there is a command, else attach.
+    pub(super) async fn command(
         &self,
         request: Request<Body>,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        query: &Query,
-    ) -> Answer {
-        let command = query.all("command");
-        if command.is_empty() {
-            return Err(Refusal::bad("you must specify at least one command"));
-        }
-        self.command(request, namespace, pod, container, query, Some(command))
-    }
-
-    pub(super) fn attach(
-        &self,
-        request: Request<Body>,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        query: &Query,
-    ) -> Answer {
-        self.command(request, namespace, pod, container, query, None)
-    }
-
-    fn command(
-        &self,
-        request: Request<Body>,
-        namespace: &str,
-        pod: &str,
-        container: &str,
+        [namespace, pod, container]: [&str; 3],
         query: &Query,
         command: Option<Vec<String>>,
     ) -> Answer {
+        if command.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Refusal::bad("you must specify at least one command"));
+        }
         let streams = wanted(query)?;
         let view = self.find(namespace, pod)?;
-        let found =
-            view.observed.containers.iter().rev().find(|c| c.name == container && crate::plan::is_running(c)).cloned();
-        let found = found.ok_or_else(|| Refusal::not_found(format!("container not found (\"{container}\")")))?;
+        let found = self.find_running(&view, container).await?;
         let (response, protocol, connection) = upgrade(request, Use::RemoteCommand)?;
         let runtime = self.shared.ports.runtime.clone();
         let uid = view.desired.uid().to_owned();

@@ -9,9 +9,11 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use reconcile::io::{Body, BoxError, BoxFuture, Transport};
 use schema::api::authentication::v1::TokenRequest;
-use schema::api::certificates::v1::ClusterTrustBundle;
+use schema::api::certificates::v1::{ClusterTrustBundle, PodCertificateRequest};
 use schema::api::coordination::v1::Lease;
-use schema::api::core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use schema::api::core::v1::{
+    ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
 use schema::api::meta::v1::Status;
 use schema::api::node::v1::RuntimeClass;
 use schema::api::{Kind, Message, Object, Time};
@@ -106,6 +108,8 @@ macro_rules! with_kind {
             path if path.contains("/persistentvolumeclaims") => $f::<PersistentVolumeClaim>($($arg),*),
             path if path.contains("/persistentvolumes") => $f::<PersistentVolume>($($arg),*),
             path if path.contains("/events") => $f::<Event>($($arg),*),
+            path if path.contains("/serviceaccounts") => $f::<ServiceAccount>($($arg),*),
+            path if path.contains("/podcertificaterequests") => $f::<PodCertificateRequest>($($arg),*),
             path if path.contains("/clustertrustbundles") => $f::<ClusterTrustBundle>($($arg),*),
             path if path.contains("/runtimeclasses") => $f::<RuntimeClass>($($arg),*),
             path => panic!("no kind at {path}"),
@@ -117,6 +121,9 @@ fn stamped<K: Object>(raw: &Bytes, revision: u64) -> (String, String, Bytes) {
     let mut object = K::decode(raw).expect("an object");
     let meta = object.metadata_mut();
     meta.resource_version = revision.to_string();
+    if meta.name.is_empty() {
+        meta.name = format!("{}{revision}", meta.generate_name);
+    }
     if meta.uid.is_empty() {
         meta.uid = format!("uid-{}", meta.name);
     }
@@ -234,7 +241,8 @@ impl Transport for Api {
             query.split('&').find_map(|pair| pair.strip_prefix(name)).map(|value| value.replace("%3D", "="))
         };
         let wanted = part("fieldSelector=").unwrap_or_default();
-        let selector = move |name: &str, node: &str| match wanted.split_once('=') {
+        let first = wanted.split(',').next().unwrap_or_default().to_owned();
+        let selector = move |name: &str, node: &str| match first.split_once('=') {
             Some(("metadata.name", value)) => name == value,
             Some(("spec.nodeName", value)) => node == value,
             _ => true,
@@ -306,7 +314,8 @@ impl Transport for Api {
             }
             Method::POST => {
                 let raw = open(&body);
-                let (_, name, _) = with_kind!(path.as_str(), stamped(&raw, 0));
+                let next = lock(&self.state).revision + 1;
+                let (_, name, _) = with_kind!(path.as_str(), stamped(&raw, next));
                 let path = format!("{path}/{name}");
                 if lock(&self.state).objects.contains_key(&path) {
                     refuse(StatusCode::CONFLICT, "AlreadyExists")

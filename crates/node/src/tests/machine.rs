@@ -42,6 +42,7 @@ pub struct State {
     /// What was done, in order.
     pub log: Vec<String>,
     next: u64,
+    keys: u64,
 }
 
 pub struct Machine_ {
@@ -64,12 +65,18 @@ impl Machine_ {
     }
 
     pub fn ports(self: &Arc<Self>) -> Ports {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let trust = versions.expect("versions").with_root_certificates(rustls::RootCertStore::empty());
+        let tls = trust.with_no_client_auth();
         Ports {
             runtime: self.clone(),
             images: self.clone(),
             network: self.clone(),
             host: self.clone(),
+            keys: self.clone(),
             clock: self.clock.clone(),
+            tls: Arc::new(tls),
         }
     }
 
@@ -476,6 +483,17 @@ impl Host for Machine_ {
 
     fn fs(&self, _: &Path) -> Result<FsStats> {
         Ok(FsStats { capacity_bytes: 100 << 30, available_bytes: 50 << 30, inodes: 1000, inodes_free: 900 })
+    }
+}
+
+impl Keys for Machine_ {
+    fn make(&self, kind: &str) -> Result<NewKey> {
+        if kind == "RSA4096" {
+            return Err(Error::Invalid("no RSA4096".into()));
+        }
+        let mut state = lock(&self.state);
+        state.keys += 1;
+        Ok(NewKey { pem: format!("key {}\n", state.keys), request: kind.into() })
     }
 }
 

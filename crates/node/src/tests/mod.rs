@@ -1,6 +1,7 @@
 //! A whole node on a machine and an API in memory, with a clock that the tests hold.
 
 mod api;
+mod certificates;
 mod machine;
 mod pods;
 mod pure;

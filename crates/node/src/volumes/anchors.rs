@@ -45,6 +45,11 @@ pub fn anchors(all: &[ClusterTrustBundle], of: &ClusterTrustBundleProjection) ->
     Ok(blocks.iter().map(|block| pem(block)).collect())
 }
 
+/// The certificates of a text, in order and with nothing around them.
+pub fn certificates(text: &str) -> String {
+    blocks(text).map(|block| pem(&block)).collect()
+}
+
 /// The Base64 of each certificate, in one line.
 fn blocks(text: &str) -> impl Iterator<Item = String> {
     text.split("-----BEGIN CERTIFICATE-----").skip(1).filter_map(|rest| {

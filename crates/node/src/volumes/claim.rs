@@ -37,10 +37,8 @@ pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<(Fou
     if claim.status.phase != "Bound" || claim.spec.volume_name.is_empty() {
         return Err(Error::Claim(format!("PVC {namespace}/{name} is not bound")));
     }
-    let bound: PersistentVolume = client
-        .get("", &claim.spec.volume_name)
-        .await
-        .map_err(|error| Error::Claim(format!("failed to get PV {}: {error}", claim.spec.volume_name)))?;
+    let bound = client.get::<PersistentVolume>("", &claim.spec.volume_name).await;
+    let bound = bound.map_err(|error| Error::Claim(format!("failed to get PV {}: {error}", claim.spec.volume_name)))?;
     if bound.spec.claim_ref.as_ref().is_none_or(|of| of.uid != claim.metadata.uid) {
         return Err(Error::Claim(format!("PV {} is not bound to PVC {namespace}/{name}", bound.metadata.name)));
     }

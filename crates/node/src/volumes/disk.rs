@@ -128,12 +128,8 @@ pub fn is_mount_point(dir: &Path) -> bool {
 /// Mount points at or below a directory, the deepest first.
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut found: Vec<PathBuf> = text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|at| PathBuf::from(unescape(at)))
-        .filter(|at| at.starts_with(dir))
-        .collect();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|at| PathBuf::from(unescape(at)));
+    let mut found: Vec<PathBuf> = points.filter(|at| at.starts_with(dir)).collect();
     found.reverse();
     found
 }

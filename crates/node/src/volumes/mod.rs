@@ -4,6 +4,7 @@
 //! that they show has changed; [`Volumes::unmount`] takes all of them away, also after a crash.
 
 mod anchors;
+mod certificates;
 mod claim;
 mod disk;
 pub mod payload;
@@ -11,7 +12,7 @@ pub mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::{fs, io};
 
 use bytes::Bytes;
@@ -22,15 +23,18 @@ use schema::api::authentication::v1::TokenRequest;
 use schema::api::core::v1::{EmptyDirVolumeSource, Volume};
 use schema::quantity::Quantity;
 
+use certificates::Certificates;
 #[cfg(test)]
 pub(crate) use disk::host_path;
 pub use disk::{bind_subpath, read_beneath, unmount_below};
 use payload::{TOKEN_SECONDS, Tokens};
 use serde_json::json;
 
+use crate::config::{Config, Ports};
 use crate::env::Sources;
+use crate::events::Recorder;
 use crate::memory::SECOND;
-use crate::objects::lock;
+use crate::objects::{Wake, lock};
 use crate::pod::Desired;
 use crate::ports::{self, Images, Nanos};
 use crate::{resources, store};
@@ -47,6 +51,14 @@ pub enum Error {
     NoHostPath { path: String, expected: &'static str, source: io::Error },
     #[error("failed to fetch token: {0}")]
     Token(#[source] reconcile::io::Error),
+    #[error("while {what}: {source}")]
+    Certificate { what: &'static str, source: Box<reconcile::io::Error> },
+    #[error("while generating keypair: {0}")]
+    Key(#[source] ports::Error),
+    #[error("credential bundle is not issued yet")]
+    NotIssued,
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Claim(String),
     #[error("no volume plugin matched: {kind} volumes are not supported by this node")]
@@ -89,6 +101,7 @@ pub struct Volumes {
     root: PathBuf,
     client: Client,
     tokens: Mutex<BTreeMap<(String, String, i64), Token>>,
+    certificates: Certificates,
 }
 
 pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
@@ -124,21 +137,24 @@ pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
 }
 
 impl Volumes {
-    pub fn new(root: PathBuf, client: Client) -> Self {
-        Self { root, client, tokens: Mutex::default() }
+    pub fn new(config: &Config, client: Client, ports: Ports, events: Recorder) -> Self {
+        let (root, name) = (config.root_dir.clone(), config.node_name.clone());
+        let certificates = Certificates::new(client.clone(), name, ports, events, root.clone());
+        Self { root, client, tokens: Mutex::default(), certificates }
     }
 
     pub fn dir(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
         self.root.join("pods").join(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
-    /// `ids` are the images of volumes, by volume.
+    /// `ids` are the images of volumes, by volume; `wake` learns of answers that are not waited for.
     pub async fn mount(
         &self,
         sources: &Sources<'_>,
         images: &dyn Images,
         ids: &BTreeMap<String, String>,
         now: Nanos,
+        wake: &Arc<Wake>,
     ) -> Result<Done, Error> {
         let desired = sources.desired;
         let uid = desired.uid().to_owned();
@@ -148,12 +164,11 @@ impl Volumes {
             security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
         let mut done = Done::default();
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
+        let (certificates, look) = self.certificates.bundles(&desired.pod, wake).await?;
         let bundles = anchors::bundles(&self.client, &desired.pod).await?;
-        if bundles.is_some() {
-            let again = now + ANCHORS_EVERY;
-            done.refresh_at = Some(done.refresh_at.map_or(again, |sooner| sooner.min(again)));
-        }
-        let fetched = payload::Fetched { tokens, bundles: bundles.unwrap_or_default() };
+        let anchors_at = bundles.is_some().then_some(now + ANCHORS_EVERY);
+        done.refresh_at = [done.refresh_at, look, anchors_at].into_iter().flatten().min();
+        let fetched = payload::Fetched { tokens, certificates, bundles: bundles.unwrap_or_default() };
         let mut jobs: Vec<(String, disk::Job)> = Vec::new();
         for volume in &desired.pod.spec.volumes {
             let named = |source: Error| Error::Volume { name: volume.name.clone(), source: Box::new(source) };
@@ -217,46 +232,30 @@ impl Volumes {
     async fn tokens(&self, desired: &Desired, now: Nanos, refresh_at: &mut Option<Nanos>) -> Result<Tokens, Error> {
         let pod = &desired.pod;
         let mut tokens = Tokens::new();
-        let sources = pod
-            .spec
-            .volumes
-            .iter()
-            .filter_map(|volume| volume.volume_source.projected.as_ref())
-            .flat_map(|of| &of.sources);
+        let projected = pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.projected.as_ref());
+        let sources = projected.flat_map(|of| &of.sources);
         for of in sources.filter_map(|source| source.service_account_token.as_ref()) {
             let seconds = of.expiration_seconds.unwrap_or(TOKEN_SECONDS);
             let key = (pod.metadata.uid.clone(), of.audience.clone(), seconds);
             let known = lock(&self.tokens).get(&key).map(|known| (known.token.clone(), known.renew_at));
-            let (token, renew_at) = match known {
-                Some(known) if known.1 > now => known,
-                known => match self.request_token(desired, &of.audience, seconds, now).await {
-                    Ok(made) => {
-                        store::write_private(&self.token_file(&key), made.0.as_bytes());
-                        lock(&self.tokens).insert(key, Token { token: made.0.clone(), renew_at: made.1 });
-                        made
-                    }
-                    // An old token serves for its last fifth.
-                    Err(error) => match known {
-                        Some((token, _)) => {
-                            tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
-                            (token, now + 60 * SECOND)
-                        }
-                        // After a boot without a server the last one is better than none: it is renewed soon.
-                        None => match (
-                            &error,
-                            fs::read_to_string(self.token_file(&(
-                                pod.metadata.uid.clone(),
-                                of.audience.clone(),
-                                seconds,
-                            ))),
-                        ) {
-                            (Error::Token(reconcile::io::Error::Transport { .. }), Ok(token)) => {
-                                (token, now + 10 * SECOND)
-                            }
-                            _ => return Err(error),
-                        },
-                    },
-                },
+            let fresh = known.clone().filter(|(_, renew_at)| *renew_at > now);
+            let asked = match fresh {
+                Some(fresh) => Ok(fresh),
+                None => self.request_token(desired, &of.audience, seconds, now).await,
+            };
+            let kept = || fs::read_to_string(self.token_file(&key)).ok();
+            let (token, renew_at) = match (asked, known) {
+                (Ok(token), _) => token,
+                // An old token serves for its last fifth.
+                (Err(error), Some((token, _))) => {
+                    tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
+                    (token, now + 60 * SECOND)
+                }
+                // After a boot without a server the last one is better than none: it is renewed soon.
+                (Err(error @ Error::Token(reconcile::io::Error::Transport { .. })), None) => {
+                    (kept().ok_or(error)?, now + 10 * SECOND)
+                }
+                (Err(error), None) => return Err(error),
             };
             *refresh_at = Some(refresh_at.map_or(renew_at, |sooner| sooner.min(renew_at)));
             tokens.insert((of.audience.clone(), seconds), token);
@@ -293,21 +292,22 @@ impl Volumes {
         *request.uri_mut() = path.parse().map_err(|_| Error::Claim(format!("no such service account: {account}")))?;
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let raw = self.client.request_raw(request).await.map_err(Error::Token)?;
-        let answer = TokenRequest::decode(&raw).map_err(|_| {
-            Error::Token(reconcile::io::Error::Decode {
-                path: format!("serviceaccounts/{account}/token"),
-                expected: "TokenRequest",
-            })
-        })?;
+        let unknown = reconcile::io::Error::Decode { path: path.clone(), expected: "TokenRequest" };
+        let answer = TokenRequest::decode(&raw).map_err(|_| Error::Token(unknown))?;
         let expires = answer.status.expiration_timestamp.seconds * SECOND;
         // Upstream renews at 80 % of a token's life, and after a day at the latest.
         let renew_at = (now + (expires - now) / 5 * 4).min(now + 24 * 3600 * SECOND).max(now + SECOND);
-        Ok((answer.status.token, renew_at))
+        let token = answer.status.token;
+        let key = (meta.uid.clone(), audience.to_owned(), seconds);
+        store::write_private(&self.token_file(&key), token.as_bytes());
+        lock(&self.tokens).insert(key, Token { token: token.clone(), renew_at });
+        Ok((token, renew_at))
     }
 
     /// Undoes every mount below the pod's directory, and removes the directory.
     pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
         lock(&self.tokens).retain(|(of, _, _), _| of != uid);
+        self.certificates.forget(uid);
         let dir = self.root.join("pods").join(uid);
         let made = tokio::task::spawn_blocking(move || {
             unmount_below(&dir)?;

@@ -6,6 +6,7 @@ use schema::api::certificates::v1::ClusterTrustBundle;
 use schema::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
 
 use super::anchors::anchors;
+use super::certificates::Bundles;
 use crate::env::{self, Sources};
 use crate::objects::Snapshot;
 
@@ -31,6 +32,8 @@ pub enum Error {
     Field(#[from] env::Error),
     #[error("no token for audience \"{0}\" yet")]
     NoToken(String),
+    #[error("no certificate for source {0} yet")]
+    NoCertificate(usize),
     #[error("{0}")]
     Anchors(String),
 }
@@ -46,63 +49,59 @@ fn checked(path: &str) -> Result<String, Error> {
     if fine { Ok(path.to_owned()) } else { Err(Error::Path(path.to_owned())) }
 }
 
-/// The keys that are asked for, or all.
-fn pick<'a>(
-    kind: &'static str,
-    data: &BTreeMap<&'a str, &'a [u8]>,
-    items: &[KeyToPath],
+/// What a volume shows of a ConfigMap or a Secret.
+struct Shown<'a> {
+    name: &'a str,
+    items: &'a [KeyToPath],
     default: Option<i32>,
     optional: bool,
-    out: &mut Payload,
-) -> Result<(), Error> {
-    if items.is_empty() {
-        for (key, value) in data {
-            out.insert(checked(key)?, File { data: value.to_vec(), mode: mode(None, default), user: None });
-        }
-        return Ok(());
-    }
-    for item in items {
-        match data.get(item.key.as_str()) {
-            Some(value) => {
-                let user = item.user.and_then(|user| u32::try_from(user).ok());
-                out.insert(checked(&item.path)?, File { data: value.to_vec(), mode: mode(item.mode, default), user });
+}
+
+impl Shown<'_> {
+    /// The keys that are asked for, or all.
+    fn pick<'a>(
+        &self,
+        kind: &'static str,
+        data: Option<BTreeMap<&'a str, &'a [u8]>>,
+        out: &mut Payload,
+    ) -> Result<(), Error> {
+        let Some(data) = data else {
+            let kind = if kind == "config" { "configmap" } else { kind };
+            return if self.optional { Ok(()) } else { Err(Error::NoObject { kind, name: self.name.into() }) };
+        };
+        if self.items.is_empty() {
+            for (key, value) in data {
+                out.insert(checked(key)?, File { data: value.to_vec(), mode: mode(None, self.default), user: None });
             }
-            None if optional => {}
-            None => return Err(Error::NoKey { kind, key: item.key.clone() }),
+            return Ok(());
         }
+        for item in self.items {
+            match data.get(item.key.as_str()) {
+                Some(value) => {
+                    let user = item.user.and_then(|user| u32::try_from(user).ok());
+                    let mode = mode(item.mode, self.default);
+                    out.insert(checked(&item.path)?, File { data: value.to_vec(), mode, user });
+                }
+                None if self.optional => {}
+                None => return Err(Error::NoKey { kind, key: item.key.clone() }),
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn config_map(
-    objects: &Snapshot,
-    name: &str,
-    items: &[KeyToPath],
-    default: Option<i32>,
-    optional: bool,
-    out: &mut Payload,
-) -> Result<(), Error> {
-    let Some(map) = objects.config_maps.get(name) else {
-        return if optional { Ok(()) } else { Err(Error::NoObject { kind: "configmap", name: name.into() }) };
-    };
-    let text = map.data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
-    let data = text.chain(map.binary_data.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).collect();
-    pick("config", &data, items, default, optional, out)
-}
+    fn config_map(&self, objects: &Snapshot, out: &mut Payload) -> Result<(), Error> {
+        let data = objects.config_maps.get(self.name).map(|map| {
+            let text = map.data.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+            text.chain(map.binary_data.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).collect()
+        });
+        self.pick("config", data, out)
+    }
 
-fn secret(
-    objects: &Snapshot,
-    name: &str,
-    items: &[KeyToPath],
-    default: Option<i32>,
-    optional: bool,
-    out: &mut Payload,
-) -> Result<(), Error> {
-    let Some(secret) = objects.secrets.get(name) else {
-        return if optional { Ok(()) } else { Err(Error::NoObject { kind: "secret", name: name.into() }) };
-    };
-    let data = secret.data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
-    pick("secret", &data, items, default, optional, out)
+    fn secret(&self, objects: &Snapshot, out: &mut Payload) -> Result<(), Error> {
+        let data = objects.secrets.get(self.name);
+        let data = data.map(|of| of.data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect());
+        self.pick("secret", data, out)
+    }
 }
 
 fn downward(
@@ -132,6 +131,7 @@ pub type Tokens = BTreeMap<(String, i64), String>;
 /// What the API gave for one pod beside ConfigMaps and Secrets.
 pub struct Fetched {
     pub tokens: Tokens,
+    pub certificates: Bundles,
     pub bundles: Vec<ClusterTrustBundle>,
 }
 
@@ -142,48 +142,43 @@ pub const TOKEN_SECONDS: i64 = 3600;
 pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Result<Option<Payload>, Error> {
     let (source, objects) = (&volume.volume_source, sources.objects);
     let mut out = Payload::new();
+    let shown = |name, items, default, optional| Shown { name, items, default, optional: optional == Some(true) };
     if let Some(of) = &source.config_map {
-        config_map(
-            objects,
-            &of.local_object_reference.name,
-            &of.items,
-            of.default_mode,
-            of.optional == Some(true),
-            &mut out,
-        )?;
+        let name = &of.local_object_reference.name;
+        shown(name, &of.items, of.default_mode, of.optional).config_map(objects, &mut out)?;
     } else if let Some(of) = &source.secret {
-        secret(objects, &of.secret_name, &of.items, of.default_mode, of.optional == Some(true), &mut out)?;
+        shown(&of.secret_name, &of.items, of.default_mode, of.optional).secret(objects, &mut out)?;
     } else if let Some(of) = &source.downward_api {
         downward(sources, &of.items, of.default_mode, &mut out)?;
     } else if let Some(all) = &source.projected {
-        for of in &all.sources {
+        for (at, of) in all.sources.iter().enumerate() {
+            let own = |user: Option<i64>, text| own_file(sources, all.default_mode, user.or(all.default_user), text);
             if let Some(of) = &of.config_map {
-                config_map(
-                    objects,
-                    &of.local_object_reference.name,
-                    &of.items,
-                    all.default_mode,
-                    of.optional == Some(true),
-                    &mut out,
-                )?;
+                let name = &of.local_object_reference.name;
+                shown(name, &of.items, all.default_mode, of.optional).config_map(objects, &mut out)?;
             } else if let Some(of) = &of.secret {
-                secret(
-                    objects,
-                    &of.local_object_reference.name,
-                    &of.items,
-                    all.default_mode,
-                    of.optional == Some(true),
-                    &mut out,
-                )?;
+                let name = &of.local_object_reference.name;
+                shown(name, &of.items, all.default_mode, of.optional).secret(objects, &mut out)?;
             } else if let Some(of) = &of.downward_api {
                 downward(sources, &of.items, all.default_mode, &mut out)?;
             } else if let Some(of) = &of.service_account_token {
                 let key = (of.audience.clone(), of.expiration_seconds.unwrap_or(TOKEN_SECONDS));
                 let token = fetched.tokens.get(&key).ok_or_else(|| Error::NoToken(of.audience.clone()))?;
-                out.insert(checked(&of.path)?, own_file(sources, all.default_mode, token.clone()));
+                out.insert(checked(&of.path)?, own(of.user, token.clone()));
             } else if let Some(of) = &of.cluster_trust_bundle {
                 let anchors = anchors(&fetched.bundles, of).map_err(Error::Anchors)?;
-                out.insert(checked(&of.path)?, own_file(sources, all.default_mode, anchors));
+                out.insert(checked(&of.path)?, own(of.user, anchors));
+            } else if let Some(of) = &of.pod_certificate {
+                let bundle = fetched.certificates.get(&(volume.name.clone(), at)).ok_or(Error::NoCertificate(at))?;
+                let (key, chain) = (bundle.key.clone(), bundle.chain.clone());
+                let files = [
+                    (&of.credential_bundle_path, format!("{key}{chain}")),
+                    (&of.key_path, key),
+                    (&of.certificate_chain_path, chain),
+                ];
+                for (path, text) in files.into_iter().filter(|(path, _)| !path.is_empty()) {
+                    out.insert(checked(path)?, own(of.user, text));
+                }
             }
         }
     } else {
@@ -192,10 +187,10 @@ pub fn payload(sources: &Sources<'_>, fetched: &Fetched, volume: &Volume) -> Res
     Ok(Some(out))
 }
 
-/// A file that the one user of the pod may read, or its group.
-fn own_file(sources: &Sources<'_>, default: Option<i32>, text: String) -> File {
+/// A file that its user may read, or the pod's one user, or its group.
+fn own_file(sources: &Sources<'_>, default: Option<i32>, user: Option<i64>, text: String) -> File {
     let security = sources.desired.pod.spec.security_context.as_ref();
-    let user = one_user(sources).and_then(|user| u32::try_from(user).ok());
+    let user = user.or_else(|| one_user(sources)).and_then(|user| u32::try_from(user).ok());
     let shared = security.is_some_and(|security| security.fs_group.is_some());
     let mode = if shared || user.is_some() { 0o600 } else { mode(None, default) };
     File { data: text.into_bytes(), mode, user }

@@ -221,18 +221,6 @@ impl Runtime {
         Ok(Process { stdin, stdout: out, stderr: err, terminal, holder, id: id.to_string(), end: End::Container(live) })
     }
 
-    /// Sets the size of a container's terminal.
-    pub async fn resize_container(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
-        let container = self.0.container(id)?;
-        let (rows, columns) = (rows.to_string(), columns.to_string());
-        container
-            .pod
-            .holder()?
-            .ask("resize", &[id.as_bytes(), rows.as_bytes(), columns.as_bytes()], &[])
-            .await
-            .map(drop)
-    }
-
     /// Connects to a port on the pod's loopback.
     pub async fn port_forward(&self, sandbox: &str, port: u16) -> Result<TcpStream> {
         let holder = self.0.pod(sandbox)?.holder()?;

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::error::{At, Error, Result};
 use super::packets::{receive_packet, send_packet};
 use super::wire;
+use crate::lock;
 
 /// The keeper itself, built by this crate's build script.
 pub const KEEPER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/keeper"));
@@ -160,7 +161,7 @@ impl Holder {
             };
             let Some((id, fields)) = wire::decode(&buffer[..n]) else { break };
             if id != 0 {
-                let waiter = self.lock().as_mut().and_then(|waiting| waiting.remove(&id));
+                let waiter = lock(&self.waiting).as_mut().and_then(|waiting| waiting.remove(&id));
                 let owned = |fields: &[&[u8]]| fields.iter().map(|f| f.to_vec()).collect();
                 let reply = match fields[0] {
                     b"ok" => Ok(Reply { fields: owned(&fields[1..]), fds }),
@@ -179,18 +180,14 @@ impl Holder {
                 });
             }
         }
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.waiting) = None;
     }
 
     /// Asks and waits for the answer.
     pub async fn ask(&self, operation: &'static str, fields: &[&[u8]], fds: &[RawFd]) -> Result<Reply> {
         let id = self.next.fetch_add(1, Ordering::Relaxed).max(1);
         let (sender, receiver) = oneshot::channel();
-        self.lock().as_mut().ok_or(Error::Gone(operation))?.insert(id, sender);
+        lock(&self.waiting).as_mut().ok_or(Error::Gone(operation))?.insert(id, sender);
         let all: Vec<&[u8]> = [operation.as_bytes()].iter().chain(fields).copied().collect();
         let message = wire::encode(id, &all);
         self.socket

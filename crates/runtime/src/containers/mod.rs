@@ -28,7 +28,7 @@ mod wire;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -41,6 +41,8 @@ pub use resolve::{MASKED_PATHS, READONLY_PATHS};
 pub use streams::{Input, Output, Terminal};
 
 use holder::{Ended, Holder, Program};
+
+use crate::lock;
 
 /// How many events a slow listener may be behind before it must ask for the list.
 const EVENT_BACKLOG: usize = 1024;
@@ -88,10 +90,6 @@ struct Live {
     pid: u32,
     started_at: u64,
     exit: Option<Exit>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A container's id: 64 hex digits.

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::cgroups::{Cgroups, DeviceRule};
 use super::config::{ContainerConfig, Options, Propagation, SandboxConfig, Seccomp};
@@ -36,7 +36,7 @@ pub struct Filters(Mutex<HashMap<u64, Bytes>>);
 
 impl Filters {
     fn runtime_default(&self, capabilities: u64) -> Result<Bytes, seccomp::Error> {
-        let mut filters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filters = crate::lock(&self.0);
         if let Some(filter) = filters.get(&capabilities) {
             return Ok(filter.clone());
         }

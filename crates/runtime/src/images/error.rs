@@ -123,15 +123,6 @@ impl Error {
         }
     }
 
-    /// The container's waiting reason, as upstream's kubelet names it.
-    pub fn kubelet_reason(&self) -> &'static str {
-        match self.kind() {
-            Kind::InvalidName => "InvalidImageName",
-            Kind::Unavailable => "RegistryUnavailable",
-            _ => "ErrImagePull",
-        }
-    }
-
     /// The whole chain in one line, as events and container statuses print it.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

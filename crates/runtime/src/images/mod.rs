@@ -34,7 +34,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,8 @@ use reference::Reference;
 use registries::Registries;
 use registry::{Patience, Registry};
 use unpack::Limits;
+
+use crate::lock;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -362,7 +364,7 @@ impl Images {
 
 impl Inner {
     fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
     }
 
     async fn change_records<T: Send + 'static>(
@@ -561,10 +563,6 @@ impl Failed {
             (None, _) => Error::NoEndpoint { reference },
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

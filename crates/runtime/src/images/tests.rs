@@ -51,7 +51,7 @@ fn references_are_normalised_as_docker_does() {
             Ok(reference) => assert_eq!(reference.to_string(), want, "{given}"),
             Err(error) => {
                 assert_eq!(want, "", "{given}: {error}");
-                assert_eq!(error.kubelet_reason(), "InvalidImageName");
+                assert_eq!(error.kind(), Kind::InvalidName);
             }
         }
     }

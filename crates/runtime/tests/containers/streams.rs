@@ -141,7 +141,7 @@ async fn attach() {
     let id = b.start(&pod.id, shell).await;
     until("the terminal is up", || b.log(&id).lines().count() >= 2).await;
     let mut process = b.runtime.attach(&id, true, true, true).await.unwrap();
-    b.runtime.resize_container(&id, 11, 22).await.unwrap();
+    process.terminal.as_ref().unwrap().resize(11, 22).unwrap();
     process.stdin.as_mut().unwrap().write_all(b"line\n").await.unwrap();
     let mut out = String::new();
     process.stdout.as_mut().unwrap().read_to_string(&mut out).await.unwrap();

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use node::ports::{Clock, Error, FsStats, Host, InterfaceStats, Machine, Nanos, NodeUsage, Usage};
+use node::ports::{Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Usage};
+use pki::{Algorithm, CertificateRequest, KeyPair, Names, Subject, SystemRandom};
 
 /// The wall clock.
 pub struct SystemClock;
@@ -24,6 +25,28 @@ impl apiserver::seams::Clock for SystemClock {
 
 pub fn now_ns() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Keys of pods, of the kinds that ring makes.
+pub struct LocalKeys;
+
+impl Keys for LocalKeys {
+    fn make(&self, kind: &str) -> Result<NewKey, Error> {
+        let algorithm = match kind {
+            "ECDSAP256" => Algorithm::P256,
+            "ECDSAP384" => Algorithm::P384,
+            "ED25519" => Algorithm::Ed25519,
+            _ => {
+                let made = "ECDSAP256, ECDSAP384 and ED25519";
+                return Err(Error::Invalid(format!("this node makes no keys of type {kind}, but of {made}")));
+            }
+        };
+        let random = SystemRandom::new();
+        let failed = |error: pki::Error| Error::Failed(error.to_string());
+        let key = KeyPair::generate_as(algorithm, &random).map_err(failed)?;
+        let request = CertificateRequest::create_der(&key, &Subject::default(), &Names::default(), &random);
+        Ok(NewKey { pem: key.to_pem(), request: request.map_err(failed)? })
+    }
 }
 
 pub struct LocalHost;

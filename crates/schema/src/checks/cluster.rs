@@ -1,6 +1,6 @@
 //! Services and their endpoints, ingresses and policies, roles, quotas and the other kinds of the cluster.
 
-use super::{Check, quantity};
+use super::{Check, quantity, same};
 use crate::Value;
 use crate::validate::{ErrorKind, names};
 
@@ -545,19 +545,6 @@ const USAGES: [&str; 23] = [
 ];
 
 pub fn certificate_signing_request(c: &mut Check<'_>) {
-    let signer = c.text("signerName").to_owned();
-    let formed = signer.split_once('/').is_some_and(|(domain, path)| {
-        domain.contains('.') && names::dns1123_subdomain(domain).is_empty() && !path.is_empty()
-    });
-    if signer.is_empty() {
-        c.required("signerName", "");
-    } else if !formed {
-        c.invalid(
-            "signerName",
-            signer,
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-        );
-    }
     if let Some(seconds) = c.value.i64_at(&["expirationSeconds"]).filter(|s| *s < 600) {
         c.invalid("expirationSeconds", seconds, "may not specify a duration less than 600 seconds (10 minutes)");
     }
@@ -576,5 +563,38 @@ pub fn certificate_signing_request(c: &mut Check<'_>) {
     }
     for field in ["request", "signerName", "usages", "expirationSeconds"] {
         c.immutable(field);
+    }
+}
+
+/// The bounds of `maxExpirationSeconds`: Kubernetes' own signers give a day at most.
+pub fn certificate_seconds(signer: &str) -> (i64, i64) {
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    let is_kubernetes = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+    (3600, if is_kubernetes { 86_400 } else { 91 * 86_400 })
+}
+
+/// The specification of a PodCertificateRequest but for its key, which is the server's to check.
+pub fn pod_certificate_request(c: &mut Check<'_>) {
+    let signer = c.text("signerName");
+    for name in ["podName", "serviceAccountName", "nodeName"] {
+        c.problems(name, c.text(name), names::dns1123_subdomain(c.text(name)));
+    }
+    for uid in ["podUID", "serviceAccountUID", "nodeUID"] {
+        match c.text(uid).len() {
+            0 => c.invalid(uid, "", "must not be empty"),
+            1..=128 => {}
+            _ => c.push(ErrorKind::TooLong, uid, "<value omitted>", "may not be more than 128 bytes"),
+        }
+    }
+    let (min, max) = certificate_seconds(signer);
+    match c.value.i64_at(&["maxExpirationSeconds"]) {
+        None => c.required("maxExpirationSeconds", "must be set"),
+        Some(seconds) if !(min..=max).contains(&seconds) => {
+            c.invalid("maxExpirationSeconds", seconds, format!("must be in the range [{min}, {max}]"));
+        }
+        Some(_) => {}
+    }
+    if let Some(old) = c.old.filter(|old| !same(old, c.value)) {
+        c.invalid("", old.clone(), "field is immutable");
     }
 }

@@ -73,6 +73,47 @@ pub fn volume_source(c: &mut Check<'_>) {
     }
 }
 
+/// Each source is of one kind, and no two of them show the same file.
+pub fn projected(c: &mut Check<'_>) {
+    let value = c.value;
+    let mut paths: Vec<&str> = Vec::new();
+    for (i, source) in value.list_at(&["sources"]).iter().enumerate() {
+        let kinds: Vec<&Value> =
+            source.as_object().into_iter().flat_map(|of| of.values()).filter(|of| !of.is_null()).collect();
+        if kinds.len() > 1 {
+            c.forbidden(&format!("sources[{i}]"), "may not specify more than 1 volume type per source");
+        }
+        for of in kinds {
+            let items = of.list_at(&["items"]).iter().map(|item| item.str_at(&["path"]));
+            for path in
+                CERTIFICATE_PATHS.iter().map(|name| of.str_at(&[name])).chain([of.str_at(&["path"])]).chain(items)
+            {
+                if !path.is_empty() && paths.contains(&path) {
+                    c.invalid("", path, "conflicting duplicate paths");
+                }
+                paths.push(path);
+            }
+        }
+    }
+}
+
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+
+pub fn pod_certificate(c: &mut Check<'_>) {
+    let (min, max) = super::cluster::certificate_seconds(c.text("signerName"));
+    if let Some(seconds) = c.value.i64_at(&["maxExpirationSeconds"]) {
+        if seconds < min {
+            c.invalid("maxExpirationSeconds", seconds, format!("if provided, maxExpirationSeconds must be >= {min}"));
+        }
+        if seconds > max {
+            c.invalid("maxExpirationSeconds", seconds, format!("if provided, maxExpirationSeconds must be <= {max}"));
+        }
+    }
+    if CERTIFICATE_PATHS.iter().all(|name| c.text(name).is_empty()) {
+        c.required("", "specify at least one of credentialBundlePath, keyPath, and certificateChainPath");
+    }
+}
+
 pub fn host_path(c: &mut Check<'_>) {
     if c.text("path").split('/').any(|part| part == "..") {
         let path = c.text("path").to_owned();

@@ -163,6 +163,26 @@ pub fn prefixed_label_key(value: &str) -> Problems {
     problems
 }
 
+/// `ValidateSignerName`: a domain of two labels or more, a slash, and subdomains with dots between.
+pub fn signer_name(value: &str) -> Problems {
+    let Some((domain, path)) = value.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        return vec!["must be a fully qualified domain and path of the form 'example.com/signer-name'".to_owned()];
+    };
+    let first_wrong = |labels: &str, check: fn(&str) -> Problems| {
+        let mut all = labels.split('.').map(|label| (label.to_owned(), check(label)));
+        let (label, problems) = all.find(|(_, problems)| !problems.is_empty()).unwrap_or_default();
+        problems.into_iter().map(move |problem| format!("validating label {label:?}: {problem}"))
+    };
+    let mut problems: Problems = (domain.len() > 253).then(|| at_most(253)).into_iter().collect();
+    problems.extend(first_wrong(domain, dns1123_label));
+    if !domain.contains('.') {
+        problems.push("should be a domain with at least two segments separated by dots".to_owned());
+    }
+    problems.extend(first_wrong(path, dns1123_subdomain));
+    problems.extend((value.len() > 571).then(|| at_most(571)));
+    problems
+}
+
 /// `IsLabelValue`
 pub fn label_value(value: &str) -> Problems {
     let mut problems = Vec::new();
@@ -174,6 +194,23 @@ pub fn label_value(value: &str) -> Problems {
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
             &format!("({LABEL_KEY})?"),
             &["MyValue", "my_value", "12345"],
+        ));
+    }
+    problems
+}
+
+/// `metav1.IsValidConditionReason`, with its length
+pub fn condition_reason(value: &str) -> Problems {
+    fn word(b: u8) -> bool {
+        b.is_ascii_alphanumeric() || b == b'_'
+    }
+    let good = shaped(value, |b| b.is_ascii_alphabetic(), |b| word(b) || matches!(b, b',' | b':'), word);
+    let mut problems: Problems = (value.len() > 1024).then(|| at_most(1024)).into_iter().collect();
+    if !good {
+        problems.push(regex_error(
+            "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+            "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+            &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
         ));
     }
     problems

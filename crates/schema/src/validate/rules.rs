@@ -81,6 +81,7 @@ static FORMATS: &[(&str, Format)] = &[
     ("k8s-prefixed-label-key", |_, text| names::prefixed_label_key(text)),
     ("k8s-label-value", |_, text| names::label_value(text)),
     ("k8s-path-segment-name", |_, text| names::path_segment(text)),
+    ("signer-name", |_, text| names::signer_name(text)),
     ("k8s-uuid", |_, text| names::uuid(text)),
     ("port-name", |_, text| names::port_name(text)),
     ("port-number", |value, _| names::port_number(value.as_i64().unwrap_or(0))),

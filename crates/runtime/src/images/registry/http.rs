@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::tls::TlsConfigs;
 use crate::images::error::Error;
+use crate::lock;
 
 const MAX_REDIRECTS: usize = 10;
 const MAX_IDLE: usize = 4;
@@ -183,7 +184,7 @@ impl Client {
     }
 
     fn take_idle(&self, origin: &Origin) -> Option<Sender> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         let senders = idle.get_mut(origin)?;
         while let Some(sender) = senders.pop() {
             if sender.is_ready() {
@@ -196,7 +197,7 @@ impl Client {
     /// Closes idle connections and drops root certificates: a node that pulls nothing holds nothing.
     pub fn forget_idle(&self) {
         self.tls.forget();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.idle).clear();
     }
 
     async fn connect(&self, origin: &Origin) -> Result<Sender, HttpError> {
@@ -265,7 +266,7 @@ impl Response {
                     if let Some((origin, mut sender)) = self.connection.take()
                         && matches!(timeout(Duration::from_millis(50), sender.ready()).await, Ok(Ok(())))
                     {
-                        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut idle = lock(&self.idle);
                         let senders = idle.entry(origin).or_default();
                         if senders.len() < MAX_IDLE {
                             senders.push(sender);

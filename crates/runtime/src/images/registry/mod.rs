@@ -24,6 +24,7 @@ use super::error::{Error, Result};
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST};
 use super::reference::{Reference, Version};
 use super::registries::{Endpoint, Registries};
+use crate::lock;
 
 pub use self::tls::NoVerification;
 
@@ -181,7 +182,7 @@ impl Session {
         let mut renewed = false;
         loop {
             let mut headers = headers.clone();
-            let sent_with = self.lock_auth().header.clone();
+            let sent_with = lock(&self.auth).header.clone();
             if let Some(authorization) = sent_with.clone() {
                 headers.insert(header::AUTHORIZATION, authorization);
             }
@@ -226,10 +227,6 @@ impl Session {
         }
     }
 
-    fn lock_auth(&self) -> std::sync::MutexGuard<'_, AuthState> {
-        self.auth.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// After a 401 or 403: finds something better to send. `None` if there is nothing left.
     async fn authenticate(
         &self,
@@ -239,7 +236,7 @@ impl Session {
         renewed: &mut bool,
     ) -> Result<Option<()>> {
         let (credentials, challenge) = {
-            let mut auth = self.lock_auth();
+            let mut auth = lock(&self.auth);
             if auth.header != sent_with {
                 // Another request of this pull has just found it.
                 return Ok(Some(()));
@@ -275,7 +272,7 @@ impl Session {
                     Ok(token) => format!("Bearer {token}"),
                     Err(error) => {
                         // Wrong credentials for the token server: the next ones, if any.
-                        let mut auth = self.lock_auth();
+                        let mut auth = lock(&self.auth);
                         if matches!(error, Error::Unauthorized { .. }) && auth.credentials.len() > 1 {
                             auth.credentials.remove(0);
                             return Ok(Some(()));
@@ -287,7 +284,7 @@ impl Session {
         };
         let Ok(mut header) = HeaderValue::from_str(&header) else { return Ok(None) };
         header.set_sensitive(true);
-        self.lock_auth().header = Some(header);
+        lock(&self.auth).header = Some(header);
         Ok(Some(()))
     }
 
@@ -295,7 +292,7 @@ impl Session {
         let Challenge::Bearer { realm, service, scope } = challenge else { return Ok(String::new()) };
         let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:pull", self.endpoint.repository));
         let key = TokenKey::new(realm, service, &scope, credentials);
-        let tokens = || self.registry.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tokens = || lock(&self.registry.tokens);
         let now = Instant::now();
         if !fresh && let Some(token) = tokens().get(&key).filter(|token| token.expires > now) {
             return Ok(token.text.clone());

@@ -308,13 +308,7 @@ impl<R: std::io::Read> Unpacker<'_, R> {
         self.remembered += tree::path_bytes(&real);
         self.dir_times.push((real, entry.mtime));
         let set = || {
-            rustix::fs::chownat(
-                &*at.fd,
-                name,
-                Some(Uid::from_raw(entry.uid)),
-                Some(Gid::from_raw(entry.gid)),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )?;
+            own(at, name, entry)?;
             rustix::fs::chmodat(&*at.fd, name, Mode::from(entry.mode), AtFlags::empty())
         };
         set().map_err(self.os("set the owner and mode of", &entry.path))?;
@@ -323,13 +317,7 @@ impl<R: std::io::Read> Unpacker<'_, R> {
 
     fn finish_node(&mut self, at: &Place, name: &[u8], entry: &Entry) -> Result<()> {
         let set = || {
-            rustix::fs::chownat(
-                &*at.fd,
-                name,
-                Some(Uid::from_raw(entry.uid)),
-                Some(Gid::from_raw(entry.gid)),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )?;
+            own(at, name, entry)?;
             if entry.kind != Kind::Symlink {
                 rustix::fs::chmodat(&*at.fd, name, Mode::from(entry.mode), AtFlags::empty())?;
             }
@@ -437,4 +425,9 @@ fn tolerate(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
 fn times((seconds, nanos): Mtime) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
     Timestamps { last_access: time, last_modification: time }
+}
+
+fn own(at: &Place, name: &[u8], entry: &Entry) -> rustix::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::chownat(&*at.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
