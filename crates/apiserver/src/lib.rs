@@ -13,6 +13,7 @@ pub mod body;
 pub mod bootstrap;
 pub mod cache;
 mod call;
+mod cel;
 mod cluster;
 mod connect;
 mod convert;

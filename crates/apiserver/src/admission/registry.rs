@@ -71,8 +71,8 @@ fn all(authorizer: Arc<Authorizer>) -> Vec<(Use, Box<dyn Plugin>)> {
         (On, Box::new(pod_topology_labels::RULE)),
         (On, Box::new(pod_resize::RULE)),
         (Always, Box::new(TokenSecret)),
-        (On, Box::new(webhooks::Mutating)),
-        (On, Box::new(webhooks::Validating)),
+        (On, Box::new(webhooks::Mutating::default())),
+        (On, Box::new(webhooks::Validating::default())),
         (Always, Box::new(RbacEscalation(authorizer))),
         (On, Box::new(ResourceQuota::default())),
     ]
