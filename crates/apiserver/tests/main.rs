@@ -5,6 +5,7 @@
 mod cluster;
 mod documents;
 mod harness;
+mod policies;
 mod verbs;
 mod watches;
 mod webhooks;

@@ -35,7 +35,9 @@ impl<'a> Subject<'a> {
     pub fn is_matched(&self, by: &Value, rules: &str) -> bool {
         let equivalent = by.str_at(&["matchPolicy"]) != "Exact";
         let covers = |rule: &Value| covers(rule, self.request, self.server, equivalent);
-        by.list_at(&[rules]).iter().any(covers)
+        // A binding without rules is about all that its policy is about.
+        let named = by.list_at(&[rules]);
+        (named.is_empty() && rules == "resourceRules" || named.iter().any(covers))
             && !by.list_at(&["excludeResourceRules"]).iter().any(covers)
             && self.is_selected(by)
     }

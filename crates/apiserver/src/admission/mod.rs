@@ -17,6 +17,7 @@ mod pod_resize;
 mod pod_security;
 mod pod_security_checks;
 mod pod_topology_labels;
+pub mod policies;
 mod priority;
 mod quota_usage;
 pub mod registry;

@@ -228,7 +228,7 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
             &o::WEBHOOKS
         }
-        ("admissionregistration.k8s.io", _) => &o::COUNTED_STRICT,
+        ("admissionregistration.k8s.io", _) => &o::POLICIES,
         ("storagemigration.k8s.io", _) => &o::STRICT,
         ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
         ("storage.k8s.io", "csistoragecapacities") => &o::STRICT,
