@@ -10,6 +10,7 @@ use schema::{Column, MessageId, Resource, Subresource, Value};
 use crate::behaviours::Cx;
 use crate::cache::Storage;
 use crate::call::Call;
+use crate::crd_rules::Rules;
 use crate::kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority};
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::publish::read_all;
@@ -100,8 +101,14 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         let schema = &version["schema"]["openAPIV3Schema"];
         if schema.is_null() {
             errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
-        } else if let Err(wrong) = Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
-            errors.extend(wrong);
+            continue;
+        }
+        let path = format!("{path}.schema.openAPIV3Schema");
+        match Schema::new(schema, &path) {
+            Err(wrong) => errors.extend(wrong),
+            // What was taken once stays: rules do not keep a definition from being changed elsewhere.
+            Ok(_) if old.is_some_and(|old| is_known(old, name, schema)) => {}
+            Ok(schema) => errors.extend(Rules::new(&schema, &path).1),
         }
     }
     if new.str_at(&["spec", "conversion", "strategy"]) == "Webhook"
@@ -133,6 +140,12 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         }
     }
     errors
+}
+
+/// Whether a version had the same schema before.
+fn is_known(old: &Value, version: &str, schema: &Value) -> bool {
+    let mut versions = old.list_at(&["spec", "versions"]).iter();
+    versions.any(|v| v.str_at(&["name"]) == version && v["schema"]["openAPIV3Schema"] == *schema)
 }
 
 fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a Value> {
@@ -247,6 +260,7 @@ fn kinds_of(definition: &Value, storage: &Arc<Storage>) -> Vec<Kind> {
         };
         let custom = Custom {
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
+            rules: Rules::new(&schema, "").0,
             schema,
             definition: definition.str_at(&["metadata", "name"]).into(),
             open_api: version["schema"]["openAPIV3Schema"].clone(),

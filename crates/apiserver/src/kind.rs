@@ -28,6 +28,7 @@ impl<T> Deref for Held<T> {
 /// What a CRD's version adds to a kind.
 pub struct Custom {
     pub schema: Schema,
+    pub rules: crate::crd_rules::Rules,
     /// Name of the CustomResourceDefinition.
     pub definition: String,
     pub preserve_unknown: bool,

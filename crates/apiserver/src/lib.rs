@@ -18,6 +18,7 @@ mod cluster;
 mod connect;
 mod convert;
 mod crd;
+mod crd_rules;
 mod delete;
 mod discovery;
 mod encode;

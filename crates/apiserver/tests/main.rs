@@ -6,6 +6,7 @@ mod cluster;
 mod documents;
 mod harness;
 mod policies;
+mod rules;
 mod verbs;
 mod watches;
 mod webhooks;

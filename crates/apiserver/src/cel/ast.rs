@@ -80,6 +80,8 @@ pub struct Fold {
 
 /// The accumulator of macros: no identifier can be spelled like it.
 pub const ACCU: &str = "@result";
+/// A macro's target where it is needed twice.
+pub const HELD: &str = "@held";
 
 impl Expr {
     pub fn new(at: usize, kind: Kind) -> Expr {

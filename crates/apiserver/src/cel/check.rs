@@ -7,14 +7,22 @@ use super::functions::{self, Overload};
 use super::types::Type;
 use super::{CompileError, Env, eval, time};
 
-/// Checks an expression and completes it: types, functions, the true names of fields.
-pub fn check(source: &str, expr: &mut Expr, env: &Env) -> Result<Type, CompileError> {
-    let mut checker = Checker { env, scopes: Vec::new(), bindings: Vec::new(), issues: Vec::new(), mixed: false };
+/// Checks an expression and completes it: types, functions, the true names of fields. Gives its type, and the regular
+/// expressions that are written out.
+pub fn check(source: &str, expr: &mut Expr, env: &Env) -> Result<(Type, Vec<(String, regex::Regex)>), CompileError> {
+    let mut checker = Checker {
+        env,
+        scopes: Vec::new(),
+        bindings: Vec::new(),
+        issues: Vec::new(),
+        regexes: Vec::new(),
+        mixed: false,
+    };
     let ty = checker.expr(expr);
     let ty = checker.resolved(&ty);
     if checker.issues.is_empty() {
         checker.finish(expr);
-        return Ok(ty);
+        return Ok((ty, checker.regexes));
     }
     Err(CompileError::of(source, checker.issues))
 }
@@ -25,6 +33,7 @@ struct Checker<'e> {
     /// What type variables stand for.
     bindings: Vec<Option<Type>>,
     issues: Vec<(usize, String)>,
+    regexes: Vec<(String, regex::Regex)>,
     /// Inside of `format`'s arguments lists may hold anything.
     mixed: bool,
 }
@@ -294,13 +303,18 @@ impl Checker<'_> {
     /// Texts that are written out are checked before they are needed.
     fn literals(&mut self, call: &Call) {
         let position = match call.name.as_str() {
-            "matches" => 1,
+            "matches" | "find" | "findAll" => 1,
             "duration" | "timestamp" => 0,
             _ => return,
         };
         let Some(Expr { at, kind: Kind::Const(Const::String(text)), .. }) = call.args.get(position) else { return };
         let is_good = match call.name.as_str() {
-            "matches" => eval::compile_regex(text).is_ok(),
+            "matches" | "find" | "findAll" => {
+                let compiled = eval::compile_regex(text);
+                self.regexes.extend(compiled.iter().map(|regex| (text.clone(), regex.clone())));
+                // Only of this one upstream says it before it is evaluated.
+                compiled.is_ok() || call.name != "matches"
+            }
             "duration" => time::parse_duration(text).is_some(),
             _ => time::parse_timestamp(text).is_some(),
         };

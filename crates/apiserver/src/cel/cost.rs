@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Program;
-use super::ast::{ACCU, Call, Const, Expr, Fold, Kind};
+use super::ast::{ACCU, Call, Const, Expr, Fold, HELD, Kind};
 use super::types::Type;
 
 /// The least and the most.
@@ -146,8 +146,8 @@ impl<'p> Estimator<'p> {
         if let Some((_, local)) = self.locals.iter().rev().find(|(n, _)| n == name) {
             return Known { cost: Estimate::fixed(1), ..*local };
         }
-        let place = matches!(name, "self" | "oldSelf").then_some(self.root);
-        Known { place, ..Known::cost(Estimate::fixed(1)) }
+        // Whatever is not a loop's is taken for the whole, as upstream does.
+        Known { place: Some(self.root), ..Known::cost(Estimate::fixed(1)) }
     }
 
     fn fold(&mut self, fold: &Fold) -> Known<'p> {
@@ -159,12 +159,13 @@ impl<'p> Estimator<'p> {
             // Only a name for a value.
             let result = self.cost(&fold.result);
             self.locals.truncate(base);
-            return Known { cost: range.cost.plus(init.cost).plus(result.cost), ..result };
+            let made = if fold.accu == HELD { Estimate::fixed(0) } else { range.cost };
+            return Known { cost: made.plus(init.cost).plus(result.cost), ..result };
         }
         let is_map = matches!(fold.range.ty, Type::Map(_));
         let item = Known {
             cost: Estimate::fixed(1),
-            size: range.element,
+            size: if range.place.is_some() { range.element } else { Some(Estimate { min: 0, max: self.root.max }) },
             element: None,
             place: range.place.and_then(|p| p.items.as_deref()),
         };
@@ -227,11 +228,14 @@ impl<'p> Estimator<'p> {
                 Known { element, ..of(cost, Some(size)) }
             }
             "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" => {
-                let is_named = matches!((ty(0), ty(1)), (Type::Named(_), Type::Named(_)));
+                let is_equality = matches!(call.name.as_str(), "_==_" | "_!=_");
+                let is_text = |t: &Type| matches!(t, Type::String | Type::Bytes | Type::Dyn);
+                let is_fixed = !is_equality && !is_text(ty(0)) && !is_text(ty(1))
+                    || matches!((ty(0), ty(1)), (Type::Named(_), Type::Named(_)));
                 let smaller = size(0).max.min(size(1).max);
                 let least = u64::from(smaller > 0);
                 let cost = Estimate { min: least, max: smaller }.per(10);
-                of(if is_named { one } else { cost }, Some(one))
+                of(if is_fixed { one } else { cost }, Some(one))
             }
             "@in" if !matches!(ty(1), Type::Map(_)) => of(size(1), Some(one)),
             "_[_]" => {
@@ -240,6 +244,7 @@ impl<'p> Estimator<'p> {
                 Known { cost: sum.plus(one), size: target.element, element: None, place }
             }
             "bytes" => of(size(0).per(10), Some(Estimate { min: size(0).min, max: size(0).max.saturating_mul(4) })),
+            "string" if matches!(ty(0), Type::Bytes | Type::Dyn) => of(size(0).per(10).or(one), Some(size(0))),
             "strings.quote" => of(size(0).per(10), Some(size(0).times(Estimate::fixed(2)).plus(Estimate::fixed(2)))),
             "startsWith" | "endsWith" => of(size(1).per(10), Some(one)),
             "matches" | "find" | "findAll" => {

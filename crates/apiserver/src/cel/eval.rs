@@ -36,6 +36,8 @@ pub struct Cx<'v> {
     /// Of the expressions that are being evaluated: variables stand in each other.
     height: usize,
     regexes: HashMap<String, regex::Regex>,
+    /// Those of the expression that is being evaluated.
+    written: &'v [(String, regex::Regex)],
 }
 
 impl<'v> Cx<'v> {
@@ -51,6 +53,7 @@ impl<'v> Cx<'v> {
             left: 0,
             height: 0,
             regexes: HashMap::new(),
+            written: &[],
         }
     }
 
@@ -78,6 +81,7 @@ impl<'v> Cx<'v> {
         let before = self.left;
         self.locals.clear();
         self.height = program.expr.height;
+        self.written = &program.regexes;
         let result = self.eval(&program.expr);
         self.budget -= before - self.left;
         result
@@ -102,6 +106,9 @@ impl<'v> Cx<'v> {
     }
 
     pub fn regex(&mut self, pattern: &str) -> Evaluated<regex::Regex> {
+        if let Some((_, regex)) = self.written.iter().find(|(text, _)| text == pattern) {
+            return Ok(regex.clone());
+        }
         if let Some(regex) = self.regexes.get(pattern) {
             return Ok(regex.clone());
         }
@@ -144,7 +151,9 @@ impl<'v> Cx<'v> {
             }
             Ok(program) => {
                 self.height += program.expr.height;
+                let written = std::mem::replace(&mut self.written, &program.regexes);
                 let value = self.eval(&program.expr);
+                self.written = written;
                 self.height -= program.expr.height;
                 value
             }
@@ -276,8 +285,7 @@ impl<'v> Cx<'v> {
                 let accu = place.map_or(Ok(Val::Null), |(_, value)| std::mem::replace(value, Ok(Val::Null)))?;
                 self.apply(call, vec![accu], 1)
             }
-            ("_[_]", _) => Ok(self.apply(call, Vec::new(), 0)?.of_type(ty)),
-            _ => self.apply(call, Vec::new(), 0),
+            _ => Ok(self.apply(call, Vec::new(), 0)?.of_type(ty)),
         }
     }
 

@@ -92,6 +92,8 @@ impl Env {
 pub struct Program {
     expr: ast::Expr,
     pub ty: Type,
+    /// The regular expressions that are written out in it.
+    regexes: Vec<(String, regex::Regex)>,
 }
 
 impl Program {
@@ -99,8 +101,8 @@ impl Program {
     /// Everything that is wrong with the expression.
     pub fn compile(source: &str, env: &Env) -> Result<Program, CompileError> {
         let mut expr = parse::parse(source)?;
-        let ty = check::check(source, &mut expr, env)?;
-        Ok(Program { expr, ty })
+        let (ty, regexes) = check::check(source, &mut expr, env)?;
+        Ok(Program { expr, ty, regexes })
     }
 
     /// As [`Program::compile`], if the result is of one of these types.

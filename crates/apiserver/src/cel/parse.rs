@@ -1,7 +1,7 @@
 //! Text to expressions: the CEL specification's grammar and its macros.
 
 use super::CompileError;
-use super::ast::{ACCU, Call, Const, Expr, Fold, Item, Kind, Select};
+use super::ast::{ACCU, Call, Const, Expr, Fold, HELD, Item, Kind, Select};
 use super::lex::{Lexeme, Token, lex};
 
 /// Brackets do not stand in each other deeper than this: the walks are recursive, and a thread's stack has 2 MiB.
@@ -482,9 +482,6 @@ fn expand(
         }
     }
 }
-
-/// The name of a macro's target where it is needed twice.
-const HELD: &str = "@held";
 
 /// `result`, in which `name` is a value: a loop over nothing, whose accumulator is the variable.
 fn bind(at: usize, name: &str, value: Expr, result: Expr) -> Expr {
