@@ -11,9 +11,8 @@ use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_con
 use crate::admission::matching::Subject;
 use crate::admission::{AdmissionRequest, Operation, Plugin};
 use crate::body::full;
-use crate::call::{default_object, read_body, typed};
+use crate::call::{read_body, settled};
 use crate::connect::endpoint;
-use crate::kind::Kind;
 use crate::seams::{BoxFuture, Target};
 use crate::status::Result;
 use crate::{Server, Status, meta};
@@ -265,16 +264,8 @@ async fn call_mutating(server: &Server, hook: &Hook, request: &mut AdmissionRequ
     let operations = json::parse(&bytes).map_err(|e| failed(&e))?;
     let before = request.object.clone();
     let patched = patch::json_patch(request.object.clone(), &operations).map_err(|e| failed(&e))?;
-    let registry = server.registry();
-    let kind: Option<Arc<Kind>> =
-        registry.get(&request.group, &request.version, &request.resource).filter(|k| k.kind() == request.kind).cloned();
-    request.object = match kind {
-        Some(kind) => {
-            let (mut object, _) = typed(&kind, patched).map_err(|e| failed(&e))?;
-            kind.stamp(&mut object);
-            default_object(&kind, &mut object);
-            object
-        }
+    request.object = match request.served(server) {
+        Some(kind) => settled(&kind, patched).map_err(|e| failed(&e))?,
         None => patched,
     };
     Ok(request.object != before)

@@ -1,6 +1,6 @@
 //! Admission policies.
 
-use apiserver::admission::policies::Validating;
+use apiserver::admission::policies::{Mutating, Validating};
 
 use crate::harness::{Fixture, config};
 
@@ -9,7 +9,7 @@ const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 async fn fixture() -> Fixture {
     Fixture::with(|store| {
         let mut config = config(store);
-        config.admission = vec![Box::<Validating>::default()];
+        config.admission = vec![Box::<Mutating>::default(), Box::<Validating>::default()];
         config
     })
     .await
@@ -162,4 +162,101 @@ async fn expressions_are_checked_against_types() {
     assert!(at(1).1.contains("found no matching overload for '_+_' applied to '(string, int)'"));
     assert_eq!(at(2).0, "spec.validations[1].expression");
     assert!(at(2).1.contains("undefined field 'maxRetries'"));
+}
+
+fn mutation(expression: &str) -> String {
+    if expression.starts_with("Object") {
+        format!("{{patchType: ApplyConfiguration, applyConfiguration: {{expression: \"{expression}\"}}}}")
+    } else {
+        format!("{{patchType: JSONPatch, jsonPatch: {{expression: \"{expression}\"}}}}")
+    }
+}
+
+#[tokio::test]
+async fn policies_change_objects() {
+    let f = fixture().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let (policies, bindings) =
+        (format!("{GROUP}/mutatingadmissionpolicies"), format!("{GROUP}/mutatingadmissionpolicybindings"));
+    let make = async |name: &str, resources: &str, rest: &str, expressions: &[&str]| {
+        let list: Vec<String> = expressions.iter().map(|e| mutation(e)).collect();
+        let rest = format!("{rest}, mutations: [{}]", list.join(", "));
+        f.post(&policies, &policy(name, resources, &rest)).await.is(201);
+        f.post(&bindings, &binding(name, name, "matchResources: {}")).await.is(201);
+    };
+    let annotated = "Object{metadata: Object.metadata{annotations: {'mutated-by': 'policy'}}, spec: Object.spec{replicas: 1337, template: Object.spec.template{spec: Object.spec.template.spec{containers: object.spec.template.spec.containers.map(c, Object.spec.template.spec.containers{name: c.name, image: 'mirror/' + c.image})}}}}";
+    make("apply", "deployments", "reinvocationPolicy: Never", &[annotated]).await;
+    f.post(deployments, &deployment("a", 1)).await.is(201).has(&[
+        ("/spec/replicas", "1337"),
+        ("/metadata/annotations/mutated-by", "policy"),
+        ("/spec/template/spec/containers/0/image", "mirror/i"),
+        ("/spec/template/spec/containers/0/imagePullPolicy", "Always"),
+        ("/spec/template/spec/containers/0/name", "c"),
+    ]);
+    // Patches see what those before them did; one that wants to is asked again.
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let counting = "[JSONPatch{op: 'add', path: '/data/count', value: string(int(object.data.count) + 1)}]";
+    make("b-count", "configmaps", "reinvocationPolicy: IfNeeded", &[counting, counting]).await;
+    let escaped = "[JSONPatch{op: 'add', path: '/metadata/annotations/' + jsonpatch.escapeKey('a.b/c'), value: 'x'}, JSONPatch{op: 'test', path: '/data/count', value: variables.seen}]";
+    make(
+        "c-test",
+        "configmaps",
+        "reinvocationPolicy: Never, variables: [{name: seen, expression: object.data.count}]",
+        &[escaped],
+    )
+    .await;
+    f.post(maps, "{metadata: {name: a, annotations: {x: y}}, data: {count: \"1\"}}")
+        .await
+        .is(201)
+        .has(&[("/data/count", "5"), ("/metadata/annotations/a.b~1c", "x")]);
+    let untrue = "[JSONPatch{op: 'test', path: '/data/count', value: 'x'}, JSONPatch{op: 'remove', path: '/data'}]";
+    make("d-untrue", "configmaps", "reinvocationPolicy: Never", &[untrue]).await;
+    f.post(maps, "{metadata: {name: b, annotations: {x: y}}, data: {count: \"1\"}}")
+        .await
+        .is(201)
+        .has(&[("/data/count", "5")]);
+    let message = f.post(maps, "{metadata: {name: c}}").await.is(422).at("/message");
+    assert!(
+        message.starts_with("policy 'b-count' with binding 'b-count' denied request: expression '")
+            && message.ends_with("no such key: data"),
+        "{message}"
+    );
+    for (name, expression, wanted) in [
+        (
+            "atomic",
+            "Object{imagePullSecrets: [Object.imagePullSecrets{name: 'x'}], secrets: [Object.secrets{name: 'x'}]}",
+            "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .imagePullSecrets, .secrets[0]",
+        ),
+        (
+            "misplaced",
+            "Object{metadata: Object.spec{}}",
+            "type mismatch: unexpected type name \"Object.spec\", expected \"Object.metadata\", which matches field name path from root Object type",
+        ),
+        (
+            "unknown",
+            "Object{nope: 1}",
+            "error applying patch: failed to create typed patch object (/; /v1, Kind=ServiceAccount): .nope: field not declared in schema",
+        ),
+    ] {
+        make(name, "serviceaccounts", "reinvocationPolicy: Never", &[expression]).await;
+        let reply = f.post("/api/v1/namespaces/default/serviceaccounts", "{metadata: {name: s}}").await;
+        let wanted = format!("policy '{name}' with binding '{name}' denied request: {wanted}");
+        reply.is(422).has(&[("/message", &wanted)]);
+        f.delete(&format!("{bindings}/{name}")).await;
+    }
+    let bad = format!(
+        "reinvocationPolicy: Often, mutations: [{}, {{patchType: Nope}}, {{patchType: JSONPatch}}]",
+        mutation("Object{a: 1 + 'x'}")
+    );
+    let message =
+        f.post(&policies, &policy("bad", "secrets", &bad).replace("UPDATE]", "DELETE]")).await.is(422).at("/message");
+    for wanted in [
+        "spec.matchConstraints.resourceRules.operations: Unsupported value: \"DELETE\"",
+        "spec.mutations[0].applyConfiguration.expression: Invalid value: \"Object{a: 1 + 'x'}\": compilation failed: ERROR: <input>:1:13: found no matching overload for '_+_' applied to '(int, string)'",
+        "spec.mutations[1].patchType: Unsupported value: \"Nope\"",
+        "spec.mutations[2].jsonPatch: Required value: must be specified when patchType is JSONPatch",
+        "spec.reinvocationPolicy: Unsupported value: \"Often\"",
+    ] {
+        assert!(message.contains(wanted), "{wanted}\nin {message}");
+    }
 }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use schema::Value;
 
-use crate::{Server, Status, User, reply::Warnings, request::GroupResource, seams::BoxFuture};
+use crate::{Server, Status, User, kind::Kind, reply::Warnings, request::GroupResource, seams::BoxFuture};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -83,6 +83,12 @@ pub struct AdmissionRequest {
 impl AdmissionRequest {
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(&self.group, &self.resource)
+    }
+
+    /// The kind of the object, unless it is a subresource's own (`Scale`).
+    pub fn served(&self, server: &Server) -> Option<Arc<Kind>> {
+        let registry = server.registry();
+        registry.get(&self.group, &self.version, &self.resource).filter(|k| k.kind() == self.kind).cloned()
     }
 
     pub fn is(&self, group: &str, resource: &str) -> bool {

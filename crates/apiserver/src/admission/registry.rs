@@ -23,7 +23,7 @@ pub fn unknown(authorizer: Arc<Authorizer>, names: &[String]) -> Vec<&str> {
 }
 
 /// Plugins of upstream's whose place is elsewhere in this server.
-const LATER: [&str; 2] = ["MutatingAdmissionPolicy", "NodeDeclaredFeatureValidator"];
+const LATER: [&str; 1] = ["NodeDeclaredFeatureValidator"];
 
 /// The default plugins and those that `enabled` names, without those that `disabled` names, in upstream's order.
 pub fn select(authorizer: Arc<Authorizer>, enabled: &[String], disabled: &[String]) -> Vec<Box<dyn Plugin>> {
@@ -71,6 +71,7 @@ fn all(authorizer: Arc<Authorizer>) -> Vec<(Use, Box<dyn Plugin>)> {
         (On, Box::new(pod_topology_labels::RULE)),
         (On, Box::new(pod_resize::RULE)),
         (Always, Box::new(TokenSecret)),
+        (On, Box::new(policies::Mutating::default())),
         (On, Box::new(webhooks::Mutating::default())),
         (On, Box::new(policies::Validating::default())),
         (On, Box::new(webhooks::Validating::default())),

@@ -75,7 +75,7 @@ impl Checker<'_> {
             Type::List(inner) => Type::list(self.resolved(&inner)),
             Type::Map(entry) => Type::map(self.resolved(&entry.0), self.resolved(&entry.1)),
             Type::Optional(inner) => Type::optional(self.resolved(&inner)),
-            Type::Type(inner) => Type::Type(Arc::new(self.resolved(&inner))),
+            Type::Meta(inner) => Type::Meta(Arc::new(self.resolved(&inner))),
             other => other,
         }
     }
@@ -113,7 +113,7 @@ impl Checker<'_> {
             }
             (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.assignable(a, b),
             (Type::Map(a), Type::Map(b)) => self.assignable(&a.0, &b.0) && self.assignable(&a.1, &b.1),
-            (Type::Type(_), Type::Type(_)) => true,
+            (Type::Meta(_), Type::Meta(_)) => true,
             (Type::Object(a), Type::Object(b)) => a.name == b.name,
             (a, Type::Null) | (Type::Null, a) => matches!(
                 a,
@@ -142,7 +142,7 @@ impl Checker<'_> {
             Kind::Ident(name) => match self.variable(name) {
                 Some(ty) => ty,
                 None => match Type::by_name(name) {
-                    Some(ty) => Type::Type(Arc::new(ty)),
+                    Some(ty) => Type::Meta(Arc::new(ty)),
                     None => {
                         let name = name.clone();
                         self.undeclared(at, &name)
@@ -173,7 +173,7 @@ impl Checker<'_> {
             return Some((name, ty.clone()));
         }
         let ty = Type::by_name(&name).filter(|_| self.env.get(root).is_none())?;
-        Some((name, Type::Type(Arc::new(ty))))
+        Some((name, Type::Meta(Arc::new(ty))))
     }
 
     fn select(&mut self, expr: &mut Expr) -> Type {
@@ -295,7 +295,7 @@ impl Checker<'_> {
             Type::List(inner) => Type::list(self.substituted(&inner)),
             Type::Map(entry) => Type::map(self.substituted(&entry.0), self.substituted(&entry.1)),
             Type::Optional(inner) => Type::optional(self.substituted(&inner)),
-            Type::Type(inner) => Type::Type(Arc::new(self.substituted(&inner))),
+            Type::Meta(inner) => Type::Meta(Arc::new(self.substituted(&inner))),
             other => other,
         }
     }
@@ -465,7 +465,7 @@ fn instance(ty: &Type, vars: &[Type; 2]) -> Type {
         Type::List(inner) => Type::list(instance(inner, vars)),
         Type::Map(entry) => Type::map(instance(&entry.0, vars), instance(&entry.1, vars)),
         Type::Optional(inner) => Type::optional(instance(inner, vars)),
-        Type::Type(inner) => Type::Type(Arc::new(instance(inner, vars))),
+        Type::Meta(inner) => Type::Meta(Arc::new(instance(inner, vars))),
         other => other.clone(),
     }
 }

@@ -23,8 +23,8 @@ mod time;
 pub mod types;
 mod value;
 
-pub use cost::{Estimate, Place};
-pub use eval::{CALL_COST_MAX, Cx};
+pub use cost::Place;
+pub use eval::Cx;
 pub use types::Type;
 pub use value::{Fault, Library, Val};
 

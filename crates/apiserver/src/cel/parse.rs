@@ -164,7 +164,7 @@ impl Parser<'_> {
             while self.take(sign) {
                 count += 1;
             }
-            if sign == "-" && count % 2 == 1 {
+            if sign == "-" && !count.is_multiple_of(2) {
                 let folded = match self.peek() {
                     Token::Const(Const::Int(n)) => n.checked_neg().map(Const::Int),
                     Token::Const(Const::Uint(n)) if self.is_lowest_int(*n) => Some(Const::Int(i64::MIN)),
@@ -177,7 +177,7 @@ impl Parser<'_> {
                 }
             }
             let operand = self.member()?;
-            return Ok(if count % 2 == 0 { operand } else { Expr::call(at, name, vec![operand]) });
+            return Ok(if count.is_multiple_of(2) { operand } else { Expr::call(at, name, vec![operand]) });
         }
         self.member()
     }

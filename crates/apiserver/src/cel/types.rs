@@ -20,7 +20,7 @@ pub enum Type {
     Map(Arc<(Type, Type)>),
     Optional(Arc<Type>),
     /// The type of types.
-    Type(Arc<Type>),
+    Meta(Arc<Type>),
     /// A type that is not known yet.
     Var(usize),
     /// A library's type without fields: `kubernetes.Quantity`.
@@ -81,7 +81,7 @@ impl Type {
             "null_type" => Type::Null,
             "list" => Type::list(Type::Dyn),
             "map" => Type::map(Type::Dyn, Type::Dyn),
-            "type" => Type::Type(Arc::new(Type::Dyn)),
+            "type" => Type::Meta(Arc::new(Type::Dyn)),
             "optional_type" => Type::optional(Type::Dyn),
             "google.protobuf.Timestamp" => Type::Timestamp,
             "google.protobuf.Duration" => Type::Duration,
@@ -99,7 +99,7 @@ impl Type {
             return Type::optional(Type::parse(inner));
         }
         if let Some(inner) = inside("type<") {
-            return Type::Type(Arc::new(Type::parse(inner)));
+            return Type::Meta(Arc::new(Type::parse(inner)));
         }
         if let Some((key, value)) = inside("map<").and_then(|t| t.split_once(',')) {
             return Type::map(Type::parse(key.trim()), Type::parse(value.trim()));
@@ -135,7 +135,7 @@ impl fmt::Display for Type {
             Type::List(element) => write!(f, "list({element})"),
             Type::Map(entry) => write!(f, "map({}, {})", entry.0, entry.1),
             Type::Optional(inner) => write!(f, "optional_type({inner})"),
-            Type::Type(inner) => write!(f, "type({inner})"),
+            Type::Meta(inner) => write!(f, "type({inner})"),
             Type::Named(name) => f.write_str(name),
             Type::Object(object) => f.write_str(&object.name),
         }

@@ -311,6 +311,24 @@ impl<'v> Val<'v> {
         }
     }
 
+    /// Whether `Object.spec{…}` and its like stand where their names say.
+    ///
+    /// # Errors
+    /// The first one that does not.
+    pub fn check_places(&self, place: &str) -> Evaluated<()> {
+        match self {
+            Val::Struct(name, _) if *name != place => Err(Fault::Failed(format!(
+                "type mismatch: unexpected type name {name:?}, expected {place:?}, which matches field name path from root Object type"
+            ))),
+            Val::Struct(_, fields) => {
+                fields.iter().try_for_each(|(field, value)| value.check_places(&format!("{place}.{field}")))
+            }
+            Val::List(list) => list.iter().try_for_each(|value| value.check_places(place)),
+            Val::Map(map) => map.values().try_for_each(|value| value.check_places(place)),
+            _ => Ok(()),
+        }
+    }
+
     /// Back into an object; nothing that has no JSON form is in it.
     pub fn to_json(&self) -> Evaluated<Value> {
         Ok(match self {

@@ -3,7 +3,7 @@
 use schema::validate::{FieldError, names};
 use schema::{Value, selector::LabelSelector};
 
-use super::Expressions;
+use super::{Expressions, mutating};
 use crate::admission::expressions::check_conditions;
 use crate::cel::{Env, Program, Type};
 
@@ -68,7 +68,58 @@ fn policy(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     if kind == "ValidatingAdmissionPolicy" {
-        validations(object, &expressions, errors);
+        return validations(object, &expressions, errors);
+    }
+    operations(constraints, "spec.matchConstraints", errors);
+    mutations(spec, &expressions, errors);
+    let path = "spec.reinvocationPolicy";
+    match spec.str_at(&["reinvocationPolicy"]) {
+        "" | "IfNeeded" | "Never" => {}
+        other => errors.push(FieldError::not_supported(path, other, &["IfNeeded", "Never"])),
+    }
+}
+
+/// A deletion has no object to change.
+fn operations(resources: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    const SUPPORTED: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+    let rules = resources.list_at(&["resourceRules"]).iter();
+    for operation in rules.flat_map(|rule| rule.list_at(&["operations"])).filter_map(Value::as_str) {
+        if !SUPPORTED.contains(&operation) {
+            let path = format!("{path}.resourceRules.operations");
+            errors.push(FieldError::not_supported(path, operation, &SUPPORTED));
+        }
+    }
+}
+
+fn mutations(spec: &Value, expressions: &Expressions, errors: &mut Vec<FieldError>) {
+    for (at, mutation) in spec.list_at(&["mutations"]).iter().enumerate() {
+        let place = |field: &str| format!("spec.mutations[{at}].{field}");
+        let (own, other) = match mutation.str_at(&["patchType"]) {
+            "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+            "" => {
+                errors.push(FieldError::required(place("patchType"), ""));
+                continue;
+            }
+            unknown => {
+                let supported = ["ApplyConfiguration", "JSONPatch"];
+                errors.push(FieldError::not_supported(place("patchType"), unknown, &supported));
+                continue;
+            }
+        };
+        let patch_type = mutation.str_at(&["patchType"]);
+        if mutation[own].is_null() {
+            let why = format!("must be specified when patchType is {patch_type}");
+            errors.push(FieldError::required(place(own), why));
+        } else {
+            let text = mutation.str_at(&[own, "expression"]).trim();
+            let env = expressions.env.clone().with_patches();
+            compiles(text, &env, &[mutating::result_of(patch_type)], place(&format!("{own}.expression")), errors);
+        }
+        if !mutation[other].is_null() {
+            let why = format!("must not be specified when patchType is {patch_type}");
+            errors.push(FieldError::invalid(place(other), format!("{{{other}}}"), why));
+        }
     }
 }
 
@@ -171,8 +222,9 @@ fn binding(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
             other => errors.push(FieldError::not_supported(path, other, &["Deny", "Allow"])),
         }
     }
-    if kind == "ValidatingAdmissionPolicyBinding" {
-        actions(&spec["validationActions"], errors);
+    match kind {
+        "ValidatingAdmissionPolicyBinding" => actions(&spec["validationActions"], errors),
+        _ => operations(&spec["matchResources"], "spec.matchResources", errors),
     }
 }
 

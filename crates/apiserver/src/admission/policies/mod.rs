@@ -2,6 +2,7 @@
 //! which requests; its bindings put it to use, each with its parameters.
 
 mod check;
+mod mutating;
 mod status;
 mod validating;
 
@@ -11,6 +12,7 @@ use schema::Value;
 use schema::selector::LabelSelector;
 
 pub use check::check;
+pub use mutating::Mutating;
 pub use status::follow;
 pub use validating::Validating;
 
