@@ -182,6 +182,14 @@ pub fn default_object(kind: &Kind, value: &mut Value) {
     }
 }
 
+/// An object that admission has changed, again in its kind's normal form.
+pub fn settled(kind: &Kind, object: Value) -> std::result::Result<Value, String> {
+    let (mut object, _) = typed(kind, object)?;
+    kind.stamp(&mut object);
+    default_object(kind, &mut object);
+    Ok(object)
+}
+
 fn cannot_handle(kind: &Kind, why: &str) -> Status {
     Status::bad_request(format!(
         "{} in version {:?} cannot be handled as a {}: {why}",

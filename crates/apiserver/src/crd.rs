@@ -11,6 +11,7 @@ use crate::behaviours::Cx;
 use crate::cache::Storage;
 use crate::call::Call;
 use crate::conversion::{self, Converter};
+use crate::crd_rules::Rules;
 use crate::kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority};
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::publish::read_all;
@@ -104,12 +105,19 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         let schema = &version["schema"]["openAPIV3Schema"];
         if schema.is_null() {
             errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
-        } else {
-            match Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
-                Ok(_) if same && at > 0 => {}
-                Ok(schema) if same => errors.extend(wrong_selectable(version, &schema, "spec.selectableFields")),
-                Ok(schema) => errors.extend(wrong_selectable(version, &schema, &format!("{path}.selectableFields"))),
-                Err(wrong) => errors.extend(wrong),
+            continue;
+        }
+        let place = format!("{path}.schema.openAPIV3Schema");
+        match Schema::new(schema, &place) {
+            Err(wrong) => errors.extend(wrong),
+            Ok(_) if same && at > 0 => {}
+            Ok(parsed) => {
+                let fields = if same { "spec.selectableFields" } else { &format!("{path}.selectableFields") };
+                errors.extend(wrong_selectable(version, &parsed, fields));
+                // What was taken once stays: rules do not keep a definition from being changed elsewhere.
+                if !old.is_some_and(|old| is_known(old, name, schema)) {
+                    errors.extend(Rules::new(&parsed, &place).1);
+                }
             }
         }
     }
@@ -175,6 +183,12 @@ fn wrong_selectable(version: &Value, schema: &Schema, path: &str) -> Vec<FieldEr
         errors.push(FieldError::too_many(path, seen.len(), FIELDS_MAX));
     }
     errors
+}
+
+/// Whether a version had the same schema before.
+fn is_known(old: &Value, version: &str, schema: &Value) -> bool {
+    let mut versions = old.list_at(&["spec", "versions"]).iter();
+    versions.any(|v| v.str_at(&["name"]) == version && v["schema"]["openAPIV3Schema"] == *schema)
 }
 
 fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a Value> {
@@ -295,6 +309,7 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
         let custom = Custom {
             converter: converter.clone(),
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
+            rules: Rules::new(&schema, "").0,
             schema,
             schemas: schemas.clone(),
             definition: definition.str_at(&["metadata", "name"]).into(),

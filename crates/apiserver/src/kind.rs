@@ -33,6 +33,7 @@ pub struct Custom {
     pub schema: Arc<Schema>,
     /// The schemas of all versions, by apiVersion.
     pub schemas: Arc<HashMap<String, Arc<Schema>>>,
+    pub rules: crate::crd_rules::Rules,
     /// Name of the CustomResourceDefinition.
     pub definition: String,
     /// Its uid and generation.

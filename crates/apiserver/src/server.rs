@@ -114,6 +114,7 @@ impl Server {
         tokio::spawn(server.clone().send_bookmarks());
         tokio::spawn(crate::crd::follow(server.clone()));
         tokio::spawn(crate::aggregate::follow(server.clone()));
+        tokio::spawn(crate::admission::policies::follow(server.clone()));
         tokio::spawn(crate::expire::expire_events(server.clone()));
         Ok(server)
     }

@@ -244,6 +244,17 @@ impl Status {
         Status::make(code, reason, message)
     }
 
+    /// An admission policy's refusal, for the policy's reason.
+    pub fn by_policy(mut self, reason: &str, message: &str) -> Self {
+        (self.code, self.reason) = match reason {
+            "Forbidden" => (403, "Forbidden"),
+            "Unauthorized" => (401, "Unauthorized"),
+            "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
+            _ => (422, "Invalid"),
+        };
+        self.with_cause("", message, "")
+    }
+
     /// 500 in exactly these words.
     pub fn plain_internal(message: impl Into<String>) -> Self {
         Status::make(500, "", message.into())

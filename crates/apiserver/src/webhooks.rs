@@ -4,22 +4,35 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, header};
-use schema::{Value, json, patch, selector::LabelSelector};
+use schema::validate::FieldError;
+use schema::{Value, json, patch};
 
+use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_conditions, request_value};
+use crate::admission::matching::Subject;
 use crate::admission::{AdmissionRequest, Operation, Plugin};
 use crate::body::full;
-use crate::call::{default_object, read_body, typed};
+use crate::call::{read_body, settled};
 use crate::connect::endpoint;
-use crate::kind::Kind;
 use crate::seams::{BoxFuture, Target};
 use crate::status::Result;
 use crate::{Server, Status, meta};
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const TIMEOUT_SECONDS_DEFAULT: i64 = 10;
 
-pub struct Mutating;
-pub struct Validating;
+pub struct Mutating(Compiled<Vec<Arc<Hook>>>);
+pub struct Validating(Compiled<Vec<Arc<Hook>>>);
+
+impl Default for Mutating {
+    fn default() -> Self {
+        Mutating(Compiled::new("mutatingwebhookconfigurations", hooks))
+    }
+}
+
+impl Default for Validating {
+    fn default() -> Self {
+        Validating(Compiled::new("validatingwebhookconfigurations", hooks))
+    }
+}
 
 impl Plugin for Mutating {
     fn name(&self) -> &'static str {
@@ -28,7 +41,7 @@ impl Plugin for Mutating {
 
     fn mutate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let hooks = matching(server, "mutatingwebhookconfigurations", request);
+            let hooks = matching(server, &self.0, request)?;
             let mut touched_by: Vec<usize> = Vec::new();
             for (at, hook) in hooks.iter().enumerate() {
                 if call_mutating(server, hook, request).await? {
@@ -56,7 +69,7 @@ impl Plugin for Validating {
 
     fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            for hook in matching(server, "validatingwebhookconfigurations", request) {
+            for hook in matching(server, &self.0, request)? {
                 if let Some(response) = ask(server, &hook, request).await? {
                     collect_warnings(&response, request);
                     allowed(&hook, &response)?;
@@ -67,127 +80,69 @@ impl Plugin for Validating {
     }
 }
 
-/// One webhook whose rules cover the request.
+/// One webhook.
 struct Hook {
     name: String,
     config: Value,
     configuration: String,
+    conditions: MatchConditions,
 }
 
-fn covers(rule: &Value, request: &AdmissionRequest, server: &Server, equivalent: bool) -> bool {
-    let has = |field: &str, wanted: &str| {
-        rule.list_at(&[field]).iter().filter_map(Value::as_str).any(|v| v == "*" || v == wanted)
-    };
-    let resource = rule.list_at(&["resources"]).iter().filter_map(Value::as_str).any(|pattern| {
-        let (main, sub) = pattern.split_once('/').unwrap_or((pattern, ""));
-        (main == "*" || main == request.resource) && (sub == "*" || sub == request.subresource)
-    });
-    let version = has("apiVersions", &request.version)
-        || equivalent
-            && server
-                .registry()
-                .groups()
-                .iter()
-                .any(|(group, versions)| *group == request.group && versions.iter().any(|v| has("apiVersions", v)));
-    let scope = match rule.str_at(&["scope"]) {
-        "Cluster" => request.namespace.is_empty() || request.is("", "namespaces"),
-        "Namespaced" => !request.namespace.is_empty() && !request.is("", "namespaces"),
-        _ => true,
-    };
-    resource && version && scope && has("apiGroups", &request.group) && has("operations", request.operation.as_str())
+impl Hook {
+    fn may_fail(&self) -> bool {
+        self.config.str_at(&["failurePolicy"]) == "Ignore"
+    }
 }
 
-fn selects(selector: &Value, labels: &Value) -> bool {
-    selector.is_null()
-        || LabelSelector::from_value(selector)
-            .is_ok_and(|s| s.matches(|name| labels.get(&[name]).and_then(Value::as_str)))
+fn hooks(configuration: &Value) -> Vec<Arc<Hook>> {
+    let hook = |config: &Value| {
+        Arc::new(Hook {
+            name: config.str_at(&["name"]).to_owned(),
+            config: config.clone(),
+            configuration: configuration.str_at(&["metadata", "name"]).to_owned(),
+            conditions: MatchConditions::new(config.list_at(&["matchConditions"]), false),
+        })
+    };
+    configuration.list_at(&["webhooks"]).iter().map(hook).collect()
+}
+
+/// What is wrong with a configuration's expressions.
+pub fn check(configuration: &Value) -> Vec<FieldError> {
+    let hooks = configuration.list_at(&["webhooks"]).iter().enumerate();
+    let conditions = |(at, hook): (usize, &Value)| {
+        check_conditions(hook.list_at(&["matchConditions"]), false, &format!("webhooks[{at}].matchConditions"))
+    };
+    hooks.flat_map(conditions).collect()
 }
 
 /// The webhooks to be asked, in upstream's order: configurations by name, webhooks as they are listed.
-fn matching(server: &Server, plural: &str, request: &AdmissionRequest) -> Vec<Hook> {
-    // What guards the guards is not asked about them.
-    if request.group == GROUP || server.storage(GROUP, plural).is_none_or(|s| s.is_empty()) {
-        return Vec::new();
-    }
-    let namespace_labels = if request.is("", "namespaces") {
-        let object = if request.object.is_null() { request.old.as_deref() } else { Some(&request.object) };
-        object.map(|o| o["metadata"]["labels"].clone())
-    } else if request.namespace.is_empty() {
-        None
-    } else {
-        server.read("", "namespaces", "", &request.namespace).map(|n| n["metadata"]["labels"].clone())
+fn matching(server: &Server, all: &Compiled<Vec<Arc<Hook>>>, request: &AdmissionRequest) -> Result<Vec<Arc<Hook>>> {
+    let all = all.all(server);
+    let Some(subject) = (if all.is_empty() { None } else { Subject::new(server, request) }) else {
+        return Ok(Vec::new());
     };
+    let inputs = Inputs::new(server, request, &request.user);
     let mut out = Vec::new();
-    for configuration in server.read_all(GROUP, plural, "") {
-        for config in configuration.list_at(&["webhooks"]) {
-            let equivalent = config.str_at(&["matchPolicy"]) != "Exact";
-            if !config.list_at(&["rules"]).iter().any(|r| covers(r, request, server, equivalent)) {
-                continue;
-            }
-            if namespace_labels.as_ref().is_some_and(|l| !selects(&config["namespaceSelector"], l)) {
-                continue;
-            }
-            let labels = |object: Option<&Value>| object.map(|o| o["metadata"]["labels"].clone()).unwrap_or_default();
-            let new = (!request.object.is_null()).then_some(&request.object);
-            let selector = &config["objectSelector"];
-            if !selects(selector, &labels(new)) && !selects(selector, &labels(request.old.as_deref())) {
-                continue;
-            }
-            out.push(Hook {
-                name: config.str_at(&["name"]).to_owned(),
-                config: config.clone(),
-                configuration: configuration.str_at(&["metadata", "name"]).to_owned(),
-            });
+    for hook in all.iter().flat_map(|hooks| hooks.iter()) {
+        if !subject.is_matched(&hook.config, "rules") {
+            continue;
+        }
+        let old = request.old.as_deref();
+        match hook.conditions.hold(&inputs, &request.object, old, &Value::Null, hook.may_fail()) {
+            Ok(true) => out.push(hook.clone()),
+            Ok(false) => {}
+            Err(why) => return Err(Status::forbidden(&request.group_resource(), &request.name, &why)),
         }
     }
-    out
+    Ok(out)
 }
 
 fn review(server: &Server, request: &AdmissionRequest) -> (String, Value) {
     let uid = meta::uid(&*server.config().random);
-    let kind = Value::object([
-        ("group", request.group.as_str().into()),
-        ("version", request.version.as_str().into()),
-        ("kind", request.kind.as_str().into()),
-    ]);
-    let resource = Value::object([
-        ("group", request.group.as_str().into()),
-        ("version", request.version.as_str().into()),
-        ("resource", request.resource.as_str().into()),
-    ]);
-    let list = |v: &[String]| Value::list(v.iter().map(String::as_str));
-    let mut user =
-        Value::object([("username", request.user.name.as_str().into()), ("groups", list(&request.user.groups))]);
-    if !request.user.uid.is_empty() {
-        user.set(&["uid"], request.user.uid.as_str());
-    }
-    if !request.user.extra.is_empty() {
-        let extra = request.user.extra.iter().map(|(k, v)| (k.clone(), list(v)));
-        user.set(&["extra"], Value::Object(extra.collect()));
-    }
-    let mut body = Value::object([
-        ("uid", uid.as_str().into()),
-        ("kind", kind.clone()),
-        ("resource", resource.clone()),
-        ("requestKind", kind),
-        ("requestResource", resource),
-        ("operation", request.operation.as_str().into()),
-        ("userInfo", user),
-        ("object", request.object.clone()),
-        ("oldObject", request.old.as_deref().cloned().unwrap_or_default()),
-        ("dryRun", request.dry_run.into()),
-        ("options", request.options.clone()),
-    ]);
-    for (name, text) in [
-        ("name", &request.name),
-        ("namespace", &request.namespace),
-        ("subResource", &request.subresource),
-        ("requestSubResource", &request.subresource),
-    ] {
-        if !text.is_empty() {
-            body.set(&[name], text.as_str());
-        }
-    }
+    let mut body = request_value(request);
+    body.set(&["uid"], uid.as_str());
+    body.set(&["object"], request.object.clone());
+    body.set(&["oldObject"], request.old.as_deref().cloned().unwrap_or_default());
     let review = Value::object([
         ("kind", "AdmissionReview".into()),
         ("apiVersion", "admission.k8s.io/v1".into()),
@@ -265,7 +220,7 @@ async fn ask(server: &Server, hook: &Hook, request: &AdmissionRequest) -> Result
     });
     match answer {
         Ok(response) => Ok(Some(response)),
-        Err(why) if hook.config.str_at(&["failurePolicy"]) == "Ignore" => {
+        Err(why) if hook.may_fail() => {
             tracing::warn!(webhook = hook.name, configuration = hook.configuration, why, "failed open");
             Ok(None)
         }
@@ -312,16 +267,8 @@ async fn call_mutating(server: &Server, hook: &Hook, request: &mut AdmissionRequ
     let operations = json::parse(&bytes).map_err(|e| failed(&e))?;
     let before = request.object.clone();
     let patched = patch::json_patch(request.object.clone(), &operations).map_err(|e| failed(&e))?;
-    let registry = server.registry();
-    let kind: Option<Arc<Kind>> =
-        registry.get(&request.group, &request.version, &request.resource).filter(|k| k.kind() == request.kind).cloned();
-    request.object = match kind {
-        Some(kind) => {
-            let (mut object, _) = typed(&kind, patched).map_err(|e| failed(&e))?;
-            kind.stamp(&mut object);
-            default_object(&kind, &mut object);
-            object
-        }
+    request.object = match request.served(server) {
+        Some(kind) => settled(&kind, patched).map_err(|e| failed(&e))?,
         None => patched,
     };
     Ok(request.object != before)

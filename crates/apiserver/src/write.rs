@@ -320,7 +320,11 @@ impl Call {
         }
         errors.extend((kind.strategy.validate)(&self.cx(kind, subresource, false), new, old));
         match &kind.custom {
-            Some(custom) => errors.extend(custom.schema.validate(new)),
+            // Each rule of a field tells its own.
+            Some(custom) => {
+                errors.extend(custom.rules.validate(&custom.schema, new, old));
+                return errors;
+            }
             None => errors.extend(crate::rules::check(kind, new, old)),
         }
         let mut distinct: Vec<FieldError> = Vec::with_capacity(errors.len());

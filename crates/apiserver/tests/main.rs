@@ -7,6 +7,8 @@ mod conversion;
 mod documents;
 mod harness;
 mod pod_certificates;
+mod policies;
+mod rules;
 mod verbs;
 mod watches;
 mod webhooks;

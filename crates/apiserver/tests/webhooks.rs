@@ -55,7 +55,8 @@ fn hook(kind: &str, url: &str, policy: &str) -> String {
 async fn webhooks_change_and_refuse() {
     let f = Fixture::with(|store| {
         let mut config = config(store);
-        config.admission = vec![Box::new(apiserver::webhooks::Mutating), Box::new(apiserver::webhooks::Validating)];
+        config.admission =
+            vec![Box::<apiserver::webhooks::Mutating>::default(), Box::<apiserver::webhooks::Validating>::default()];
         config
     })
     .await;
@@ -105,6 +106,47 @@ async fn aggregated(f: &Fixture) -> Value {
     let list = f.raw(request).await.is(200).json();
     let mut groups = list.list_at(&["items"]).iter();
     groups.find(|g| g.str_at(&["metadata", "name"]) == "wardle.example.com").cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn match_conditions() {
+    let f = Fixture::with(|store| {
+        let mut config = config(store);
+        config.admission = vec![Box::<apiserver::webhooks::Validating>::default()];
+        config
+    })
+    .await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let with = |name: &str, policy: &str, conditions: &str| {
+        let conditions = format!("failurePolicy: {policy}, matchConditions: [{conditions}]");
+        hook(name, "https://deny/", policy).replace(&format!("failurePolicy: {policy}"), &conditions)
+    };
+    let guarded = "{name: bad, expression: \"object.data.?ask.orValue('') == 'yes'\"}, {name: who, expression: \"request.userInfo.username == 'admin' && !has(request.subResource)\"}";
+    f.post(hooks, &with("deny", "Fail", guarded)).await.is(201);
+    f.post(maps, "{metadata: {name: a}, data: {bad: x}}").await.is(201);
+    f.post(maps, "{metadata: {name: b}, data: {bad: x, ask: \"yes\"}}").await.is(403);
+    // What cannot be evaluated fails the request, or is as if it did not match.
+    let wrong = "{name: wrong, expression: \"object.data.nope == 'x'\"}";
+    f.post(hooks, &with("ignored", "Ignore", wrong)).await.is(201);
+    f.post(maps, "{metadata: {name: c}, data: {bad: x}}").await.is(201);
+    f.post(hooks, &with("failing", "Fail", wrong)).await.is(201);
+    f.post(maps, "{metadata: {name: d}, data: {bad: x}}").await.is(403).has(&[(
+        "/message",
+        "configmaps \"d\" is forbidden: expression 'object.data.nope == 'x'' resulted in error: no such key: nope",
+    )]);
+    // One that does not hold outweighs the error.
+    f.post(maps, "{metadata: {name: e}, data: {nope: y, bad: x}}").await.is(201);
+    let conditions = "{name: \"\", expression: \"1 + 1\"}, {name: \"x y\", expression: \"oldObject.\"}";
+    let message = f.post(hooks, &with("bad", "Fail", conditions)).await.is(422).at("/message");
+    for wanted in [
+        "webhooks[0].matchConditions[0].expression: Invalid value: \"1 + 1\": must evaluate to bool but got int",
+        "webhooks[0].matchConditions[0].name: Required value",
+        "webhooks[0].matchConditions[1].expression: Invalid value: \"oldObject.\": compilation failed: ERROR: <input>:1:11: Syntax error",
+        "webhooks[0].matchConditions[1].name: Invalid value: \"x y\"",
+    ] {
+        assert!(message.contains(wanted), "{message}");
+    }
 }
 
 #[tokio::test]

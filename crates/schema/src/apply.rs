@@ -388,6 +388,21 @@ pub fn apply(
     Ok(Some(result))
 }
 
+/// `config` laid over `live`, without anybody owning anything: what an admission policy's ApplyConfiguration does.
+/// What would replace a list, a map or a struct as a whole is refused. The result is in normal form, not yet defaulted.
+pub fn overlay(table: &Table, ty: &Type, live: &Value, config: &Value) -> Result<Value, ApplyError> {
+    let typed = Typed::new(table, ty);
+    check(typed, config)?;
+    let mut atomics = Vec::new();
+    typed.atomics(config, "", &mut atomics);
+    if !atomics.is_empty() {
+        let paths = atomics.join(", ");
+        let why = format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {paths}");
+        return Err(ApplyError::Invalid(why));
+    }
+    normal(table, ty, typed.merge(Some(live), Some(config)).unwrap_or_default())
+}
+
 fn check(typed: Typed<'_>, config: &Value) -> Result<(), ApplyError> {
     let mut errors = Vec::new();
     typed.validate(config, "", &mut errors);

@@ -28,6 +28,13 @@ pub enum PatchError {
     Failed(String),
 }
 
+impl PatchError {
+    /// A `test` of a JSON patch found another value.
+    pub fn is_failed_test(&self) -> bool {
+        matches!(self, PatchError::Unprocessable(why) if why.ends_with("failed: test failed"))
+    }
+}
+
 type Result<T> = std::result::Result<T, PatchError>;
 
 /// RFC 7386.

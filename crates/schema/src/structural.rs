@@ -11,8 +11,7 @@ mod tests;
 mod values;
 
 use crate::{Decoded, FieldProblem, MessageId, Object, Table, Value, json, validate::FieldError};
-pub use node::CelRule;
-use node::Node;
+pub use node::{Additional, CelRule, Kind, ListType, Node};
 
 /// One CRD version's schema, ready for use.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ impl Schema {
         let mut node = Node::new(open_api_v3);
         node.embedded = true;
         let (table, root) = table::build(&node);
-        let has_rules = node.has_rules();
+        let has_rules = node.number_rules(0) > 0;
         Ok(Schema { table, root, node, has_rules })
     }
 
@@ -126,11 +125,9 @@ impl Schema {
         Ok(node.and_then(|n| n.kind).map(node::Kind::name))
     }
 
-    /// Every CEL rule of the schema, for checking that they compile: its place and itself.
-    pub fn rules(&self) -> Vec<(String, &CelRule)> {
-        let mut rules = Vec::new();
-        self.node.each_rule("", &mut |path, rule| rules.push((path.to_owned(), rule)));
-        rules
+    /// The schema in the form in which it is walked.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 }
 

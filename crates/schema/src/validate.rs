@@ -39,6 +39,8 @@ pub enum ErrorKind {
     TooShort,
     Internal,
     TypeInvalid,
+    /// As `Invalid`, of a value that is not shown.
+    InvalidWhole,
 }
 
 impl ErrorKind {
@@ -48,7 +50,7 @@ impl ErrorKind {
             ErrorKind::NotFound => "FieldValueNotFound",
             ErrorKind::Required => "FieldValueRequired",
             ErrorKind::Duplicate => "FieldValueDuplicate",
-            ErrorKind::Invalid => "FieldValueInvalid",
+            ErrorKind::Invalid | ErrorKind::InvalidWhole => "FieldValueInvalid",
             ErrorKind::NotSupported => "FieldValueNotSupported",
             ErrorKind::Forbidden => "FieldValueForbidden",
             ErrorKind::TooLong => "FieldValueTooLong",
@@ -65,7 +67,7 @@ impl ErrorKind {
             ErrorKind::NotFound => "Not found",
             ErrorKind::Required => "Required value",
             ErrorKind::Duplicate => "Duplicate value",
-            ErrorKind::Invalid | ErrorKind::TypeInvalid => "Invalid value",
+            ErrorKind::Invalid | ErrorKind::InvalidWhole | ErrorKind::TypeInvalid => "Invalid value",
             ErrorKind::NotSupported => "Unsupported value",
             ErrorKind::Forbidden => "Forbidden",
             ErrorKind::TooLong => "Too long",
@@ -132,6 +134,7 @@ impl FieldError {
         match self.kind {
             ErrorKind::Required
             | ErrorKind::Forbidden
+            | ErrorKind::InvalidWhole
             | ErrorKind::TooLong
             | ErrorKind::TooShort
             | ErrorKind::Internal => {}

@@ -6,8 +6,10 @@ mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
 mod escalation;
+pub(crate) mod expressions;
 mod in_use_protection;
 mod limit_ranger;
+pub(crate) mod matching;
 mod namespace_lifecycle;
 mod node_certificates;
 mod node_restriction;
@@ -15,6 +17,7 @@ mod pod_resize;
 mod pod_security;
 mod pod_security_checks;
 mod pod_topology_labels;
+pub mod policies;
 mod priority;
 mod quota_usage;
 pub mod registry;
@@ -33,7 +36,7 @@ use schema::Value;
 
 pub(crate) use certificates::may_use_signer;
 
-use crate::{Server, Status, User, reply::Warnings, request::GroupResource, seams::BoxFuture};
+use crate::{Server, Status, User, kind::Kind, reply::Warnings, request::GroupResource, seams::BoxFuture};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -82,6 +85,12 @@ pub struct AdmissionRequest {
 impl AdmissionRequest {
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(&self.group, &self.resource)
+    }
+
+    /// The kind of the object, unless it is a subresource's own (`Scale`).
+    pub fn served(&self, server: &Server) -> Option<Arc<Kind>> {
+        let registry = server.registry();
+        registry.get(&self.group, &self.version, &self.resource).filter(|k| k.kind() == self.kind).cloned()
     }
 
     pub fn is(&self, group: &str, resource: &str) -> bool {

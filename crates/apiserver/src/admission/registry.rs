@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{
     Plugin, certificates, chosen, claim_resize, default_class, default_toleration_seconds, escalation::RbacEscalation,
     in_use_protection, limit_ranger, namespace_lifecycle, node_restriction, pod_resize, pod_security,
-    pod_topology_labels, priority, resource_quota::ResourceQuota, runtime_class, service_account::ServiceAccount,
-    taint_nodes, token_secret::TokenSecret,
+    pod_topology_labels, policies, priority, resource_quota::ResourceQuota, runtime_class,
+    service_account::ServiceAccount, taint_nodes, token_secret::TokenSecret,
 };
 use crate::{authz::Authorizer, webhooks};
 
@@ -23,7 +23,7 @@ pub fn unknown(authorizer: Arc<Authorizer>, names: &[String]) -> Vec<&str> {
 }
 
 /// Plugins of upstream's whose place is elsewhere in this server.
-const LATER: [&str; 3] = ["MutatingAdmissionPolicy", "NodeDeclaredFeatureValidator", "ValidatingAdmissionPolicy"];
+const LATER: [&str; 1] = ["NodeDeclaredFeatureValidator"];
 
 /// The default plugins and those that `enabled` names, without those that `disabled` names, in upstream's order.
 pub fn select(authorizer: Arc<Authorizer>, enabled: &[String], disabled: &[String]) -> Vec<Box<dyn Plugin>> {
@@ -71,8 +71,10 @@ fn all(authorizer: Arc<Authorizer>) -> Vec<(Use, Box<dyn Plugin>)> {
         (On, Box::new(pod_topology_labels::RULE)),
         (On, Box::new(pod_resize::RULE)),
         (Always, Box::new(TokenSecret)),
-        (On, Box::new(webhooks::Mutating)),
-        (On, Box::new(webhooks::Validating)),
+        (On, Box::new(policies::Mutating::default())),
+        (On, Box::new(webhooks::Mutating::default())),
+        (On, Box::new(policies::Validating::default())),
+        (On, Box::new(webhooks::Validating::default())),
         (Always, Box::new(RbacEscalation(authorizer))),
         (On, Box::new(ResourceQuota::default())),
     ]

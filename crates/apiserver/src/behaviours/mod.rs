@@ -227,7 +227,10 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("apiregistration.k8s.io", "apiservices") => &o::API_SERVICE,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &o::DEFINITION,
         ("policy", "poddisruptionbudgets") => &o::COUNTED_STRICT,
-        ("admissionregistration.k8s.io", _) => &o::COUNTED_STRICT,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
+            &o::WEBHOOKS
+        }
+        ("admissionregistration.k8s.io", _) => &o::POLICIES,
         ("storagemigration.k8s.io", _) => &o::STRICT,
         ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
         ("storage.k8s.io", "csistoragecapacities") => &o::STRICT,

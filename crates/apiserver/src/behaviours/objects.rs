@@ -10,7 +10,16 @@ use crate::status::{Result, field_error};
 
 /// Nothing but a generation.
 pub static COUNTED: Strategy = Strategy { generation: true, ..PLAIN };
-pub static COUNTED_STRICT: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
+const COUNTED_STRICT_LIKE: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
+pub static COUNTED_STRICT: Strategy = COUNTED_STRICT_LIKE;
+pub static WEBHOOKS: Strategy = Strategy { validate: |_, new, _| crate::webhooks::check(new), ..COUNTED_STRICT_LIKE };
+pub static POLICIES: Strategy = Strategy {
+    validate: |cx, new, _| match cx.subresource {
+        "" => crate::admission::policies::check(cx.kind.kind(), new),
+        _ => Vec::new(),
+    },
+    ..COUNTED_STRICT_LIKE
+};
 pub static STRICT: Strategy = Strategy { unconditional_update: false, ..PLAIN };
 pub static CREATE_ON_UPDATE: Strategy = Strategy { create_on_update: true, ..PLAIN };
 pub static RUNTIME_CLASS: Strategy = Strategy { create_on_update: true, unconditional_update: false, ..PLAIN };

@@ -292,6 +292,27 @@ impl<'t> Typed<'t> {
         }
     }
 
+    /// The paths of lists, maps and structs in a value that would replace what is there as a whole.
+    pub fn atomics(self, value: &Value, path: &str, found: &mut Vec<String>) {
+        match self.shape(Some(value)) {
+            Shape::Leaf => {
+                if matches!(value, Value::List(_) | Value::Object(_)) {
+                    found.push(path.to_owned());
+                }
+            }
+            Shape::Members => {
+                for (key, member) in members(Some(value)) {
+                    self.member(key).atomics(member, &format!("{path}.{key}"), found);
+                }
+            }
+            Shape::Set(element) | Shape::Keyed(element, _) => {
+                for (at, item) in items(Some(value)).iter().enumerate() {
+                    self.of(element).atomics(item, &format!("{path}[{at}]"), found);
+                }
+            }
+        }
+    }
+
     fn collect_items(
         self,
         keys: Option<&[Box<str>]>,

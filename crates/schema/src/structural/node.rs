@@ -61,6 +61,8 @@ pub enum Additional {
 /// One of `x-kubernetes-validations`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CelRule {
+    /// Its place among all rules of the schema.
+    pub number: usize,
     pub rule: String,
     pub message: String,
     pub message_expression: String,
@@ -144,6 +146,7 @@ impl Node {
                 .list_at(&["x-kubernetes-validations"])
                 .iter()
                 .map(|rule| CelRule {
+                    number: 0,
                     rule: text(rule, "rule"),
                     message: text(rule, "message"),
                     message_expression: text(rule, "messageExpression"),
@@ -188,28 +191,27 @@ impl Node {
         }
     }
 
-    pub fn has_rules(&self) -> bool {
-        let mut found = false;
-        self.each_rule("", &mut |_, _| found = true);
-        found
-    }
-
-    pub fn each_rule<'n>(&'n self, path: &str, visit: &mut dyn FnMut(&str, &'n CelRule)) {
-        for rule in &self.cel {
-            visit(path, rule);
+    /// Numbers the rules here and below, and says which number is next.
+    pub fn number_rules(&mut self, first: usize) -> usize {
+        let mut next = first;
+        for rule in &mut self.cel {
+            rule.number = next;
+            next += 1;
         }
-        for (key, node) in &self.properties {
-            node.each_rule(&join(path, key), visit);
+        for node in self.properties.values_mut() {
+            next = node.number_rules(next);
         }
-        if let Additional::Of(node) = &self.additional {
-            node.each_rule(&format!("{path}[*]"), visit);
+        if let Additional::Of(node) = &mut self.additional {
+            next = node.number_rules(next);
         }
-        if let Some(items) = &self.items {
-            items.each_rule(&format!("{path}[*]"), visit);
+        match &mut self.items {
+            Some(items) => items.number_rules(next),
+            None => next,
         }
     }
 
-    /// Evaluates the rules here and below. Old values are correlated by field, map key and list-map key only.
+    /// Evaluates the rules here and below. Old values are correlated by field, map key and list-map key; the elements
+    /// of other lists only if the list is the same.
     pub fn rules(
         &self,
         value: &Value,
@@ -236,12 +238,13 @@ impl Node {
             }
             Value::List(list) => {
                 let Some(items) = &self.items else { return };
+                let is_same = old == Some(value);
                 for (i, item) in list.iter().enumerate() {
                     let was = match &self.list_type {
                         ListType::Map(keys) => old
                             .and_then(Value::as_list)
                             .and_then(|old| old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))),
-                        _ => None,
+                        _ => is_same.then_some(item),
                     };
                     items.rules(item, was, &format!("{path}[{i}]"), evaluate, errors);
                 }
