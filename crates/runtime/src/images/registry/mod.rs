@@ -26,7 +26,7 @@ use super::reference::{Reference, Version};
 use super::registries::{Endpoint, Registries};
 use crate::lock;
 
-pub use self::tls::NoVerification;
+pub use self::tls::{NoVerification, system_roots};
 
 /// How patient a pull is.
 #[derive(Debug, Clone)]
