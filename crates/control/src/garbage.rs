@@ -208,11 +208,8 @@ impl Graph {
     }
 
     fn unlink(&mut self, uid: &Uid, old: Option<&Node>, new: Option<&Node>) {
-        for owner in old
-            .into_iter()
-            .flat_map(|old| &old.owners)
-            .filter(|owner| new.is_none_or(|new| new.owned_by(&owner.uid).is_none()))
-        {
+        let owners = old.into_iter().flat_map(|old| &old.owners);
+        for owner in owners.filter(|owner| new.is_none_or(|new| new.owned_by(&owner.uid).is_none())) {
             if let Some(dependents) = self.owned.get_mut(&owner.uid) {
                 dependents.remove(uid);
                 if dependents.is_empty() {
@@ -267,14 +264,15 @@ impl Standing {
 /// What becomes of an object with owners.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
+    /// An owner is there, or it has none.
     Keep,
     /// It stays, without these owners.
     Release(Vec<String>),
     /// First its references stop blocking (a circle would wait forever), if `unblock`.
-    DeleteForeground {
-        unblock: bool,
-    },
+    DeleteForeground { unblock: bool },
+    /// Its dependents stay.
     DeleteOrphaning,
+    /// Its dependents go after it.
     DeleteBackground,
 }
 

@@ -26,33 +26,29 @@ use crate::{etc, hooks, publish, resources};
 pub enum Outcome {
     /// The sandbox, and what became of its network.
     Sandbox(Result<Result<Vec<IpAddr>, String>, String>),
+    /// The pod's addresses.
     Network(Result<Vec<IpAddr>, String>),
     /// When volumes must be made again.
     Volumes(Result<Option<Nanos>, Failure>),
-    Image {
-        container: String,
-        /// As it was asked for.
-        name: String,
-        result: Result<Image, Failure>,
-    },
+    /// `name` is the image's as it was asked for.
+    Image { container: String, name: String, result: Result<Image, Failure> },
     /// The new container's id, or reason and message.
-    Started {
-        container: String,
-        after: Option<Nanos>,
-        result: Result<String, (String, String)>,
-    },
-    PostStarted {
-        container: String,
-        id: String,
-        failed: Option<String>,
-    },
+    Started { container: String, after: Option<Nanos>, result: Result<String, (String, String)> },
+    /// Why the container must be killed, if its hook failed.
+    PostStarted { container: String, id: String, failed: Option<String> },
+    /// The hook of the container of this id is done.
     PreStopped(String),
     /// What containers have by now, by id.
     Resized(Vec<(String, ResourceRequirements)>, Result<(), String>),
+    /// It is out of its network, and stopped.
     SandboxStopped(Result<(), String>),
+    /// Its volumes and its cgroup are gone.
     Released(Result<(), String>),
+    /// Nothing is left of it here.
     TornDown(Result<(), String>),
+    /// Whether the API has it no more.
     Finished(bool),
+    /// A step that needs no remembering.
     Done(Result<(), String>),
 }
 

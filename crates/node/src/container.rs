@@ -108,19 +108,14 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         mounts.push(volume_mount(parts, desired, container, index, mount, &lookup)?);
     }
     mounts.extend(managed(parts, desired, container, attempt)?);
-    let devices = container
-        .volume_devices
-        .iter()
-        .map(|device| {
-            let volume = parts.volumes.get(&device.name).ok_or_else(|| Error::NoVolume(device.name.clone()))?;
-            let permissions = if volume.readonly { "r" } else { "mrw" };
-            Ok(Device {
-                host_path: volume.host_path.clone(),
-                container_path: device.device_path.clone().into(),
-                permissions: permissions.into(),
-            })
-        })
-        .collect::<Result<_, Error>>()?;
+    let mut devices = Vec::new();
+    for device in &container.volume_devices {
+        let volume = parts.volumes.get(&device.name).ok_or_else(|| Error::NoVolume(device.name.clone()))?;
+        let permissions = if volume.readonly { "r" } else { "mrw" }.into();
+        let (host_path, container_path) = (volume.host_path.clone(), device.device_path.clone().into());
+        devices.push(Device { host_path, container_path, permissions });
+    }
+    let stop_signal = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
     Ok(ContainerConfig {
         name: container.name.clone(),
         attempt,
@@ -138,11 +133,7 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         stdin_once: container.stdin_once,
         tty: container.tty,
         log_path: PathBuf::from(&container.name).join(format!("{attempt}.log")),
-        stop_signal: container
-            .lifecycle
-            .as_ref()
-            .and_then(|lifecycle| lifecycle.stop_signal.clone())
-            .filter(|signal| !signal.is_empty()),
+        stop_signal: stop_signal.filter(|signal| !signal.is_empty()),
         env,
         target_id: parts.target_id.clone(),
     })

@@ -15,42 +15,24 @@ use crate::{resize, status};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Cgroup, sandbox; the network follows as soon as it stands.
-    Sandbox {
-        attempt: u32,
-    },
+    Sandbox { attempt: u32 },
+    /// Attaches a sandbox that stands.
     Network,
+    /// Makes all volumes as they should be now.
     Volumes,
-    Image {
-        container: String,
-    },
+    /// Finds or pulls a container's image, as its policy says.
+    Image { container: String },
     /// Creates and starts; `after` is the end of its last run.
-    Start {
-        container: String,
-        attempt: u32,
-        after: Option<Nanos>,
-    },
+    Start { container: String, attempt: u32, after: Option<Nanos> },
     /// The preStop hook, for at most `grace`.
-    PreStop {
-        id: String,
-        container: String,
-        grace: Duration,
-        message: String,
-    },
-    Stop {
-        id: String,
-        container: String,
-        grace: Duration,
-        message: String,
-    },
+    PreStop { id: String, container: String, grace: Duration, message: String },
+    /// The stop signal, and after `grace` the end.
+    Stop { id: String, container: String, grace: Duration, message: String },
     /// Requests or limits of these containers, by id, have changed in place.
-    Resize {
-        containers: Vec<(String, String)>,
-    },
+    Resize { containers: Vec<(String, String)> },
     /// A dead container that nobody asks about any more.
-    Remove {
-        id: String,
-        container: String,
-    },
+    Remove { id: String, container: String },
+    /// Ends what is left in it.
     StopSandbox,
     /// Unmounts volumes and removes the cgroup of a pod that has ended.
     Release,

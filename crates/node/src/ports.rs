@@ -82,11 +82,12 @@ pub struct Container {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ContainerState {
+    /// It was not started yet.
     #[default]
     Created,
-    Running {
-        started_at: Nanos,
-    },
+    /// Its process lives.
+    Running { started_at: Nanos },
+    /// Its process has ended, or never came to be.
     Exited(Exit),
     /// It was there before, and nothing is known of its end.
     Unknown,

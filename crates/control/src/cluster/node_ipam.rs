@@ -24,12 +24,9 @@ fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, cluster_cidrs: &[String]) 
     if !node.spec.pod_cidr.is_empty() || node.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    let used: Vec<&str> = world
-        .of::<Node>()
-        .values()
-        .flat_map(|other| std::iter::once(&other.spec.pod_cidr).chain(&other.spec.pod_cidrs))
-        .map(String::as_str)
-        .collect();
+    let specs = world.of::<Node>().values().map(|other| &other.spec);
+    let ranges = specs.flat_map(|spec| std::iter::once(&spec.pod_cidr).chain(&spec.pod_cidrs));
+    let used: Vec<&str> = ranges.map(String::as_str).collect();
     let ranges: Option<Vec<String>> = cluster_cidrs.iter().map(|cidr| free_range(cidr, &used)).collect();
     match ranges.as_deref() {
         Some([first, ..]) => {

@@ -188,9 +188,7 @@ pub fn collect(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan 
 fn is_surplus(world: &World, pod: &Pod) -> bool {
     let order = |pod: &Pod| (pod.metadata.creation_timestamp, pod.metadata.name.clone());
     let mine = order(pod);
-    let younger = world
-        .of::<Pod>()
-        .values()
-        .filter(|other| is_terminal(other) && other.metadata.deletion_timestamp.is_none() && order(other) > mine);
+    let ended = world.of::<Pod>().values().filter(|other| is_terminal(other));
+    let younger = ended.filter(|other| other.metadata.deletion_timestamp.is_none() && order(other) > mine);
     younger.count() >= MAX_TERMINATED
 }

@@ -28,11 +28,8 @@ pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
     for selector in &aggregation.cluster_role_selectors {
         let matcher = Matcher::new(Some(selector));
         // By name, so that the result is the same whatever came first.
-        for other in world
-            .of::<ClusterRole>()
-            .values()
-            .filter(|other| other.name() != role.name() && matcher.matches(&other.metadata.labels))
-        {
+        let others = world.of::<ClusterRole>().values().filter(|other| other.name() != role.name());
+        for other in others.filter(|other| matcher.matches(&other.metadata.labels)) {
             for rule in &other.rules {
                 if !rules.contains(&rule) {
                     rules.push(rule);

@@ -328,15 +328,12 @@ async fn look(shared: &Shared, uid: &Uid) -> Result<(), Error> {
         Verdict::DeleteForeground { unblock } => {
             let mut options = delete(Propagation::Foreground);
             if unblock {
-                let owners: Vec<Json> = live
-                    .owner_references
-                    .iter()
-                    .map(|owner| owner_json(&OwnerReference { block_owner_deletion: Some(false), ..owner.clone() }))
-                    .collect();
-                let patched = shared
-                    .client
-                    .merge_metadata(path.clone(), &patch(&live, json!({"ownerReferences": owners})))
-                    .await?;
+                let unblocked = |owner: &OwnerReference| {
+                    owner_json(&OwnerReference { block_owner_deletion: Some(false), ..owner.clone() })
+                };
+                let owners: Vec<Json> = live.owner_references.iter().map(unblocked).collect();
+                let changes = patch(&live, json!({"ownerReferences": owners}));
+                let patched = shared.client.merge_metadata(path.clone(), &changes).await?;
                 options.resource_version = Some(patched.resource_version);
             }
             shared.client.delete_at(path, uid, &options).await

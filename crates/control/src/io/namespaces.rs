@@ -307,11 +307,8 @@ fn bad_conditions(report: &Report) -> Vec<(&'static str, &'static str, String)> 
         bad.push((failure, "ContentDeletionFailed", message));
     }
     if !report.remaining.is_empty() {
-        let mut left: Vec<_> = report
-            .remaining
-            .iter()
-            .map(|left| format!("{} has {} resource instances", left.what, left.count))
-            .collect();
+        let told = |left: &Remaining| format!("{} has {} resource instances", left.what, left.count);
+        let mut left: Vec<_> = report.remaining.iter().map(told).collect();
         left.sort();
         bad.push((content, "SomeResourcesRemain", format!("Some resources are remaining: {}", left.join(", "))));
         let mut by_finalizer: BTreeMap<&str, u64> = BTreeMap::new();

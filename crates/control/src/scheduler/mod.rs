@@ -40,15 +40,10 @@ const BINDING: Duration = Duration::from_secs(600);
 /// Where a pod goes, or why nowhere.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    Bind {
-        node: String,
-    },
+    /// It fits there best.
+    Bind { node: String },
     /// Nowhere yet: on `node` there is room once these are gone.
-    Preempt {
-        node: String,
-        victims: Vec<Arc<Pod>>,
-        message: String,
-    },
+    Preempt { node: String, victims: Vec<Arc<Pod>>, message: String },
     /// In upstream's words: `0/2 nodes are available: 1 Insufficient cpu, …`.
     Unschedulable {
         message: String,

@@ -15,10 +15,8 @@ pub const REASON: &str = "PreemptionByScheduler";
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Preemption {
-    Candidate {
-        node: String,
-        victims: Vec<Arc<Pod>>,
-    },
+    /// Once these are gone it fits there.
+    Candidate { node: String, victims: Vec<Arc<Pod>> },
     /// It has to wait, or may not ask.
     NotEligible(&'static str),
     /// No pod's end would help; upstream's words.

@@ -108,10 +108,8 @@ fn spread(pod: &Pod, nodes: &[&NodeInfo], all: &[NodeInfo]) -> Vec<i64> {
     {
         let mut zones: BTreeMap<&String, i64> = BTreeMap::new();
         let here = |info: &NodeInfo| {
-            let siblings = info
-                .pods
-                .iter()
-                .filter(|other| controller_of(&other.metadata).is_some_and(|other| other.uid == owner.uid));
+            let is_sibling = |other: &Pod| controller_of(&other.metadata).is_some_and(|other| other.uid == owner.uid);
+            let siblings = info.pods.iter().filter(|other| is_sibling(other));
             i64::try_from(siblings.count()).unwrap_or(i64::MAX)
         };
         let zone = |info: &'_ NodeInfo| info.node.metadata.labels.get("topology.kubernetes.io/zone").cloned();

@@ -44,10 +44,9 @@ pub fn row() -> Row {
 fn recreated(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {
     let Some(pod) = old.filter(|_| new.is_none_or(is_terminal)) else { return Vec::new() };
     let namespace = &pod.metadata.namespace;
-    let owner = controller_of(&pod.metadata)
-        .and_then(|owner| world.get::<ReplicaSet>(&key(namespace, &owner.name)))
-        .and_then(|set| controller_of(&set.metadata))
-        .and_then(|owner| world.get::<Deployment>(&key(namespace, &owner.name)));
+    let set = controller_of(&pod.metadata).and_then(|owner| world.get::<ReplicaSet>(&key(namespace, &owner.name)));
+    let owner = set.and_then(|set| controller_of(&set.metadata));
+    let owner = owner.and_then(|owner| world.get::<Deployment>(&key(namespace, &owner.name)));
     let recreated = owner.filter(|deployment| deployment.spec.strategy.r#type == "Recreate");
     recreated.map(|deployment| Key::of(&**deployment)).into_iter().collect()
 }
@@ -229,11 +228,9 @@ fn scale_down_old(view: &View<'_>, ctx: &mut Ctx) -> Vec<Action> {
             surplus -= down;
         }
     }
-    view.old
-        .iter()
-        .filter_map(|set| targets.get(set.name()).map(|target| (set, *target)))
-        .flat_map(|(set, target)| if target == replicas(set) { Vec::new() } else { scale(view, set, target, ctx) })
-        .collect()
+    let aimed = view.old.iter().filter_map(|set| targets.get(set.name()).map(|target| (set, *target)));
+    let others = aimed.filter(|(set, target)| *target != replicas(set));
+    others.flat_map(|(set, target)| scale(view, set, target, ctx)).collect()
 }
 
 /// `spec.replicas` changed or the rollout is paused: all sets grow or shrink in proportion.

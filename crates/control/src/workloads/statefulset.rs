@@ -116,10 +116,8 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
         status.current_revision.clone_from(&status.update_revision);
     }
 
-    let next = pods
-        .iter()
-        .filter_map(|pod| availability(pod, set.spec.min_ready_seconds, look.now_seconds).err().flatten())
-        .min();
+    let left = |pod: &&Pod| availability(pod, set.spec.min_ready_seconds, look.now_seconds).err().flatten();
+    let next = pods.iter().filter_map(left).min();
     let Look { current, actions, told, .. } = look;
     let live: BTreeSet<&str> = pods.iter().map(|pod| revision_of(pod)).chain([current.1.as_str()]).collect();
     let unused = history.unused(|revision| live.contains(revision.name()));

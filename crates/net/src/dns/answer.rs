@@ -19,14 +19,12 @@ pub enum Transport {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
+    /// The whole message.
     Reply(Vec<u8>),
     /// Not ours: another resolver's business.
     Forward(Query),
     /// An ExternalName: `target`'s records of the query's type are to be added ([`finish_chase`]).
-    Chase {
-        query: Query,
-        target: String,
-    },
+    Chase { query: Query, target: String },
     /// Nothing is sent back.
     Ignore,
 }

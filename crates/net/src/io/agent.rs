@@ -53,10 +53,8 @@ impl Agent {
     /// fail; if another part does, the rest is still done and the next step tries again. Blocks.
     pub fn step(&mut self, objects: &Objects) -> Result<Step> {
         let services = self.cluster.update(objects);
-        let known = self
-            .zone_from
-            .as_ref()
-            .is_some_and(|from| same(&from.nodes, &objects.nodes) && same(&from.namespaces, &objects.namespaces));
+        let is_same = |from: &Objects| same(&from.nodes, &objects.nodes) && same(&from.namespaces, &objects.namespaces);
+        let known = self.zone_from.as_ref().is_some_and(is_same);
         if services || !known {
             self.zone.send_replace(Some(Arc::new(self.cluster.zone(&self.domain, objects))));
             let (nodes, namespaces) = (objects.nodes.clone(), objects.namespaces.clone());

@@ -24,18 +24,9 @@ pub use overlay::{Backend, Peer};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action}")]
-    Kernel {
-        action: String,
-        #[source]
-        source: io::Error,
-    },
+    Kernel { action: String, source: io::Error },
     #[error("cannot {action} {path}")]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} is damaged at line {line}")]
     Damaged { path: PathBuf, line: usize },
     #[error("no free address left in {cidr}")]

@@ -11,10 +11,8 @@ pub const DEVICE: &str = "sampan-vx";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// flannel's numbers on Linux are VNI 1 and port 8472.
-    Vxlan {
-        vni: u32,
-        port: u16,
-    },
+    Vxlan { vni: u32, port: u16 },
+    /// Routes through the other nodes, which are on the same link.
     HostGw,
     /// Somebody else routes between nodes.
     None,

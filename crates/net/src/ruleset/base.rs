@@ -163,11 +163,10 @@ fn translate_port(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
     let key = any_frontend(family);
     let at: Vec<Vec<Match>> = match inputs.node.node_port_addresses.as_slice() {
         [] => vec![vec![]],
-        all => all
-            .iter()
-            .filter(|cidr| cidr.family() == family)
-            .map(|cidr| vec![Match::Within(Side::Destination, *cidr, true)])
-            .collect(),
+        all => {
+            let ours = all.iter().filter(|cidr| cidr.family() == family);
+            ours.map(|cidr| vec![Match::Within(Side::Destination, *cidr, true)]).collect()
+        }
     };
     at.into_iter()
         .flat_map(|at| {

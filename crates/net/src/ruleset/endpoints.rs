@@ -28,11 +28,8 @@ pub fn choose<'a>(endpoints: &'a [Endpoint], family: Family, node: &str, zone: &
         all_ready.iter().all(|e| !e.for_nodes.is_empty()) && all_ready.iter().any(|e| has(&e.for_nodes, node));
     let by_zone =
         all_ready.iter().all(|e| !e.for_zones.is_empty()) && all_ready.iter().any(|e| has(&e.for_zones, zone));
-    let mut cluster: Vec<&Endpoint> = all_ready
-        .iter()
-        .filter(|e| if by_node { has(&e.for_nodes, node) } else { !by_zone || has(&e.for_zones, zone) })
-        .copied()
-        .collect();
+    let is_near = |e: &&&Endpoint| if by_node { has(&e.for_nodes, node) } else { !by_zone || has(&e.for_zones, zone) };
+    let mut cluster: Vec<&Endpoint> = all_ready.iter().filter(is_near).copied().collect();
     if cluster.is_empty() {
         cluster = ours.iter().filter(fallback).copied().collect();
     }

@@ -171,15 +171,10 @@ pub struct PolicyRule {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    Block {
-        cidr: Cidr,
-        except: Vec<Cidr>,
-    },
+    /// An `ipBlock`.
+    Block { cidr: Cidr, except: Vec<Cidr> },
     /// `namespaces: None`: the policy's own namespace. `pods: None`: all of them.
-    Pods {
-        namespaces: Option<Selector>,
-        pods: Option<Selector>,
-    },
+    Pods { namespaces: Option<Selector>, pods: Option<Selector> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -118,20 +118,17 @@ pub struct Remember {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
+    /// Where the packet goes from here.
     Verdict(Verdict),
     /// The verdict of a map; absent: the next rule.
     Map(Vec<Field>, Name),
     /// Translates the destination to a map's address and port; absent: the next rule.
-    Dnat {
-        family: Family,
-        key: Vec<Field>,
-        map: Name,
-        remember: Option<Remember>,
-    },
+    Dnat { family: Family, key: Vec<Field>, map: Name, remember: Option<Remember> },
     /// Sets these bits of the packet's mark.
     Mark(u32),
     /// Clears these bits of the packet's mark.
     Unmark(u32),
+    /// The source becomes the address of the link that the packet leaves by.
     Masquerade,
     /// ICMP port unreachable, which a connecting TCP client sees as refused.
     Reject,

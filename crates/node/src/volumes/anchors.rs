@@ -22,13 +22,14 @@ pub async fn bundles(client: &Client, pod: &Pod) -> Result<Option<Vec<ClusterTru
 
 /// What a projection shows of them: each certificate once.
 pub fn anchors(all: &[ClusterTrustBundle], of: &ClusterTrustBundleProjection) -> Result<String, String> {
+    let selector = of.label_selector.as_ref();
     let wanted: Vec<&ClusterTrustBundle> = match (&of.name, &of.signer_name) {
         (Some(name), _) => all.iter().filter(|bundle| bundle.metadata.name == *name).collect(),
-        (None, Some(signer)) => all
-            .iter()
-            .filter(|bundle| bundle.spec.signer_name == *signer)
-            .filter(|bundle| of.label_selector.as_ref().is_some_and(|of| selects(of, &bundle.metadata.labels)))
-            .collect(),
+        (None, Some(signer)) => {
+            let labels =
+                |of: &ClusterTrustBundle| selector.is_some_and(|selector| selects(selector, &of.metadata.labels));
+            all.iter().filter(|bundle| bundle.spec.signer_name == *signer && labels(bundle)).collect()
+        }
         (None, None) => {
             return Err("ClusterTrustBundle projection requires either name or signerName to be set".into());
         }

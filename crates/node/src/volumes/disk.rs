@@ -15,31 +15,14 @@ use super::{Error, Mounted, io_error, payload::Payload, write};
 pub enum Job {
     /// There is nothing to do any more.
     Stands(Mounted),
-    HostPath {
-        path: PathBuf,
-        kind: String,
-    },
-    Local {
-        path: PathBuf,
-        create: bool,
-        readonly: bool,
-        block: bool,
-        group: Option<u32>,
-        on_root_mismatch: bool,
-    },
-    EmptyDir {
-        dir: PathBuf,
-        memory: Option<Memory>,
-        mode: u32,
-        group: Option<u32>,
-    },
-    Files {
-        dir: PathBuf,
-        payload: Payload,
-        memory: bool,
-        group: Option<u32>,
-        stamp: String,
-    },
+    /// `kind` is the hostPath's type: `DirectoryOrCreate`.
+    HostPath { path: PathBuf, kind: String },
+    /// A PersistentVolume that is a directory or a device of this machine.
+    Local { path: PathBuf, create: bool, readonly: bool, block: bool, group: Option<u32>, on_root_mismatch: bool },
+    /// On the disk, or in memory.
+    EmptyDir { dir: PathBuf, memory: Option<Memory>, mode: u32, group: Option<u32> },
+    /// Files that change as one; `stamp` names their version.
+    Files { dir: PathBuf, payload: Payload, memory: bool, group: Option<u32>, stamp: String },
 }
 
 /// What is read of a file at most.
@@ -47,13 +30,10 @@ const MAX_READ_BYTES: u64 = 1 << 20;
 
 /// A file system that is no disk's.
 pub enum Memory {
-    Tmpfs {
-        limit_bytes: u64,
-    },
+    /// 0: no limit.
+    Tmpfs { limit_bytes: u64 },
     /// `2Mi`.
-    HugePages {
-        size: String,
-    },
+    HugePages { size: String },
 }
 
 impl Job {
@@ -182,13 +162,10 @@ pub fn host_path(path: &Path, kind: &str) -> Result<(), Error> {
             fs::create_dir_all(path).map_err(io_error("create", path))?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io_error("set the mode of", path))
         }
-        "FileOrCreate" if found.is_err() => OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o644)
-            .open(path)
-            .map(drop)
-            .map_err(io_error("create", path)),
+        "FileOrCreate" if found.is_err() => {
+            let made = OpenOptions::new().create(true).append(true).mode(0o644).open(path);
+            made.map(drop).map_err(io_error("create", path))
+        }
         "" => {
             // Without a type a missing path becomes a directory, as container runtimes do for a bind's source.
             if found.is_err() { fs::create_dir_all(path).map_err(io_error("create", path)) } else { Ok(()) }

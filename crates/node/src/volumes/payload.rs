@@ -199,11 +199,8 @@ fn own_file(sources: &Sources<'_>, default: Option<i32>, user: Option<i64>, text
 /// The user that all containers run as, if they agree on one.
 fn one_user(sources: &Sources<'_>) -> Option<i64> {
     let pod = sources.desired.pod.spec.security_context.as_ref().and_then(|security| security.run_as_user);
-    let mut users = sources
-        .desired
-        .members
-        .iter()
-        .map(|member| member.container.security_context.as_ref().and_then(|security| security.run_as_user).or(pod));
+    let contexts = sources.desired.members.iter().map(|member| member.container.security_context.as_ref());
+    let mut users = contexts.map(|security| security.and_then(|security| security.run_as_user).or(pod));
     let first = users.next()??;
     users.all(|user| user == Some(first)).then_some(first)
 }

@@ -269,22 +269,12 @@ pub struct SandboxStatus {
 /// Something has happened. Whoever misses some asks for the list.
 #[derive(Clone, Debug)]
 pub enum Event {
-    ContainerStarted {
-        sandbox_id: String,
-        container_id: String,
-    },
-    ContainerExited {
-        sandbox_id: String,
-        container_id: String,
-        exit: Exit,
-    },
-    ContainerRemoved {
-        sandbox_id: String,
-        container_id: String,
-    },
+    /// Its process lives.
+    ContainerStarted { sandbox_id: String, container_id: String },
+    /// Its process has ended.
+    ContainerExited { sandbox_id: String, container_id: String, exit: Exit },
+    /// It is forgotten.
+    ContainerRemoved { sandbox_id: String, container_id: String },
     /// Its keeper has ended; unasked for if `unexpected`.
-    SandboxStopped {
-        sandbox_id: String,
-        unexpected: bool,
-    },
+    SandboxStopped { sandbox_id: String, unexpected: bool },
 }

@@ -155,13 +155,8 @@ impl Ingest {
     /// From the beginning.
     pub fn start(blobs: &Blobs, digest: &Digest, size: u64) -> Result<Ingest> {
         let path = blobs.partial(digest);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(Error::io("create", &path))?;
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+        let file = file.map_err(Error::io("create", &path))?;
         Ok(Ingest { path, file, hasher: digest.hasher(), digest: digest.clone(), size, written: 0 })
     }
 

@@ -7,10 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
-    Basic {
-        username: String,
-        password: String,
-    },
+    /// For basic authentication, or for a token by it.
+    Basic { username: String, password: String },
     /// An OAuth2 refresh token.
     IdentityToken(String),
     /// A bearer token for the registry itself.
