@@ -1,6 +1,6 @@
 //! Admission webhooks: Mutating- and ValidatingWebhookConfigurations, called over HTTPS.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::OnceCell, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, header};
@@ -121,14 +121,19 @@ fn matching(server: &Server, all: &Compiled<Vec<Arc<Hook>>>, request: &Admission
     let Some(subject) = (if all.is_empty() { None } else { Subject::new(server, request) }) else {
         return Ok(Vec::new());
     };
-    let inputs = Inputs::new(server, request, &request.user);
+    let inputs = OnceCell::new();
     let mut out = Vec::new();
     for hook in all.iter().flat_map(|hooks| hooks.iter()) {
         if !subject.is_matched(&hook.config, "rules") {
             continue;
         }
+        if hook.conditions.is_empty() {
+            out.push(hook.clone());
+            continue;
+        }
+        let inputs = inputs.get_or_init(|| Inputs::new(server, request, &request.user));
         let old = request.old.as_deref();
-        match hook.conditions.hold(&inputs, &request.object, old, &Value::Null, hook.may_fail()) {
+        match hook.conditions.hold(inputs, &request.object, old, &Value::Null, hook.may_fail()) {
             Ok(true) => out.push(hook.clone()),
             Ok(false) => {}
             Err(why) => return Err(Status::forbidden(&request.group_resource(), &request.name, &why)),

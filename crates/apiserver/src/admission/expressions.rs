@@ -218,7 +218,7 @@ impl Authorize for Inputs<'_> {
     }
 }
 
-/// Evaluates one expression; the error names it. `Err(None)`: nothing may be evaluated any more.
+/// Evaluates one expression; the error names it. With [`Cx::budget`] at nothing, no other may be evaluated.
 pub fn evaluate<'v>(
     cx: &mut Cx<'v>,
     expression: &str,
@@ -254,6 +254,10 @@ impl MatchConditions {
         MatchConditions(list.iter().map(compile).collect())
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether all hold. One that does not hold outweighs the errors of others; then errors are ignored if `ignore`,
     /// which means no match.
     ///
@@ -267,9 +271,6 @@ impl MatchConditions {
         params: &'v Value,
         ignore: bool,
     ) -> Result<bool, String> {
-        if self.0.is_empty() {
-            return Ok(true);
-        }
         let mut cx = inputs.cx(object, old, params, MATCH_BUDGET);
         let mut errors = Vec::new();
         for (expression, program) in &self.0 {

@@ -18,6 +18,9 @@ const REGEX_BYTES_MAX: usize = 1 << 18;
 /// Of all expressions that wait for each other's values.
 const HEIGHT_MAX: usize = 250;
 
+/// Values that stand in each other.
+const DEPTH_MAX: usize = 200;
+
 const LIST_COST: u64 = 10;
 const MAP_COST: u64 = 30;
 const STRUCT_COST: u64 = 40;
@@ -105,6 +108,32 @@ impl<'v> Cx<'v> {
         self.charge(characters.div_ceil(10))
     }
 
+    /// Pays for everything in a value, as often as it is in it, and refuses one that is nested too deeply: what is made
+    /// of shared parts may be larger than it was to make.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfBudget`], or that it is too deep.
+    pub fn weigh(&mut self, value: &Val<'v>) -> Evaluated<()> {
+        self.weigh_at(value, DEPTH_MAX, true)
+    }
+
+    fn weigh_at(&mut self, value: &Val<'v>, deeper: usize, json: bool) -> Evaluated<()> {
+        self.charge(1)?;
+        let Some(deeper) = deeper.checked_sub(1) else {
+            return Err(Fault::new("value is nested too deeply"));
+        };
+        match value {
+            Val::String(text) => self.charge_text(text.len() as u64),
+            Val::List(list) => list.iter().try_for_each(|item| self.weigh_at(item, deeper, json)),
+            Val::Map(map) => map.values().try_for_each(|value| self.weigh_at(value, deeper, json)),
+            Val::Struct(_, fields) => fields.values().try_for_each(|value| self.weigh_at(value, deeper, json)),
+            Val::Optional(Some(inner)) => self.weigh_at(inner, deeper, json),
+            Val::Json(object) if json => object.values().try_for_each(|v| self.weigh_at(&v.into(), deeper, json)),
+            Val::JsonList(list) if json => list.iter().try_for_each(|v| self.weigh_at(&v.into(), deeper, json)),
+            _ => Ok(()),
+        }
+    }
+
     pub fn regex(&mut self, pattern: &str) -> Evaluated<regex::Regex> {
         if let Some((_, regex)) = self.written.iter().find(|(text, _)| text == pattern) {
             return Ok(regex.clone());
@@ -153,6 +182,8 @@ impl<'v> Cx<'v> {
                 self.height += program.expr.height;
                 let written = std::mem::replace(&mut self.written, &program.regexes);
                 let value = self.eval(&program.expr);
+                // Variables build on each other: none is deeper than an expression can make it.
+                let value = value.and_then(|v| self.weigh_at(&v, DEPTH_MAX, false).map(|()| v));
                 self.written = written;
                 self.height -= program.expr.height;
                 value

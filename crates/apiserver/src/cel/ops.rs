@@ -29,7 +29,6 @@ fn timestamp<'v>(nanos: i128) -> Evaluated<Val<'v>> {
     if time::is_in_range(nanos) { Ok(Val::Timestamp(nanos)) } else { overflow("timestamp") }
 }
 
-/// A number of a field declared as one, met with a number of another kind: JSON writes `1.0` as `1`.
 fn as_doubles(a: &Val<'_>, b: &Val<'_>) -> Option<(f64, f64)> {
     match (a, b) {
         (Val::Double(a), Val::Double(b)) => Some((*a, *b)),

@@ -3,6 +3,7 @@
 use super::CompileError;
 use super::ast::{ACCU, Call, Const, Expr, Fold, HELD, Item, Kind, Select};
 use super::lex::{Lexeme, Token, lex};
+use super::types::is_identifier;
 
 /// Brackets do not stand in each other deeper than this: the walks are recursive, and a thread's stack has 2 MiB.
 const BRACKETS_MAX: usize = 100;
@@ -10,11 +11,6 @@ const BRACKETS_MAX: usize = 100;
 const HEIGHT_MAX: usize = 150;
 /// Upstream's limit of an expression's length, in characters.
 const SOURCE_MAX: usize = 100_000;
-
-const RESERVED: [&str; 17] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-    "namespace", "return", "var", "void", "while",
-];
 
 /// The operators that bind to the left, with how tightly.
 const BINARY: [(&str, &str, u8); 12] = [
@@ -251,7 +247,7 @@ impl Parser<'_> {
                     let args = self.list(")")?;
                     return self.function_or_macro(open, name, args);
                 }
-                if RESERVED.contains(&name.as_str()) {
+                if !is_identifier(&name) {
                     return self.fail(at, format!("reserved identifier: {name}"));
                 }
                 Ok(Expr::ident(at, &name))

@@ -341,6 +341,35 @@ fn variables_are_lazy_and_evaluated_once() {
     let (once, twice) = (run("variables.a"), run("[variables.a, variables.a].sum()"));
     assert_eq!(once.0, Ok(Value::Int(499_500)));
     assert!(twice.1 < once.1 + 100);
+    // A value is not larger, nor deeper, than what it costs to look at it.
+    let weighed = |source: &str| {
+        let program = Program::compile(source, &env()).unwrap();
+        let mut cx = Cx::new(BUDGET);
+        let value = cx.run(&program).unwrap();
+        cx.weigh(&value)
+    };
+    let doubled = (0..40).fold("[1]".to_owned(), |inner, _| format!("[{inner}].map(x, [x, x])[0]"));
+    assert_eq!(weighed(&doubled), Err(Fault::OutOfBudget));
+    assert_eq!(weighed("{'a': ['x', 'y'], 'b': ['z']}"), Ok(()));
+    let deep: Vec<Variable> = (0..300)
+        .map(|n| Variable {
+            name: format!("v{n}"),
+            program: Program::compile_to(
+                &if n == 0 { "[]".to_owned() } else { format!("[variables.v{}]", n - 1) },
+                &env().with("variables", Type::Dyn),
+                &[],
+            ),
+        })
+        .collect();
+    let program = Program::compile("[variables.v100, variables.v199]", &env().with("variables", Type::Dyn)).unwrap();
+    let all: Vec<String> = (0..300).map(|n| format!("(variables.v{n} == [] || true)")).collect();
+    let each = Program::compile(&all.join(" && "), &env().with("variables", Type::Dyn)).unwrap();
+    let mut cx = Cx::new(BUDGET);
+    cx.set_variables(&deep);
+    assert!(cx.run(&program).unwrap_err().to_string().contains("variables refer to each other too deeply"));
+    let mut cx = Cx::new(BUDGET);
+    cx.set_variables(&deep);
+    assert_eq!(cx.run(&each).map(|v| v.as_bool()), Ok(Ok(true)));
     let why = r#"composited variable "b" fails to evaluate: division by zero"#;
     assert_eq!(run("variables.b").0, Err(why.into()));
     assert_eq!(run("true || variables.b > 1").0, Ok(Value::Bool(true)));

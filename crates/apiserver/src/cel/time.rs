@@ -1,6 +1,6 @@
 //! Timestamps and durations.
 
-use jiff::tz::{Offset, TimeZone};
+use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, Zoned};
 
 use super::eval::Cx;
@@ -84,7 +84,7 @@ fn zone(text: &str) -> Evaluated<TimeZone> {
     if text.contains(':') {
         return offset().map(TimeZone::fixed).ok_or_else(|| Fault::Failed(format!("unknown time zone {text}")));
     }
-    TimeZone::get(text).map_err(|_| Fault::Failed(format!("unknown time zone {text}")))
+    TimeZoneDatabase::bundled().get(text).map_err(|_| Fault::Failed(format!("unknown time zone {text}")))
 }
 
 fn part<'v>(

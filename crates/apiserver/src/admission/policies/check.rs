@@ -52,10 +52,7 @@ fn policy(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
         let text = value.str_at(&["expression"]);
         if variable.name.trim().is_empty() {
             errors.push(FieldError::required(place("name"), "name is not specified"));
-        } else if crate::cel::types::escape(&variable.name)
-            .is_none_or(|e| e != variable.name.replace("__", "__underscores__"))
-            || !variable.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        {
+        } else if !crate::cel::types::is_identifier(&variable.name) {
             let detail = "must be a valid CEL identifier";
             errors.push(FieldError::invalid(place("name"), variable.name.as_str(), detail));
         }

@@ -124,8 +124,10 @@ impl Invocation {
             let changed = {
                 let mut cx = inputs.cx(&object, old, params, BUDGET);
                 cx.set_variables(&policy.variables);
-                let result = evaluate(&mut cx, &mutation.text, &mutation.program);
-                result.and_then(|result| mutation.applied(&result, &object, &kind))
+                evaluate(&mut cx, &mutation.text, &mutation.program).and_then(|result| {
+                    cx.weigh(&result).map_err(|fault| format!("expression '{}': {fault}", mutation.text))?;
+                    mutation.applied(&result, &object, &kind)
+                })
             };
             match changed {
                 Ok(changed) => object = changed,

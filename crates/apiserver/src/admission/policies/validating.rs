@@ -1,5 +1,7 @@
 //! ValidatingAdmissionPolicy: expressions that must be true of a request, or it is refused, warned of or noted.
 
+use std::cell::OnceCell;
+
 use schema::Value;
 
 use super::{Binding, Expressions, Policy};
@@ -140,9 +142,10 @@ impl Validating {
             return Ok(());
         }
         let Some(subject) = Subject::new(server, request) else { return Ok(()) };
-        let inputs = Inputs::new(server, request, &request.user);
+        let inputs = OnceCell::new();
         let mut denied: Option<(String, String)> = None;
         for policy in policies.iter().filter(|p| subject.is_matched(&p.constraints, "resourceRules")) {
+            let inputs = inputs.get_or_init(|| Inputs::new(server, request, &request.user));
             let used = bindings.iter().filter(|b| b.is_of(&policy.name) && b.is_matched(&subject));
             for binding in used {
                 let mut deny = |violation: Violation| {
@@ -162,7 +165,7 @@ impl Validating {
                 let actions: Vec<&str> =
                     binding.spec.list_at(&["validationActions"]).iter().filter_map(Value::as_str).collect();
                 for params in &params {
-                    let (found, refused) = violations(policy, &inputs, request, params);
+                    let (found, refused) = violations(policy, inputs, request, params);
                     for violation in found {
                         let message = &violation.message;
                         if actions.contains(&"Warn") {
