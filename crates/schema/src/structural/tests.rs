@@ -52,7 +52,7 @@ fn answers_as_upstream() {
 }
 
 fn schema(text: &str) -> Schema {
-    Schema::new(&json::parse(text.as_bytes()).unwrap(), "schema").unwrap()
+    Schema::new(&crate::yaml::parse(text.as_bytes()).unwrap().value, "schema").unwrap()
 }
 
 #[test]
