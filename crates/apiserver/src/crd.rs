@@ -88,6 +88,9 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         errors.push(FieldError::invalid("spec.versions", new["spec"]["versions"].clone(), detail));
     }
     let mut seen: Vec<&str> = Vec::new();
+    // Upstream looks at fields that all versions have in common where they once stood.
+    let same =
+        versions.windows(2).all(|w| ["schema", "selectableFields"].iter().all(|field| w[0][*field] == w[1][*field]));
     for (at, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{at}]");
         let name = version.str_at(&["name"]);
@@ -101,8 +104,13 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         let schema = &version["schema"]["openAPIV3Schema"];
         if schema.is_null() {
             errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
-        } else if let Err(wrong) = Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
-            errors.extend(wrong);
+        } else {
+            match Schema::new(schema, &format!("{path}.schema.openAPIV3Schema")) {
+                Ok(_) if same && at > 0 => {}
+                Ok(schema) if same => errors.extend(wrong_selectable(version, &schema, "spec.selectableFields")),
+                Ok(schema) => errors.extend(wrong_selectable(version, &schema, &format!("{path}.selectableFields"))),
+                Err(wrong) => errors.extend(wrong),
+            }
         }
     }
     errors.extend(conversion::validate(new, old));
@@ -127,6 +135,44 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
                 errors.push(FieldError::invalid(format!("status.storedVersions[{at}]"), stored.clone(), detail));
             }
         }
+    }
+    errors
+}
+
+/// What is wrong with a version's `selectableFields`.
+fn wrong_selectable(version: &Value, schema: &Schema, path: &str) -> Vec<FieldError> {
+    const FIELDS_MAX: usize = 8;
+    const SCALARS: [&str; 3] = ["string", "boolean", "integer"];
+    let mut errors = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (at, field) in version.list_at(&["selectableFields"]).iter().enumerate() {
+        let (path, given) = (format!("{path}[{at}].jsonPath"), field.str_at(&["jsonPath"]));
+        if given.is_empty() {
+            errors.push(FieldError::required(path, ""));
+            continue;
+        }
+        let ty = match schema.type_at(given) {
+            Ok(ty) => ty,
+            Err(why) => {
+                errors.push(FieldError::invalid(path, given, format!("is an invalid path: {why}")));
+                continue;
+            }
+        };
+        if given.split('.').nth(1) == Some("metadata") {
+            errors.push(FieldError::invalid(&*path, given, "must not point to fields in metadata"));
+        }
+        if ty.is_none_or(|ty| !SCALARS.contains(&ty)) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            errors.push(FieldError::invalid(&*path, given, detail));
+        }
+        if seen.contains(&given) {
+            errors.push(FieldError::duplicate(path, given));
+        } else {
+            seen.push(given);
+        }
+    }
+    if seen.len() > FIELDS_MAX {
+        errors.push(FieldError::too_many(path, seen.len(), FIELDS_MAX));
     }
     errors
 }

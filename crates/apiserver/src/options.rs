@@ -133,10 +133,12 @@ impl ListOptions {
         let mut fields =
             FieldSelector::parse(&text("fieldSelector")).map_err(|e| Status::bad_request(e.to_string()))?;
         for term in &fields.terms {
-            let known = matches!(term.path.as_str(), "metadata.name" | "metadata.namespace")
-                || kind.resource.selectable.iter().any(|s| **s == term.path);
+            // Only custom resources without a namespace cannot be asked for one.
+            let named = term.path == "metadata.name"
+                || term.path == "metadata.namespace" && (kind.custom.is_none() || kind.resource.namespaced);
+            let known = named || kind.resource.selectable.iter().any(|s| **s == term.path);
             if !known {
-                return Err(Status::bad_request(if kind.resource.selectable.is_empty() {
+                return Err(Status::bad_request(if kind.custom.is_none() && kind.resource.selectable.is_empty() {
                     format!(
                         "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                         term.path

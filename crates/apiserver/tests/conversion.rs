@@ -1,4 +1,4 @@
-//! Custom resources in several versions: converted by a webhook that is this file.
+//! Custom resources in several versions: converted by a webhook that is this file, and selected by their fields.
 
 use std::time::Duration;
 
@@ -209,4 +209,68 @@ async fn webhooks_that_fail() {
     .await
     .is(422)
     .has(&[("/details/causes/0/field", "spec.conversion.webhookClientConfig.url")]);
+}
+
+#[tokio::test]
+async fn fields_select() {
+    let f = Fixture::new().await;
+    serve(&f, &definition("hook", "v1")).await;
+    let select = |list: &'static str, selector: &str| format!("{list}?fieldSelector={}", selector.replace(',', "%2C"));
+    let mut host = Watch::open(&f, &format!("{}&watch=1", select(V2, "host=h"))).await;
+    let mut both = Watch::open(&f, &format!("{}&watch=1", select(V2, "host=h,port=1"))).await;
+    let mut joined = Watch::open(&f, &format!("{}&watch=1", select(V1, "hostPort=h:1"))).await;
+    for (name, host, port) in [("a", "h", "1"), ("b", "h", "2"), ("c", "i", "1")] {
+        f.post(V2, &point("v2", name, &format!("host: {host}, port: \"{port}\""))).await.is(201);
+    }
+    for (list, selector, wanted) in [
+        (V2, "host=h", &["a", "b"][..]),
+        (V2, "host=h,port=1", &["a"]),
+        (V2, "host!=h", &["c"]),
+        (V2, "host=h,metadata.name=b", &["b"]),
+        (V1, "hostPort=h:2", &["b"]),
+        (V1, "hostPort=none", &[]),
+    ] {
+        let list = f.get(&select(list, selector)).await.is(200).json();
+        let names: Vec<&str> = list.list_at(&["items"]).iter().map(|i| i.str_at(&["metadata", "name"])).collect();
+        assert_eq!(names, wanted, "{selector}");
+    }
+    for (list, selector, label) in
+        [(V1, "host=h", "host"), (V2, "hostPort=h:1", "hostPort"), (V2, "spec.x=1", "spec.x")]
+    {
+        let why = format!("field label not supported: {label}");
+        f.get(&select(list, selector)).await.is(400).has(&[("/message", &why)]);
+    }
+    f.delete(&select(V2, "host=h,port=1")).await.is(200).has(&[("/items/0/metadata/name", "a"), ("/items/1", "-")]);
+    f.patch(&format!("{V2}/b"), "merge-patch", "{host: i}").await.is(200);
+    for wanted in ["ADDED a", "ADDED b", "DELETED a", "DELETED b"] {
+        assert_eq!(host.event().await, wanted);
+    }
+    for watch in [&mut both, &mut joined] {
+        assert_eq!(watch.event().await, "ADDED a");
+        assert_eq!(watch.event().await, "DELETED a");
+    }
+    let schema = "/components/schemas/com.example.v2.Point/x-kubernetes-selectable-fields/1/fieldPath";
+    f.get("/openapi/v3/apis/example.com/v2").await.is(200).has(&[(schema, "port")]);
+    f.get("/openapi/v2")
+        .await
+        .has(&[("/definitions/com.example.v1.Point/x-kubernetes-selectable-fields/0/fieldPath", "hostPort")]);
+    let bad = "{spec: {versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {metadata: {type: object, properties: {name: {type: string}}}, list: {type: array, items: {type: string}}, a: {type: string}}}}, selectableFields: [{}, {jsonPath: .metadata.name}, {jsonPath: .list}, {jsonPath: .a}, {jsonPath: .a}, {jsonPath: .none}]}, {name: v2, served: true, storage: false, schema: {openAPIV3Schema: {type: object}}}]}}";
+    let refused = f.patch(&format!("{DEFINITIONS}/points.example.com"), "merge-patch", bad).await.is(422).json();
+    let causes: Vec<String> = refused
+        .list_at(&["details", "causes"])
+        .iter()
+        .map(|c| format!("{} {}", c.str_at(&["field"]), c.str_at(&["message"])))
+        .collect();
+    let at = |i: usize| format!("spec.versions[0].selectableFields[{i}].jsonPath ");
+    let wanted = [
+        (0, "Required value"),
+        (1, "Invalid value: \".metadata.name\": must not point to fields in metadata"),
+        (2, "Invalid value: \".list\": must point to a field of type string, boolean or integer"),
+        (4, "Duplicate value: \".a\""),
+        (5, "Invalid value: \".none\": is an invalid path: does not refer to a valid field"),
+    ];
+    assert_eq!(causes.len(), wanted.len(), "{causes:?}");
+    for (cause, (i, why)) in causes.iter().zip(wanted) {
+        assert!(cause.starts_with(&format!("{}{why}", at(i))), "{cause}");
+    }
 }

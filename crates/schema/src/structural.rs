@@ -96,6 +96,36 @@ impl Schema {
         errors
     }
 
+    /// The type of the field at a path of names (`.spec.color`); `None` if anything may stand there. Errors are those of
+    /// upstream's `ValidFieldPath`, which here allows no brackets.
+    pub fn type_at(&self, path: &str) -> Result<Option<&'static str>, String> {
+        const NOTHING: &str = "does not refer to a valid field";
+        let (mut node, mut rest) = (Some(&self.node), path);
+        while !rest.is_empty() {
+            let Some(named) = rest.strip_prefix('.') else {
+                let end = rest.find(['.', '[', ']']).unwrap_or(rest.len());
+                return Err(match rest.split_at(end) {
+                    ("", after) if after.starts_with('[') => "array notation is not allowed".to_owned(),
+                    ("", _) => "expected [ or . but got: ]".to_owned(),
+                    (word, _) => format!("expected [ or . but got: {word}"),
+                });
+            };
+            if named.is_empty() {
+                return Err("unexpected end of JSON path".into());
+            }
+            let (name, after) = named.split_at(named.find(['.', '[', ']']).unwrap_or(named.len()).max(1));
+            rest = after;
+            let outer = node.ok_or(NOTHING)?;
+            node = match &outer.additional {
+                _ if !outer.properties.is_empty() => Some(outer.properties.get(name).ok_or(NOTHING)?),
+                node::Additional::Of(inner) => Some(&**inner),
+                node::Additional::Any => None,
+                node::Additional::No => return Err(NOTHING.into()),
+            };
+        }
+        Ok(node.and_then(|n| n.kind).map(node::Kind::name))
+    }
+
     /// Every CEL rule of the schema, for checking that they compile: its place and itself.
     pub fn rules(&self) -> Vec<(String, &CelRule)> {
         let mut rules = Vec::new();

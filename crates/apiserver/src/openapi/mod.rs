@@ -47,6 +47,7 @@ fn hash(registry: &Registry, versions: &[(String, String)]) -> String {
             digest.update(&*kind.resource.kind);
             if let Some(custom) = &kind.custom {
                 digest.update(custom.open_api.to_string());
+                kind.resource.selectable.iter().for_each(|path| digest.update(&**path));
                 digest.update([u8::from(custom.has_status), u8::from(custom.scale.is_some())]);
             }
         }

@@ -150,6 +150,10 @@ impl Schemas {
             }
         }
         schema.set(&["x-kubernetes-group-version-kind"], Value::List(vec![gvk(&r.group, &r.version, &r.kind)]));
+        if !r.selectable.is_empty() {
+            let paths = r.selectable.iter().map(|path| Value::object([("fieldPath", (&**path).into())]));
+            schema.set(&["x-kubernetes-selectable-fields"], Value::List(paths.collect()));
+        }
         let name = name_of(kind);
         self.wait_for(builtin().id(META));
         self.wait_for(builtin().id(LIST_META));

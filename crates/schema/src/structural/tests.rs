@@ -141,3 +141,32 @@ fn metadata_is_what_it_is_everywhere() {
         ]
     );
 }
+
+#[test]
+fn types_at_paths() {
+    let open_api = crate::yaml::parse(
+        b"{type: object, properties: {spec: {type: object, properties: {color: {type: string, enum: [red]}, size: {type: integer}, list: {type: array, items: {type: string}}, labels: {type: object, additionalProperties: {type: string}}, any: {type: object, additionalProperties: true}, free: {x-kubernetes-preserve-unknown-fields: true}}}}}",
+    );
+    let schema = Schema::new(&open_api.unwrap().value, "").unwrap();
+    for (path, ty) in [
+        (".spec.color", Ok(Some("string"))),
+        (".spec.size", Ok(Some("integer"))),
+        (".spec.list", Ok(Some("array"))),
+        (".spec.labels.a", Ok(Some("string"))),
+        (".spec.any.a", Ok(None)),
+        (".spec.free", Ok(None)),
+        (".spec", Ok(Some("object"))),
+        (".spec.weight", Err("does not refer to a valid field")),
+        (".spec.color.x", Err("does not refer to a valid field")),
+        (".spec.any.a.b", Err("does not refer to a valid field")),
+        (".spec..color", Err("does not refer to a valid field")),
+        (".spec.", Err("unexpected end of JSON path")),
+        ("spec.color", Err("expected [ or . but got: spec")),
+        (".spec]", Err("expected [ or . but got: ]")),
+        (".spec['color']", Err("array notation is not allowed")),
+        (".spec.list[0]", Err("array notation is not allowed")),
+        (".\u{e4}", Err("does not refer to a valid field")),
+    ] {
+        assert_eq!(schema.type_at(path), ty.map_err(str::to_owned), "{path}");
+    }
+}
