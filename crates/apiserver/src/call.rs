@@ -36,21 +36,25 @@ pub struct Call {
 const BODY_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub async fn read_body(body: Body) -> Result<Bytes> {
-    let late = || Status::timeout("request did not complete within the allotted timeout", 0);
-    tokio::time::timeout(BODY_WAIT, collect(body)).await.unwrap_or_else(|_| Err(late()))
+    read_limited(body, BODY_BYTES_MAX).await
 }
 
-async fn collect(mut body: Body) -> Result<Bytes> {
+pub async fn read_limited(body: Body, bytes_max: usize) -> Result<Bytes> {
+    let late = || Status::timeout("request did not complete within the allotted timeout", 0);
+    tokio::time::timeout(BODY_WAIT, collect(body, bytes_max)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes> {
     let mut all = bytes::BytesMut::new();
     while let Some(frame) = body.frame().await {
         match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(data)) if all.is_empty() && body.is_end_stream() && data.len() <= BODY_BYTES_MAX => return Ok(data),
+            Ok(Ok(data)) if all.is_empty() && body.is_end_stream() && data.len() <= bytes_max => return Ok(data),
             Ok(Ok(data)) => all.extend_from_slice(&data),
             Ok(Err(_)) => {}
             Err(error) => return Err(Status::bad_request(format!("cannot read the body: {error}"))),
         }
-        if all.len() > BODY_BYTES_MAX {
-            return Err(Status::too_large(&format!("limit is {BODY_BYTES_MAX}")));
+        if all.len() > bytes_max {
+            return Err(Status::too_large(&format!("limit is {bytes_max}")));
         }
     }
     Ok(all.freeze())

@@ -297,8 +297,8 @@ fn split(text: &str) -> Result<(&str, &str, &str)> {
     }
 }
 
-/// A ready endpoint of a service's port (by name or number; empty: its only one).
-pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr> {
+/// The ready endpoints of a service's port (by name or number; empty: its only one).
+pub fn endpoints(server: &Server, namespace: &str, name: &str, port: &str) -> Result<Vec<SocketAddr>> {
     let gr = GroupResource::new("", "services");
     let service = server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
     let ports = service.list_at(&["spec", "ports"]);
@@ -327,6 +327,12 @@ pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Res
             candidates.extend(ip.filter(|_| ready).map(|ip| SocketAddr::new(ip, port)));
         }
     }
+    Ok(candidates)
+}
+
+/// One of a service's ready endpoints.
+pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Result<SocketAddr> {
+    let candidates = endpoints(server, namespace, name, port)?;
     let mut byte = [0u8; 4];
     server.config().random.fill(&mut byte);
     let at = u32::from_le_bytes(byte) as usize % candidates.len().max(1);

@@ -1,5 +1,6 @@
 //! Discovery: which groups, versions and resources are served, in the legacy and in the aggregated form.
 
+use std::cmp::Reverse;
 use std::sync::{Mutex, PoisonError};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -8,11 +9,11 @@ use http::{HeaderValue, header, request::Parts};
 use schema::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::kind::{Kind, Registry, join_group_version};
+use crate::kind::{Kind, Registry, join_group_version, version_priority};
 use crate::nonresource::{not_found, plain_encoding, unchanged};
 use crate::reply::{self, Reply};
 use crate::status::Result;
-use crate::{Server, Status};
+use crate::{Server, Status, aggregate};
 
 /// Documents made from the registry, kept until it changes.
 #[derive(Default)]
@@ -55,10 +56,30 @@ const GROUP_ORDER: [&str; 22] = [
     "storagemigration.k8s.io",
 ];
 
-pub fn ordered_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
+/// The priorities that upstream gives to the groups and versions of definitions.
+const CUSTOM_PRIORITY: (i64, i64) = (1000, 100);
+
+/// All groups and their versions, the preferred one first: those served here, and those of remote API servers.
+pub fn groups(server: &Server, registry: &Registry) -> Vec<(String, Vec<String>)> {
+    let remote = aggregate::versions(server);
     let mut groups = registry.groups().to_vec();
+    for version in &remote {
+        match groups.iter_mut().find(|(group, _)| *group == version.group) {
+            Some((_, versions)) => versions.push(version.version.clone()),
+            None => groups.push((version.group.clone(), vec![version.version.clone()])),
+        }
+    }
+    for (group, versions) in &mut groups {
+        versions.sort_by_key(|name| {
+            let elsewhere = remote.iter().find(|v| v.group == *group && v.version == *name);
+            Reverse((elsewhere.map_or(CUSTOM_PRIORITY.1, |v| v.version_priority), version_priority(name)))
+        });
+    }
     groups.sort_by_key(|(group, _)| {
-        (GROUP_ORDER.iter().position(|g| g == group).unwrap_or(GROUP_ORDER.len()), group.clone())
+        let here = registry.groups().iter().any(|(g, _)| g == group).then_some(CUSTOM_PRIORITY.0);
+        let elsewhere = remote.iter().filter(|v| v.group == *group).map(|v| v.group_priority);
+        let place = GROUP_ORDER.iter().position(|g| g == group).unwrap_or(GROUP_ORDER.len());
+        (place, Reverse(elsewhere.chain(here).max()), group.clone())
     });
     groups
 }
@@ -80,21 +101,17 @@ pub fn serve(server: &Server, parts: &Parts, segments: &[&str]) -> Result<Reply>
             ]))
         }
         ["apis"] => {
-            let groups = ordered_groups(&registry).into_iter().filter(|(g, _)| !g.is_empty());
-            let mut groups: Vec<Value> = groups.map(|(g, v)| group(&g, &v, false)).collect();
-            groups.extend(crate::aggregate::groups(server).iter().map(|(g, v)| group(g, v, false)));
+            let groups = groups(server, &registry).into_iter().filter(|(g, _)| !g.is_empty());
+            let groups: Vec<Value> = groups.map(|(g, v)| group(&g, &v, false)).collect();
             answer(Value::object([
                 ("apiVersion", "v1".into()),
                 ("kind", "APIGroupList".into()),
                 ("groups", Value::List(groups)),
             ]))
         }
-        ["apis", name] => match registry.groups().iter().find(|(g, _)| g == name && !g.is_empty()) {
+        ["apis", name] => match groups(server, &registry).iter().find(|(g, _)| g == name && !g.is_empty()) {
             Some((name, versions)) => answer(group(name, versions, true)),
-            None => match crate::aggregate::groups(server).iter().find(|(g, _)| g == name) {
-                Some((name, versions)) => answer(group(name, versions, true)),
-                None => Ok(not_found()),
-            },
+            None => Ok(not_found()),
         },
         ["api", version] => answer(resources(&registry, "", version).ok_or_else(Status::no_such_resource)?),
         ["apis", name, version] => answer(resources(&registry, name, version).ok_or_else(Status::no_such_resource)?),
@@ -230,7 +247,7 @@ fn wants_aggregated(parts: &Parts) -> bool {
 
 fn aggregated(server: &Server, parts: &Parts, root: &str) -> Reply {
     let registry = server.registry();
-    let generation = registry.generation;
+    let generation = registry.generation + aggregate::generation(server);
     let document = server.inner.documents.get(root, generation, || {
         let mut out = Vec::new();
         json::encode_untyped(&aggregated_value(server, &registry, root == "api"), &mut out);
@@ -250,18 +267,35 @@ fn aggregated(server: &Server, parts: &Parts, root: &str) -> Reply {
     response
 }
 
+/// A version as its own server has told of it.
+fn told_version(elsewhere: &aggregate::Version) -> Value {
+    let told = elsewhere.told.as_deref();
+    let mut out = Value::object([("version", elsewhere.version.as_str().into())]);
+    if let Some(told) = told.filter(|told| !told.resources.is_empty()) {
+        out.set(&["resources"], Value::List(told.resources.clone()));
+    }
+    let is_current = told.is_some_and(|told| told.is_current);
+    out.set(&["freshness"], if is_current { "Current" } else { "Stale" });
+    out
+}
+
 fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
     let kind_of = |api_version: &str, kind: &str| {
         let (group, version) = crate::kind::split_api_version(api_version);
         Value::object([("group", group.into()), ("version", version.into()), ("kind", kind.into())])
     };
+    let remote = aggregate::versions(server);
     let mut items = Vec::new();
-    for (group, versions) in ordered_groups(registry) {
+    for (group, versions) in groups(server, registry) {
         if group.is_empty() != core {
             continue;
         }
         let mut out = Vec::new();
         for version in &versions {
+            if let Some(elsewhere) = remote.iter().find(|v| v.group == group && v.version == *version) {
+                out.push(told_version(elsewhere));
+                continue;
+            }
             let resources = registry.of_version(&group, version).into_iter().map(|kind| {
                 let r = &kind.resource;
                 let mut value = Value::object([
@@ -301,16 +335,6 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
             ("metadata", Value::object([("name", group.as_str().into())])),
             ("versions", Value::List(out)),
         ]));
-    }
-    if !core {
-        for (group, versions) in crate::aggregate::groups(server) {
-            let versions =
-                versions.iter().map(|v| Value::object([("version", v.as_str().into()), ("freshness", "Stale".into())]));
-            items.push(Value::object([
-                ("metadata", Value::object([("name", group.as_str().into())])),
-                ("versions", Value::List(versions.collect())),
-            ]));
-        }
     }
     // The empty group's metadata is empty.
     for item in &mut items {

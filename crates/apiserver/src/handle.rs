@@ -264,7 +264,10 @@ impl Server {
         }
         let registry = self.registry();
         let Some(kind) = registry.get(&info.api_group, &info.api_version, &info.resource).cloned() else {
-            if let Some(reply) = crate::aggregate::proxy(self, &user, info, parts, body).await {
+            if let Some(reply) =
+                crate::aggregate::proxy(self, &user, (info.api_group.as_str(), info.api_version.as_str()), parts, body)
+                    .await
+            {
                 return reply;
             }
             let known = registry.groups().iter().any(|(g, _)| *g == info.api_group);

@@ -19,13 +19,13 @@ pub fn not_found() -> Reply {
 
 pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, body: Body) -> Result<Reply> {
     let path = parts.uri.path().to_owned();
-    // Discovery of a version that is served elsewhere.
-    if let ["apis", group, version] = path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice()
+    // Discovery and OpenAPI of a version that is served elsewhere.
+    if let ["apis", group, version] | ["openapi", "v3", "apis", group, version] =
+        path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice()
         && server.registry().of_version(group, version).is_empty()
     {
-        let info = crate::Attributes { path: path.clone(), ..Default::default() };
-        let known = server.registry().groups().iter().any(|(name, _)| name == group);
-        return crate::aggregate::proxy(server, user, &info, parts, body)
+        let known = path.starts_with("/apis") && server.registry().groups().iter().any(|(name, _)| name == group);
+        return crate::aggregate::proxy(server, user, (*group, *version), parts, body)
             .await
             .unwrap_or_else(|| if known { Err(Status::no_such_resource()) } else { Ok(not_found()) });
     }
@@ -72,7 +72,7 @@ fn root(server: &Server) -> Reply {
         "/apis".into(),
         "/apis/".into(),
     ];
-    for (group, versions) in server.registry().groups().iter().filter(|(g, _)| !g.is_empty()) {
+    for (group, versions) in discovery::groups(server, &server.registry()).iter().filter(|(g, _)| !g.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }

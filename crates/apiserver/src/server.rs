@@ -53,6 +53,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) allocators: crate::behaviours::Allocators,
     pub(crate) documents: crate::discovery::Documents,
+    pub(crate) remotes: crate::aggregate::Remotes,
 }
 
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -103,6 +104,7 @@ impl Server {
                 metrics: Metrics::default(),
                 allocators,
                 documents: crate::discovery::Documents::default(),
+                remotes: crate::aggregate::Remotes::default(),
                 config,
             }),
         };

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use schema::{Value, json};
 
-use crate::harness::{Fixture, config};
+use crate::harness::{Fixture, config, relaxed};
 
 /// The world outside: by the host of the URL.
 pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
@@ -15,9 +15,13 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     if let Some(user) = user {
         assert!(target.front_proxy && target.address.is_some());
-        return Ok(Response::new(body::full(format!(
-            "{{\"kind\":\"Answer\",\"path\":\"{path}\",\"user\":\"{user}\"}}"
-        ))));
+        let told = match (user.as_str(), path.as_str()) {
+            ("system:kube-aggregator", "/apis/wardle.example.com/v1") => FLUNDERS,
+            ("system:kube-aggregator", "/openapi/v2") => DOCUMENT,
+            ("system:kube-aggregator", "/openapi/v3") => INDEX,
+            _ => &format!("{{kind: Answer, path: \"{path}\", user: \"{user}\"}}"),
+        };
+        return Ok(Response::new(body::full(relaxed(told))));
     }
     let review = json::parse(&bytes).unwrap();
     if review.str_at(&["kind"]) == "ConversionReview" {
@@ -75,14 +79,53 @@ async fn webhooks_change_and_refuse() {
     f.delete(&format!("{registration}/validatingwebhookconfigurations/gone")).await;
 }
 
+const FLUNDERS: &str = "{kind: APIResourceList, resources: [{name: flunders, singularName: flunder, namespaced: true, kind: Flunder, verbs: [get, list]}, {name: flunders/status, namespaced: true, kind: Flunder, verbs: [update]}]}";
+const INDEX: &str = "{paths: {apis/wardle.example.com/v1: {serverRelativeURL: \"/openapi/v3/apis/wardle.example.com/v1?hash=A\"}, apis/apps/v1: {serverRelativeURL: \"/openapi/v3/apis/apps/v1?hash=B\"}}}";
+const DOCUMENT: &str = "{paths: {/apis/wardle.example.com/v1/flunders: {get: {x: {$ref: \"#/definitions/Flunder\"}}}, /api/v1/pods: {}}, definitions: {Flunder: {type: object, properties: {metadata: {$ref: \"#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta\"}}}, Other: {}, io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta: {type: object}}}";
+const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+async fn becomes(f: &Fixture, reason: &str, message: &str) {
+    let service = format!("{SERVICES}/v1.wardle.example.com");
+    for _ in 0..1000 {
+        let found = f.get(&service).await.is(200);
+        if found.at("/status/conditions/0/reason") == reason {
+            found.has(&[("/status/conditions/0/message", message), ("/status/conditions/0/type", "Available")]);
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("not {reason}: {}", f.get(&service).await.text());
+}
+
+async fn aggregated(f: &Fixture) -> Value {
+    let mut request = Fixture::request(http::Method::GET, "/apis", "", "");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    request.headers_mut().insert("accept", accept.parse().unwrap());
+    let list = f.raw(request).await.is(200).json();
+    let mut groups = list.list_at(&["items"]).iter();
+    groups.find(|g| g.str_at(&["metadata", "name"]) == "wardle.example.com").cloned().unwrap_or_default()
+}
+
 #[tokio::test]
-async fn remote_groups_are_proxied() {
+async fn remote_groups() {
     let f = Fixture::new().await;
-    f.post("/api/v1/namespaces/default/services", "{metadata: {name: sample}, spec: {ports: [{port: 443}]}}")
-        .await
-        .is(201);
-    f.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", "{metadata: {name: sample, labels: {kubernetes.io/service-name: sample}}, addressType: IPv4, endpoints: [{addresses: [\"10.42.0.9\"]}], ports: [{port: 8443, name: \"\"}]}").await.is(201);
-    f.post("/apis/apiregistration.k8s.io/v1/apiservices", "{metadata: {name: v1.wardle.example.com}, spec: {group: wardle.example.com, version: v1, groupPriorityMinimum: 2000, versionPriority: 200, insecureSkipTLSVerify: true, service: {name: sample, namespace: default}}}").await.is(201);
+    f.post(SERVICES, "{metadata: {name: v1.wardle.example.com}, spec: {group: wardle.example.com, version: v1, groupPriorityMinimum: 2000, versionPriority: 200, insecureSkipTLSVerify: true, service: {name: sample, namespace: default}}}").await.is(201);
+    becomes(&f, "ServiceNotFound", "service/sample in \"default\" is not present").await;
+    f.get("/apis/wardle.example.com/v1").await.is(503);
+    assert_eq!(aggregated(&f).await["versions"][0].str_at(&["freshness"]), "Stale");
+    let services = "/api/v1/namespaces/default/services";
+    f.post(services, "{metadata: {name: sample}, spec: {ports: [{port: 444, name: other}]}}").await.is(201);
+    becomes(&f, "ServicePortError", "service/sample in \"default\" is not listening on port 443").await;
+    f.patch(&format!("{services}/sample"), "merge-patch", "{spec: {ports: [{port: 443, name: https}]}}").await.is(200);
+    becomes(&f, "EndpointsNotFound", "cannot find endpointslices for service/sample in \"default\"").await;
+    f.post(SLICES, "{metadata: {name: sample, labels: {kubernetes.io/service-name: sample}}, addressType: IPv4, endpoints: [{addresses: [\"10.42.0.9\"], conditions: {ready: false}}], ports: [{port: 8443, name: https}]}").await.is(201);
+    let none = "endpointslices for service/sample in \"default\" have no addresses with port name \"https\"";
+    becomes(&f, "MissingEndpoints", none).await;
+    let ready = "{endpoints: [{addresses: [\"10.42.0.9\"]}]}";
+    f.patch(&format!("{SLICES}/sample"), "merge-patch", ready).await.is(200);
+    becomes(&f, "Passed", "all checks passed").await;
+
     f.get("/apis/wardle.example.com/v1")
         .await
         .is(200)
@@ -93,4 +136,43 @@ async fn remote_groups_are_proxied() {
         .has(&[("/path", "/apis/wardle.example.com/v1/namespaces/default/flunders")]);
     f.get("/apis/wardle.example.com").await.is(200).has(&[("/preferredVersion/version", "v1")]);
     f.get("/apis/other.example.com/v1").await.is(404);
+    assert!(f.get("/").await.text().contains("/apis/wardle.example.com/v1"));
+    let resource = |group: &Value| {
+        let resource = &group["versions"][0]["resources"][0];
+        let kind = resource.str_at(&["responseKind", "kind"]);
+        let subresource = resource["subresources"][0].str_at(&["subresource"]);
+        format!(
+            "{} {kind} {subresource} {}",
+            resource.str_at(&["resource"]),
+            group["versions"][0].str_at(&["freshness"])
+        )
+    };
+    assert_eq!(resource(&aggregated(&f).await), "flunders Flunder status Current");
+
+    f.get("/openapi/v3").await.is(200).has(&[(
+        "/paths/apis~1wardle.example.com~1v1/serverRelativeURL",
+        "/openapi/v3/apis/wardle.example.com/v1?hash=A",
+    )]);
+    assert!(!f.get("/openapi/v3").await.text().contains("apps/v1?hash=B"));
+    f.get("/openapi/v3/apis/wardle.example.com/v1?hash=A")
+        .await
+        .is(200)
+        .has(&[("/path", "/openapi/v3/apis/wardle.example.com/v1")]);
+    f.get("/openapi/v3/apis/other.example.com/v1").await.is(404);
+    f.get("/openapi/v2").await.is(200).has(&[
+        ("/paths/~1apis~1wardle.example.com~1v1~1flunders/get/x/$ref", "#/definitions/Flunder"),
+        (
+            "/definitions/Flunder/properties/metadata/$ref",
+            "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta_v2",
+        ),
+        ("/definitions/Other", "-"),
+        ("/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta_v2/type", "object"),
+    ]);
+
+    f.delete(&format!("{SLICES}/sample")).await.is(200);
+    becomes(&f, "EndpointsNotFound", "cannot find endpointslices for service/sample in \"default\"").await;
+    f.get("/apis/wardle.example.com/v1/namespaces/default/flunders").await.is(503);
+    assert_eq!(resource(&aggregated(&f).await), "flunders Flunder status Stale");
+    f.delete(&format!("{SERVICES}/v1.wardle.example.com")).await.is(200);
+    assert!(aggregated(&f).await.is_null());
 }

@@ -1,5 +1,6 @@
 //! OpenAPI v2 and v3: produced from the table when somebody asks, known by hashes that do not need the documents.
 
+pub mod part;
 mod paths;
 mod proto;
 mod schemas;
@@ -15,7 +16,7 @@ use crate::nonresource::{VERSION, not_found, unchanged};
 use crate::reply::{self, Reply};
 use crate::request::Query;
 use crate::status::Result;
-use crate::{Server, Status};
+use crate::{Server, Status, aggregate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -88,7 +89,11 @@ pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
     let registry = server.registry();
     let versions: Vec<(String, String)> =
         registry.groups().iter().flat_map(|(g, vs)| vs.iter().map(|v| (g.clone(), v.clone()))).collect();
-    let etag = format!("\"{}\"", hash(&registry, &versions));
+    let remote = aggregate::versions(server);
+    let told = || remote.iter().filter_map(|v| v.told.as_deref()).map(|told| &told.open_api_v2);
+    let mut digest = Sha512::new_with_prefix(hash(&registry, &versions));
+    told().for_each(|part| digest.update(part));
+    let etag = format!("\"{}\"", hex_upper(&digest.finalize()));
     if unchanged(parts, &etag) {
         return Ok(not_modified(&etag));
     }
@@ -100,12 +105,15 @@ pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
             paths::add(Dialect::V2, kind, &mut all_paths);
         }
     }
-    let value = Value::object([
+    let mut value = Value::object([
         ("swagger", "2.0".into()),
         ("info", info()),
         ("paths", all_paths.into()),
         ("definitions", schemas.finish().into()),
     ]);
+    for part in told().filter_map(|part| json::parse(part).ok()) {
+        part::join(&mut value, part);
+    }
     let mut response = if protobuf {
         document(parts, proto::encode(&value), V2_PROTOBUF, &etag)?
     } else {
@@ -141,7 +149,11 @@ pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Resul
             let url = format!("/openapi/v3/{path}?hash={hash}");
             (path, Value::object([("serverRelativeURL", url.into())]))
         });
-        let value = Value::object([("paths", Value::Object(rows.collect()))]);
+        let told = aggregate::versions(server).into_iter().filter_map(|v| {
+            let url = v.told?.open_api_v3.clone()?;
+            Some((path_of(&v.group, &v.version), Value::object([("serverRelativeURL", url.into())])))
+        });
+        let value = Value::object([("paths", Value::Object(rows.chain(told).collect()))]);
         return Ok(reply::bytes(200, "application/json", value.to_string()));
     }
     let asked = rest.join("/");
