@@ -265,6 +265,11 @@ impl Storage {
         self.changed.subscribe()
     }
 
+    /// Wakes those who wait for changes, without one.
+    pub fn wake(&self) {
+        self.changed.send_modify(|_| {});
+    }
+
     /// The newest objects of a span in key order, and the newest revision they include.
     pub fn newest(&self, span: &Span) -> (Vec<Arc<Entry>>, Revision) {
         let state = self.read();

@@ -293,6 +293,7 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
             schema,
             definition: definition.str_at(&["metadata", "name"]).into(),
+            state: (definition.str_at(&["metadata", "uid"]).to_owned(), meta::generation(definition)),
             open_api: version["schema"]["openAPIV3Schema"].clone(),
             list_kind: names.str_at(&["listKind"]).into(),
             deprecation_warning: deprecated,
@@ -335,6 +336,8 @@ impl Server {
         }
         // Changes reach a cache only when it is in the registry: first there, then filled.
         self.replace_registry(registry);
+        // Who watches a definition's objects looks whether it is still the same.
+        current.storages().filter(|storage| storage.custom).for_each(|storage| storage.wake());
         for storage in fresh {
             let (entries, revision) =
                 read_all(&*self.inner.config.store, &storage.prefix, None).await.map_err(store_error)?;

@@ -33,6 +33,8 @@ pub struct Custom {
     pub schema: Schema,
     /// Name of the CustomResourceDefinition.
     pub definition: String,
+    /// Its uid and generation.
+    pub state: (String, i64),
     pub preserve_unknown: bool,
     /// `openAPIV3Schema`, for publication.
     pub open_api: Value,

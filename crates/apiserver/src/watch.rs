@@ -179,6 +179,7 @@ impl Watch {
                 }
             };
             match out.len() {
+                0 if !self.is_served() => return Ok(None),
                 0 => {}
                 1 => return Ok(out.into_iter().next()),
                 _ => return Ok(Some(out.concat().into())),
@@ -203,6 +204,14 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whether a custom resource's definition is still what it was when this began; with another one, clients begin anew.
+    fn is_served(&self) -> bool {
+        let Some(own) = &self.view.kind.custom else { return true };
+        let r = &self.view.kind.resource;
+        let now = self.server.registry().get(&r.group, &r.version, &r.plural).and_then(|kind| kind.custom.clone());
+        now.is_some_and(|now| now.state == own.state)
     }
 
     /// Changes that the ring has forgotten, from the store's log.

@@ -148,7 +148,12 @@ async fn every_version_of_an_object() {
         assert_eq!(found, wanted);
     }
     f.delete(&format!("{V2}/a")).await.is(200).has(&[("/status", "Success")]);
+    // The definition takes its objects along, and who watches sees both go.
+    let mut watch = Watch::open(&f, &format!("{V1}?watch=1&fieldSelector=hostPort=k:5")).await;
+    assert_eq!(watch.event().await, "ADDED d");
     f.delete(&format!("{DEFINITIONS}/points.example.com")).await.is(200);
+    assert_eq!(watch.event().await, "DELETED d");
+    assert!(watch.next().await.is_none());
     for _ in 0..500 {
         if f.get(V1).await.code == 404 {
             return;
@@ -192,12 +197,14 @@ async fn webhooks_that_fail() {
     f.get(&format!("{V1}/a")).await.is(200);
     f.delete(&format!("{V1}/a")).await.is(200);
     f.get(V2).await.is(200);
-    // A definition that is repaired is asked by its new name, and by watches that were there before.
+    // A definition that is repaired is asked by its new name; watches that were there before end.
     f.post(V1, &point("v1", "a", "hostPort: \"h:1\"")).await.is(201);
     let revision = f.get(V1).await.revision();
     let mut watch = Watch::open(&f, &format!("{V2}?watch=1&resourceVersion={revision}")).await;
     let repaired = "{spec: {conversion: {webhook: {clientConfig: {url: \"https://hook/convert\"}}}}}";
     change(&f, repaired, &format!("{V2}/a"), 200).await;
+    assert!(watch.next().await.is_none());
+    let mut watch = Watch::open(&f, &format!("{V2}?watch=1&resourceVersion={revision}")).await;
     f.patch(&format!("{V1}/a"), "merge-patch", "{hostPort: \"i:1\"}").await.is(200);
     let event = watch.next().await.expect("an event");
     assert_eq!((event.str_at(&["type"]), event.str_at(&["object", "host"])), ("MODIFIED", "i"));
