@@ -174,31 +174,6 @@ fn restore_metadata(original: &Value, converted: &mut Value) -> std::result::Res
 // ---- on the way in and out
 
 impl Server {
-    /// The webhook that a kind's definition names now.
-    fn converter(&self, kind: &Kind) -> Option<Arc<Converter>> {
-        let own = kind.custom.as_ref()?;
-        let r = &kind.resource;
-        let served = self.registry().get(&r.group, &r.version, &r.plural).and_then(|kind| kind.custom.clone());
-        served.as_ref().unwrap_or(own).converter.clone()
-    }
-
-    /// Converts objects and prunes them as the other version has it.
-    async fn convert(&self, kind: &Kind, converter: &Converter, objects: &[Value], to: &str) -> Result<Vec<Value>> {
-        let mut converted = converter.convert(self, objects, to).await?;
-        if let Some(custom) = self.custom_in(kind, to).filter(|custom| !custom.preserve_unknown) {
-            for object in &mut converted {
-                custom.schema.prune(object);
-            }
-        }
-        Ok(converted)
-    }
-
-    /// Another version of a kind, if it is served.
-    fn custom_in(&self, kind: &Kind, api_version: &str) -> Option<Arc<Custom>> {
-        let (group, version) = split_api_version(api_version);
-        self.registry().get(group, version, &kind.resource.plural)?.custom.clone()
-    }
-
     /// Stored objects in the version of a kind, each one where it was, with the defaults of the version they are stored
     /// in. The webhook is asked once for many; the error names those that it was asked for.
     async fn converted(
@@ -206,14 +181,12 @@ impl Server {
         kind: &Kind,
         mut entries: Vec<Arc<Entry>>,
     ) -> std::result::Result<Vec<Arc<Entry>>, (Vec<Arc<Entry>>, Status)> {
-        let Some(converter) = self.converter(kind) else { return Ok(entries) };
+        let Some((custom, converter)) = converter(kind) else { return Ok(entries) };
         let mut others = Vec::new();
         for (at, entry) in entries.iter_mut().enumerate() {
             // What cannot be read stays as it is, for whoever encodes it to say so.
             let Ok(mut object) = json::parse(&entry.body) else { continue };
-            if let Some(custom) = self.custom_in(kind, object.str_at(&["apiVersion"])) {
-                custom.schema.default(&mut object);
-            }
+            custom.default(&mut object);
             if object.str_at(&["apiVersion"]) == &*kind.api_version {
                 *entry = replaced(entry, &object);
             } else {
@@ -229,9 +202,10 @@ impl Server {
                 places.push(at);
                 objects.push(object);
             }
-            match self.convert(kind, &converter, &objects, &kind.api_version).await {
+            match converter.convert(self, &objects, &kind.api_version).await {
                 Ok(converted) => {
-                    for (at, object) in places.into_iter().zip(converted) {
+                    for (at, mut object) in places.into_iter().zip(converted) {
+                        custom.prune(&mut object);
                         entries[at] = replaced(&entries[at], &object);
                     }
                 }
@@ -259,7 +233,7 @@ impl Server {
 
     /// Changes in the version of a kind.
     pub(crate) async fn events_in_version(&self, kind: &Kind, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>> {
-        if self.converter(kind).is_none() {
+        if converter(kind).is_none() {
             return Ok(events);
         }
         let entries = events.iter().flat_map(|event| [&event.new, &event.old]).flatten().cloned().collect();
@@ -286,23 +260,33 @@ impl Server {
 
     /// What the store keeps of a value in the kind's version.
     pub(crate) async fn to_stored(&self, kind: &Kind, value: &Value) -> Result<Bytes> {
-        let other = kind.custom.as_ref().filter(|custom| *custom.storage_api_version != *kind.api_version);
-        match (other, self.converter(kind)) {
-            (Some(custom), Some(converter)) => {
+        match converter(kind).filter(|(custom, _)| *custom.storage_api_version != *kind.api_version) {
+            Some((custom, converter)) => {
                 let objects = std::slice::from_ref(value);
-                let converted = self.convert(kind, &converter, objects, &custom.storage_api_version).await?;
+                let mut converted = converter.convert(self, objects, &custom.storage_api_version).await?;
+                converted.iter_mut().for_each(|object| custom.prune(object));
                 encode::to_stored(kind, converted.first().unwrap_or(value))
             }
-            _ => encode::to_stored(kind, value),
+            None => encode::to_stored(kind, value),
         }
     }
 }
 
+fn converter(kind: &Kind) -> Option<(&Custom, &Converter)> {
+    let custom = kind.custom.as_deref()?;
+    Some((custom, custom.converter.as_deref()?))
+}
+
 /// The entry with another body.
 fn replaced(entry: &Entry, object: &Value) -> Arc<Entry> {
+    let (key, revision) = (entry.key.clone(), entry.revision);
     let mut body = Vec::new();
     json::encode_untyped(object, &mut body);
-    Arc::new(Entry::new(entry.key.clone(), entry.revision, &body))
+    Arc::new(match revision {
+        // What a dry run would have made has no resourceVersion.
+        0 => Entry { key, revision, body: body.into(), labels: Box::default() },
+        _ => Entry::new(key, revision, &body),
+    })
 }
 
 fn not_decodable(entry: &Entry, why: &Status) -> String {

@@ -193,6 +193,21 @@ fn newest_undeprecated(versions: &[Value]) -> Option<&str> {
     good.map(|v| v.str_at(&["name"])).max_by_key(|name| version_priority(name))
 }
 
+/// The schemas of a definition's versions, by apiVersion.
+fn schemas_of(definition: &Value) -> HashMap<String, Arc<Schema>> {
+    let group = definition.str_at(&["spec", "group"]);
+    let schema = |version: &Value| {
+        let name = version.str_at(&["name"]);
+        let schema = Schema::new(&version["schema"]["openAPIV3Schema"], "spec").inspect_err(|errors| {
+            let (definition, problems) =
+                (definition.str_at(&["metadata", "name"]), schema::validate::aggregate(errors));
+            tracing::warn!(definition, version = name, problems, "not served");
+        });
+        Some((join_group_version(group, name), Arc::new(schema.ok()?)))
+    };
+    definition.list_at(&["spec", "versions"]).iter().filter_map(schema).collect()
+}
+
 /// The versions of a definition that are so marked (`served`, `storage`), as kinds.
 fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind> {
     let converter = Converter::new(definition).map(Arc::new);
@@ -201,22 +216,11 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
     let names = &definition["status"]["acceptedNames"];
     let versions = spec.list_at(&["versions"]);
     let stored = versions.iter().find(|v| v.bool_at(&["storage"])).map_or("", |v| v.str_at(&["name"]));
+    let schemas = Arc::new(schemas_of(definition));
     let mut out = Vec::new();
     for version in versions.iter().filter(|v| v.bool_at(&[mark])) {
         let name = version.str_at(&["name"]);
-        let schema = match Schema::new(&version["schema"]["openAPIV3Schema"], "spec") {
-            Ok(schema) => schema,
-            Err(errors) => {
-                let problems = schema::validate::aggregate(&errors);
-                tracing::warn!(
-                    definition = definition.str_at(&["metadata", "name"]),
-                    version = name,
-                    problems,
-                    "not served"
-                );
-                continue;
-            }
-        };
+        let Some(schema) = schemas.get(&join_group_version(group, name)).cloned() else { continue };
         let root: MessageId = schema.root;
         let api_version = join_group_version(group, name);
         let kind = names.str_at(&["kind"]);
@@ -292,6 +296,7 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
             converter: converter.clone(),
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
             schema,
+            schemas: schemas.clone(),
             definition: definition.str_at(&["metadata", "name"]).into(),
             state: (definition.str_at(&["metadata", "uid"]).to_owned(), meta::generation(definition)),
             open_api: version["schema"]["openAPIV3Schema"].clone(),

@@ -50,11 +50,12 @@ pub fn decode(kind: &Kind, body: &[u8]) -> Result<Value> {
     }
     if let Some(custom) = &kind.custom {
         let mut value = json::parse(body).map_err(|e| broken(kind, "", e))?;
-        kind.stamp(&mut value);
-        // With a webhook there were the defaults of the stored version, before the conversion.
+        // With a webhook all this was done around the conversion.
         if custom.converter.is_none() {
-            custom.schema.default(&mut value);
+            custom.default(&mut value);
+            custom.rename(&mut value, &kind.api_version);
         }
+        kind.stamp(&mut value);
         return Ok(value);
     }
     let envelope = proto::open(body).map_err(|e| broken(kind, "", e))?;
@@ -76,7 +77,7 @@ pub fn to_stored(kind: &Kind, value: &Value) -> Result<Bytes> {
     let mut value = value.clone();
     value.remove(&["metadata", "resourceVersion"]);
     if let Some(custom) = &kind.custom {
-        value.set(&["apiVersion"], custom.storage_api_version.as_str());
+        custom.rename(&mut value, &custom.storage_api_version);
         let mut out = Vec::new();
         json::encode_untyped(&value, &mut out);
         return Ok(out.into());

@@ -30,7 +30,9 @@ impl<T> Deref for Held<T> {
 pub struct Custom {
     /// Nothing if versions differ in name only.
     pub converter: Option<Arc<Converter>>,
-    pub schema: Schema,
+    pub schema: Arc<Schema>,
+    /// The schemas of all versions, by apiVersion.
+    pub schemas: Arc<HashMap<String, Arc<Schema>>>,
     /// Name of the CustomResourceDefinition.
     pub definition: String,
     /// Its uid and generation.
@@ -44,6 +46,31 @@ pub struct Custom {
     pub scale: Option<ScalePaths>,
     pub has_status: bool,
     pub storage_api_version: String,
+}
+
+impl Custom {
+    /// Sets the defaults of the version that an object is in.
+    pub fn default(&self, object: &mut Value) {
+        if let Some(schema) = self.schemas.get(object.str_at(&["apiVersion"])) {
+            schema.default(object);
+        }
+    }
+
+    /// Gives an object the name of another version, and leaves it the fields that this one knows.
+    pub fn rename(&self, object: &mut Value, api_version: &str) {
+        if object.str_at(&["apiVersion"]) == api_version {
+            return;
+        }
+        object.set(&["apiVersion"], api_version);
+        self.prune(object);
+    }
+
+    /// Drops the fields that an object's version does not know.
+    pub fn prune(&self, object: &mut Value) {
+        if let Some(schema) = self.schemas.get(object.str_at(&["apiVersion"])).filter(|_| !self.preserve_unknown) {
+            schema.prune(object);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -227,7 +227,8 @@ pub async fn select(server: &Server, kind: &Kind, namespace: &str, options: &Lis
             entries.push(entry);
         }
     }
-    Ok(Selected { entries: server.in_version(kind, entries).await?, meta })
+    let entries = if everything { server.in_version(kind, entries).await? } else { entries };
+    Ok(Selected { entries, meta })
 }
 
 pub async fn list(call: &Call) -> Result<Reply> {

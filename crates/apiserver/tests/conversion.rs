@@ -107,10 +107,19 @@ async fn every_version_of_an_object() {
     f.get(&format!("{V1}/a")).await.is(200).has(&[("/hostPort", "h:1"), ("/host", "-"), ("/metadata/generation", "1")]);
     f.post(V1, &point("v1", "b", "hostPort: \"i:2\"")).await.is(201).has(&[("/metadata/annotations", "-")]);
     f.get(&format!("{V2}/b")).await.is(200).has(&[("/host", "i"), ("/metadata/annotations/batch", "1")]);
+    f.post(&format!("{V2}?dryRun=All"), &point("v2", "z", "host: h, port: \"1\""))
+        .await
+        .is(201)
+        .has(&[("/host", "h"), ("/metadata/resourceVersion", "-")]);
     // A list asks once for all.
     f.get(V2).await.is(200).has(&[
         ("/items/0/host", "h"),
         ("/items/1/port", "2"),
+        ("/items/0/metadata/annotations/batch", "2"),
+    ]);
+    f.get(&format!("{V2}?limit=1&fieldSelector=metadata.name!=b")).await.is(200).has(&[
+        ("/items/0/host", "h"),
+        ("/items/0/color", "-"),
         ("/items/0/metadata/annotations/batch", "2"),
     ]);
     f.get(&format!("{V2}?limit=1"))
@@ -161,6 +170,29 @@ async fn every_version_of_an_object() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("its objects keep the definition");
+}
+
+#[tokio::test]
+async fn without_a_webhook_versions_share_fields() {
+    let f = Fixture::new().await;
+    let schema = |fields: &str| {
+        format!("schema: {{openAPIV3Schema: {{type: object, properties: {{{fields}, both: {{type: string}}}}}}}}")
+    };
+    let (v1, v2) = ("a: {type: string, default: one}, own: {type: string}", "b: {type: string, default: two}");
+    let definition = format!(
+        "{{metadata: {{name: points.example.com}}, spec: {{group: example.com, scope: Namespaced, names: {{plural: points, kind: Point}}, versions: [{{name: v1, served: true, storage: true, {}}}, {{name: v2, served: true, storage: false, {}}}]}}}}",
+        schema(v1),
+        schema(v2)
+    );
+    serve(&f, &definition).await;
+    f.post(V1, &point("v1", "x", "both: y, own: z")).await.is(201).has(&[("/a", "one"), ("/own", "z")]);
+    // Read with the defaults of the stored version and the fields of the served one.
+    let read = [("/both", "y"), ("/a", "-"), ("/own", "-"), ("/b", "-"), ("/apiVersion", "example.com/v2")];
+    f.get(&format!("{V2}/x")).await.is(200).has(&read);
+    f.post(V2, &point("v2", "w", "both: q, b: kept")).await.is(201).has(&[("/both", "q"), ("/b", "-")]);
+    f.get(&format!("{V1}/w")).await.is(200).has(&[("/both", "q"), ("/a", "one"), ("/b", "-")]);
+    f.patch(&format!("{V2}/x"), "merge-patch", "{both: p}").await.is(200).has(&[("/both", "p"), ("/b", "-")]);
+    f.get(&format!("{V1}/x")).await.is(200).has(&[("/both", "p"), ("/own", "-")]);
 }
 
 #[tokio::test]
