@@ -98,7 +98,11 @@ impl NodeProxy for Proxy {
         Box::pin(async move {
             let failed = |error: remote::Error| Status::internal(format!("failed calling {}: {error}", target.url));
             let bundle = String::from_utf8_lossy(target.ca_bundle);
-            let trust = if target.insecure { Trust::Anyone } else { Trust::Bundle(&bundle) };
+            let trust = match target.insecure {
+                true => Trust::Anyone,
+                false if bundle.is_empty() => Trust::System,
+                false => Trust::Bundle(&bundle),
+            };
             let client = target.front_proxy.then_some(&self.front_proxy);
             let config = remote::tls(&trust, client, &[b"http/1.1"]).map_err(failed)?;
             let (named, name) = remote::target(target.url, 443).map_err(failed)?;

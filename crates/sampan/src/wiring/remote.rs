@@ -12,7 +12,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pki::ExtendedUsage;
 use reconcile::io::{BoxError, BoxFuture, Transport};
-use runtime::images::registry::NoVerification;
+use runtime::images::registry::{NoVerification, system_roots};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
@@ -50,6 +50,8 @@ pub enum Error {
 pub enum Trust<'a> {
     /// These authorities (PEM).
     Bundle(&'a str),
+    /// The machine's own authorities.
+    System,
     /// Whoever answers: only where what is read is checked in another way.
     Anyone,
 }
@@ -62,6 +64,7 @@ pub fn tls(trust: &Trust<'_>, identity: Option<&Pair>, alpn: &[&[u8]]) -> Result
         Trust::Bundle(pem) => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Bundle::new(pem, provider)?))
         }
+        Trust::System => builder.with_root_certificates(system_roots()),
         Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerification(provider))),
     };
     let mut config = match identity {

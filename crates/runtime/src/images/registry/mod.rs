@@ -25,7 +25,7 @@ use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI
 use super::reference::{Reference, Version};
 use super::registries::{Endpoint, Registries};
 
-pub use self::tls::NoVerification;
+pub use self::tls::{NoVerification, system_roots};
 
 /// How patient a pull is.
 #[derive(Debug, Clone)]

@@ -66,11 +66,16 @@ fn config(host: &str, files: &TlsFiles) -> Result<ClientConfig> {
     builder.with_client_auth_cert(chain, key).map_err(|e| fail(e.to_string()))
 }
 
+/// The system's roots; none if the machine has none. Half a megabyte, read anew each time.
+pub fn system_roots() -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    store
+}
+
 /// The system's roots and, if there is one, the registry's own CA.
 fn roots(ca_file: &str) -> std::result::Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    store.add_parsable_certificates(native.certs);
+    let mut store = system_roots();
     if !ca_file.is_empty() {
         let certificates: Vec<_> = CertificateDer::pem_file_iter(ca_file)
             .and_then(Iterator::collect)

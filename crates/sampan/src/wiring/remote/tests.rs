@@ -95,6 +95,7 @@ fn a_certificate_of_a_trusted_authority() {
 
 #[test]
 fn a_bundle_without_a_certificate_trusts_nobody() {
+    assert!(tls(&Trust::System, None, &[]).is_ok());
     assert!(tls(&Trust::Bundle(""), None, &[]).is_err());
     assert!(matches!(tls(&Trust::Bundle("-----BEGIN CERTIFICATE-----\nAAAA"), None, &[]), Err(Error::Pem)));
 }
