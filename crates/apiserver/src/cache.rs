@@ -225,6 +225,12 @@ impl Storage {
         self.read().loading.is_none()
     }
 
+    /// Waits until the first objects are there.
+    pub async fn loaded(&self) {
+        let mut changed = self.subscribe();
+        while !self.is_loaded() && changed.changed().await.is_ok() {}
+    }
+
     /// The next change of this kind: the caller keeps revision order.
     pub fn apply(&self, key: &Arc<str>, revision: Revision, new: Option<Entry>) {
         let mut state = self.write();

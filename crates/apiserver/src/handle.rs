@@ -29,6 +29,8 @@ impl Default for Flow {
 
 /// How long a request queues before it is told to come again.
 const QUEUE_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
+/// How long a request waits for the objects of a definition that has just been established.
+const LOAD_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 impl Flow {
     async fn enter(&self, info: &Attributes) -> Result<Option<OwnedSemaphorePermit>> {
@@ -273,6 +275,11 @@ impl Server {
             let known = registry.groups().iter().any(|(g, _)| *g == info.api_group);
             return if known { Err(Status::no_such_resource()) } else { Ok(nonresource::not_found()) };
         };
+        if let Some(storage) = kind.storage.as_ref().filter(|storage| storage.custom)
+            && tokio::time::timeout(LOAD_WAIT, storage.loaded()).await.is_err()
+        {
+            return Err(Status::too_many_requests("storage is (re)initializing", 1));
+        }
         let scoped = kind.resource.namespaced;
         let single = !info.name.is_empty();
         let fits = if scoped {
