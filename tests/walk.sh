@@ -112,7 +112,10 @@ spec:
           spec:
             type: object
             required: [length]
+            x-kubernetes-validations:
+            - {rule: self.crew <= self.length * 2, messageExpression: "'too many: %d'.format([self.crew])"}
             properties: {length: {type: integer, minimum: 1}, crew: {type: integer, default: 2}}
+    selectableFields: [{jsonPath: .spec.length}]
 CRD
   k apply -f "$work/crd.yaml"
   k wait --for=condition=Established crd/boats.walk.example --timeout=30s
@@ -121,10 +124,64 @@ CRD
   within 10 bash -c "printf '$boat' 12 | nsenter --net=/run/netns/$server $kubectl apply -f -"
   k -n walk get bt | has 12
   is 2 k -n walk get boat junk -o 'jsonpath={.spec.crew}'
+  fails k -n walk patch boat junk --type merge -p '{"spec":{"crew":99}}' 2>"$work/out"
+  has 'too many: 99' "$work/out"
+  is boat.walk.example/junk k -n walk get boats --field-selector spec.length=12 -o name
+  is '' k -n walk get boats --field-selector spec.length=13 -o name
   # shellcheck disable=SC2059
   if printf "$boat" 0 | k apply -f - 2>"$work/out"; then return 1; fi
   has 'should be greater than or equal to 1' "$work/out"
   k delete crd boats.walk.example
+}
+
+step_policies_admit_and_change() {
+  cat >"$work/policy.yaml" <<'POLICY'
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: short-names}
+spec:
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]}
+  variables: [{name: most, expression: int(params.data.most)}]
+  paramKind: {apiVersion: v1, kind: ConfigMap}
+  validations:
+  - {expression: size(object.metadata.name) <= variables.most, messageExpression: "'longer than ' + params.data.most", reason: Invalid}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: short-names}
+spec:
+  policyName: short-names
+  paramRef: {name: limits, namespace: walk, parameterNotFoundAction: Deny}
+  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: walk}}}
+  validationActions: [Deny]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: owners}
+spec:
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets]}]}
+  reinvocationPolicy: Never
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration: {expression: "Object{metadata: Object.metadata{annotations: {'owner': request.userInfo.username}}}"}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: owners}
+spec: {policyName: owners}
+POLICY
+  k -n walk create configmap limits --from-literal=most=12
+  k apply -f "$work/policy.yaml"
+  refused_by_policy() { fails k -n walk create configmap thirteen-long --dry-run=server 2>"$work/out" && has 'longer than 12' "$work/out"; }
+  within 10 refused_by_policy
+  k -n walk create configmap twelve-longs --dry-run=server
+  k -n default create configmap thirteen-long --dry-run=server
+  owned() { k -n walk create secret generic owned --dry-run=server -o 'jsonpath={.metadata.annotations.owner}' | has system:admin; }
+  within 10 owned
+  sed 's/size(object/sise(object/' "$work/policy.yaml" | fails k apply -f - 2>"$work/out"
+  has 'undeclared reference to '"'sise'" "$work/out"
+  k delete -f "$work/policy.yaml"
+  k -n walk delete configmap limits
 }
 
 step_permissions_are_asked_and_kept() {
