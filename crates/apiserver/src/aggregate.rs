@@ -7,15 +7,19 @@ mod follow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use http::{HeaderValue, header, request::Parts};
 use schema::Value;
 
+use crate::request::Query;
 use crate::{Body, Server, Status, User, connect::endpoint, meta, reply, reply::Reply, seams::Target, status::Result};
 pub use documents::Told;
 pub use follow::follow;
 
 const GROUP: &str = "apiregistration.k8s.io";
+/// How long a remote server may think before it answers what is neither a watch nor an upgrade.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What remote API servers have told of themselves, by APIService.
 #[derive(Default)]
@@ -153,7 +157,20 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
         insecure: service.bool_at(&["spec", "insecureSkipTLSVerify"]),
         front_proxy: true,
     };
-    server.config().node_proxy.to_url(server, target, http::Request::from_parts(parts, body)).await
+    let lasts =
+        parts.headers.contains_key(header::UPGRADE) || Query::parse(parts.uri.query().unwrap_or("")).flag("watch");
+    let answer = server.config().node_proxy.to_url(server, target, http::Request::from_parts(parts, body));
+    let answer = match lasts {
+        true => answer.await?,
+        false => tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| {
+            Status::timeout(&format!("{host} did not answer within {} seconds", ANSWER_TIMEOUT.as_secs()), 1)
+        })??,
+    };
+    // Who follows a redirection would give its credentials to a host of the remote server's choice.
+    if answer.status().is_redirection() && answer.status() != http::StatusCode::NOT_MODIFIED {
+        return Err(Status::bad_gateway("the backend attempted to redirect this request, which is not permitted"));
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]

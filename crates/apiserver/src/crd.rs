@@ -330,6 +330,12 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
     out
 }
 
+/// Where the objects of a definition are stored.
+fn prefix_of(definition: &Value) -> String {
+    let spec = &definition["spec"];
+    format!("/registry/{}/{}", spec.str_at(&["group"]), spec.str_at(&["names", "plural"]))
+}
+
 impl Server {
     /// Makes the registry of all established definitions, and loads the caches that are new.
     async fn serve_definitions(&self) -> Result<()> {
@@ -339,17 +345,16 @@ impl Server {
         let mut fresh = Vec::new();
         for definition in definitions.iter().filter(|d| is_established(d)) {
             let spec = &definition["spec"];
-            let prefix = format!("/registry/{}/{}", spec.str_at(&["group"]), spec.str_at(&["names", "plural"]));
+            let prefix = prefix_of(definition);
             let namespaced = spec.str_at(&["scope"]) == "Namespaced";
             let storage = match current.storage(&prefix) {
                 Some(storage) if storage.namespaced == namespaced => storage.clone(),
-                _ => {
-                    let storage =
-                        Arc::new(Storage::new(&prefix, namespaced, None, "", spec.str_at(&["names", "kind"])));
-                    fresh.push(storage.clone());
-                    storage
-                }
+                _ => Arc::new(Storage::new(&prefix, namespaced, None, "", spec.str_at(&["names", "kind"]))),
             };
+            if !storage.is_loaded() {
+                fresh.push(storage.clone());
+            }
+            registry.add_storage(&storage);
             for kind in kinds_of(definition, "served", &storage) {
                 registry.add(kind);
             }
@@ -368,10 +373,13 @@ impl Server {
     }
 }
 
-pub async fn load(server: &Server) {
-    if let Err(status) = server.serve_definitions().await {
+/// Whether all of them are served.
+pub async fn load(server: &Server) -> bool {
+    let served = server.serve_definitions().await;
+    if let Err(status) = &served {
         tracing::error!(message = %status.message, "cannot serve custom resources");
     }
+    served.is_ok()
 }
 
 // ---- the life of a definition
@@ -383,6 +391,7 @@ pub async fn follow(server: Server) {
     let mut served: HashMap<String, (i64, bool)> = HashMap::new();
     loop {
         changed.mark_unchanged();
+        // Whether to look again soon.
         let mut ending = false;
         let definitions = server.read_all(GROUP, PLURAL, "");
         for definition in &definitions {
@@ -400,8 +409,10 @@ pub async fn follow(server: Server) {
             .map(|d| (d.str_at(&["metadata", "uid"]).to_owned(), (meta::generation(d), is_established(d))))
             .collect();
         if now != served {
-            load(&server).await;
-            served = now;
+            match load(&server).await {
+                true => served = now,
+                false => ending = true,
+            }
         }
         let wait = changed.changed();
         let done =
@@ -535,15 +546,14 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
     }
     let name = definition.str_at(&["metadata", "name"]);
     let now = server.now_text();
-    let (group, plural) = (definition.str_at(&["spec", "group"]), definition.str_at(&["spec", "names", "plural"]));
-    let registry = server.registry();
-    if let Some(served) =
-        registry.preferred(group, plural).filter(|k| k.custom.as_ref().is_some_and(|c| c.definition == name))
-    {
-        let storage = served.storage()?;
-        // Objects that are in the storage version go without the webhook's help.
-        let stored = kinds_of(definition, "storage", storage).pop().map(Arc::new);
-        let kind = stored.as_ref().unwrap_or(served);
+    // Objects that are in the storage version go without the webhook's help.
+    let stored = server.registry().storage(&prefix_of(definition)).filter(|_| is_established(definition)).cloned();
+    let stored = stored.and_then(|storage| Some((kinds_of(definition, "storage", &storage).pop()?, storage)));
+    if let Some((kind, storage)) = stored {
+        if !storage.is_loaded() {
+            return Ok(false);
+        }
+        let kind = &Arc::new(kind);
         let (entries, _) = storage.newest(&storage.span(""));
         if !entries.is_empty() {
             update_definition(server, name, Part::Status, |object| {

@@ -53,8 +53,14 @@ impl Rules {
     /// Everything wrong with an object, by its schema and, if that has no complaint, by its rules.
     pub fn validate(&self, schema: &Schema, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let left = Cell::new(BUDGET);
+        let mut exhausted = false;
         schema.validate_with(new, old, &mut |rule, value, old, path| match self.0.get(rule.number) {
-            Some(compiled) if left.get() > 0 => compiled.evaluate(rule, value, old, path, &left),
+            Some(compiled) if !exhausted => {
+                let errors = compiled.evaluate(rule, value, old, path, &left);
+                // One that took just the rest has held: the next one says that nothing is left.
+                exhausted = left.get() == 0 && !errors.is_empty();
+                errors
+            }
             _ => Vec::new(),
         })
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 /// In what form a watcher wants an event: which served version and encoding, and as what event type it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameKey {
-    /// Address of the served kind, as an identity only.
-    pub kind: usize,
+    /// [`crate::kind::Kind::number`]
+    pub kind: u64,
     pub encoding: u16,
     pub event_type: u8,
 }

@@ -1,5 +1,6 @@
 //! Served kinds: what the registry knows of each group, version and resource, and where its objects live.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{collections::HashMap, ops::Deref, sync::Arc};
 
 use schema::{MessageId, Resource, Table, Type, Value, structural::Schema};
@@ -91,14 +92,19 @@ pub struct Kind {
     /// `apps/v1`
     pub api_version: Box<str>,
     pub ty: Type,
+    /// No other kind has it or ever had it in this process: a definition's kinds are replaced when it changes.
+    pub number: u64,
 }
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 impl Kind {
     pub fn new(resource: Held<Resource>, custom: Option<Arc<Custom>>, storage: Option<Arc<Storage>>) -> Self {
         let api_version = join_group_version(&resource.group, &resource.version).into();
         let strategy = if custom.is_some() { &behaviours::CUSTOM } else { behaviours::find(&resource) };
         let ty = Type::Message(resource.message);
-        Kind { resource, custom, storage, strategy, api_version, ty }
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Kind { resource, custom, storage, strategy, api_version, ty, number }
     }
 
     pub fn table(&self) -> &Table {
@@ -175,11 +181,16 @@ fn lookup_key(group: &str, version: &str, plural: &str) -> String {
 }
 
 impl Registry {
+    /// Keeps a storage of which no version may be served.
+    pub fn add_storage(&mut self, storage: &Arc<Storage>) {
+        self.storages.entry(storage.prefix.clone()).or_insert_with(|| storage.clone());
+    }
+
     pub fn add(&mut self, kind: Kind) {
         let r = &kind.resource;
         let (group, version) = (r.group.to_string(), r.version.to_string());
         if let Some(storage) = &kind.storage {
-            self.storages.entry(storage.prefix.clone()).or_insert_with(|| storage.clone());
+            self.add_storage(storage);
         }
         let at = match self.groups.iter().position(|(g, _)| *g == group) {
             Some(at) => at,

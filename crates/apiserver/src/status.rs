@@ -132,7 +132,8 @@ impl Status {
         let first = objects.first().map_or("", |(_, why)| why);
         let message = format!("failed to read one or more {gr} from the storage: {first}{more}");
         let mut status = Status::about(500, "StorageReadError", gr, "list", message);
-        for (key, why) in objects {
+        // Each says much: a long list of them helps nobody.
+        for (key, why) in objects.into_iter().take(100) {
             status = status.with_cause("UnexpectedServerResponse", why, &key);
         }
         status
@@ -262,6 +263,10 @@ impl Status {
 
     pub fn unavailable(message: impl Into<String>) -> Self {
         Status::make(503, "ServiceUnavailable", message.into())
+    }
+
+    pub fn bad_gateway(message: impl Into<String>) -> Self {
+        Status::make(502, "", message.into())
     }
 
     /// A creation that names a resourceVersion.

@@ -288,7 +288,7 @@ impl Watch {
             return self.view.frame(event_type, entry, first).map(Some);
         }
         let encoding = self.view.accepted.encoding as u16 | (self.view.accepted.shape as u16) << 8;
-        let key = FrameKey { kind: Arc::as_ptr(&self.view.kind) as usize, encoding, event_type: code };
+        let key = FrameKey { kind: self.view.kind.number, encoding, event_type: code };
         event.frames.get_or_encode(key, || self.view.frame(event_type, entry, false)).map(Some)
     }
 

@@ -18,6 +18,8 @@ use crate::status::Result;
 use crate::{Server, Status, meta};
 
 const TIMEOUT_SECONDS_DEFAULT: i64 = 10;
+/// How much of what a webhook says about a failure is told.
+pub(crate) const ERROR_BYTES_MAX: usize = 2048;
 
 pub struct Mutating(Compiled<Vec<Arc<Hook>>>);
 pub struct Validating(Compiled<Vec<Arc<Hook>>>);
@@ -197,7 +199,7 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
         if !code.is_success() {
             return Err(format!(
                 "an error on the server ({:?}) has prevented the request from succeeding",
-                String::from_utf8_lossy(&bytes)
+                String::from_utf8_lossy(bytes.get(..ERROR_BYTES_MAX).unwrap_or(&bytes))
             ));
         }
         json::parse(&bytes).map_err(|e| e.message)

@@ -117,7 +117,10 @@ pub struct Certificate {
     pub not_before: i64,
     pub not_after: i64,
     pub is_ca: bool,
+    /// Those that Kubernetes knows.
     pub extended_usages: Vec<ExtendedUsage>,
+    /// Whether it names extended usages, known or not.
+    pub restricts_usage: bool,
     pub subject_key: Option<Vec<u8>>,
     pub authority_key: Option<Vec<u8>>,
     pub(crate) raw_subject: Vec<u8>,
@@ -172,6 +175,7 @@ impl Certificate {
             not_after,
             is_ca: false,
             extended_usages: Vec::new(),
+            restricts_usage: false,
             subject_key: None,
             authority_key: None,
             raw_subject: raw_subject.to_vec(),
@@ -230,6 +234,7 @@ impl Certificate {
                 EXT_NAMES => self.names = read_names(inner.sequence()?)?,
                 EXT_BASIC => self.is_ca = inner.sequence()?.expect(der::BOOLEAN) == Some(&[0xff]),
                 EXT_EXTENDED_USAGE => {
+                    self.restricts_usage = true;
                     let mut usages = inner.sequence()?;
                     while !usages.is_empty() {
                         self.extended_usages.extend(ExtendedUsage::from_oid(usages.expect(der::OID)?));

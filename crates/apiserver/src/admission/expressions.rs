@@ -277,10 +277,12 @@ impl MatchConditions {
             match evaluate(&mut cx, expression, program) {
                 Ok(Val::Bool(false)) => return Ok(false),
                 Ok(_) => {}
-                Err(why) => errors.push(why),
-            }
-            if cx.budget() == 0 {
-                break;
+                Err(why) => {
+                    errors.push(why);
+                    if cx.budget() == 0 {
+                        break;
+                    }
+                }
             }
         }
         match errors.as_slice() {

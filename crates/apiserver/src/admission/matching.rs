@@ -47,10 +47,14 @@ impl<'a> Subject<'a> {
         if self.namespace_labels.as_ref().is_some_and(|l| !selects(&by["namespaceSelector"], l)) {
             return false;
         }
-        let labels = |object: Option<&Value>| object.map(|o| o["metadata"]["labels"].clone()).unwrap_or_default();
-        let new = (!self.request.object.is_null()).then_some(&self.request.object);
         let selector = &by["objectSelector"];
-        selects(selector, &labels(new)) || selects(selector, &labels(self.request.old.as_deref()))
+        if ["matchLabels", "matchExpressions"].iter().all(|field| selector[*field].is_empty()) {
+            return true;
+        }
+        // What is not there has no labels that could be wrong, and is not selected either.
+        let is_selected =
+            |object: &Value| !object["metadata"].is_null() && selects(selector, &object["metadata"]["labels"]);
+        is_selected(&self.request.object) || self.request.old.as_deref().is_some_and(is_selected)
     }
 }
 
@@ -64,11 +68,10 @@ fn covers(rule: &Value, request: &AdmissionRequest, server: &Server, equivalent:
     });
     let version = has("apiVersions", &request.version)
         || equivalent
-            && server
-                .registry()
-                .groups()
-                .iter()
-                .any(|(group, versions)| *group == request.group && versions.iter().any(|v| has("apiVersions", v)));
+            && server.registry().groups().iter().any(|(group, versions)| {
+                let serves = |v: &String| server.registry().get(group, v, &request.resource).is_some();
+                *group == request.group && versions.iter().any(|v| has("apiVersions", v) && serves(v))
+            });
     let scope = match rule.str_at(&["scope"]) {
         "Cluster" => request.namespace.is_empty() || request.is("", "namespaces"),
         "Namespaced" => !request.namespace.is_empty() && !request.is("", "namespaces"),

@@ -1,11 +1,22 @@
 //! Types: whether an expression can be evaluated at all, with errors in cel-go's words.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ast::{Call, Const, Expr, Fold, Item, Kind, Select};
 use super::functions::{self, Overload};
 use super::types::Type;
 use super::{CompileError, Env, eval, time};
+
+/// How large a type may be, with its variables replaced; beyond that it is dynamic. Types share their parts: written
+/// out, one may be exponentially larger than the expression.
+const TYPE_NODES_MAX: usize = 300;
+/// What evaluation and estimates see of a type: itself and its elements.
+const OUTLINE_NODES_MAX: usize = 8;
+/// Different regular expressions that are written out in one expression.
+const REGEXES_MAX: usize = 100;
+/// Problems that are remembered.
+const ISSUES_MAX: usize = 1000;
 
 /// Checks an expression and completes it: types, functions, the true names of fields. Gives its type, and the regular
 /// expressions that are written out.
@@ -14,15 +25,17 @@ pub fn check(source: &str, expr: &mut Expr, env: &Env) -> Result<(Type, Vec<(Str
         env,
         scopes: Vec::new(),
         bindings: Vec::new(),
+        undo: Vec::new(),
         issues: Vec::new(),
-        regexes: Vec::new(),
+        regexes: HashMap::new(),
         mixed: false,
     };
     let ty = checker.expr(expr);
     let ty = checker.resolved(&ty);
     if checker.issues.is_empty() {
         checker.finish(expr);
-        return Ok((ty, checker.regexes));
+        let regexes = checker.regexes.into_iter().filter_map(|(text, regex)| Some((text, regex?)));
+        return Ok((ty, regexes.collect()));
     }
     Err(CompileError::of(source, checker.issues))
 }
@@ -32,8 +45,11 @@ struct Checker<'e> {
     scopes: Vec<(String, Type)>,
     /// What type variables stand for.
     bindings: Vec<Option<Type>>,
+    /// What variables stood for before they were bound: overloads that do not fit leave no trace.
+    undo: Vec<(usize, Option<Type>)>,
     issues: Vec<(usize, String)>,
-    regexes: Vec<(String, regex::Regex)>,
+    /// By their texts; nothing if they do not compile.
+    regexes: HashMap<String, Option<regex::Regex>>,
     /// Inside of `format`'s arguments lists may hold anything.
     mixed: bool,
 }
@@ -44,7 +60,9 @@ fn list_of<'t>(types: impl IntoIterator<Item = &'t Type>) -> String {
 
 impl Checker<'_> {
     fn issue(&mut self, at: usize, message: String) -> Type {
-        self.issues.push((at, message));
+        if self.issues.len() < ISSUES_MAX {
+            self.issues.push((at, message));
+        }
         Type::Dyn
     }
 
@@ -55,6 +73,12 @@ impl Checker<'_> {
     fn fresh(&mut self) -> Type {
         self.bindings.push(None);
         Type::Var(self.bindings.len() - 1)
+    }
+
+    fn bind(&mut self, var: usize, ty: Type) {
+        if let Some(place) = self.bindings.get_mut(var) {
+            self.undo.push((var, std::mem::replace(place, Some(ty))));
+        }
     }
 
     /// What a type variable stands for, if that is known.
@@ -68,51 +92,89 @@ impl Checker<'_> {
         ty.clone()
     }
 
-    /// The type without variables; one that stands for nothing is dynamic.
-    fn resolved(&self, ty: &Type) -> Type {
+    /// Whether a type, with its variables replaced, has no more nodes than are left.
+    fn is_small(&self, ty: &Type, left: &mut usize) -> bool {
+        let Some(fewer) = left.checked_sub(1) else { return false };
+        *left = fewer;
         match self.known(ty) {
-            Type::Var(_) => Type::Dyn,
-            Type::List(inner) => Type::list(self.resolved(&inner)),
-            Type::Map(entry) => Type::map(self.resolved(&entry.0), self.resolved(&entry.1)),
-            Type::Optional(inner) => Type::optional(self.resolved(&inner)),
-            Type::Meta(inner) => Type::Meta(Arc::new(self.resolved(&inner))),
+            Type::List(inner) | Type::Optional(inner) | Type::Meta(inner) => self.is_small(&inner, left),
+            Type::Map(entry) => self.is_small(&entry.0, left) && self.is_small(&entry.1, left),
+            _ => true,
+        }
+    }
+
+    /// Replaces the variables in so many nodes of a type; what is beyond them is dynamic, as are, unless they are kept,
+    /// variables that stand for nothing.
+    fn replaced(&self, ty: &Type, left: &mut usize, keep: bool) -> Type {
+        let Some(fewer) = left.checked_sub(1) else { return Type::Dyn };
+        *left = fewer;
+        match self.known(ty) {
+            Type::Var(_) if !keep => Type::Dyn,
+            Type::List(inner) => Type::list(self.replaced(&inner, left, keep)),
+            Type::Map(entry) => {
+                let key = self.replaced(&entry.0, left, keep);
+                Type::map(key, self.replaced(&entry.1, left, keep))
+            }
+            Type::Optional(inner) => Type::optional(self.replaced(&inner, left, keep)),
+            Type::Meta(inner) => Type::Meta(Arc::new(self.replaced(&inner, left, keep))),
             other => other,
         }
     }
 
-    fn contains(&self, ty: &Type, var: usize) -> bool {
+    /// The type without variables; one that stands for nothing is dynamic.
+    fn resolved(&self, ty: &Type) -> Type {
+        let mut left = TYPE_NODES_MAX;
+        self.replaced(ty, &mut left, false)
+    }
+
+    /// Whether a variable is in a type, or that is too large to tell.
+    fn contains(&self, ty: &Type, var: usize, left: &mut usize) -> bool {
+        let Some(fewer) = left.checked_sub(1) else { return true };
+        *left = fewer;
         match self.known(ty) {
             Type::Var(at) => at == var,
-            Type::List(inner) | Type::Optional(inner) => self.contains(&inner, var),
-            Type::Map(entry) => self.contains(&entry.0, var) || self.contains(&entry.1, var),
+            Type::List(inner) | Type::Optional(inner) => self.contains(&inner, var, left),
+            Type::Map(entry) => self.contains(&entry.0, var, left) || self.contains(&entry.1, var, left),
             _ => false,
         }
     }
 
     /// Whether a value of `from` may stand where `to` is wanted; variables on both sides are bound.
     fn assignable(&mut self, to: &Type, from: &Type) -> bool {
+        let mut left = TYPE_NODES_MAX;
+        self.fits(to, from, &mut left)
+    }
+
+    fn fits(&mut self, to: &Type, from: &Type, left: &mut usize) -> bool {
+        let Some(fewer) = left.checked_sub(1) else { return false };
+        *left = fewer;
         let (wanted, given) = (self.known(to), self.known(from));
         match (&wanted, &given) {
-            (Type::Var(a), Type::Var(b)) if a == b => true,
+            (Type::Var(a), Type::Var(b)) => {
+                // The newer one stands for the older one: so there are no long chains.
+                if a != b {
+                    self.bind(*a.max(b), Type::Var(*a.min(b)));
+                }
+                true
+            }
             (Type::Var(var), other) | (other, Type::Var(var)) => {
-                let fits = !self.contains(other, *var);
-                if fits && let Some(place) = self.bindings.get_mut(*var) {
-                    *place = Some(other.clone());
+                let mut nodes = TYPE_NODES_MAX;
+                let fits = !self.contains(other, *var, &mut nodes);
+                if fits {
+                    self.bind(*var, other.clone());
                 }
                 fits
             }
             (Type::Dyn, _) => true,
             (_, Type::Dyn) => {
                 // The more general type is what the variable stands for from here on.
-                if let Type::Var(var) = to
-                    && let Some(place) = self.bindings.get_mut(*var)
-                {
-                    *place = Some(Type::Dyn);
+                if let Type::Var(var) = to {
+                    self.bind(*var, Type::Dyn);
                 }
                 true
             }
-            (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.assignable(a, b),
-            (Type::Map(a), Type::Map(b)) => self.assignable(&a.0, &b.0) && self.assignable(&a.1, &b.1),
+            (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.fits(a, b, left),
+            (Type::Map(a), Type::Map(b)) => self.fits(&a.0, &b.0, left) && self.fits(&a.1, &b.1, left),
             (Type::Meta(_), Type::Meta(_)) => true,
             (Type::Object(a), Type::Object(b)) => a.name == b.name,
             (a, Type::Null) | (Type::Null, a) => matches!(
@@ -156,8 +218,9 @@ impl Checker<'_> {
             Kind::Struct(name, fields) => self.object(at, name, fields),
             Kind::Fold(fold) => self.fold(fold),
         };
-        expr.ty = ty.clone();
-        ty
+        let mut left = TYPE_NODES_MAX;
+        expr.ty = if self.is_small(&ty, &mut left) { ty } else { Type::Dyn };
+        expr.ty.clone()
     }
 
     // ---- fields
@@ -263,14 +326,20 @@ impl Checker<'_> {
             if overload.method != call.method || overload.args.len() != args.len() {
                 continue;
             }
-            let saved = self.bindings.clone();
+            let base = self.bindings.len();
+            self.undo.clear();
             let vars = [self.fresh(), self.fresh()];
             let fits = overload.args.iter().zip(args).all(|(wanted, given)| {
                 let wanted = instance(wanted, &vars);
                 self.assignable(&wanted, given)
             });
             if !fits {
-                self.bindings = saved;
+                while let Some((var, before)) = self.undo.pop() {
+                    if let Some(place) = self.bindings.get_mut(var) {
+                        *place = before;
+                    }
+                }
+                self.bindings.truncate(base);
                 continue;
             }
             let ty = self.substituted(&instance(&overload.result, &vars));
@@ -291,13 +360,23 @@ impl Checker<'_> {
 
     /// Replaces the variables that are known.
     fn substituted(&self, ty: &Type) -> Type {
-        match self.known(ty) {
-            Type::List(inner) => Type::list(self.substituted(&inner)),
-            Type::Map(entry) => Type::map(self.substituted(&entry.0), self.substituted(&entry.1)),
-            Type::Optional(inner) => Type::optional(self.substituted(&inner)),
-            Type::Meta(inner) => Type::Meta(Arc::new(self.substituted(&inner))),
-            other => other,
+        let mut left = TYPE_NODES_MAX;
+        self.replaced(ty, &mut left, true)
+    }
+
+    /// Compiles a regular expression that is written out, once; whether it compiles.
+    fn pattern(&mut self, at: usize, text: &str) -> bool {
+        if let Some(known) = self.regexes.get(text) {
+            return known.is_some();
         }
+        if self.regexes.len() >= REGEXES_MAX {
+            self.issue(at, "too many regular expressions".into());
+            return true;
+        }
+        let compiled = eval::compile_regex(text).ok();
+        let is_good = compiled.is_some();
+        self.regexes.insert(text.to_owned(), compiled);
+        is_good
     }
 
     /// Texts that are written out are checked before they are needed.
@@ -310,10 +389,8 @@ impl Checker<'_> {
         let Some(Expr { at, kind: Kind::Const(Const::String(text)), .. }) = call.args.get(position) else { return };
         let is_good = match call.name.as_str() {
             "matches" | "find" | "findAll" => {
-                let compiled = eval::compile_regex(text);
-                self.regexes.extend(compiled.iter().map(|regex| (text.clone(), regex.clone())));
                 // Only of this one upstream says it before it is evaluated.
-                compiled.is_ok() || call.name != "matches"
+                self.pattern(*at, text) || call.name != "matches"
             }
             "duration" => time::parse_duration(text).is_some(),
             _ => time::parse_timestamp(text).is_some(),
@@ -370,6 +447,7 @@ impl Checker<'_> {
         let (mut key, mut value) = (None, None);
         for entry in entries {
             let ty = self.expr(&mut entry.key);
+            let ty = self.key(entry.key.at, ty);
             key = Some(self.join(entry.key.at, key, &ty));
             let ty = self.value(&mut entry.value, entry.optional);
             value = Some(self.join(entry.value.at, value, &ty));
@@ -377,6 +455,18 @@ impl Checker<'_> {
         let key = key.unwrap_or_else(|| self.fresh());
         let value = value.unwrap_or_else(|| self.fresh());
         Type::map(key, value)
+    }
+
+    /// The type of a map's key, which must be one that can be a key.
+    fn key(&mut self, at: usize, ty: Type) -> Type {
+        match self.known(&ty) {
+            // Whole numbers are keys in whatever form they come.
+            Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Dyn | Type::Var(_) => ty,
+            other => {
+                let other = self.resolved(&other);
+                self.issue(at, format!("unsupported key type: {other}"))
+            }
+        }
     }
 
     /// `Object.spec{…}` and `JSONPatch{…}`, where they are known.
@@ -439,9 +529,10 @@ impl Checker<'_> {
         self.substituted(&result)
     }
 
-    /// Leaves no variable in the types.
+    /// Leaves no variable in the types, and of them what is needed from here on.
     fn finish(&self, expr: &mut Expr) {
-        expr.ty = self.resolved(&expr.ty);
+        let mut left = OUTLINE_NODES_MAX;
+        expr.ty = self.replaced(&expr.ty, &mut left, false);
         expr.kind.children_mut().into_iter().for_each(|child| self.finish(child));
     }
 }

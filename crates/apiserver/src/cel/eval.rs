@@ -10,9 +10,10 @@ use super::{Program, Variable, authz::Authorize};
 
 /// What one expression may cost: about a tenth of a second.
 pub const CALL_COST_MAX: u64 = 1_000_000;
-/// Compiled regular expressions that an evaluation keeps.
+/// Regular expressions that an evaluation keeps, compiled or with why they do not compile.
 const REGEXES_MAX: usize = 32;
-/// A pattern that is made while evaluating costs this beyond the first ones.
+/// A pattern that is made while evaluating costs this, whether it compiles or not: every rule on every value starts
+/// with none.
 const REGEX_COST: u64 = 5_000;
 const REGEX_BYTES_MAX: usize = 1 << 18;
 /// Of all expressions that wait for each other's values.
@@ -38,7 +39,7 @@ pub struct Cx<'v> {
     left: u64,
     /// Of the expressions that are being evaluated: variables stand in each other.
     height: usize,
-    regexes: HashMap<String, regex::Regex>,
+    regexes: HashMap<String, Result<regex::Regex, String>>,
     /// Those of the expression that is being evaluated.
     written: &'v [(String, regex::Regex)],
 }
@@ -86,7 +87,7 @@ impl<'v> Cx<'v> {
         self.height = program.expr.height;
         self.written = &program.regexes;
         let result = self.eval(&program.expr);
-        self.budget -= before - self.left;
+        self.budget = self.budget.saturating_sub(before.saturating_sub(self.left));
         result
     }
 
@@ -138,17 +139,15 @@ impl<'v> Cx<'v> {
         if let Some((_, regex)) = self.written.iter().find(|(text, _)| text == pattern) {
             return Ok(regex.clone());
         }
-        if let Some(regex) = self.regexes.get(pattern) {
-            return Ok(regex.clone());
+        if let Some(known) = self.regexes.get(pattern) {
+            return known.clone().map_err(Fault::Failed);
         }
-        if self.regexes.len() >= REGEXES_MAX {
-            self.charge(REGEX_COST)?;
-        }
-        let regex = compile_regex(pattern).map_err(Fault::Failed)?;
+        self.charge(REGEX_COST)?;
+        let compiled = compile_regex(pattern);
         if self.regexes.len() < REGEXES_MAX {
-            self.regexes.insert(pattern.to_owned(), regex.clone());
+            self.regexes.insert(pattern.to_owned(), compiled.clone());
         }
-        Ok(regex)
+        compiled.map_err(Fault::Failed)
     }
 
     fn lookup(&mut self, name: &str) -> Evaluated<Val<'v>> {
@@ -206,7 +205,8 @@ impl<'v> Cx<'v> {
             Kind::Const(value) => Ok(constant(value)),
             Kind::Ident(name) => {
                 self.charge(1)?;
-                Ok(self.lookup(name)?.of_type(&expr.ty))
+                let value = self.lookup(name)?;
+                self.typed(value, &expr.ty)
             }
             Kind::Select(select) => self.select(select, &expr.ty),
             Kind::Call(call) => self.call(call, &expr.ty),
@@ -250,6 +250,14 @@ impl<'v> Cx<'v> {
         }
     }
 
+    /// Brings a value into its type, and pays for the decoding of bytes.
+    fn typed(&mut self, value: Val<'v>, ty: &Type) -> Evaluated<Val<'v>> {
+        if let (Type::Bytes, Val::String(text)) = (ty, &value) {
+            self.charge(text.len() as u64 / 10)?;
+        }
+        Ok(value.of_type(ty))
+    }
+
     fn select(&mut self, select: &'v Select, ty: &Type) -> Evaluated<Val<'v>> {
         let operand = self.eval(&select.operand)?;
         if select.test {
@@ -262,7 +270,7 @@ impl<'v> Cx<'v> {
             return Ok(Val::Optional(self.field(inner, &select.field)?.map(Rc::new)));
         }
         match self.field(&operand, &select.field)? {
-            Some(value) => Ok(value.of_type(ty)),
+            Some(value) => self.typed(value, ty),
             None => Err(Fault::no_such_key(&select.field)),
         }
     }
@@ -288,8 +296,9 @@ impl<'v> Cx<'v> {
                 let chosen = if self.eval(condition)?.as_bool()? { yes } else { no };
                 // What is only named there is read with the condition.
                 let free = u64::from(matches!(chosen.kind, Kind::Ident(_) | Kind::Select(_)));
+                let before = self.left;
                 let value = self.eval(chosen)?;
-                self.left += free;
+                self.left = self.left.saturating_add(free).min(before);
                 Ok(value)
             }
             ("@not_strictly_false", [arg]) => {
@@ -316,7 +325,10 @@ impl<'v> Cx<'v> {
                 let accu = place.map_or(Ok(Val::Null), |(_, value)| std::mem::replace(value, Ok(Val::Null)))?;
                 self.apply(call, vec![accu], 1)
             }
-            _ => Ok(self.apply(call, Vec::new(), 0)?.of_type(ty)),
+            _ => {
+                let value = self.apply(call, Vec::new(), 0)?;
+                self.typed(value, ty)
+            }
         }
     }
 

@@ -147,21 +147,19 @@ pub fn flatten<'v>(cx: &mut Cx<'v>, args: Args<'_, 'v>) -> Evaluated<Val<'v>> {
 }
 
 /// Orders values by their keys, of which each must compare with all others.
-fn sorted<'v>(cx: &mut Cx<'v>, mut pairs: Vec<(Val<'v>, Val<'v>)>) -> Evaluated<Val<'v>> {
+fn sorted<'v>(cx: &mut Cx<'v>, pairs: Vec<(Val<'v>, Val<'v>)>) -> Evaluated<Val<'v>> {
     let count = pairs.len() as u64;
     cx.charge(count * u64::from(u64::BITS - count.leading_zeros()))?;
-    let mut fault = None;
-    pairs.sort_by(|(a, _), (b, _)| match compare(a, b) {
-        Ok(order) => order.unwrap_or(Ordering::Equal),
-        Err(why) => {
-            fault = Some(why);
-            Ordering::Equal
+    // Sorting may panic where an order is none: keys of several types are refused before, and NaN stands last.
+    if let Some((first, _)) = pairs.first() {
+        for (key, _) in &pairs {
+            compare(first, key)?;
         }
-    });
-    match fault {
-        Some(why) => Err(why),
-        None => Ok(Val::list(pairs.into_iter().map(|(_, value)| value).collect())),
     }
+    let is_number = |(key, _): &(Val<'v>, Val<'v>)| compare(key, key) == Ok(Some(Ordering::Equal));
+    let (mut ordered, nan): (Vec<_>, Vec<_>) = pairs.into_iter().partition(is_number);
+    ordered.sort_by(|(a, _), (b, _)| compare(a, b).ok().flatten().unwrap_or(Ordering::Equal));
+    Ok(Val::list(ordered.into_iter().chain(nan).map(|(_, value)| value).collect()))
 }
 
 pub fn sort<'v>(cx: &mut Cx<'v>, args: Args<'_, 'v>) -> Evaluated<Val<'v>> {

@@ -33,6 +33,10 @@ pub const BUDGET: u64 = 10_000_000;
 /// What one webhook's or policy's match conditions may cost.
 pub const MATCH_BUDGET: u64 = 2_500_000;
 
+/// How many problems of an expression are told, and how much of a line is shown with each.
+const ISSUES_MAX: usize = 100;
+const LINE_MAX: usize = 2000;
+
 /// Why an expression does not compile: every problem with its place, as cel-go shows it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{0}")]
@@ -46,12 +50,17 @@ impl CompileError {
     fn of(source: &str, mut issues: Vec<(usize, String)>) -> CompileError {
         issues.sort_by_key(|(at, _)| *at);
         issues.dedup();
+        issues.truncate(ISSUES_MAX);
         let shown = issues.iter().map(|(at, message)| {
             let before = source.get(..*at).unwrap_or(source);
             let line = before.matches('\n').count();
             let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
-            let text = source.split('\n').nth(line).unwrap_or_default();
-            format!("ERROR: <input>:{}:{}: {message}\n | {text}\n | {}^", line + 1, column + 1, ".".repeat(column))
+            // Of a very long line what is near.
+            let hidden = column.saturating_sub(LINE_MAX / 2);
+            let text: String =
+                source.split('\n').nth(line).unwrap_or_default().chars().skip(hidden).take(LINE_MAX).collect();
+            let dots = ".".repeat(column - hidden);
+            format!("ERROR: <input>:{}:{}: {message}\n | {text}\n | {dots}^", line + 1, column + 1)
         });
         CompileError(shown.collect::<Vec<_>>().join("\n"))
     }

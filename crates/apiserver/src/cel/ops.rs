@@ -210,6 +210,7 @@ pub fn equal<'v>(cx: &mut Cx<'v>, a: &Val<'v>, b: &Val<'v>) -> Evaluated<bool> {
                 return Ok(false);
             }
             for ((ka, va), (kb, vb)) in a.iter().zip(b.iter()) {
+                cx.charge(1)?;
                 if ka != kb || !equal(cx, va, vb)? {
                     return Ok(false);
                 }

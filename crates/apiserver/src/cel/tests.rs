@@ -374,3 +374,74 @@ fn variables_are_lazy_and_evaluated_once() {
     assert_eq!(run("variables.b").0, Err(why.into()));
     assert_eq!(run("true || variables.b > 1").0, Ok(Value::Bool(true)));
 }
+
+#[test]
+fn types_do_not_grow_beyond_their_expression() {
+    check(&[
+        ("[1].map(x, {x: x}).map(x, {x: x})", "COMPILE 1:28: unsupported key type: map(int, int)"),
+        ("{null: 1}", "COMPILE 1:2: unsupported key type: null"),
+        ("{dyn([1]): 1}", "ERROR unsupported key type: list"),
+        ("{1: 'a', 2: 'b'}.size() + {true: 1}.size() + {1u: 1}.size() + {1.0: 1}.size()", "5"),
+    ]);
+    let doubled = (0..30).fold("[1]".to_owned(), |inner, _| format!("{inner}.map(x, {{x: x}})"));
+    assert!(shown(&doubled).starts_with("COMPILE 1:28: unsupported key type: map(int, int)"));
+    // Beyond some size types are dynamic.
+    let deep = (0..90).fold("[1]".to_owned(), |inner, _| format!("{inner}.map(x, {{'a': [[[x]]]}})"));
+    assert_eq!(shown(&format!("{deep}.size()")), "1");
+    let wide = (0..40).fold("optional.of(1)".to_owned(), |inner, _| format!("{inner}.optMap(x, {{'a': x, 'b': x}})"));
+    assert_eq!(shown(&format!("{wide}.hasValue()")), "true");
+    // Every variable stands for a type in which the next one is twice.
+    let equal: Vec<String> = (0..24).map(|n| format!("x{n} == {{x{}: x{}}}", n + 1, n + 1)).collect();
+    let body = format!("[{}, x0 == x0, [x0] == [x0]]", equal.join(", "));
+    let nested = (0..25).rev().fold(body, |inner, n| format!("[].map(x{n}, {inner})"));
+    assert_eq!(shown(&nested), "[]");
+}
+
+#[test]
+fn overloads_that_do_not_fit_leave_no_trace() {
+    check(&[
+        ("[[], [1], []].map(x, x.size())", "[0,1,0]"),
+        ("[].map(x, x + 1) + [1]", "[1]"),
+        (
+            "[[], ['a']] == [[], [1]]",
+            "COMPILE 1:13: found no matching overload for '_==_' applied to '(list(list(string)), list(list(int)))'",
+        ),
+    ]);
+}
+
+#[test]
+fn patterns_are_paid_for_before_they_are_compiled() {
+    let out = "ERROR operation cancelled: actual cost limit exceeded";
+    let broken = "lists.range(100).exists(x, 'a'.matches(s + '['))";
+    check(&[
+        ("lists.range(10000).exists(x, 'a'.matches(string(x) + '['))", out),
+        (broken, "ERROR error parsing regexp: error: unclosed character class"),
+    ]);
+    // That it does not compile is remembered.
+    assert!((5_000..10_000).contains(&cost(broken)), "{}", cost(broken));
+}
+
+#[test]
+fn patterns_that_are_written_out_are_counted_once() {
+    fn all(pattern: fn(usize) -> String) -> String {
+        (0..150).map(|n| format!("s.matches('{}')", pattern(n))).collect::<Vec<_>>().join(" || ")
+    }
+    assert_eq!(shown(&all(|n| format!("t{}", "e".repeat(n % 2)))), "true");
+    assert!(shown(&all(|n| format!("t{n}"))).contains("too many regular expressions"));
+}
+
+#[test]
+fn what_has_no_order_is_sorted_or_refused() {
+    let numbers = "lists.range(60).map(x, x % 3 == 0 ? double('NaN') : double(60 - x)).sort()";
+    check(&[
+        (&format!("{numbers}.slice(0, 3)"), "[1,2,4]"),
+        ("lists.range(60).map(x, x % 2 == 0 ? dyn(x) : dyn(string(x))).sort()", "ERROR no such overload"),
+    ]);
+}
+
+#[test]
+fn many_problems_of_long_lines_are_told_shortly() {
+    let error = Program::compile(&vec!["nothing"; 10_000].join("||"), &env()).unwrap_err().0;
+    assert_eq!(error.matches("ERROR: <input>:1:").count(), 100);
+    assert!(error.len() < 1 << 20, "{} bytes", error.len());
+}

@@ -6,6 +6,7 @@ use schema::{Object, Value};
 
 const DEFINITIONS: &str = "#/definitions/";
 const PARAMETERS: &str = "#/parameters/";
+const INLINED_BYTES_MAX: usize = 8 << 20;
 
 fn each_reference(value: &mut Value, visit: &mut dyn FnMut(&mut String)) {
     match value {
@@ -22,13 +23,19 @@ fn each_reference(value: &mut Value, visit: &mut dyn FnMut(&mut String)) {
     }
 }
 
-/// Puts shared parameters where they are referred to: our documents share none.
-fn inline_parameters(value: &mut Value, shared: &Object) {
-    let named = value.str_at(&["$ref"]).strip_prefix(PARAMETERS).and_then(|name| shared.get(name)).cloned();
-    match value {
-        _ if named.is_some() => *value = named.unwrap_or_default(),
-        Value::Object(members) => members.values_mut().for_each(|member| inline_parameters(member, shared)),
-        Value::List(items) => items.iter_mut().for_each(|item| inline_parameters(item, shared)),
+/// Puts shared parameters where they are referred to: our documents share none. A parameter comes with its size as
+/// JSON; what would exceed the budget stays a reference.
+fn inline_parameters(value: &mut Value, shared: &BTreeMap<&str, (&Value, usize)>, budget: &mut usize) {
+    let named = value.str_at(&["$ref"]).strip_prefix(PARAMETERS).and_then(|name| shared.get(name));
+    match (named, value) {
+        (Some((parameter, bytes)), value) if bytes <= budget => {
+            *budget -= bytes;
+            *value = (*parameter).clone();
+        }
+        (_, Value::Object(members)) => {
+            members.values_mut().for_each(|member| inline_parameters(member, shared, budget));
+        }
+        (_, Value::List(items)) => items.iter_mut().for_each(|item| inline_parameters(item, shared, budget)),
         _ => {}
     }
 }
@@ -42,7 +49,8 @@ pub fn of(mut document: Value, prefix: &str) -> Value {
     let (mut paths, mut all, shared) = (take("paths"), take("definitions"), take("parameters"));
     paths.retain(|path, _| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     let mut paths = Value::Object(paths);
-    inline_parameters(&mut paths, &shared);
+    let shared = shared.iter().map(|(name, parameter)| (name.as_str(), (parameter, parameter.to_string().len())));
+    inline_parameters(&mut paths, &shared.collect(), &mut INLINED_BYTES_MAX.clone());
     let mut wanted: BTreeSet<String> = BTreeSet::new();
     each_reference(&mut paths, &mut |reference| wanted.extend([reference.clone()]));
     let mut definitions = Object::new();

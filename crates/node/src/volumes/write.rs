@@ -2,7 +2,9 @@
 //! containers open links through `..data`. Readers see the old version or the new one, never a mixture.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::{fs, io};
 
@@ -29,7 +31,8 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> 
         if let Some(parent) = to.parent().filter(|parent| *parent != target) {
             fs::create_dir_all(parent)?;
         }
-        fs::write(&to, &file.data)?;
+        // What may be a key is nobody else's before it has its mode.
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?.write_all(&file.data)?;
         fs::set_permissions(&to, fs::Permissions::from_mode(effective(file.mode, group)))?;
         if file.user.is_some() || group.is_some() {
             chown(&to, file.user, group)?;

@@ -111,7 +111,7 @@ fn verify_trusted(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: 
     if now < read.not_before {
         return Err(CertificateError::NotValidYet.into());
     }
-    if !read.extended_usages.is_empty() && !read.extended_usages.iter().any(|usage| wanted.contains(usage)) {
+    if read.restricts_usage && !read.extended_usages.iter().any(|usage| wanted.contains(usage)) {
         return Err(CertificateError::InvalidPurpose.into());
     }
     Ok(())

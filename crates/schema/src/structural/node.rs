@@ -1,6 +1,6 @@
 //! A schema in the form in which it is walked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Evaluate, join, members};
 use crate::Value;
@@ -87,6 +87,8 @@ pub struct Node {
     pub list_type: ListType,
     pub atomic_map: bool,
     pub cel: Vec<CelRule>,
+    /// Whether there are rules here or below, once they have numbers.
+    pub has_rules: bool,
 
     pub format: String,
     pub enumeration: Vec<Value>,
@@ -155,6 +157,7 @@ impl Node {
                     optional_old_self: rule.bool_at(&["optionalOldSelf"]),
                 })
                 .collect(),
+            has_rules: false,
             format: text(schema, "format"),
             enumeration: schema.list_at(&["enum"]).to_vec(),
             maximum: number("maximum"),
@@ -204,10 +207,11 @@ impl Node {
         if let Additional::Of(node) = &mut self.additional {
             next = node.number_rules(next);
         }
-        match &mut self.items {
-            Some(items) => items.number_rules(next),
-            None => next,
+        if let Some(items) = &mut self.items {
+            next = items.number_rules(next);
         }
+        self.has_rules = next > first;
+        next
     }
 
     /// Evaluates the rules here and below. Old values are correlated by field, map key and list-map key; the elements
@@ -220,7 +224,7 @@ impl Node {
         evaluate: &mut Evaluate<'_>,
         errors: &mut Vec<FieldError>,
     ) {
-        if value.is_null() {
+        if value.is_null() || !self.has_rules {
             return;
         }
         for rule in &self.cel {
@@ -229,7 +233,9 @@ impl Node {
         match value {
             Value::Object(object) => {
                 for (key, member) in object {
-                    if let Some(Some(node)) = self.member(key) {
+                    if let Some(Some(node)) = self.member(key)
+                        && node.has_rules
+                    {
                         let declared = self.properties.contains_key(key);
                         let at = if declared { join(path, key) } else { format!("{path}[{key}]") };
                         node.rules(member, old.and_then(|o| o.member(key)), &at, evaluate, errors);
@@ -237,19 +243,30 @@ impl Node {
                 }
             }
             Value::List(list) => {
-                let Some(items) = &self.items else { return };
-                let is_same = old == Some(value);
+                let Some(items) = self.items.as_deref().filter(|items| items.has_rules) else { return };
+                let at = |i: usize| format!("{path}[{i}]");
+                let ListType::Map(keys) = &self.list_type else {
+                    let is_same = old == Some(value);
+                    for (i, item) in list.iter().enumerate() {
+                        items.rules(item, is_same.then_some(item), &at(i), evaluate, errors);
+                    }
+                    return;
+                };
+                let mut by_keys = HashMap::new();
+                for item in old.and_then(Value::as_list).into_iter().flatten() {
+                    by_keys.entry(keys_of(item, keys)).or_insert(item);
+                }
                 for (i, item) in list.iter().enumerate() {
-                    let was = match &self.list_type {
-                        ListType::Map(keys) => old
-                            .and_then(Value::as_list)
-                            .and_then(|old| old.iter().find(|o| keys.iter().all(|k| o.member(k) == item.member(k)))),
-                        _ => is_same.then_some(item),
-                    };
-                    items.rules(item, was, &format!("{path}[{i}]"), evaluate, errors);
+                    let was = by_keys.get(&keys_of(item, keys)).copied();
+                    items.rules(item, was, &at(i), evaluate, errors);
                 }
             }
             _ => {}
         }
     }
+}
+
+/// What tells an item of a list from the others: its keys' values, of which some may be missing.
+fn keys_of(item: &Value, keys: &[String]) -> Vec<Option<String>> {
+    keys.iter().map(|key| item.member(key).map(Value::to_string)).collect()
 }

@@ -8,8 +8,8 @@ mod validating;
 
 use std::sync::Arc;
 
-use schema::Value;
 use schema::selector::LabelSelector;
+use schema::{Value, json};
 
 pub use check::check;
 pub use mutating::Mutating;
@@ -19,6 +19,7 @@ pub use validating::Validating;
 use super::AdmissionRequest;
 use super::expressions::{MatchConditions, env};
 use super::matching::Subject;
+use crate::cache::Entry;
 use crate::cel::{Env, Program, Type, Variable, types};
 use crate::kind::{Kind, Registry, split_api_version};
 use crate::{Server, encode};
@@ -136,7 +137,22 @@ impl Binding {
             }
         };
         let Some(storage) = &kind.storage else { return Err("paramKind is not stored".into()) };
-        let decode = |body: &bytes::Bytes| encode::decode(kind, body).ok();
+        if !storage.is_loaded() {
+            return Err("the objects of paramKind are not yet known".into());
+        }
+        // Where a webhook converts, only what is stored in the version asked for can be read without it.
+        let converts = kind.custom.as_ref().is_some_and(|custom| custom.converter.is_some());
+        let decode = |entry: &Arc<Entry>| {
+            let stored = converts.then(|| json::parse(&entry.body).ok()).flatten();
+            if stored.is_some_and(|object| object.str_at(&["apiVersion"]) != &*kind.api_version) {
+                return Err(format!(
+                    "{} is not stored as {}, and a webhook converts it",
+                    entry.name(),
+                    kind.api_version
+                ));
+            }
+            encode::decode(kind, &entry.body).map_err(|status| status.message)
+        };
         let found: Vec<Value> = match reference.str_at(&["name"]) {
             "" => {
                 let selector = LabelSelector::from_value(&reference["selector"]).map_err(|e| e.to_string())?;
@@ -144,11 +160,11 @@ impl Binding {
                     selector.matches(|name| object.get(&["metadata", "labels", name]).and_then(Value::as_str))
                 };
                 let (entries, _) = storage.newest(&storage.span(namespace));
-                entries.iter().filter_map(|entry| decode(&entry.body)).filter(selected).collect()
+                let mut found = entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+                found.retain(selected);
+                found
             }
-            name => {
-                storage.get(&storage.key(namespace, name)).and_then(|entry| decode(&entry.body)).into_iter().collect()
-            }
+            name => storage.get(&storage.key(namespace, name)).iter().map(decode).collect::<Result<_, _>>()?,
         };
         if found.is_empty() && reference.str_at(&["parameterNotFoundAction"]) == "Deny" {
             return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());

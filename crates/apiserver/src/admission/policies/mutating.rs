@@ -115,6 +115,10 @@ impl Invocation {
             }
         }
         let Some(kind) = request.served(server) else {
+            // What only a subresource knows (`Binding`, `Scale`) is left as it is.
+            if !request.subresource.is_empty() {
+                return false;
+            }
             let kind = format!("{}/{}, Kind={}", request.group, request.version, request.kind);
             refusals.extend(self.refusal(&format!("Resource kind {kind} not found")));
             return false;

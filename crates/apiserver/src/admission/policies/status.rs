@@ -18,6 +18,8 @@ use crate::{Server, User, meta};
 const PLURAL: &str = "validatingadmissionpolicies";
 /// The most types that a policy is checked against.
 const TYPES_MAX: usize = 10;
+/// What is told of one expression with one type.
+const WARNING_CHARS_MAX: usize = 4096;
 /// Messages in each other are known to this depth; deeper they may be anything.
 const DEPTH_MAX: usize = 16;
 
@@ -107,7 +109,7 @@ fn warnings(policy: &Value, registry: &Registry) -> Vec<Value> {
                 .iter()
                 .filter_map(|(name, expressions)| {
                     let why = Program::compile_to(text, &expressions.env, &[]).err()?;
-                    Some(format!("{name}: {why}\n"))
+                    Some(format!("{name}: {}\n", why.chars().take(WARNING_CHARS_MAX).collect::<String>()))
                 })
                 .collect();
             if !wrong.is_empty() {

@@ -1,6 +1,6 @@
 //! Parts are cut out whole, and join without a definition changing its meaning.
 
-use schema::yaml;
+use schema::{json, yaml};
 
 use super::*;
 
@@ -43,4 +43,16 @@ fn joined_documents() {
             "{paths: {/a: {get: ours}, /b: {get: {schema: {$ref: '#/definitions/Meta_v3'}}}}, definitions: {Same: {type: string}, Meta: {type: object}, Meta_v2: {type: integer}, Meta_v3: {type: array}, New: {m: {$ref: '#/definitions/Meta_v3'}, s: {$ref: '#/definitions/Same'}}}}"
         )
     );
+}
+
+#[test]
+fn shared_parameters_are_inlined_within_bounds() {
+    let long = "x".repeat(1 << 20);
+    let references = vec![r##"{"$ref":"#/parameters/long"}"##; 100].join(",");
+    let text = format!(
+        r#"{{"parameters":{{"long":{{"description":"{long}"}}}},"paths":{{"/apis/g/v1/x":{{"parameters":[{references}]}}}}}}"#
+    );
+    let part = of(json::parse(text.as_bytes()).unwrap(), "/apis/g/v1").to_string();
+    assert!((4 << 20..10 << 20).contains(&part.len()), "{} bytes", part.len());
+    assert!(part.contains("#/parameters/long"));
 }
