@@ -77,7 +77,7 @@ impl Checker<'_> {
 
     fn bind(&mut self, var: usize, ty: Type) {
         if let Some(place) = self.bindings.get_mut(var) {
-            self.undo.push((var, std::mem::replace(place, Some(ty))));
+            self.undo.push((var, place.replace(ty)));
         }
     }
 
