@@ -317,25 +317,19 @@ impl Parser<'_> {
     }
 
     fn entries(&mut self, at: usize) -> Parsed<Expr> {
-        let mut out = Vec::new();
-        while !self.take("}") {
-            let optional = self.take("?");
-            let key = self.expr()?;
-            self.expect(":")?;
-            out.push(Item { key, value: self.expr()?, optional });
-            if !self.take(",") {
-                self.expect("}")?;
-                break;
-            }
-        }
-        Ok(Expr::new(at, Kind::Map(out)))
+        Ok(Expr::new(at, Kind::Map(self.items(Self::expr)?)))
     }
 
     fn fields(&mut self) -> Parsed<Vec<Item<String>>> {
+        self.items(Self::field)
+    }
+
+    /// `[?]KEY: VALUE, …}`
+    fn items<K>(&mut self, key: fn(&mut Self) -> Parsed<K>) -> Parsed<Vec<Item<K>>> {
         let mut out = Vec::new();
         while !self.take("}") {
             let optional = self.take("?");
-            let key = self.field()?;
+            let key = key(self)?;
             self.expect(":")?;
             out.push(Item { key, value: self.expr()?, optional });
             if !self.take(",") {

@@ -17,6 +17,16 @@ fn object() -> Value {
     json::parse(br#"{"spec":{"replicas":3},"a":"x","n":null,"l":[3,1,2],"m":{"a":1,"b":2}}"#).unwrap()
 }
 
+fn cx(object: &Value) -> Cx<'_> {
+    let mut cx = Cx::new(BUDGET);
+    cx.set("object", object.into());
+    cx.set("i", Val::Int(5));
+    cx.set("s", Val::borrowed("text"));
+    cx.set("l", (&object["l"]).into());
+    cx.set("m", (&object["m"]).into());
+    cx
+}
+
 /// The result as text, `ERROR why`, or `COMPILE why` (without the picture of the place).
 fn shown(source: &str) -> String {
     let program = match Program::compile(source, &env()) {
@@ -27,12 +37,7 @@ fn shown(source: &str) -> String {
         }
     };
     let object = object();
-    let mut cx = Cx::new(BUDGET);
-    cx.set("object", (&object).into());
-    cx.set("i", Val::Int(5));
-    cx.set("s", Val::borrowed("text"));
-    cx.set("l", (&object["l"]).into());
-    cx.set("m", (&object["m"]).into());
+    let mut cx = cx(&object);
     match cx.run(&program) {
         Ok(value) => match value.to_json() {
             Ok(json) => json.to_string(),
@@ -48,12 +53,7 @@ fn shown(source: &str) -> String {
 fn cost(source: &str) -> u64 {
     let program = Program::compile(source, &env()).unwrap();
     let object = object();
-    let mut cx = Cx::new(BUDGET);
-    cx.set("object", (&object).into());
-    cx.set("i", Val::Int(5));
-    cx.set("s", Val::borrowed("text"));
-    cx.set("l", (&object["l"]).into());
-    cx.set("m", (&object["m"]).into());
+    let mut cx = cx(&object);
     let _ = cx.run(&program);
     BUDGET - cx.budget()
 }
