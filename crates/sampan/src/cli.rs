@@ -160,12 +160,22 @@ pub struct ServerArgs {
     /// A part to leave out: servicelb, dns, network-policy.
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = flags::part)]
     pub disable: Vec<String>,
+    /// A flag of kube-apiserver, as it takes it.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = flags::api_server_arg)]
+    pub kube_apiserver_arg: Vec<(String, String)>,
     /// Run no node here.
     #[arg(long)]
     pub disable_agent: bool,
     /// A token for agents that differs from the servers'.
     #[arg(long, env = "SAMPAN_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub agent_token: Option<String>,
+}
+
+impl ServerArgs {
+    /// What `--kube-apiserver-arg` sets: the last value given.
+    pub fn api_server_arg(&self, name: &str) -> Option<&str> {
+        self.kube_apiserver_arg.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
 }
 
 #[derive(Debug, Args, Clone)]

@@ -34,6 +34,18 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
     }
 }
 
+/// What `--kube-apiserver-arg` takes of kube-apiserver's flags.
+const API_SERVER_ARGS: [&str; 1] = ["anonymous-auth"];
+
+/// `NAME=VALUE`; a name alone is a switch that is on.
+pub fn api_server_arg(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.trim_start_matches('-').split_once('=').unwrap_or((text.trim_start_matches('-'), "true"));
+    if !API_SERVER_ARGS.contains(&name) {
+        return Err(format!("known are {}", API_SERVER_ARGS.join(", ")));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn reserve(text: &str) -> Option<Reservation> {
     let mut reserved = Reservation::default();
     for part in text.split(',') {

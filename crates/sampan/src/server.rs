@@ -358,7 +358,7 @@ fn api_config(
         admission: apiserver::admission::registry::plugins(authorizer, &[]),
         service_cidrs: settings.service_cidrs.clone(),
         node_ports: settings.node_ports.clone(),
-        anonymous: true,
+        anonymous: args.api_server_arg("anonymous-auth") != Some("false"),
     })
 }
 
