@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request, header, request::Parts};
+use http::{Method, Request, header, request::Parts};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::call::{Call, read_body};
@@ -10,7 +10,7 @@ use crate::kind::Kind;
 use crate::negotiate::{Accepted, Encoding, Shape};
 use crate::reply::{self, Reply, Warnings};
 use crate::request::{GroupResource, Query};
-use crate::seams::{Decision, Peer};
+use crate::seams::{Answer, Decision, Peer};
 use crate::status::Result;
 use crate::write::{self, Part};
 use crate::{Attributes, Body, Server, Status, User, delete, negotiate, nonresource, patch, read, subresources, watch};
@@ -74,26 +74,6 @@ pub fn forbidden(user: &User, info: &Attributes, why: &str) -> Status {
     Status::forbidden(&gr, &info.name, &text)
 }
 
-/// Upstream's words for impersonated groups and the like of nobody: it prints its struct.
-fn nameless(uid: &str, groups: &[String], extra: &std::collections::BTreeMap<String, Vec<String>>) -> String {
-    let list = |items: &[String]| {
-        if items.is_empty() {
-            return "[]string(nil)".to_owned();
-        }
-        format!("[]string{{{}}}", items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(", "))
-    };
-    let extra = if extra.is_empty() {
-        "map[string][]string(nil)".to_owned()
-    } else {
-        let members = extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values)));
-        format!("map[string][]string{{{}}}", members.collect::<Vec<_>>().join(", "))
-    };
-    format!(
-        "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{}, Extra:{extra}}} without impersonating a user name",
-        list(groups)
-    )
-}
-
 /// What clients of an old API are told with every answer.
 fn deprecation(kind: &Kind) -> Option<String> {
     if let Some(custom) = &kind.custom {
@@ -149,10 +129,27 @@ impl Server {
             Some(user) => user,
             None => self.authenticate(parts).await?,
         };
-        let user = self.impersonate(user, &mut parts.headers)?;
-        match self.inner.config.authorize.authorize(self, &user, info) {
-            Decision::Allow(_) => Ok(user),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(&user, info, &why)),
+        let user = crate::authn::impersonation::apply(self, user, &mut parts.headers, info).await?;
+        self.check(&user, info).await.map(|()| user)
+    }
+
+    /// May this user do that?
+    pub(crate) async fn decide(&self, user: &User, info: &Attributes) -> Decision {
+        match self.inner.config.authorize.authorize(self, user, info) {
+            Answer::Now(decision) => decision,
+            Answer::Later(answer) => answer.await,
+        }
+    }
+
+    /// # Errors
+    /// 403 unless this user may do that, 500 if nobody can say.
+    pub(crate) async fn check(&self, user: &User, info: &Attributes) -> Result<()> {
+        match self.decide(user, info).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, info, &why)),
+            Decision::Failed { error, .. } => {
+                Err(Status::internal(format_args!("Internal Server Error: {:?}: {error}", info.path)))
+            }
         }
     }
 
@@ -175,81 +172,6 @@ impl Server {
                 Err(Status::unauthorized())
             }
         }
-    }
-
-    /// `Impersonate-User` and its kin: each part is a permission of its own.
-    fn impersonate(&self, user: User, headers: &mut HeaderMap) -> Result<User> {
-        const PREFIX: &str = "impersonate-extra-";
-        let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
-        let name = headers.get("impersonate-user").map(text);
-        let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
-        let uid = headers.get("impersonate-uid").map(text);
-        let mut extra = std::collections::BTreeMap::<String, Vec<String>>::new();
-        for (header, value) in headers.iter() {
-            if let Some(key) = header.as_str().strip_prefix(PREFIX) {
-                extra.entry(crate::request::percent_decode(key)).or_default().push(text(value));
-            }
-        }
-        let Some(name) = name.filter(|n| !n.is_empty()) else {
-            if groups.is_empty() && extra.is_empty() && uid.is_none() {
-                return Ok(user);
-            }
-            return Err(Status::bad_request(nameless(uid.as_deref().unwrap_or(""), &groups, &extra)));
-        };
-        let check = |group: &str, resource: &str, namespace: &str, name: &str, subresource: &str| {
-            let info = Attributes {
-                verb: "impersonate".into(),
-                api_group: group.into(),
-                api_version: "v1".into(),
-                resource: resource.into(),
-                subresource: subresource.into(),
-                namespace: namespace.into(),
-                name: name.into(),
-                is_resource: true,
-                ..Attributes::default()
-            };
-            match self.inner.config.authorize.authorize(self, &user, &info) {
-                Decision::Allow(_) => Ok(()),
-                Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(&user, &info, &why)),
-            }
-        };
-        let mut result = User { name: name.clone(), ..User::default() };
-        match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-            Some((namespace, account)) => {
-                check("", "serviceaccounts", namespace, account, "")?;
-                if groups.is_empty() {
-                    result.groups =
-                        vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-                }
-            }
-            None => check("", "users", "", &name, "")?,
-        }
-        for group in &groups {
-            check("", "groups", "", group, "")?;
-            result.groups.push(group.clone());
-        }
-        for (key, values) in &extra {
-            for value in values {
-                check("authentication.k8s.io", "userextras", "", value, key)?;
-            }
-        }
-        result.extra = extra;
-        if let Some(uid) = uid {
-            check("authentication.k8s.io", "uids", "", &uid, "")?;
-            result.uid = uid;
-        }
-        if name == "system:anonymous" {
-            if !result.in_group("system:unauthenticated") {
-                result.groups.push("system:unauthenticated".into());
-            }
-        } else if !result.in_group("system:authenticated") {
-            result.groups.push("system:authenticated".into());
-        }
-        let drop: Vec<_> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
-        for header in drop {
-            headers.remove(header);
-        }
-        Ok(result)
     }
 
     async fn dispatch(

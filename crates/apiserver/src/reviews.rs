@@ -37,7 +37,7 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
         "TokenReview" => token_review(&call, &mut review).await?,
         "SelfSubjectReview" => review.set(&["status", "userInfo"], user_value(&call.user)),
         "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview" => {
-            access_review(&call, &mut review)?;
+            access_review(&call, &mut review).await?;
         }
         "SelfSubjectRulesReview" => rules_review(&call, &mut review),
         "Binding" => {
@@ -75,7 +75,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
     Ok(())
 }
 
-fn access_review(call: &Call, review: &mut Value) -> Result<()> {
+async fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     let spec = review["spec"].clone();
     let own = call.kind.kind() == "SelfSubjectAccessReview";
     let user = if own {
@@ -123,11 +123,11 @@ fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     } else {
         Attributes { verb: text(path, "verb"), path: text(path, "path"), ..Attributes::default() }
     };
-    let decision = call.server.config().authorize.authorize(&call.server, &user, &attributes);
-    let (allowed, denied, reason) = match decision {
-        Decision::Allow(why) => (true, false, why),
-        Decision::Deny(why) => (false, true, why),
-        Decision::NoOpinion(why) => (false, false, why),
+    let (allowed, denied, reason, error) = match call.server.decide(&user, &attributes).await {
+        Decision::Allow(why) => (true, false, why, String::new()),
+        Decision::Deny(why) => (false, true, why, String::new()),
+        Decision::NoOpinion(why) => (false, false, why, String::new()),
+        Decision::Failed { denied, reason, error } => (false, denied, reason, error),
     };
     let mut status = Value::object([("allowed", allowed.into())]);
     if denied {
@@ -135,6 +135,9 @@ fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     }
     if !reason.is_empty() {
         status.set(&["reason"], reason);
+    }
+    if !error.is_empty() {
+        status.set(&["evaluationError"], error);
     }
     review.set(&["status"], status);
     Ok(())

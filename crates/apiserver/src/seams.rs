@@ -55,11 +55,41 @@ pub trait Authenticate: Send + Sync {
     ) -> BoxFuture<'a, Result<Option<Reviewed>, Refused>>;
 }
 
+/// What was decided, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     Allow(String),
     Deny(String),
     NoOpinion(String),
+    /// Not allowed, and somebody who should have been asked could not be.
+    Failed {
+        denied: bool,
+        reason: String,
+        error: String,
+    },
+}
+
+/// A decision, at once from the caches or when somebody outside has answered.
+pub enum Answer<'a> {
+    Now(Decision),
+    Later(BoxFuture<'a, Decision>),
+}
+
+impl Answer<'_> {
+    /// For those who cannot wait (expressions): blocks, while other threads take over this one's tasks.
+    pub fn now(self) -> Decision {
+        use tokio::runtime::{Handle, RuntimeFlavor};
+        match (self, Handle::try_current()) {
+            (Answer::Now(decision), _) => decision,
+            (Answer::Later(answer), Ok(runtime)) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(|| runtime.block_on(answer))
+            }
+            (Answer::Later(_), _) => {
+                let error = "an authorization webhook cannot be waited for here".to_owned();
+                Decision::Failed { denied: false, reason: String::new(), error }
+            }
+        }
+    }
 }
 
 /// One rule of what a user may do, as SelfSubjectRulesReview lists them.
@@ -72,9 +102,9 @@ pub struct Rule {
     pub non_resource_urls: Vec<String>,
 }
 
-/// May they. Reads only the cache, so it answers at once.
+/// May they.
 pub trait Authorize: Send + Sync {
-    fn authorize(&self, server: &Server, user: &User, attributes: &Attributes) -> Decision;
+    fn authorize<'a>(&'a self, server: &'a Server, user: &'a User, attributes: &'a Attributes) -> Answer<'a>;
 
     /// The rules that apply to a user in a namespace; the flag says that the list may be incomplete.
     fn rules(&self, server: &Server, user: &User, namespace: &str) -> (Vec<Rule>, bool);

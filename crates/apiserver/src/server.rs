@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) allocators: crate::behaviours::Allocators,
     pub(crate) documents: crate::discovery::Documents,
     pub(crate) remotes: crate::aggregate::Remotes,
+    pub(crate) impersonation: crate::authn::impersonation::Modes,
 }
 
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -105,6 +106,7 @@ impl Server {
                 allocators,
                 documents: crate::discovery::Documents::default(),
                 remotes: crate::aggregate::Remotes::default(),
+                impersonation: crate::authn::impersonation::Modes::default(),
                 config,
             }),
         };

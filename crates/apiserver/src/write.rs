@@ -15,7 +15,6 @@ use crate::kind::Kind;
 use crate::options::WriteOptions;
 use crate::read::store_error;
 use crate::reply::{self, Reply};
-use crate::seams::Decision;
 use crate::status::{Result, field_error};
 use crate::{Attributes, Server, Status, meta, negotiate};
 
@@ -371,11 +370,7 @@ impl Call {
             return Err(Status::not_found(&update.kind.group_resource(), &update.name));
         };
         let attributes = Attributes { verb: "create".into(), ..self.info.clone() };
-        if let Decision::Deny(why) | Decision::NoOpinion(why) =
-            self.server.inner.config.authorize.authorize(&self.server, &self.user, &attributes)
-        {
-            return Err(crate::handle::forbidden(&self.user, &attributes, &why));
-        }
+        self.server.check(&self.user, &attributes).await?;
         let object = &mut produced.object;
         if !object.str_at(&["metadata", "uid"]).is_empty() {
             let uid = object.str_at(&["metadata", "uid"]);

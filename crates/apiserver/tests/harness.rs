@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use apiserver::seams::{
-    Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule, Target,
+    Answer, Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule,
+    Target,
 };
 use apiserver::{Attributes, Body, Config, Server, Status, User, body};
 use http::{Method, Request, request::Parts};
@@ -68,11 +69,11 @@ impl Authenticate for Anyone {
 struct Most;
 
 impl Authorize for Most {
-    fn authorize(&self, _: &Server, user: &User, _: &Attributes) -> Decision {
-        match user.name.as_str() {
+    fn authorize<'a>(&'a self, _: &'a Server, user: &'a User, _: &'a Attributes) -> Answer<'a> {
+        Answer::Now(match user.name.as_str() {
             "nobody" | "system:anonymous" => Decision::NoOpinion(String::new()),
             _ => Decision::Allow(String::new()),
-        }
+        })
     }
     fn rules(&self, _: &Server, _: &User, _: &str) -> (Vec<Rule>, bool) {
         (Vec::new(), false)

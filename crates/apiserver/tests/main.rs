@@ -6,6 +6,7 @@ mod cluster;
 mod conversion;
 mod documents;
 mod harness;
+mod identities;
 mod pod_certificates;
 mod policies;
 mod rules;

@@ -211,9 +211,9 @@ impl Authorize for Inputs<'_> {
             ..Attributes::default()
         };
         let authorize = &self.server.config().authorize;
-        match authorize.authorize(self.server, account.as_ref().unwrap_or(self.user), &attributes) {
+        match authorize.authorize(self.server, account.as_ref().unwrap_or(self.user), &attributes).now() {
             Decision::Allow(reason) => (true, reason),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) | Decision::Failed { reason, .. } => (false, reason),
         }
     }
 }

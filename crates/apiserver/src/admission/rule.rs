@@ -35,8 +35,9 @@ impl Rule {
             return Ok(());
         }
         let authorize = &server.config().authorize;
-        let may =
-            |user: &User, wanted: &Attributes| matches!(authorize.authorize(server, user, wanted), Decision::Allow(_));
+        let may = |user: &User, wanted: &Attributes| {
+            matches!(authorize.authorize(server, user, wanted).now(), Decision::Allow(_))
+        };
         step(&Cx { view: server, may: &may }, request)
     }
 }

@@ -5,6 +5,7 @@
 //! none held, the request is refused; without any it is the caller's to make it anonymous.
 
 mod certificates;
+pub(crate) mod impersonation;
 pub mod issue;
 pub mod service_accounts;
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod tests;
 
 use schema::Value;
 
-use crate::seams::{Authorize, Decision, Rule};
+use crate::seams::{Answer, Authorize, Decision, Rule};
 use crate::view::View;
 use crate::{Attributes, Server, User};
 
@@ -51,8 +51,8 @@ impl Authorizer {
 }
 
 impl Authorize for Authorizer {
-    fn authorize(&self, server: &Server, user: &User, attributes: &Attributes) -> Decision {
-        self.decide(server, user, attributes)
+    fn authorize<'a>(&'a self, server: &'a Server, user: &'a User, attributes: &'a Attributes) -> Answer<'a> {
+        Answer::Now(self.decide(server, user, attributes))
     }
 
     fn rules(&self, server: &Server, user: &User, namespace: &str) -> (Vec<Rule>, bool) {

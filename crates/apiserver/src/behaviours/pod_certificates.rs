@@ -97,7 +97,7 @@ fn answered(cx: &Cx<'_>, new: &Value, old: &Value) -> Vec<FieldError> {
     let signer = old.str_at(&["spec", "signerName"]);
     let authorize = &cx.server.config().authorize;
     let may = may_use_signer(cx.user, "sign", signer, |user, wanted| {
-        matches!(authorize.authorize(cx.server, user, wanted), Decision::Allow(_))
+        matches!(authorize.authorize(cx.server, user, wanted).now(), Decision::Allow(_))
     });
     if may {
         return errors;
