@@ -10,7 +10,7 @@ use schema::{Value, defaults, json, proto, validate::FieldError, yaml};
 
 use crate::encode::{IncludeObject, View, message_of};
 use crate::kind::{Kind, builtin};
-use crate::negotiate::{Accepted, Encoding, Shape};
+use crate::negotiate::{self, Accepted, Encoding, Shape};
 use crate::options::FieldValidation;
 use crate::reply::Warnings;
 use crate::request::Query;
@@ -118,7 +118,28 @@ impl Call {
         self.report(&kind, problems, validation)?;
         check_type(&value, &kind)?;
         default_object(&kind, &mut value);
+        self.requested(&value);
         Ok(value)
+    }
+
+    /// Decodes the body of a subresource that is a type of its own.
+    pub fn decode_other(&self, body: &[u8], api_version: &str, kind: &str) -> Result<Value> {
+        let value = decode_other(body, negotiate::content_type(&self.headers, true)?, api_version, kind)?;
+        self.requested(&value);
+        Ok(value)
+    }
+
+    /// Tells the audit log of the object that was sent.
+    pub fn requested(&self, object: &Value) {
+        if let Some(trail) = &self.warnings.trail {
+            trail.requested(&self.kind, object);
+        }
+    }
+
+    pub fn patched(&self, patch: &[u8]) {
+        if let Some(trail) = &self.warnings.trail {
+            trail.patched(patch);
+        }
     }
 
     /// Unknown and duplicate fields: refused, warned of or ignored.

@@ -56,7 +56,9 @@ pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
     if !kind.is_empty() && kind != "DeleteOptions" {
         return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
     }
-    DeleteOptions::from_value(&value)
+    let options = DeleteOptions::from_value(&value)?;
+    call.requested(&options.to_value());
+    Ok(options)
 }
 
 const JOB_KEEPS_PODS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";

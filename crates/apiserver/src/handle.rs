@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, header, request::Parts};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::audit::Trail;
 use crate::call::{Call, read_body};
 use crate::kind::Kind;
 use crate::negotiate::{Accepted, Encoding, Shape};
 use crate::reply::{self, Reply, Warnings};
 use crate::request::{GroupResource, Query};
-use crate::seams::{Answer, Decision, Peer};
+use crate::seams::{Answer, Decision, Peer, Random};
 use crate::status::Result;
 use crate::write::{self, Part};
-use crate::{Attributes, Body, Server, Status, User, delete, negotiate, nonresource, patch, read, subresources, watch};
+use crate::{
+    Attributes, Body, Server, Status, User, delete, meta, negotiate, nonresource, patch, read, subresources, watch,
+};
 
 /// Requests in progress, after upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 pub struct Flow {
@@ -74,6 +77,27 @@ pub fn forbidden(user: &User, info: &Attributes, why: &str) -> Status {
     Status::forbidden(&gr, &info.name, &text)
 }
 
+fn permitted(user: &User, info: &Attributes, decision: Decision) -> Result<()> {
+    match decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, info, &why)),
+        Decision::Failed { error, .. } => {
+            Err(Status::internal(format_args!("Internal Server Error: {:?}: {error}", info.path)))
+        }
+    }
+}
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// By what a request is found again in logs, here and in servers that it is passed on to: the client's word, or a new one.
+fn audit_id(parts: &mut Parts, random: &dyn Random) -> HeaderValue {
+    let given = parts.headers.get(AUDIT_ID).filter(|id| !id.is_empty()).cloned();
+    let id = given.or_else(|| HeaderValue::from_str(&meta::uid(random)).ok());
+    let id = id.unwrap_or_else(|| HeaderValue::from_static(""));
+    parts.headers.insert(AUDIT_ID, id.clone());
+    id
+}
+
 /// What clients of an old API are told with every answer.
 fn deprecation(kind: &Kind) -> Option<String> {
     if let Some(custom) = &kind.custom {
@@ -98,39 +122,45 @@ impl Server {
             negotiate::accept(&parts.headers, &query, false, true).map_or(Encoding::Json, |accepted| accepted.encoding);
         let started = self.inner.metrics.start();
         let mut info = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""));
-        let warnings = Warnings::default();
-        let response = match self.admitted(&mut parts, &mut info).await {
+        let id = audit_id(&mut parts, &*self.inner.config.random);
+        let mut warnings = Warnings::default();
+        let response = match self.admitted(&mut parts, &mut info, &mut warnings).await {
             Ok(user) => match self.inner.flow.enter(&info).await {
                 Ok(_permit) => self.dispatch(parts, query, user, &info, body, &warnings).await,
                 Err(status) => Err(status),
             },
             Err(status) => Err(status),
         };
-        let mut response = match response {
-            Ok(response) => response,
-            Err(status) => reply::status(&status, fallback),
+        let (mut response, failed) = match response {
+            Ok(response) => (response, None),
+            Err(status) => (reply::status(&status, fallback), Some(status)),
         };
         warnings.send(&mut response);
         self.inner.metrics.finish(&info, response.status().as_u16(), started);
-        if !response.headers().contains_key("audit-id") {
-            let mut bytes = [0; 16];
-            self.inner.config.random.fill(&mut bytes);
-            let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-            if let Ok(value) = http::HeaderValue::from_str(&id) {
-                response.headers_mut().insert("audit-id", value);
-            }
+        response.headers_mut().entry(AUDIT_ID).or_insert(id);
+        match &warnings.trail {
+            Some(trail) => trail.answer(response, failed.map(|status| status.to_value())).await,
+            None => response,
         }
-        response
     }
 
     /// Who asks, and may they?
-    async fn admitted(&self, parts: &mut Parts, info: &mut Attributes) -> Result<User> {
+    async fn admitted(&self, parts: &mut Parts, info: &mut Attributes, warnings: &mut Warnings) -> Result<User> {
         let user = match parts.extensions.remove::<User>() {
-            Some(user) => user,
-            None => self.authenticate(parts).await?,
+            Some(user) => Ok(user),
+            None => self.authenticate(parts).await,
         };
-        let user = crate::authn::impersonation::apply(self, user, &mut parts.headers, info).await?;
-        self.check(&user, info).await.map(|()| user)
+        warnings.trail = Trail::begin(self, parts, info, user.as_ref().ok());
+        let user = user?;
+        if let Some(trail) = &warnings.trail {
+            trail.received(parts).await?;
+        }
+        let user = crate::authn::impersonation::apply(self, user, &mut parts.headers, info, warnings).await?;
+        let decision = self.decide(&user, info).await;
+        if let Some(trail) = &warnings.trail {
+            trail.decided(&decision);
+        }
+        permitted(&user, info, decision).map(|()| user)
     }
 
     /// May this user do that?
@@ -144,13 +174,7 @@ impl Server {
     /// # Errors
     /// 403 unless this user may do that, 500 if nobody can say.
     pub(crate) async fn check(&self, user: &User, info: &Attributes) -> Result<()> {
-        match self.decide(user, info).await {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, info, &why)),
-            Decision::Failed { error, .. } => {
-                Err(Status::internal(format_args!("Internal Server Error: {:?}: {error}", info.path)))
-            }
-        }
+        permitted(user, info, self.decide(user, info).await)
     }
 
     async fn authenticate(&self, parts: &mut Parts) -> Result<User> {
@@ -233,7 +257,10 @@ impl Server {
             let other_type = !subresource.is_empty() && subresource != "status";
             negotiate::accept(&parts.headers, &query, stored && !other_type, kind.custom.is_none())?
         };
-        warnings.extend(deprecation(&kind));
+        if let Some(warning) = deprecation(&kind) {
+            warnings.push(warning);
+            warnings.annotate("k8s.io/deprecated", "true");
+        }
         let headers = parts.headers.clone();
         let warnings = warnings.clone();
         let call = Call { server: self.clone(), user, info, query, headers, kind, accepted, warnings };

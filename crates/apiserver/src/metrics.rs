@@ -133,6 +133,7 @@ impl Metrics {
         for (resource, count) in rows {
             let _ = writeln!(out, "apiserver_storage_objects{{resource={resource:?}}} {count}");
         }
+        out.extend(server.config().audit.iter().map(|audit| audit.metrics()));
         out
     }
 }

@@ -53,6 +53,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
     let user_agent = if format == Format::Apply { "" } else { call.user_agent() };
     let options = WriteOptions::parse(&call.query, "PatchOptions", user_agent)?;
     check_options(format, &call, &options)?;
+    call.patched(body);
     let kind = call.kind.clone();
     let subresource = call.info.subresource.clone();
     let update = Update {

@@ -11,6 +11,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use schema::Value;
 
+use crate::audit::Trail;
 use crate::body::{BodyError, full};
 use crate::encode::{self, message_of};
 use crate::kind::builtin;
@@ -122,9 +123,14 @@ impl<I: Iterator<Item = crate::status::Result<Bytes>>> Iterator for Gzip<I> {
     }
 }
 
-/// What a client is told besides the answer, whatever the answer is. Clones share one list.
+/// What a client is told besides the answer, whatever the answer is, and what the audit log is told of the request.
+/// Clones share one list.
 #[derive(Clone, Debug, Default)]
-pub struct Warnings(Arc<Mutex<Vec<String>>>);
+pub struct Warnings {
+    list: Arc<Mutex<Vec<String>>>,
+    /// Nothing if the audit log is not to be told.
+    pub trail: Option<Arc<Trail>>,
+}
 
 impl Warnings {
     pub fn push(&self, warning: impl Into<String>) {
@@ -132,7 +138,7 @@ impl Warnings {
     }
 
     pub fn extend(&self, warnings: impl IntoIterator<Item = String>) {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
             // A control character would end the header.
             let warning: String = warning.chars().filter(|c| !c.is_control()).collect();
@@ -142,8 +148,15 @@ impl Warnings {
         }
     }
 
+    /// An annotation of the request's audit event; what was said first stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        if let Some(trail) = &self.trail {
+            trail.annotate(key.into(), value.into());
+        }
+    }
+
     pub fn list(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `Warning: 299` headers: all of them whole, or the beginnings of as many as upstream sends.

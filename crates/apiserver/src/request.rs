@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::Method;
+use schema::Value;
 
 /// An authenticated identity. In-process callers put one into the request's extensions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,22 @@ impl User {
     /// Who a request without credentials is.
     pub fn anonymous() -> Self {
         User::new("system:anonymous", &["system:unauthenticated"])
+    }
+
+    /// `authentication.k8s.io/v1` UserInfo.
+    pub fn to_value(&self) -> Value {
+        let texts = |list: &[String]| Value::list(list.iter().map(String::as_str));
+        let mut out = Value::object([("username", self.name.as_str().into())]);
+        if !self.uid.is_empty() {
+            out.set(&["uid"], self.uid.as_str());
+        }
+        if !self.groups.is_empty() {
+            out.set(&["groups"], texts(&self.groups));
+        }
+        if !self.extra.is_empty() {
+            out.set(&["extra"], Value::object(self.extra.iter().map(|(key, values)| (key.clone(), texts(values)))));
+        }
+        out
     }
 
     pub fn in_group(&self, group: &str) -> bool {

@@ -13,21 +13,6 @@ fn strings(value: &Value) -> Vec<String> {
     value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn user_value(user: &User) -> Value {
-    let mut out = Value::object([("username", user.name.as_str().into())]);
-    if !user.uid.is_empty() {
-        out.set(&["uid"], user.uid.as_str());
-    }
-    if !user.groups.is_empty() {
-        out.set(&["groups"], Value::list(user.groups.iter().map(String::as_str)));
-    }
-    if !user.extra.is_empty() {
-        let extra = user.extra.iter().map(|(k, v)| (k.clone(), Value::list(v.iter().map(String::as_str))));
-        out.set(&["extra"], Value::Object(extra.collect()));
-    }
-    out
-}
-
 pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     let kind = call.kind.clone();
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
@@ -35,7 +20,7 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     let mut review = call.decode_object(body, encoding, options.field_validation)?;
     match kind.kind() {
         "TokenReview" => token_review(&call, &mut review).await?,
-        "SelfSubjectReview" => review.set(&["status", "userInfo"], user_value(&call.user)),
+        "SelfSubjectReview" => review.set(&["status", "userInfo"], call.user.to_value()),
         "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview" => {
             access_review(&call, &mut review).await?;
         }
@@ -63,7 +48,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
     match found {
         Ok(Some((user, audiences))) => {
             status.set(&["authenticated"], true);
-            status.set(&["user"], user_value(&user));
+            status.set(&["user"], user.to_value());
             if !audiences.is_empty() {
                 status.set(&["audiences"], audiences);
             }

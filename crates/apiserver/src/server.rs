@@ -33,6 +33,7 @@ pub struct Config {
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// Requests without credentials are `system:anonymous`.
     pub anonymous: bool,
+    pub audit: Option<Arc<crate::audit::Audit>>,
 }
 
 /// The API server: a cheap handle.

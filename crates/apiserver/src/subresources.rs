@@ -6,10 +6,10 @@ use http::Method;
 use schema::{MessageId, Type, Value, json, patch, selector::LabelSelector, validate::ErrorKind};
 
 use crate::admission::Operation;
-use crate::call::{Call, decode_other};
+use crate::call::Call;
 use crate::encode::message_of;
 use crate::kind::{Kind, builtin};
-use crate::negotiate::{self, Encoding};
+use crate::negotiate;
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::patch::patch as patch_object;
 use crate::reply::{self, Reply};
@@ -29,8 +29,7 @@ pub async fn serve(call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     match (subresource.as_str(), &method) {
         ("scale", _) => scale(call, method, body).await,
         ("binding", &Method::POST) => {
-            let encoding = negotiate::content_type(&call.headers, true)?;
-            let binding = decode_other(body, encoding, "v1", "Binding")?;
+            let binding = call.decode_other(body, "v1", "Binding")?;
             bind(call, &name, binding).await
         }
         ("eviction", &Method::POST) => evict(call, body).await,
@@ -152,12 +151,10 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
         WriteOptions::parse(&call.query, if patching { "PatchOptions" } else { "UpdateOptions" }, call.user_agent())?;
     let id = message_of("autoscaling/v1", "Scale").ok_or_else(|| Status::internal("no type Scale"))?;
     let content = negotiate::join_header(&call.headers, http::header::CONTENT_TYPE);
-    let given = if patching {
-        None
-    } else {
-        let encoding = negotiate::content_type(&call.headers, true)?;
-        Some(decode_other(body, encoding, "autoscaling/v1", "Scale")?)
-    };
+    if patching {
+        call.patched(body);
+    }
+    let given = if patching { None } else { Some(call.decode_other(body, "autoscaling/v1", "Scale")?) };
     let (spec, ..) = scale_paths(&kind);
     let name = call.info.name.clone();
     let update = call.update_of("scale", options.clone());
@@ -341,9 +338,8 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
 // ---- eviction
 
 async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
-    let encoding = negotiate::content_type(&call.headers, true)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
-    let eviction = decode_other(body, encoding, "policy/v1", "Eviction")?;
+    let eviction = call.decode_other(body, "policy/v1", "Eviction")?;
     let name = call.info.name.clone();
     let namespace = call.info.namespace.clone();
     if eviction.str_at(&["metadata", "name"]) != name {
@@ -541,9 +537,8 @@ const TOKEN_SECONDS_DEFAULT: i64 = 3600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
 async fn token(call: Call, body: &[u8]) -> Result<Reply> {
-    let encoding: Encoding = negotiate::content_type(&call.headers, true)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
-    let mut request = decode_other(body, encoding, "authentication.k8s.io/v1", "TokenRequest")?;
+    let mut request = call.decode_other(body, "authentication.k8s.io/v1", "TokenRequest")?;
     let account = call.current().await?;
     let (name, namespace) = (call.info.name.clone(), call.info.namespace.clone());
     let given = request.str_at(&["metadata", "name"]);

@@ -152,6 +152,7 @@ pub fn config(store: Arc<store::sqlite::Sqlite>) -> Config {
         service_cidrs: vec!["10.43.0.0/16".into()],
         node_ports: 30000..=32767,
         anonymous: true,
+        audit: None,
     }
 }
 

@@ -359,6 +359,7 @@ fn api_config(
         service_cidrs: settings.service_cidrs.clone(),
         node_ports: settings.node_ports.clone(),
         anonymous: args.api_server_arg("anonymous-auth") != Some("false"),
+        audit: None,
     })
 }
 

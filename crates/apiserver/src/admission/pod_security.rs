@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schema::{Value, validate::FieldError};
+use schema::Value;
+use schema::validate::{FieldError, aggregate};
 
 use super::pod_security_checks::{self, LATEST_MINOR, Violation};
 use super::rule::{Cx, NOTHING, Rule};
@@ -46,6 +47,7 @@ impl Standard {
 /// What a namespace's labels ask for.
 pub(super) struct Policy {
     pub enforce: Standard,
+    pub audit: Standard,
     pub warn: Standard,
 }
 
@@ -87,7 +89,7 @@ pub(super) fn policy(namespace: &Value) -> (Policy, Vec<FieldError>) {
         (standard, level_is_good)
     };
     let (enforce, enforce_is_good) = read("enforce", Level::Restricted);
-    let _audit = read("audit", Level::Privileged);
+    let (audit, _) = read("audit", Level::Privileged);
     let (mut warn, _) = read("warn", Level::Privileged);
     if label("warn").is_none() && enforce_is_good && enforce.level > warn.level {
         warn.level = enforce.level;
@@ -95,7 +97,7 @@ pub(super) fn policy(namespace: &Value) -> (Policy, Vec<FieldError>) {
             warn.minor = enforce.minor;
         }
     }
-    (Policy { enforce, warn }, errors)
+    (Policy { enforce, audit, warn }, errors)
 }
 
 /// `reason (detail), reason (detail)`.
@@ -139,8 +141,12 @@ fn validate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
         return Ok(());
     }
     let Some(namespace) = cx.view.get(NAMESPACES, "", &request.namespace) else { return Ok(()) };
-    let (policy, _) = policy(&namespace);
-    if policy.enforce.level == Level::Privileged && policy.warn.level == Level::Privileged {
+    let (policy, errors) = policy(&namespace);
+    let all = [policy.enforce, policy.audit, policy.warn];
+    if errors.is_empty() && all.iter().all(|standard| standard.level == Level::Privileged) {
+        if is_pod {
+            annotate(request, "enforce-policy", policy.enforce);
+        }
         return Ok(());
     }
     if !is_pod {
@@ -149,26 +155,47 @@ fn validate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
             "cronjobs" => &request.object["spec"]["jobTemplate"]["spec"]["template"],
             _ => &request.object["spec"]["template"],
         };
-        let warning = (!template.is_null()).then(|| warning(policy.warn, &policy.warn.violations(template)));
-        request.warnings.extend(warning.flatten());
+        if !template.is_null() {
+            tell_audit(request, &policy, &errors, template);
+            request.warnings.extend(warning(policy.warn, template));
+        }
         return Ok(());
     }
     if request.old.as_deref().is_some_and(|old| !is_significant(&request.object, old)) {
         return Ok(());
     }
+    annotate(request, "enforce-policy", policy.enforce);
+    tell_audit(request, &policy, &errors, &request.object);
     let violations = policy.enforce.violations(&request.object);
     if !violations.is_empty() {
         let standard = policy.enforce.to_string();
         return request.refuse(format!("violates PodSecurity {standard:?}: {}", describe(&violations)));
     }
-    let warning = warning(policy.warn, &policy.warn.violations(&request.object));
-    request.warnings.extend(warning);
+    request.warnings.extend(warning(policy.warn, &request.object));
     Ok(())
 }
 
-fn warning(standard: Standard, violations: &[Violation]) -> Option<String> {
-    let name = standard.to_string();
-    (!violations.is_empty()).then(|| format!("would violate PodSecurity {name:?}: {}", describe(violations)))
+fn warning(standard: Standard, pod: &Value) -> Option<String> {
+    let (name, violations) = (standard.to_string(), standard.violations(pod));
+    (!violations.is_empty()).then(|| format!("would violate PodSecurity {name:?}: {}", describe(&violations)))
+}
+
+fn annotate(request: &AdmissionRequest, key: &str, value: impl std::fmt::Display) {
+    if request.warnings.trail.is_some() {
+        request.warnings.annotate(format!("{PREFIX}{key}"), value.to_string());
+    }
+}
+
+fn tell_audit(request: &AdmissionRequest, policy: &Policy, errors: &[FieldError], pod: &Value) {
+    if request.warnings.trail.is_none() {
+        return;
+    }
+    if !errors.is_empty() {
+        annotate(request, "error", format_args!("Failed to parse policy: {}", aggregate(errors)));
+    }
+    if let Some(violations) = warning(policy.audit, pod) {
+        annotate(request, "audit-violations", violations);
+    }
 }
 
 /// Of a pod's update only new containers and images matter.

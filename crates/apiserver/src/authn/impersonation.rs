@@ -11,6 +11,7 @@ use http::HeaderMap;
 use schema::validate::{FieldError, aggregate, names};
 
 use crate::handle::forbidden;
+use crate::reply::Warnings;
 use crate::seams::Decision;
 use crate::status::Result;
 use crate::{Attributes, Server, Status, User};
@@ -46,7 +47,13 @@ impl Modes {
 ///
 /// # Errors
 /// 403 of the first mode that applies, if none allows it; 400 for headers that make no sense.
-pub async fn apply(server: &Server, user: User, headers: &mut HeaderMap, info: &Attributes) -> Result<User> {
+pub async fn apply(
+    server: &Server,
+    user: User,
+    headers: &mut HeaderMap,
+    info: &Attributes,
+    warnings: &Warnings,
+) -> Result<User> {
     let Some(wanted) = wanted(headers)? else { return Ok(user) };
     let modes = &server.inner.impersonation;
     let last = modes.get(&user.name);
@@ -57,6 +64,9 @@ pub async fn apply(server: &Server, user: User, headers: &mut HeaderMap, info: &
             Ok(acting) => {
                 if last != Some(mode) {
                     modes.set(&user.name, mode);
+                }
+                if let Some(trail) = &warnings.trail {
+                    trail.impersonated(&acting, MODES[mode]);
                 }
                 return Ok(acting);
             }

@@ -32,14 +32,19 @@ fn wanted(query: &Query) -> Result<Streams, Refusal> {
     Ok(streams)
 }
 
-type Connection = tokio::task::JoinHandle<Option<hyper::upgrade::Upgraded>>;
+/// With what the request carried, which may want to know how long it lasts.
+type Connection = tokio::task::JoinHandle<Option<(hyper::upgrade::Upgraded, http::Extensions)>>;
 
 /// Agrees on a protocol; the connection comes once the answer has gone out.
 fn upgrade(mut request: Request<Body>, usage: Use) -> Result<(Response<Body>, Protocol, Connection), Refusal> {
     let agreed = Upgrade::negotiate(request.headers(), usage)
         .map_err(|refused| Refusal(refused.status(), refused.to_string()))?;
     let pending = hyper::upgrade::on(&mut request);
-    let connection = tokio::spawn(async move { tokio::time::timeout(UPGRADE_WITHIN, pending).await.ok()?.ok() });
+    let carried = std::mem::take(request.extensions_mut());
+    let connection = tokio::spawn(async move {
+        let connection = tokio::time::timeout(UPGRADE_WITHIN, pending).await.ok()?.ok()?;
+        Some((connection, carried))
+    });
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = agreed.headers;
@@ -65,7 +70,7 @@ impl Kubelet {
         let runtime = self.shared.ports.runtime.clone();
         let uid = view.desired.uid().to_owned();
         tokio::spawn(async move {
-            let Ok(Some(connection)) = connection.await else { return };
+            let Ok(Some((connection, _carried))) = connection.await else { return };
             match streams::remote_command(TokioIo::new(connection), protocol, streams).await {
                 Ok(session) => serve(session, streams.tty, &*runtime, &uid, &found.id, command.as_deref()).await,
                 Err(error) => tracing::debug!(%error, "a client did not open its streams"),
@@ -82,7 +87,7 @@ impl Kubelet {
         let runtime = self.shared.ports.runtime.clone();
         let uid = view.desired.uid().to_owned();
         tokio::spawn(async move {
-            let Ok(Some(connection)) = connection.await else { return };
+            let Ok(Some((connection, _carried))) = connection.await else { return };
             let mut forwards = streams::port_forward(TokioIo::new(connection), protocol, &ports).await;
             while let Some(forward) = forwards.recv().await {
                 let (runtime, uid) = (runtime.clone(), uid.clone());

@@ -132,10 +132,13 @@ where
     F: Future<Output = Result<Response<Body>, remote::Error>>,
 {
     let ours = hyper::upgrade::on(&mut request);
+    // Whoever waits for the request's end finds it there.
+    let carried = std::mem::take(request.extensions_mut());
     let mut response = send(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let theirs = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
+            let _carried = carried;
             if let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) {
                 let (mut ours, mut theirs) = (hyper_util::rt::TokioIo::new(ours), hyper_util::rt::TokioIo::new(theirs));
                 let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
