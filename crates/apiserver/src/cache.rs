@@ -261,6 +261,12 @@ impl Storage {
         self.len() == 0
     }
 
+    /// Objects, and their bytes.
+    pub fn size(&self) -> (u64, u64) {
+        let state = self.read();
+        (state.objects.len() as u64, state.object_bytes)
+    }
+
     /// Revision of the newest change.
     pub fn revision(&self) -> Revision {
         self.read().revision

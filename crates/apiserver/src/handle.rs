@@ -1,12 +1,13 @@
-//! The way of a request: authenticate → authorize → flow control → the verb's stage.
+//! The way of a request: authenticate → impersonate → priority and fairness → authorize → the verb's stage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, header, request::Parts};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::audit::Trail;
 use crate::call::{Call, read_body};
+use crate::fairness::{Refused, Schema, width};
 use crate::kind::Kind;
 use crate::negotiate::{Accepted, Encoding, Shape};
 use crate::reply::{self, Reply, Warnings};
@@ -18,36 +19,16 @@ use crate::{
     Attributes, Body, Server, Status, User, delete, meta, negotiate, nonresource, patch, read, subresources, watch,
 };
 
-/// Requests in progress, after upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
-pub struct Flow {
-    reading: Arc<Semaphore>,
-    writing: Arc<Semaphore>,
-}
-
-impl Default for Flow {
-    fn default() -> Self {
-        Flow { reading: Arc::new(Semaphore::new(400)), writing: Arc::new(Semaphore::new(200)) }
-    }
-}
-
-/// How long a request queues before it is told to come again.
-const QUEUE_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
 /// How long a request waits for the objects of a definition that has just been established.
-const LOAD_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+const LOAD_WAIT: Duration = Duration::from_secs(3);
 
-impl Flow {
-    async fn enter(&self, info: &Attributes) -> Result<Option<OwnedSemaphorePermit>> {
-        let long = info.verb == "watch"
-            || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
-        if long || !info.is_resource {
-            return Ok(None);
-        }
-        let gate = if matches!(info.verb.as_str(), "get" | "list") { &self.reading } else { &self.writing };
-        match tokio::time::timeout(QUEUE_WAIT, gate.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
-            _ => Err(Status::too_many_requests("too many requests, please try again later.", 1)),
-        }
-    }
+/// A part of the time a request has, as upstream has it: so long it queues before it is told to come again.
+const QUEUE_WAIT: Duration = Duration::from_secs(15);
+
+/// What lasts as long as its client wants.
+pub fn is_long_running(info: &Attributes) -> bool {
+    matches!(info.verb.as_str(), "watch" | "proxy")
+        || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 /// Upstream's words for a refusal.
@@ -124,17 +105,18 @@ impl Server {
         let mut info = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""));
         let id = audit_id(&mut parts, &*self.inner.config.random);
         let mut warnings = Warnings::default();
-        let response = match self.admitted(&mut parts, &mut info, &mut warnings).await {
-            Ok(user) => match self.inner.flow.enter(&info).await {
-                Ok(_permit) => self.dispatch(parts, query, user, &info, body, &warnings).await,
-                Err(status) => Err(status),
-            },
+        let mut flow = None;
+        let response = match self.identify(&mut parts, &mut info, &mut warnings).await {
+            Ok(user) => self.admit(parts, query, user, &info, body, &warnings, &mut flow).await,
             Err(status) => Err(status),
         };
         let (mut response, failed) = match response {
             Ok(response) => (response, None),
             Err(status) => (reply::status(&status, fallback), Some(status)),
         };
+        if let Some(schema) = flow {
+            schema.tell(response.headers_mut());
+        }
         warnings.send(&mut response);
         self.inner.metrics.finish(&info, response.status().as_u16(), started);
         response.headers_mut().entry(AUDIT_ID).or_insert(id);
@@ -144,8 +126,8 @@ impl Server {
         }
     }
 
-    /// Who asks, and may they?
-    async fn admitted(&self, parts: &mut Parts, info: &mut Attributes, warnings: &mut Warnings) -> Result<User> {
+    /// Who asks?
+    async fn identify(&self, parts: &mut Parts, info: &mut Attributes, warnings: &mut Warnings) -> Result<User> {
         let user = match parts.extensions.remove::<User>() {
             Some(user) => Ok(user),
             None => self.authenticate(parts).await,
@@ -155,12 +137,48 @@ impl Server {
         if let Some(trail) = &warnings.trail {
             trail.received(parts).await?;
         }
-        let user = crate::authn::impersonation::apply(self, user, &mut parts.headers, info, warnings).await?;
-        let decision = self.decide(&user, info).await;
+        crate::authn::impersonation::apply(self, user, &mut parts.headers, info, warnings).await
+    }
+
+    /// Is it their turn, and may they?
+    #[expect(clippy::too_many_arguments)]
+    async fn admit(
+        &self,
+        parts: Parts,
+        query: Query,
+        user: User,
+        info: &Attributes,
+        body: Body,
+        warnings: &Warnings,
+        flow: &mut Option<Arc<Schema>>,
+    ) -> Result<Reply> {
+        if is_long_running(info) && info.verb != "watch" {
+            self.allow(&user, info, warnings).await?;
+            return self.dispatch(parts, query, user, info, body, warnings).await;
+        }
+        let fairness = &self.inner.fairness;
+        let Some(schema) = fairness.classify(&user, info) else { return Err(Status::internal("no flow schema")) };
+        let schema = flow.insert(schema);
+        let seats = width::seats(self, info, &query, schema.seats_max());
+        let permit = match fairness.enter(schema, &user, info, seats, QUEUE_WAIT).await {
+            Ok(permit) => permit,
+            Err(Refused(after)) => {
+                let mut refusal = reply::text(429, "Too many requests, please try again later.\n");
+                refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
+                return Ok(refusal);
+            }
+        };
+        self.allow(&user, info, warnings).await?;
+        let reply = self.dispatch(parts, query, user, info, permit.with_body(body), warnings).await?;
+        Ok(permit.with_answer(reply))
+    }
+
+    async fn allow(&self, user: &User, info: &Attributes, warnings: &Warnings) -> Result<()> {
+        let decision = self.decide(user, info).await;
         if let Some(trail) = &warnings.trail {
             trail.decided(&decision);
         }
-        permitted(&user, info, decision).map(|()| user)
+        permitted(user, info, decision)
     }
 
     /// May this user do that?

@@ -25,6 +25,7 @@ mod delete;
 mod discovery;
 mod encode;
 mod expire;
+mod fairness;
 mod frames;
 mod handle;
 pub mod kind;

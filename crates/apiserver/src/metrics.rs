@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+mod page;
+pub use page::{Histogram, Page};
+
 use crate::{Attributes, Server};
 
 const BUCKETS_SECONDS: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -133,7 +136,10 @@ impl Metrics {
         for (resource, count) in rows {
             let _ = writeln!(out, "apiserver_storage_objects{{resource={resource:?}}} {count}");
         }
-        out.extend(server.config().audit.iter().map(|audit| audit.metrics()));
-        out
+        let mut page = Page::default();
+        page.text = out;
+        page.text.extend(server.config().audit.iter().map(|audit| audit.metrics()));
+        server.inner.fairness.metrics(&mut page);
+        page.text
     }
 }

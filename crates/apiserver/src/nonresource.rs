@@ -43,6 +43,11 @@ pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, bo
             let text = server.inner.metrics.text(server);
             Ok(reply::bytes(200, "text/plain; version=0.0.4; charset=utf-8", text))
         }
+        ["debug", "api_priority_and_fairness", table] => {
+            let details = query.get("includeRequestDetails").is_some_and(|value| !value.is_empty());
+            let dumped = server.inner.fairness.dump(table, details, server.config().clock.now());
+            Ok(dumped.map_or_else(not_found, |text| reply::bytes(200, "text/plain; charset=utf-8", text)))
+        }
         ["api" | "apis", ..] => discovery::serve(server, parts, &segments),
         ["openapi", "v2"] => openapi::v2(server, parts),
         ["openapi", "v3", rest @ ..] => openapi::v3(server, parts, rest, query),

@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::admission::Plugin;
 use crate::cache::{Entry, Storage};
-use crate::handle::Flow;
+use crate::fairness::Fairness;
 use crate::kind::{Held, Kind, Registry, builtin, join_group_version};
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, read_all};
@@ -34,6 +34,8 @@ pub struct Config {
     /// Requests without credentials are `system:anonymous`.
     pub anonymous: bool,
     pub audit: Option<Arc<crate::audit::Audit>>,
+    /// Requests that may be worked on at a time: `--max-requests-inflight` and `--max-mutating-requests-inflight`.
+    pub seats: u64,
 }
 
 /// The API server: a cheap handle.
@@ -50,7 +52,7 @@ pub(crate) struct Inner {
     pub(crate) bookmark: watch::Sender<Revision>,
     /// Pages of a list at an earlier revision are no longer given out, whatever the store still has.
     pub(crate) pages_since: AtomicU64,
-    pub(crate) flow: Flow,
+    pub(crate) fairness: Fairness,
     pub(crate) metrics: Metrics,
     pub(crate) allocators: crate::behaviours::Allocators,
     pub(crate) documents: crate::discovery::Documents,
@@ -96,13 +98,15 @@ impl Server {
             at.get_or_insert(revision);
             storage.load(entries, at.unwrap_or(revision));
         }
+        let mut seed = [0; 8];
+        config.random.fill(&mut seed);
         let server = Server {
             inner: Arc::new(Inner {
                 publisher: Publisher::new(at.unwrap_or(0)),
                 registry: RwLock::new(Arc::new(registry)),
                 bookmark: watch::channel(0).0,
                 pages_since: AtomicU64::new(0),
-                flow: Flow::default(),
+                fairness: Fairness::new(config.seats, u64::from_le_bytes(seed)),
                 metrics: Metrics::default(),
                 allocators,
                 documents: crate::discovery::Documents::default(),
@@ -112,9 +116,11 @@ impl Server {
             }),
         };
         crate::behaviours::repair(&server);
+        crate::fairness::configure(&server);
         crate::crd::load(&server).await;
         tokio::spawn(server.clone().follow());
         tokio::spawn(server.clone().send_bookmarks());
+        tokio::spawn(crate::fairness::follow(server.clone()));
         tokio::spawn(crate::crd::follow(server.clone()));
         tokio::spawn(crate::aggregate::follow(server.clone()));
         tokio::spawn(crate::admission::policies::follow(server.clone()));

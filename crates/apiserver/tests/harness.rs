@@ -153,6 +153,7 @@ pub fn config(store: Arc<store::sqlite::Sqlite>) -> Config {
         node_ports: 30000..=32767,
         anonymous: true,
         audit: None,
+        seats: 600,
     }
 }
 

@@ -6,8 +6,8 @@ use crate::view::{self, Of};
 
 use super::{Action, contains};
 
-const LEVELS: Of = Of("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations");
-const SCHEMAS: Of = Of("flowcontrol.apiserver.k8s.io", "flowschemas");
+pub const LEVELS: Of = Of("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations");
+pub const SCHEMAS: Of = Of("flowcontrol.apiserver.k8s.io", "flowschemas");
 const AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
 /// Name, concurrency shares, lendable percent, and queues, hand size and length of a queue; none reject at once.
@@ -149,29 +149,9 @@ fn schema((_, level, precedence, by, who, what): &Schema) -> Value {
     spec
 }
 
-/// Says of a schema that its priority level is there, as `kubectl get` shows it.
-fn not_dangling(stored: &Value, now: &str) -> Value {
-    let level = stored.str_at(&["spec", "priorityLevelConfiguration", "name"]);
-    let message =
-        format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists");
-    let condition = Value::object([
-        ("type", "Dangling".into()),
-        ("status", "False".into()),
-        ("reason", "Found".into()),
-        ("message", message.into()),
-        ("lastTransitionTime", now.into()),
-    ]);
-    let mut object = stored.clone();
-    object.set(&["status", "conditions"], Value::list([condition]));
-    object
-}
-
 /// Mandatory objects are always as they should be; suggested ones only while nobody took them over.
-pub fn reconcile(of: Of, expected: &Value, stored: Option<&Value>, now: &str) -> Vec<Action> {
+pub fn reconcile(of: Of, expected: &Value, stored: Option<&Value>) -> Vec<Action> {
     let Some(stored) = stored else { return vec![Action::Create(of, expected.clone())] };
-    if of == SCHEMAS && stored.list_at(&["status", "conditions"]).is_empty() {
-        return vec![Action::UpdateStatus(of, not_dangling(stored, now))];
-    }
     let is_mandatory = matches!(view::name(expected), "exempt" | "catch-all");
     let is_ours = match view::annotation(stored, AUTOUPDATE) {
         Some(text) => text == "true",

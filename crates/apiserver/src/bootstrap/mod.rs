@@ -3,7 +3,7 @@
 //! [`plan`] says what is missing or outdated, [`run`] does it: at each start, and again whenever [`keep`] sees that
 //! one of them may have gone. What an operator took over (`autoupdate: "false"`) is left alone.
 
-mod flow;
+pub(crate) mod flow;
 pub mod identity;
 mod rbac;
 #[cfg(test)]
@@ -58,9 +58,7 @@ pub fn plan(view: &dyn View, facts: &Facts, now: &str) -> Vec<Action> {
     for (of, expected) in rbac::objects() {
         actions.extend(rbac::reconcile(of, &expected, stored(view, of, &expected).as_ref()));
     }
-    for (of, expected) in flow::objects() {
-        actions.extend(flow::reconcile(of, &expected, stored(view, of, &expected).as_ref(), now));
-    }
+    actions.extend(flow_control(view));
     for (name, value, description) in PRIORITIES {
         let mut class = named("scheduling.k8s.io/v1", "PriorityClass", "", name);
         class.set(&["value"], value);
@@ -69,6 +67,11 @@ pub fn plan(view: &dyn View, facts: &Facts, now: &str) -> Vec<Action> {
     }
     actions.extend(api_services().filter_map(|service| create_if_missing(view, API_SERVICES, service)));
     actions
+}
+
+fn flow_control(view: &dyn View) -> Vec<Action> {
+    let reconcile = |(of, expected)| flow::reconcile(of, &expected, stored(view, of, &expected).as_ref());
+    flow::objects().into_iter().flat_map(reconcile).collect()
 }
 
 /// Upstream's priorities of the built-in groups.
@@ -317,7 +320,7 @@ pub async fn run(server: &Server, facts: &Facts) -> Result<(), Error> {
 async fn carry_out(
     server: &Server,
     facts: &Facts,
-    plan: fn(&dyn View, &Facts, &str) -> Vec<Action>,
+    plan: impl Fn(&dyn View, &Facts, &str) -> Vec<Action>,
 ) -> Result<(), Error> {
     // A second round sees what the first one created (a status needs its object).
     for _ in 0..3 {
@@ -342,19 +345,28 @@ async fn carry_out(
 /// changed; ends with the sender of the facts.
 pub async fn keep(server: Server, facts: tokio::sync::watch::Receiver<Facts>) {
     let mut facts = facts;
-    let mut plan: fn(&dyn View, &Facts, &str) -> Vec<Action> = plan;
+    let mut is_first = true;
+    let mut flow_seen = 0;
     loop {
-        let mut watched: Vec<_> = [NAMESPACES, SERVICES, ENDPOINTS, ENDPOINT_SLICES, SERVICE_CIDRS, CONFIG_MAPS]
-            .into_iter()
-            .filter_map(|of| server.news(of))
-            .collect();
+        let mut watched: Vec<_> =
+            [NAMESPACES, SERVICES, ENDPOINTS, ENDPOINT_SLICES, SERVICE_CIDRS, CONFIG_MAPS, flow::LEVELS, flow::SCHEMAS]
+                .into_iter()
+                .filter_map(|of| server.news(of))
+                .collect();
         let current = facts.borrow_and_update().clone();
-        if let Err(error) = carry_out(&server, &current, plan).await {
+        let flow_now = View::revision(&server, flow::LEVELS).max(View::revision(&server, flow::SCHEMAS));
+        let is_flow_seen = flow_now == flow_seen;
+        let wanted = |view: &dyn View, facts: &Facts, now: &str| match (is_first, is_flow_seen) {
+            (true, _) => plan(view, facts, now),
+            (_, true) => guarded(view, facts, now),
+            (_, false) => [guarded(view, facts, now), flow_control(view)].concat(),
+        };
+        if let Err(error) = carry_out(&server, &current, wanted).await {
             tracing::warn!(%error, "objects of the cluster itself");
             tokio::time::sleep(std::time::Duration::from_secs(2)).await;
             continue;
         }
-        plan = guarded;
+        (is_first, flow_seen) = (false, flow_now);
         let changes = watched.iter_mut().map(|receiver| Box::pin(receiver.changed()));
         tokio::select! {
             _ = futures_util::future::select_all(changes) => {}
