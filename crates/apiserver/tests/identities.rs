@@ -10,7 +10,9 @@ const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const SELF: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 
 async fn allow(f: &Fixture, who: &str, rules: &str) {
-    f.post(&format!("{RBAC}/clusterroles"), &format!("{{metadata: {{name: \"{who}\"}}, rules: [{rules}]}}")).await.is(201);
+    f.post(&format!("{RBAC}/clusterroles"), &format!("{{metadata: {{name: \"{who}\"}}, rules: [{rules}]}}"))
+        .await
+        .is(201);
     let role = format!("roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: \"{who}\"}}");
     let subject = format!("{{apiGroup: rbac.authorization.k8s.io, kind: User, name: \"{who}\"}}");
     f.post(

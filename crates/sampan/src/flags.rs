@@ -35,7 +35,7 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
 }
 
 /// What `--kube-apiserver-arg` takes of kube-apiserver's flags.
-const API_SERVER_ARGS: [&str; 1] = ["anonymous-auth"];
+const API_SERVER_ARGS: [&str; 3] = ["anonymous-auth", "max-mutating-requests-inflight", "max-requests-inflight"];
 
 /// `NAME=VALUE`; a name alone is a switch that is on.
 pub fn api_server_arg(text: &str) -> Result<(String, String), String> {

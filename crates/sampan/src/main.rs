@@ -15,6 +15,7 @@ mod join;
 mod killall;
 mod listen;
 mod machine;
+mod manners;
 mod places;
 mod server;
 mod token;

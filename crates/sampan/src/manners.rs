@@ -8,14 +8,14 @@ pub struct Manners {
 }
 
 impl Manners {
-    pub const FLAGS: [&str; 2] = ["max-requests-inflight", "max-mutating-requests-inflight"];
-
     /// `get` gives a flag's value, if it was given. Fails in upstream's words.
     pub fn parse<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Manners, String> {
         let seats = number(&get, "max-requests-inflight", 400u32)?;
         let more = number(&get, "max-mutating-requests-inflight", 200u32)?;
         if seats == 0 && more == 0 {
-            return Err("--max-requests-inflight and --max-mutating-requests-inflight must add up to more than 0".into());
+            return Err(
+                "--max-requests-inflight and --max-mutating-requests-inflight must add up to more than 0".into()
+            );
         }
         Ok(Manners { seats: u64::from(seats) + u64::from(more) })
     }

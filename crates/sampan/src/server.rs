@@ -26,6 +26,7 @@ use crate::cli::ServerArgs;
 use crate::identity::{self, Identity, Wanted};
 use crate::join::{self, Cluster, Desk};
 use crate::listen::{self, Handler};
+use crate::manners::Manners;
 use crate::places::Places;
 use crate::wiring::host::{SystemClock, now_ns};
 use crate::wiring::local::Local;
@@ -49,6 +50,7 @@ pub struct Settings {
     pub cluster_dns: Option<IpAddr>,
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
+    pub manners: Manners,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,8 @@ pub enum Error {
     Pki(#[from] pki::Error),
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    #[error("--kube-apiserver-arg: {0}")]
+    ApiServerArg(String),
     #[error("cannot start the runtime: {0}")]
     Tokio(std::io::Error),
 }
@@ -92,6 +96,7 @@ impl Settings {
             cluster_dns: args.cluster_dns.or_else(|| facts::nth_address(&primary, 10)),
             kubeconfig_mode: args.write_kubeconfig_mode,
             token: facts::token(&args.node)?,
+            manners: Manners::parse(|name| args.api_server_arg(name)).map_err(Error::ApiServerArg)?,
             addresses,
             advertise,
         })

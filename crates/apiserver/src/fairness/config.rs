@@ -60,11 +60,7 @@ pub fn bounds(levels: &[&Level], seats: u64) -> Vec<Bounds> {
         let percent = |percent: i64| (nominal * percent as f64 / 100.0).round() as u64;
         let borrowed = level.borrowing_percent.map_or(seats, percent);
         let nominal = nominal as u64;
-        Bounds {
-            nominal,
-            lower: nominal.saturating_sub(percent(level.lendable_percent)),
-            upper: nominal + borrowed,
-        }
+        Bounds { nominal, lower: nominal.saturating_sub(percent(level.lendable_percent)), upper: nominal + borrowed }
     };
     levels.iter().map(of).collect()
 }

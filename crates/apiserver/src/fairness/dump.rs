@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::{Fairness, Level, nanos};
 use super::queues::{About, Nanos};
+use super::{Fairness, Level, nanos};
 
 impl Fairness {
     /// The table that a path of `/debug/api_priority_and_fairness/` asks for; `now` is the time of day.
@@ -26,9 +26,9 @@ impl Fairness {
             "InitialSeatsSum", "MaxSeatsSum", "TotalWorkSum",
         ];
         const REQUESTS: &[&str] = &[
-            "PriorityLevelName", "FlowSchemaName", "QueueIndex", "RequestIndexInQueue", "FlowDistingsher", "ArriveTime",
-            "InitialSeats", "FinalSeats", "AdditionalLatency", "StartTime", "UserName", "Verb", "APIPath", "Namespace",
-            "Name", "APIVersion", "Resource", "SubResource",
+            "PriorityLevelName", "FlowSchemaName", "QueueIndex", "RequestIndexInQueue", "FlowDistingsher",
+            "ArriveTime", "InitialSeats", "FinalSeats", "AdditionalLatency", "StartTime", "UserName", "Verb",
+            "APIPath", "Namespace", "Name", "APIVersion", "Resource", "SubResource",
         ];
         let head = match table {
             "dump_priority_levels" => LEVELS,

@@ -85,9 +85,8 @@ fn status(server: &Server, schema: &Value) -> Option<(String, Value)> {
 }
 
 async fn write(server: &Server, name: &str, applied: &Value) {
-    let path = format!(
-        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/{name}/status?fieldManager={MANAGER}&force=true"
-    );
+    let path =
+        format!("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/{name}/status?fieldManager={MANAGER}&force=true");
     let mut request = Request::new(body::full(applied.to_string()));
     *request.method_mut() = Method::PATCH;
     *request.uri_mut() = path.parse().unwrap_or_default();

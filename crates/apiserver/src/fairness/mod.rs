@@ -18,8 +18,8 @@ mod tests;
 pub mod width;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -265,7 +265,8 @@ impl Fairness {
         self.adjust(now);
         let state = &schema.level.state;
         let flow = schema.spec.flow(user, info);
-        let request = Arriving { slot: schema.slot, hash: self.hash(schema, flow), seats, is_watch: info.verb == "watch" };
+        let request =
+            Arriving { slot: schema.slot, hash: self.hash(schema, flow), seats, is_watch: info.verb == "watch" };
         let mut waits = None;
         let wait = || {
             let (waker, permit) = oneshot::channel();

@@ -452,7 +452,8 @@ impl<W> Queues<W> {
     }
 
     fn dispatch(&mut self, now: Nanos, ready: &mut Vec<(W, usize)>) {
-        while self.totals.waiting > 0 && (self.totals.seats_in_use < self.limit || self.discipline == Discipline::Exempt)
+        while self.totals.waiting > 0
+            && (self.totals.seats_in_use < self.limit || self.discipline == Discipline::Exempt)
         {
             let Some(at) = self.next_queue() else { return };
             if !self.queues[at].waiting.front().is_some_and(|oldest| self.fits(oldest.request.seats)) {
@@ -495,9 +496,9 @@ impl<W> Queues<W> {
 pub fn deal(mut hash: u64, deck: usize, hand: usize, dealt: &mut [usize; HAND_MAX]) -> &[usize] {
     let deck = deck.max(1);
     let hand = hand.clamp(1, deck.min(HAND_MAX));
-    for at in 0..hand {
+    for (at, card) in dealt.iter_mut().take(hand).enumerate() {
         let left = (deck - at) as u64;
-        dealt[at] = (hash % left) as usize;
+        *card = (hash % left) as usize;
         hash /= left;
     }
     // Each card is counted among those that are left: from the last dealt before it to the first, it moves up.

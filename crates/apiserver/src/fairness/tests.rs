@@ -64,7 +64,9 @@ fn upstreams_configuration_matches_as_upstreams() {
 #[test]
 fn words_and_scopes_are_upstreams() {
     let check = |rule: &str, method: &str, path: &str, wanted: bool| {
-        let text = format!("{{metadata: {{name: s}}, spec: {{rules: [{{subjects: [{{kind: User, user: {{name: '*'}}}}], {rule}}}]}}}}");
+        let text = format!(
+            "{{metadata: {{name: s}}, spec: {{rules: [{{subjects: [{{kind: User, user: {{name: '*'}}}}], {rule}}}]}}}}"
+        );
         let schema = Schema::parse(&yaml::parse(text.as_bytes()).expect("yaml").value);
         assert_eq!(schema.matches(&User::new("jane", &[]), &info(method, path)), wanted, "{rule} {method} {path}");
     };
@@ -109,8 +111,14 @@ fn seats_are_divided_as_upstream_divides_them() {
     };
     claims[0].figures.high = 2.0;
     let idle = [
-        ("catch-all", 30), ("exempt", 2), ("global-default", 56), ("leader-election", 58), ("node-high", 170),
-        ("system", 117), ("workload-high", 114), ("workload-low", 56),
+        ("catch-all", 30),
+        ("exempt", 2),
+        ("global-default", 56),
+        ("leader-election", 58),
+        ("node-high", 170),
+        ("system", 117),
+        ("workload-high", 114),
+        ("workload-low", 56),
     ];
     check(&claims, idle, 2.3333);
     // A level that wants more than its part gets what the others lend, but not what they use or keep.

@@ -24,9 +24,7 @@ pub fn seats(server: &Server, info: &Attributes, query: &Query, seats_max: u64) 
 fn lists(info: &Attributes, query: &Query) -> bool {
     match info.verb.as_str() {
         "list" => true,
-        "watch" => {
-            query.flag("sendInitialEvents") || matches!(query.get("resourceVersion"), None | Some("" | "0"))
-        }
+        "watch" => query.flag("sendInitialEvents") || matches!(query.get("resourceVersion"), None | Some("" | "0")),
         _ => false,
     }
 }
