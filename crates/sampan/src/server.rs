@@ -365,6 +365,7 @@ fn api_config(
         node_ports: settings.node_ports.clone(),
         anonymous: args.api_server_arg("anonymous-auth") != Some("false"),
         audit: None,
+        seats: settings.manners.seats,
     })
 }
 
