@@ -1,7 +1,7 @@
 # Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
 BIN := target/release/sampan
 
-.PHONY: run stop build test unit outside walk faults lint bench tools clean
+.PHONY: run stop build test unit outside walk faults replay lint bench tools clean
 
 run: tools build            ## Start a server here, deploy examples/hello, say how to go on
 	examples/run.sh
@@ -25,6 +25,9 @@ walk: build                 ## A user's way through it, by kubectl
 
 faults: build               ## What goes wrong for users and operators
 	tests/faults.sh
+
+replay: build               ## The API beside answers that upstream's kube-apiserver gave
+	tests/replay.sh
 
 lint:                       ## Formatting, warnings, the rules of the house
 	cargo fmt --all --check

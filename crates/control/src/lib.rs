@@ -1,4 +1,4 @@
-//! What the cluster does next: reconcilers as pure functions, each a [`reconcile::Row`] of [`rows`].
+//! What the cluster does next: reconcilers as pure functions, each a [`reconcile::Row`].
 //!
 //! What works on every kind there is cannot be a row: [`io::namespaces::run`] and [`io::garbage::run`] are tasks of
 //! their own beside the runner.
@@ -10,11 +10,10 @@ pub mod scheduler;
 pub mod support;
 pub mod workloads;
 
-/// Every reconciler.
-pub fn rows(config: &cluster::Config) -> Vec<reconcile::Row> {
+/// Every reconciler but the scheduler.
+pub fn controllers(config: &cluster::Config) -> Vec<reconcile::Row> {
     let mut rows = workloads::rows();
     rows.extend(cluster::rows(config));
-    rows.push(scheduler::row());
     rows
 }
 

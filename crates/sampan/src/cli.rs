@@ -166,6 +166,12 @@ pub struct ServerArgs {
     /// Run no node here.
     #[arg(long)]
     pub disable_agent: bool,
+    /// Run no controllers here.
+    #[arg(long)]
+    pub disable_controller_manager: bool,
+    /// Run no scheduler here.
+    #[arg(long)]
+    pub disable_scheduler: bool,
     /// A token for agents that differs from the servers'.
     #[arg(long, env = "SAMPAN_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub agent_token: Option<String>,

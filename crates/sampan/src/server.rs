@@ -199,9 +199,16 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
         cluster_cidrs: settings.cluster_cidrs.clone(),
     };
     let clock = || (now_ns(), random_bits());
-    tokio::spawn(Runner::new(client.clone(), control::rows(&control), clock).run());
-    tokio::spawn(control::io::namespaces::run(client.clone()));
-    tokio::spawn(control::io::garbage::run(client.clone()));
+    let mut rows = Vec::new();
+    if !args.disable_controller_manager {
+        rows.extend(control::controllers(&control));
+        tokio::spawn(control::io::namespaces::run(client.clone()));
+        tokio::spawn(control::io::garbage::run(client.clone()));
+    }
+    if !args.disable_scheduler {
+        rows.push(control::scheduler::row());
+    }
+    tokio::spawn(Runner::new(client.clone(), rows, clock).run());
     tracing::info!(
         address = %settings.listen,
         kubeconfig = %args.write_kubeconfig.display(),
