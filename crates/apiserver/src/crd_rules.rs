@@ -409,13 +409,13 @@ fn object(node: &Node, root: bool, name: &str) -> Shape {
             continue;
         }
         let Some(shape) = shape(inner, inner.embedded, &format!("{name}.{property}")) else { continue };
-        if node.required.contains(property) && inner.default.is_none() {
+        if node.required.iter().any(|name| name == property) && inner.default.is_none() {
             bytes_min += property.len() as u64 + shape.bytes_min + 4;
         }
         if let Some(escaped) = escape(property) {
-            fields.insert(escaped.clone(), Field { name: property.clone(), ty: shape.ty });
+            fields.insert(escaped.clone(), Field { name: property.to_string(), ty: shape.ty });
             // By the true name: that is what a checked expression has.
-            place.fields.insert(property.clone(), shape.place);
+            place.fields.insert(property.to_string(), shape.place);
         }
     }
     if root {

@@ -104,7 +104,7 @@ impl Resources {
     /// From a member (`requests`, `limits`, `max`, `hard`) of an object; what cannot be read is left out.
     pub fn of(object: &Value, member: &str) -> Self {
         let list = object.object_at(&[member]).into_iter().flatten();
-        Self(list.filter_map(|(name, text)| Some((name.clone(), Quantity::parse(text.as_str()?).ok()?))).collect())
+        Self(list.filter_map(|(name, text)| Some((name.to_string(), Quantity::parse(text.as_str()?).ok()?))).collect())
     }
 
     pub fn get(&self, name: &str) -> Option<Quantity> {

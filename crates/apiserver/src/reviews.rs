@@ -66,7 +66,7 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     let user = if own {
         call.user.clone()
     } else {
-        let extra = spec["extra"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), strings(v)));
+        let extra = spec["extra"].as_object().into_iter().flatten().map(|(k, v)| (k.to_string(), strings(v)));
         User {
             name: spec.str_at(&["user"]).into(),
             uid: spec.str_at(&["uid"]).into(),

@@ -297,19 +297,19 @@ impl Status {
         let text = |s: &str| Value::String(s.into());
         let mut metadata = Object::new();
         if let Some(token) = &self.continue_token {
-            metadata.insert("continue".into(), text(token));
+            metadata.insert("continue", text(token));
         }
         let mut out = Object::from([
-            ("kind".into(), text("Status")),
-            ("apiVersion".into(), text("v1")),
-            ("metadata".into(), Value::Object(metadata)),
-            ("status".into(), text(if self.code < 400 { "Success" } else { "Failure" })),
+            ("kind", text("Status")),
+            ("apiVersion", text("v1")),
+            ("metadata", Value::Object(metadata)),
+            ("status", text(if self.code < 400 { "Success" } else { "Failure" })),
         ]);
         if !self.message.is_empty() {
-            out.insert("message".into(), text(&self.message));
+            out.insert("message", text(&self.message));
         }
         if !self.reason.is_empty() {
-            out.insert("reason".into(), text(self.reason));
+            out.insert("reason", text(self.reason));
         }
         if let Some(details) = &self.details {
             let mut d = Object::new();
@@ -317,24 +317,24 @@ impl Status {
                 [("name", &details.name), ("group", &details.group), ("kind", &details.kind), ("uid", &details.uid)]
             {
                 if !value.is_empty() {
-                    d.insert(name.into(), text(value));
+                    d.insert(name, text(value));
                 }
             }
             if !details.causes.is_empty() {
                 let causes = details.causes.iter().map(|cause| {
                     let members = [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)];
                     let members = members.into_iter().filter(|(_, v)| !v.is_empty());
-                    Value::Object(members.map(|(k, v)| (k.into(), text(v))).collect())
+                    Value::Object(members.map(|(k, v)| (k, text(v))).collect())
                 });
-                d.insert("causes".into(), Value::List(causes.collect()));
+                d.insert("causes", Value::List(causes.collect()));
             }
             if details.retry_after_seconds > 0 {
-                d.insert("retryAfterSeconds".into(), Value::Int(details.retry_after_seconds.into()));
+                d.insert("retryAfterSeconds", Value::Int(details.retry_after_seconds.into()));
             }
-            out.insert("details".into(), Value::Object(d));
+            out.insert("details", Value::Object(d));
         }
         if self.code >= 400 || self.code == 201 {
-            out.insert("code".into(), Value::Int(self.code.into()));
+            out.insert("code", Value::Int(self.code.into()));
         }
         Value::Object(out)
     }

@@ -95,7 +95,7 @@ pub fn selector_text(selector: &Value) -> String {
         .as_object()
         .into_iter()
         .flatten()
-        .map(|(k, v)| (k.clone(), format!("{k}={}", v.as_str().unwrap_or(""))))
+        .map(|(k, v)| (k.to_string(), format!("{k}={}", v.as_str().unwrap_or(""))))
         .collect();
     for expression in expressions.as_list().into_iter().flatten() {
         let key = expression.str_at(&["key"]);

@@ -55,7 +55,7 @@ fn structure(table: &Table, message: &Message, object: &mut Object) {
             (Some(default), _) if unset && !table.omits(field, default) => {
                 let mut value = default.clone();
                 walk(table, &field.ty, &mut value);
-                object.insert(field.name.to_string(), value);
+                object.insert(field.name.clone(), value);
             }
             (_, Some(value)) if !value.is_null() => walk(table, &field.ty, value),
             // A plain struct is always there in Go, and so are its defaults.
@@ -63,7 +63,7 @@ fn structure(table: &Table, message: &Message, object: &mut Object) {
                 let mut value = Value::Object(Object::new());
                 walk(table, &field.ty, &mut value);
                 if !value.is_empty() {
-                    object.insert(field.name.to_string(), value);
+                    object.insert(field.name.clone(), value);
                 }
             }
             _ => {}

@@ -1,5 +1,6 @@
 //! JSON: parsing with limits, typed decoding as Go's strict decoder does it, and encoding in Go's order.
 
+mod normal;
 mod reader;
 mod typed;
 mod write;
@@ -75,6 +76,9 @@ pub fn decode_type(table: &Table, ty: &Type, bytes: &[u8]) -> Result<Decoded, De
 
 /// The same for a value that is parsed already (from YAML, or the result of a patch).
 pub fn typed(table: &Table, id: MessageId, value: Value) -> Result<Decoded, DecodeError> {
+    if table.is_normal(&Type::Message(id), &value) {
+        return Ok(Decoded { value, problems: Vec::new() });
+    }
     let mut bytes = Vec::with_capacity(1024);
     encode_untyped(&value, &mut bytes);
     decode(table, id, &bytes)

@@ -33,4 +33,4 @@ pub use table::{
     Column, Field, Form, Kind, ListKind, MapKind, Message, MessageId, PatchStrategy, Resource, Scalar, Subresource,
     Table, Type,
 };
-pub use value::{Object, Value};
+pub use value::{Key, Object, Value};

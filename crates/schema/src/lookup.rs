@@ -60,8 +60,8 @@ impl Table {
     /// Adds the zero values which Go would print for absent fields.
     pub(crate) fn fill(&self, message: &Message, object: &mut Object) {
         for (name, zero) in &message.plan(self).zeros {
-            if !object.contains_key(&**name) {
-                object.insert(name.to_string(), zero.clone());
+            if !object.contains_key(name) {
+                object.insert(name.clone(), zero.clone());
             }
         }
     }

@@ -20,7 +20,7 @@ pub struct Plan {
     /// The fields which print something when they are absent, in Go's order; inlined structs are among them.
     pub always: Box<[u16]>,
     /// What [`Table::fill`] adds: the zero values of absent members, those of inlined structs too.
-    pub zeros: Box<[(Box<str>, Value)]>,
+    pub zeros: Box<[(crate::value::Key, Value)]>,
 }
 
 impl Plan {

@@ -109,19 +109,19 @@ fn pull_policy(image: &str) -> &'static str {
 fn container(c: &mut Object) {
     if empty(c, "imagePullPolicy") {
         let policy = pull_policy(str(c, "image"));
-        c.insert("imagePullPolicy".into(), policy.into());
+        c.insert("imagePullPolicy", policy.into());
     }
 }
 
 fn volume(v: &mut Object) {
     if !v.iter().any(|(name, source)| name != "name" && !source.is_null()) {
-        v.insert("emptyDir".into(), Value::Object(Object::new()));
+        v.insert("emptyDir", Value::Object(Object::new()));
     }
     if let Some(image) = v.get_mut("image").and_then(Value::as_object_mut)
         && empty(image, "pullPolicy")
     {
         let policy = pull_policy(str(image, "reference"));
-        image.insert("pullPolicy".into(), policy.into());
+        image.insert("pullPolicy", policy.into());
     }
 }
 
@@ -131,7 +131,7 @@ fn replication_controller(rc: &mut Object) {
     for (parent, name) in [("spec", "selector"), ("metadata", "labels")] {
         let here = child(rc, parent);
         if empty(here, name) {
-            here.insert(name.into(), labels.clone());
+            here.insert(name, labels.clone());
         }
     }
 }
@@ -143,7 +143,7 @@ fn service(s: &mut Object) {
             spec.remove("sessionAffinityConfig");
         }
         if str(spec, "sessionAffinity") == "ClientIP" {
-            let config = spec.entry("sessionAffinityConfig".into()).or_default();
+            let config = spec.entry("sessionAffinityConfig").or_default();
             if config.get(&["clientIP", "timeoutSeconds"]).is_none_or(Value::is_null) {
                 *config = Value::default();
                 config.set(&["clientIP", "timeoutSeconds"], 10_800);
@@ -153,7 +153,7 @@ fn service(s: &mut Object) {
         let external =
             matches!(ty.as_str(), "NodePort" | "LoadBalancer") || ty == "ClusterIP" && !empty(spec, "externalIPs");
         if external && empty(spec, "externalTrafficPolicy") {
-            spec.insert("externalTrafficPolicy".into(), "Cluster".into());
+            spec.insert("externalTrafficPolicy", "Cluster".into());
         }
         if matches!(ty.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
             set_absent(spec, "internalTrafficPolicy", "Cluster");
@@ -173,14 +173,14 @@ fn service(s: &mut Object) {
 fn service_port(p: &mut Object) {
     if empty(p, "targetPort") {
         let port = p.get("port").cloned().unwrap_or(Value::Int(0));
-        p.insert("targetPort".into(), port);
+        p.insert("targetPort", port);
     }
 }
 
 fn pod(p: &mut Object) {
     let spec = child(p, "spec");
     if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s < 0) {
-        spec.insert("terminationGracePeriodSeconds".into(), Value::Int(1));
+        spec.insert("terminationGracePeriodSeconds", Value::Int(1));
     }
     let host = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for group in ["containers", "initContainers"] {
@@ -188,7 +188,7 @@ fn pod(p: &mut Object) {
             requests_from_limits(container);
             for port in objects(container, "ports").filter(|p| host && empty(p, "hostPort")) {
                 let number = port.get("containerPort").cloned().unwrap_or(Value::Int(0));
-                port.insert("hostPort".into(), number);
+                port.insert("hostPort", number);
             }
         }
     }
@@ -209,10 +209,10 @@ fn pod_spec(spec: &mut Object) {
     if empty(spec, "serviceAccountName")
         && let Some(old) = spec.get("serviceAccount").cloned()
     {
-        spec.insert("serviceAccountName".into(), old);
+        spec.insert("serviceAccountName", old);
     }
     match spec.get("serviceAccountName").cloned().filter(|n| !n.is_empty()) {
-        Some(name) => drop(spec.insert("serviceAccount".into(), name)),
+        Some(name) => drop(spec.insert("serviceAccount", name)),
         None => drop(spec.remove("serviceAccount")),
     }
 }
@@ -222,16 +222,16 @@ fn pod_status(status: &mut Object) {
     let one = str(status, "podIP").to_owned();
     let first = status.get("podIPs").map(|ips| ips[0].str_at(&["ip"]).to_owned()).unwrap_or_default();
     if one.is_empty() && !first.is_empty() {
-        status.insert("podIP".into(), first.into());
+        status.insert("podIP", first.into());
     } else if !one.is_empty() && one != first {
-        status.insert("podIPs".into(), Value::list([Value::object([("ip", one.into())])]));
+        status.insert("podIPs", Value::list([Value::object([("ip", one.into())])]));
     }
 }
 
 fn namespace(ns: &mut Object) {
     let name = ns.get("metadata").map(|m| m.str_at(&["name"]).to_owned()).unwrap_or_default();
     if !name.is_empty() {
-        child(child(ns, "metadata"), "labels").insert("kubernetes.io/metadata.name".into(), name.into());
+        child(child(ns, "metadata"), "labels").insert("kubernetes.io/metadata.name", name.into());
     }
 }
 
@@ -239,7 +239,7 @@ fn node_status(status: &mut Object) {
     if absent(status, "allocatable")
         && let Some(capacity) = status.get("capacity").filter(|c| !c.is_null()).cloned()
     {
-        status.insert("allocatable".into(), capacity);
+        status.insert("allocatable", capacity);
     }
 }
 
@@ -277,7 +277,7 @@ fn daemon_set_update_strategy(s: &mut Object) {
 
 fn stateful_set_update_strategy(s: &mut Object) {
     if empty(s, "type") {
-        s.insert("type".into(), "RollingUpdate".into());
+        s.insert("type", "RollingUpdate".into());
         child(s, "rollingUpdate");
     }
     if str(s, "type") == "RollingUpdate"
@@ -294,7 +294,7 @@ fn job(job: &mut Object) {
     if absent(spec, "parallelism") {
         set_absent(spec, "completions", 1);
         // With completions given, only parallelism was missing.
-        spec.insert("parallelism".into(), Value::Int(1));
+        spec.insert("parallelism", Value::Int(1));
     }
     let backoff = if absent(spec, "backoffLimitPerIndex") { 6 } else { i64::from(i32::MAX) };
     set_absent(spec, "backoffLimit", backoff);
@@ -303,7 +303,7 @@ fn job(job: &mut Object) {
     if let Some(labels) = labels.filter(|l| !l.is_null()) {
         let meta = child(job, "metadata");
         if empty(meta, "labels") {
-            meta.insert("labels".into(), labels);
+            meta.insert("labels", labels);
         }
     }
 }
@@ -325,19 +325,19 @@ fn horizontal_pod_autoscaler(spec: &mut Object) {
 fn network_policy(spec: &mut Object) {
     if empty(spec, "policyTypes") {
         let egress = (!empty(spec, "egress")).then_some("Egress");
-        spec.insert("policyTypes".into(), Value::list(["Ingress"].into_iter().chain(egress)));
+        spec.insert("policyTypes", Value::list(["Ingress"].into_iter().chain(egress)));
     }
 }
 
 fn subject(s: &mut Object) {
     if empty(s, "apiGroup") && matches!(str(s, "kind"), "User" | "Group") {
-        s.insert("apiGroup".into(), "rbac.authorization.k8s.io".into());
+        s.insert("apiGroup", "rbac.authorization.k8s.io".into());
     }
 }
 
 fn device_request(r: &mut Object) {
     if str(r, "allocationMode") == "ExactCount" && empty(r, "count") {
-        r.insert("count".into(), Value::Int(1));
+        r.insert("count", Value::Int(1));
     }
 }
 
@@ -348,15 +348,15 @@ fn custom_resource_definition(crd: &mut Object) {
     let names = child(spec, "names");
     let kind = str(names, "kind").to_owned();
     if empty(names, "singular") {
-        names.insert("singular".into(), kind.to_lowercase().into());
+        names.insert("singular", kind.to_lowercase().into());
     }
     if empty(names, "listKind") && !kind.is_empty() {
-        names.insert("listKind".into(), format!("{kind}List").into());
+        names.insert("listKind", format!("{kind}List").into());
     }
     if let Some(version) = storage {
         let status = child(crd, "status");
         if empty(status, "storedVersions") {
-            status.insert("storedVersions".into(), Value::list([version]));
+            status.insert("storedVersions", Value::list([version]));
         }
     }
 }

@@ -62,7 +62,7 @@ impl LabelSelector {
         let mut requirements = Vec::new();
         for (key, value) in value.object_at(&["matchLabels"]).into_iter().flatten() {
             let value = value.as_str().unwrap_or_default().to_owned();
-            requirements.push(Requirement::new(key.clone(), Operator::Equals, vec![value])?);
+            requirements.push(Requirement::new(key.to_string(), Operator::Equals, vec![value])?);
         }
         for expression in value.list_at(&["matchExpressions"]) {
             let operator = match expression.str_at(&["operator"]) {

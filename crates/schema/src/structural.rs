@@ -10,6 +10,7 @@ mod table;
 mod tests;
 mod values;
 
+use crate::value::Key;
 use crate::{Decoded, FieldProblem, MessageId, Object, Table, Value, json, validate::FieldError};
 pub use node::{Additional, CelRule, Kind, ListType, Node};
 
@@ -148,7 +149,7 @@ fn prune(value: &mut Value, node: Option<&Node>, path: &str, unknown: &mut Vec<S
         (value, Some(node)) if node.preserve => prune_known(value, node, path, unknown),
         (Value::Object(object), None) => {
             unknown.extend(object.keys().map(|key| join(path, key)));
-            object.clear();
+            *object = Object::new();
         }
         (Value::Object(object), Some(node)) => object.retain(|key, member| {
             let is_meta = META_FIELDS.contains(&key.as_str());
@@ -252,6 +253,6 @@ fn default(value: &mut Value, node: Option<&Node>) {
 }
 
 /// Members of an object value, for readers of schemas.
-fn members<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {
+fn members<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = (&'v Key, &'v Value)> {
     value.member(key).and_then(Value::as_object).into_iter().flat_map(Object::iter)
 }

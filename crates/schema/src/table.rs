@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::presets::{Conditional, Preset};
-use crate::value::{Object, Value};
+use crate::value::{Key, Object, Value};
 
 /// The place of a message in its [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,7 +152,7 @@ pub enum Form {
 #[derive(Debug)]
 pub struct Field {
     /// JSON name.
-    pub name: Box<str>,
+    pub name: Key,
     /// Protobuf field number; 0 where there is none (a CRD's field).
     pub tag: u32,
     pub ty: Type,

@@ -1,10 +1,8 @@
 //! A decoded object: what JSON, YAML and protobuf have in common.
 
-use std::collections::BTreeMap;
+mod object;
 
-/// The members of an object, in the order in which Go's encoder writes a map: by key bytes.
-/// Where a schema says otherwise (struct fields), the encoder follows the schema.
-pub type Object = BTreeMap<String, Value>;
+pub use object::{Key, Object};
 
 /// A JSON value which keeps integers and floats apart, as Kubernetes does (`1` and `1.0` differ).
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -23,8 +21,8 @@ static NULL: Value = Value::Null;
 
 impl Value {
     /// An object of these members: `Value::object([("kind", "Pod".into())])`.
-    pub fn object<K: Into<String>>(members: impl IntoIterator<Item = (K, Value)>) -> Value {
-        Value::Object(members.into_iter().map(|(k, v)| (k.into(), v)).collect())
+    pub fn object<K: Into<Key>>(members: impl IntoIterator<Item = (K, Value)>) -> Value {
+        Value::Object(members.into_iter().collect())
     }
 
     /// A list of anything that is a value.
@@ -167,14 +165,14 @@ impl Value {
             *self = value.into();
             return;
         };
-        self.make_object(parents).insert((*last).to_owned(), value.into());
+        self.make_object(parents).insert(*last, value.into());
     }
 
     /// The object at that path, made if it is not there.
     pub fn make_object(&mut self, path: &[&str]) -> &mut Object {
         let mut here = self.force_object();
         for key in path {
-            here = here.entry((*key).to_owned()).or_default().force_object();
+            here = here.entry(*key).or_default().force_object();
         }
         here
     }
@@ -193,7 +191,7 @@ impl Value {
     pub fn make_list(&mut self, path: &[&str]) -> &mut Vec<Value> {
         let slot = match path.split_last() {
             None => self,
-            Some((last, parents)) => self.make_object(parents).entry((*last).to_owned()).or_default(),
+            Some((last, parents)) => self.make_object(parents).entry(*last).or_default(),
         };
         if !matches!(slot, Value::List(_)) {
             *slot = Value::List(Vec::new());
@@ -270,6 +268,7 @@ from! {
     f64 => |v| Value::Float(v),
     &str => |v| Value::String(v.to_owned()),
     String => |v| Value::String(v),
+    Key => |v| Value::String(v.into()),
     Box<str> => |v| Value::String(v.into()),
     Object => |v| Value::Object(v),
 }

@@ -1,8 +1,6 @@
 //! LimitRanger: defaults and bounds of what containers, pods and claims ask for, from the namespace's LimitRanges.
 
-use std::collections::BTreeMap;
-
-use schema::{Value, quantity::Quantity};
+use schema::{Object, Value, quantity::Quantity};
 
 use super::rule::{Cx, Rule};
 use super::{AdmissionRequest, Operation};
@@ -53,7 +51,7 @@ fn is_limited(request: &AdmissionRequest) -> bool {
 }
 
 fn set_defaults(range: &Value, pod: &mut Value) {
-    let mut defaults: [BTreeMap<String, Value>; 2] = Default::default();
+    let mut defaults: [Object; 2] = Default::default();
     for limit in range.list_at(&["spec", "limits"]).iter().filter(|l| l.str_at(&["type"]) == "Container") {
         for (into, from) in defaults.iter_mut().zip(["defaultRequest", "default"]) {
             into.extend(limit.object_at(&[from]).cloned().unwrap_or_default());

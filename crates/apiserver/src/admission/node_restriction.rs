@@ -204,7 +204,7 @@ fn own_node(request: &AdmissionRequest, node: &str) -> Result<(), Status> {
         .keys()
         .chain(wanted.keys())
         .filter(|key| held.get(*key) != wanted.get(*key))
-        .map(String::as_str)
+        .map(|key| key.as_str())
         .filter(|key| {
             let domain = key.split_once('/').map_or("", |(domain, _)| domain);
             let below = |parent: &str| domain == parent || domain.ends_with(&format!(".{parent}"));

@@ -391,7 +391,7 @@ fn restricted_volumes(pod: &Pod<'_>) -> Finding {
         "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected",
         "secret",
     ];
-    let kind = |volume: &Value| -> String {
+    let kind = |volume: &Value| -> schema::Key {
         let mut members = volume.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(k, _)| k);
         members.find(|k| *k != "name").cloned().unwrap_or_else(|| "unknown".into())
     };

@@ -131,7 +131,7 @@ pub fn keep_for_update(kind: &Kind, object: &mut Value, old: &Value) {
 
 /// Updates of the status leave all else alone.
 pub fn keep_for_status(_: &Kind, object: &mut Value, old: &Value) {
-    let members: Vec<String> = old
+    let members: Vec<schema::Key> = old
         .as_object()
         .into_iter()
         .chain(object.as_object())
@@ -154,14 +154,11 @@ pub fn prepare_create(cx: &Cx<'_>, object: &mut Value) -> Result<()> {
 
 /// Everything but metadata and status.
 pub fn differs_in_content(new: &Value, old: &Value) -> bool {
-    let content = |v: &Value| -> Vec<(String, Value)> {
-        let members = v.as_object().into_iter().flatten();
-        members
-            .filter(|(k, v)| *k != "metadata" && *k != "status" && !v.is_empty())
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
-    };
-    content(new) != content(old)
+    fn content(object: &Value) -> impl Iterator<Item = (&schema::Key, &Value)> {
+        let members = object.as_object().into_iter().flatten();
+        members.filter(|(k, v)| *k != "metadata" && *k != "status" && !v.is_empty())
+    }
+    content(new).ne(content(old))
 }
 
 pub fn bump_generation(new: &mut Value, old: &Value) {

@@ -310,7 +310,7 @@ fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
 
 /// `ephemeralcontainers` adds containers for debugging, `resize` changes resources; all else stays.
 fn keep_for_other(subresource: &str, new: &mut Value, old: &Value) {
-    let asked = std::mem::take(new.make_object(&[]).entry("spec".into()).or_default());
+    let asked = std::mem::take(new.make_object(&[]).entry("spec").or_default());
     keep(new, old, &["spec"]);
     keep(new, old, &["status"]);
     for name in ["labels", "annotations", "finalizers", "ownerReferences"] {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{Object, Value};
+use schema::{Key, Object, Value};
 
 const DEFINITIONS: &str = "#/definitions/";
 const PARAMETERS: &str = "#/parameters/";
@@ -66,7 +66,7 @@ pub fn of(mut document: Value, prefix: &str) -> Value {
 
 /// Adds a part to a document. A definition that differs from ours of its name gets another one; paths that are there stay.
 pub fn join(document: &mut Value, mut part: Value) {
-    let mut renamed: BTreeMap<String, String> = BTreeMap::new();
+    let mut renamed: BTreeMap<Key, Key> = BTreeMap::new();
     let ours = document.make_object(&["definitions"]);
     for (name, definition) in part.object_at(&["definitions"]).into_iter().flatten() {
         let is_taken = |name: &str| ours.get(name).is_some_and(|known| known != definition);
@@ -75,7 +75,7 @@ pub fn join(document: &mut Value, mut part: Value) {
             while is_taken(&format!("{name}_v{number}")) {
                 number += 1;
             }
-            renamed.insert(name.clone(), format!("{name}_v{number}"));
+            renamed.insert(name.clone(), format!("{name}_v{number}").into());
         }
     }
     each_reference(&mut part, &mut |reference| {

@@ -194,7 +194,7 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
             return;
         }
         if !parameters.is_empty() {
-            item.insert("parameters".into(), Value::List(parameters));
+            item.insert("parameters", Value::List(parameters));
         }
         out.insert(path, Value::Object(item));
     };

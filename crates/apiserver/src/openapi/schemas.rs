@@ -105,7 +105,7 @@ impl Schemas {
         }
         // What a patch is depends on its media type.
         let patch = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
-        self.out.insert(patch.into(), Value::object([("type", "object".into())]));
+        self.out.insert(patch, Value::object([("type", "object".into())]));
         while let Some(id) = self.waiting.pop() {
             if self.done.insert(id.0) {
                 self.add_message(id);
@@ -214,8 +214,8 @@ impl Schemas {
                 let mut required = Vec::new();
                 let kinds: Vec<&schema::Kind> = table.kinds.iter().filter(|k| k.message == id).collect();
                 if !kinds.is_empty() {
-                    properties.insert("apiVersion".into(), string(""));
-                    properties.insert("kind".into(), string(""));
+                    properties.insert("apiVersion", string(""));
+                    properties.insert("kind", string(""));
                 }
                 self.fields(&message.fields, &mut properties, &mut required);
                 let said = if &*message.name == META { &OBJECT_META[..] } else { &COMMON[..] };

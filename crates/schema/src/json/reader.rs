@@ -343,14 +343,8 @@ impl<'a> Reader<'a> {
                 let mut first = true;
                 while let Some(key) = self.key(&mut first)? {
                     let value = self.value(&path.then(Step::Key(&key)))?;
-                    match object.entry(key.into_owned()) {
-                        std::collections::btree_map::Entry::Vacant(slot) => {
-                            slot.insert(value);
-                        }
-                        std::collections::btree_map::Entry::Occupied(mut slot) => {
-                            self.report(|| FieldProblem::Duplicate(path.member(slot.key())));
-                            slot.insert(value);
-                        }
+                    if object.insert(&*key, value).is_some() {
+                        self.report(|| FieldProblem::Duplicate(path.member(&key)));
                     }
                 }
                 Value::Object(object)

@@ -68,10 +68,10 @@ impl<'a> Decoder<'a> {
         let mut first = true;
         while let Some(key) = self.reader.key(&mut first)? {
             let value = self.value(ty, false, &path.then(Step::Key(&key)))?;
-            if object.contains_key(&*key) {
+            if object.contains_key(&key) {
                 self.reader.report(|| FieldProblem::Duplicate(path.member(&key)));
             }
-            object.insert(key.into_owned(), value);
+            object.insert(&*key, value);
         }
         Ok(Value::Object(object))
     }
@@ -152,10 +152,10 @@ impl<'a> Decoder<'a> {
             let Some(field) = found.filter(|f| !f.name.is_empty()) else {
                 if path.is_root() && matches!(&*key, "kind" | "apiVersion") {
                     let value = self.scalar_member(message, &key, path)?;
-                    object.insert(key.into_owned(), value);
+                    object.insert(&*key, value);
                 } else if let Some(rest) = message.rest() {
                     let value = self.value(&rest.ty, true, &path.then(Step::Key(&key)))?;
-                    object.insert(key.into_owned(), value);
+                    object.insert(&*key, value);
                 } else {
                     self.reader.report(|| FieldProblem::Unknown(path.member(&key)));
                     self.reader.skip()?;
@@ -163,16 +163,18 @@ impl<'a> Decoder<'a> {
                 continue;
             };
             let value = self.value(&field.ty, field.pointer, &path.then(Step::Field(message, &key)))?;
-            if object.contains_key(&*key) || omitted.contains(&&*field.name) {
+            if object.contains_key(&key) || omitted.contains(&&*field.name) {
                 self.reader.report(|| FieldProblem::Duplicate(path.member(&key)));
-                object.remove(&*key);
+                object.remove(&key);
             }
             // An empty managedFields is an order to forget them: see `apply::update`.
             let reset = &*field.name == "managedFields" && matches!(value, Value::List(_));
             if table.omits(field, &value) && !reset {
                 omitted.push(&field.name);
+            } else if *field.name == *key {
+                object.insert(field.name.clone(), value);
             } else {
-                object.insert(key.into_owned(), value);
+                object.insert(&*key, value);
             }
         }
         table.fill(message, &mut object);
@@ -276,7 +278,7 @@ fn base64_value(text: &str) -> std::result::Result<String, String> {
 }
 
 /// The normal form of a time or duration; Go's zero time is null.
-fn parse_time(form: Form, text: &str) -> std::result::Result<Value, String> {
+pub(super) fn parse_time(form: Form, text: &str) -> std::result::Result<Value, String> {
     if form == Form::Duration {
         return match time::parse_duration(text) {
             Some(nanos) => Ok(Value::String(time::format_duration(nanos))),

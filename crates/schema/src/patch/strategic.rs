@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{PatchError, Result};
+use crate::value::Key;
 use crate::{Field, Form, Object, Table, Type, Value};
 
 const DIRECTIVE: &str = "$patch";
@@ -94,7 +95,7 @@ impl<'t> Merger<'t> {
         retain_keys(&mut original, &mut patch)?;
         self.set_element_orders(&mut original, &mut patch, ty)?;
         for (key, value) in patch {
-            let deleting = key.strip_prefix(DELETE_FROM).map(str::to_owned);
+            let deleting = key.strip_prefix(DELETE_FROM).map(Key::from);
             let is_delete = deleting.is_some();
             let key = match deleting {
                 Some(key) => key,
@@ -203,7 +204,7 @@ impl<'t> Merger<'t> {
 
     /// Applies the `$setElementOrder` lists, merging the lists which they order.
     fn set_element_orders(&self, original: &mut Object, patch: &mut Object, ty: &'t Type) -> Result<()> {
-        let directives: Vec<String> = patch.keys().filter(|k| k.starts_with("$setElementOrder")).cloned().collect();
+        let directives: Vec<Key> = patch.keys().filter(|k| k.starts_with("$setElementOrder")).cloned().collect();
         for directive in directives {
             let bad_format = || malformed("invalid patch format of setElementOrder list");
             let order = match patch.remove(&directive) {

@@ -49,14 +49,14 @@ fn members(table: &Table, owner: &Message, bytes: &[u8], depth: usize, object: &
                 }
                 match object.get_mut(&*field.name) {
                     Some(Value::List(known)) => known.append(&mut list),
-                    _ => drop(object.insert(field.name.to_string(), Value::List(list))),
+                    _ => drop(object.insert(field.name.clone(), Value::List(list))),
                 }
             }
             Type::Map { value, .. } => {
                 let (key, value) = entry(table, owner, field, value, payload, depth)?;
                 match object.get_mut(&*field.name) {
                     Some(Value::Object(map)) => drop(map.insert(key, value)),
-                    _ => drop(object.insert(field.name.to_string(), Value::object([(key, value)]))),
+                    _ => drop(object.insert(field.name.clone(), Value::object([(key, value)]))),
                 }
             }
             ty => {
@@ -64,7 +64,7 @@ fn members(table: &Table, owner: &Message, bytes: &[u8], depth: usize, object: &
                 // A named slice that is a field of its own stays nil if nothing is in it.
                 let nil = matches!(&value, Value::List(l) if l.is_empty());
                 if !nil && !table.omits(field, &value) {
-                    object.insert(field.name.to_string(), value);
+                    object.insert(field.name.clone(), value);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Evaluate, join, members};
 use crate::Value;
 use crate::validate::FieldError;
+use crate::value::Key;
 
 /// What OpenAPI calls `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ pub struct Node {
     pub int_or_string: bool,
     pub preserve: bool,
     pub embedded: bool,
-    pub properties: BTreeMap<String, Node>,
+    pub properties: BTreeMap<Key, Node>,
     pub additional: Additional,
     pub items: Option<Box<Node>>,
     pub default: Option<Value>,

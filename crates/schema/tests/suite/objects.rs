@@ -5,7 +5,7 @@
 use std::io::Read;
 
 use base64::Engine;
-use schema::{MessageId, Table, Type, json, proto, transcode};
+use schema::{MessageId, Table, Type, Value, json, proto, transcode};
 
 struct Golden {
     what: String,
@@ -159,4 +159,68 @@ fn deep_values_fit_a_small_stack() {
         assert_eq!(ours, theirs);
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(run).expect("a thread").join().expect("no overflow");
+}
+
+/// Every place of a value, as pointers; those of the first members of each object and list.
+fn places(value: &Value, at: String, into: &mut Vec<String>) {
+    into.push(at.clone());
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                places(member, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), into);
+            }
+        }
+        Value::List(list) => {
+            for (index, member) in list.iter().enumerate().take(2) {
+                places(member, format!("{at}/{index}"), into);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn at<'v>(value: &'v mut Value, pointer: &str) -> &'v mut Value {
+    let tokens = pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~"));
+    tokens.fold(value, |value, token| match value {
+        Value::List(list) => &mut list[token.parse::<usize>().expect("an index")],
+        Value::Object(members) => members.get_mut(&token).expect("a member"),
+        _ => panic!("no way to {pointer}"),
+    })
+}
+
+/// A value that is taken as normal at a glance is what writing and reading it makes of it, however it was changed.
+#[test]
+fn what_is_normal_stays() {
+    let table = Table::builtin();
+    let changes = [Value::Null, Value::Int(0), Value::Int(1 << 40), Value::Float(1.0), "".into(), "1000m".into()]
+        .into_iter()
+        .chain([Value::object([("unknown", 1i64.into())]), Value::List(Vec::new()), Value::Bool(false)]);
+    let changes: Vec<Value> = changes.collect();
+    let (mut kept, mut tried) = (0, 0);
+    for Golden { what, id, json, .. } in golden() {
+        let Ok(decoded) = json::decode(table, id, json.as_bytes()) else { continue };
+        let mut paths = Vec::new();
+        places(&decoded.value, String::new(), &mut paths);
+        // All places of small objects, some of large ones: each is tried in some kind.
+        let step = (paths.len() / 15).max(1);
+        for (n, path) in paths.iter().enumerate().filter(|(n, _)| n % step == 0) {
+            let mut value = decoded.value.clone();
+            *at(&mut value, path) = changes[n % changes.len()].clone();
+            let mut bytes = Vec::new();
+            json::encode_untyped(&value, &mut bytes);
+            let slow = json::decode(table, id, &bytes);
+            let fast = json::typed(table, id, value.clone());
+            match (slow, fast) {
+                (Ok(slow), Ok(fast)) => {
+                    assert_eq!(slow.value, fast.value, "{what}: {path} made {}", changes[n % changes.len()]);
+                    assert_eq!(slow.problems.len(), fast.problems.len(), "{what}: {path}");
+                    kept += usize::from(slow.value == value && slow.problems.is_empty());
+                }
+                (Err(slow), Err(fast)) => assert_eq!(slow.to_string(), fast.to_string(), "{what}: {path}"),
+                (slow, fast) => panic!("{what}: {path}: {slow:?} or {fast:?}"),
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried > 3_000 && kept > tried / 20, "{kept} of {tried} were normal");
 }
