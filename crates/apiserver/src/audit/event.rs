@@ -82,7 +82,7 @@ impl Event {
         let mut members = self.members.clone();
         members.remove("requestObject");
         members.remove("responseObject");
-        let annotations = members.entry("annotations".into()).or_insert_with(|| Value::Object(Object::new()));
+        let annotations = members.entry("annotations").or_insert_with(|| Value::Object(Object::new()));
         annotations.set(&["audit.k8s.io/truncated"], "true");
         Event { level: self.level, members }
     }

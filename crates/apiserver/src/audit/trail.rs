@@ -131,23 +131,23 @@ impl Trail {
         let received = config.clock.now();
         let uri = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut members = Object::from([
-            ("auditID".into(), header("audit-id").unwrap_or_default().as_ref().into()),
-            ("requestURI".into(), uri.into()),
-            ("verb".into(), info.verb.as_str().into()),
-            ("user".into(), user.map_or_else(|| Value::Object(Object::new()), User::to_value)),
-            ("requestReceivedTimestamp".into(), micro(received)),
+            ("auditID", header("audit-id").unwrap_or_default().as_ref().into()),
+            ("requestURI", uri.into()),
+            ("verb", info.verb.as_str().into()),
+            ("user", user.map_or_else(|| Value::Object(Object::new()), User::to_value)),
+            ("requestReceivedTimestamp", micro(received)),
         ]);
         let ips = source_ips(parts);
         if !ips.is_empty() {
-            members.insert("sourceIPs".into(), Value::list(ips));
+            members.insert("sourceIPs", Value::list(ips));
         }
         if let Some(agent) = header(header::USER_AGENT.as_str()).filter(|agent| !agent.is_empty()) {
             let cut: String = agent.chars().take(USER_AGENT_MAX).collect();
             let more = if cut.len() < agent.len() { "...TRUNCATED" } else { "" };
-            members.insert("userAgent".into(), format!("{cut}{more}").into());
+            members.insert("userAgent", format!("{cut}{more}").into());
         }
         if info.is_resource {
-            members.insert("objectRef".into(), object_ref(info));
+            members.insert("objectRef", object_ref(info));
         }
         let lasts = matches!(info.verb.as_str(), "watch" | "proxy")
             || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
@@ -186,11 +186,11 @@ impl Trail {
     /// `mode`: that of constrained impersonation which allowed it, or none.
     pub fn impersonated(&self, user: &User, mode: &str) {
         let mut state = self.state();
-        state.members.insert("impersonatedUser".into(), user.to_value());
+        state.members.insert("impersonatedUser", user.to_value());
         if !mode.is_empty() {
             let constraint = format!("impersonate:{mode}");
             let metadata = Value::object([("impersonationConstraint", constraint.into())]);
-            state.members.insert("authenticationMetadata".into(), metadata);
+            state.members.insert("authenticationMetadata", metadata);
         }
     }
 
@@ -222,7 +222,7 @@ impl Trail {
             if self.decided.omit_managed_fields {
                 drop_managed_fields(&mut object);
             }
-            state.members.insert("requestObject".into(), object);
+            state.members.insert("requestObject", object);
         }
     }
 
@@ -231,7 +231,7 @@ impl Trail {
         if self.decided.level >= Level::Request
             && let Ok(patch) = json::parse(patch).or_else(|_| yaml::parse(patch).map(|decoded| decoded.value))
         {
-            self.state().members.insert("requestObject".into(), patch);
+            self.state().members.insert("requestObject", patch);
         }
     }
 
@@ -249,7 +249,7 @@ impl Trail {
             let took = now.duration_since(self.received).unwrap_or_default();
             if took > SLOW {
                 let took = time::format_duration(took.as_nanos() as i64);
-                state.annotations.insert("apiserver.latency.k8s.io/total".into(), took.into());
+                state.annotations.insert("apiserver.latency.k8s.io/total", took.into());
             }
         } else if self.refused && stage != Stage::ResponseStarted {
             return None;
@@ -258,11 +258,11 @@ impl Trail {
             return None;
         }
         let mut members = state.members.clone();
-        members.insert("stage".into(), stage.name().into());
+        members.insert("stage", stage.name().into());
         members
-            .insert("stageTimestamp".into(), micro(if stage == Stage::RequestReceived { self.received } else { now }));
+            .insert("stageTimestamp", micro(if stage == Stage::RequestReceived { self.received } else { now }));
         if !state.annotations.is_empty() {
-            members.insert("annotations".into(), Value::Object(state.annotations.clone()));
+            members.insert("annotations", Value::Object(state.annotations.clone()));
         }
         self.audit.events.fetch_add(1, Ordering::Relaxed);
         Some(Arc::new(Event::new(self.decided.level, members)))
@@ -302,7 +302,7 @@ impl Trail {
             }
         }
         told.set(&["code"], i64::from(code));
-        state.members.insert("responseStatus".into(), told);
+        state.members.insert("responseStatus", told);
     }
 
     /// Tells of the answer; `failed`: the Status that it is. What comes back ends the trail when its body ends.
@@ -332,7 +332,7 @@ impl Trail {
                 if self.decided.omit_managed_fields {
                     drop_managed_fields(&mut object);
                 }
-                state.members.insert("responseObject".into(), object);
+                state.members.insert("responseObject", object);
             }
         }
         if self.lasts || self.refused {
