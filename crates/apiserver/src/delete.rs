@@ -57,7 +57,10 @@ pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
         return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
     }
     let options = DeleteOptions::from_value(&value)?;
-    call.requested(&options.to_value());
+    let mut told = options.to_value();
+    // As upstream's events have it.
+    told.set(&["apiVersion"], "meta.k8s.io/__internal");
+    call.requested(&told);
     Ok(options)
 }
 

@@ -24,6 +24,7 @@ mod crd_rules;
 mod delete;
 mod discovery;
 mod encode;
+pub mod encryption;
 mod expire;
 mod fairness;
 mod frames;

@@ -351,8 +351,10 @@ impl Call {
                 return self.create_by_update(update, produce).await;
             };
             let old = Arc::new(self.server.object_to_update(&kind, &entry).await?);
-            let Some(produced) = produce(Some(&old))? else {
-                return Ok(Written { entry, created: false });
+            let produced = match produce(Some(&old))? {
+                Some(produced) => produced,
+                None if self.is_stale(&key).await? => Produced { object: (*old).clone(), managed: true },
+                None => return Ok(Written { entry, created: false }),
             };
             match self.update_once(update, &key, &entry, old, produced).await? {
                 Some(written) => return Ok(written),
@@ -476,7 +478,7 @@ impl Call {
             return self.delete_by_update(kind, key, entry, object, dry_run).await;
         }
         let stored = self.server.to_stored(kind, &object).await?;
-        if entry.holds(&stored) {
+        if entry.holds(&stored) && !self.is_stale(key).await? {
             return Ok(Some(Written { entry: entry.clone(), created: false }));
         }
         check_size(&stored)?;
@@ -497,6 +499,10 @@ impl Call {
             }
             Err(error) => Err(store_error(error)),
         }
+    }
+
+    async fn is_stale(&self, key: &str) -> Result<bool> {
+        self.server.inner.config.store.is_stale(key).await.map_err(store_error)
     }
 
     /// What no update changes, and what this part of the object does not cover.

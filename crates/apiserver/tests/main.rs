@@ -6,6 +6,7 @@ mod audit;
 mod cluster;
 mod conversion;
 mod documents;
+mod encryption;
 mod fairness;
 mod harness;
 mod identities;

@@ -36,6 +36,13 @@ pub enum Command {
         #[arg(long)]
         agent: bool,
     },
+    /// Look after the encryption of Secrets.
+    SecretsEncrypt {
+        #[command(flatten)]
+        place: DataDir,
+        #[command(subcommand)]
+        action: SecretsEncryptCommand,
+    },
     /// Say in plain words what this machine offers and lacks.
     Check {
         #[command(flatten)]
@@ -160,6 +167,12 @@ pub struct ServerArgs {
     /// A part to leave out: servicelb, dns, network-policy.
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = flags::part)]
     pub disable: Vec<String>,
+    /// Encrypt Secrets in the datastore, with a key that is made at the first start.
+    #[arg(long)]
+    pub secrets_encryption: bool,
+    /// How the first key encrypts.
+    #[arg(long, default_value = "aescbc", value_name = "PROVIDER", value_parser = ["aescbc", "secretbox"])]
+    pub secrets_encryption_provider: String,
     /// A flag of kube-apiserver, as it takes it.
     #[arg(long, value_name = "NAME=VALUE", value_parser = flags::api_server_arg)]
     pub kube_apiserver_arg: Vec<(String, String)>,
@@ -191,6 +204,12 @@ pub struct AgentArgs {
     /// The server to join: https://HOST:6443.
     #[arg(short, long, env = "SAMPAN_URL", value_name = "URL")]
     pub server: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SecretsEncryptCommand {
+    /// Print whether it is on, and the names of its keys.
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

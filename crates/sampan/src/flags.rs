@@ -35,7 +35,26 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
 }
 
 /// What `--kube-apiserver-arg` takes of kube-apiserver's flags.
-const API_SERVER_ARGS: [&str; 3] = ["anonymous-auth", "max-mutating-requests-inflight", "max-requests-inflight"];
+const API_SERVER_ARGS: &[&str] = &[
+    "anonymous-auth",
+    "audit-log-batch-buffer-size",
+    "audit-log-compress",
+    "audit-log-format",
+    "audit-log-maxage",
+    "audit-log-maxbackup",
+    "audit-log-maxsize",
+    "audit-log-mode",
+    "audit-log-path",
+    "audit-log-truncate-enabled",
+    "audit-log-truncate-max-batch-size",
+    "audit-log-truncate-max-event-size",
+    "audit-log-version",
+    "audit-policy-file",
+    "encryption-provider-config",
+    "encryption-provider-config-automatic-reload",
+    "max-mutating-requests-inflight",
+    "max-requests-inflight",
+];
 
 /// `NAME=VALUE`; a name alone is a switch that is on.
 pub fn api_server_arg(text: &str) -> Result<(String, String), String> {

@@ -1,10 +1,12 @@
 //! The program: flags, configuration, and the wiring of the rooms.
 
 mod agent;
+mod audit;
 mod check;
 mod cli;
 mod config;
 mod deploy;
+mod encryption;
 mod facts;
 mod files;
 mod flags;
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
         }
         Command::Images { place, action } => finish(images::run(&place.data_dir, action)),
         Command::Token { place, agent } => finish(token::run(&place.data_dir, agent)),
+        Command::SecretsEncrypt { place, action: cli::SecretsEncryptCommand::Status } => {
+            finish(encryption::status(&places::Places::new(&place.data_dir)).map(|text| print!("{text}")))
+        }
         Command::Check { place } => finish(check::run(&place.data_dir)),
         Command::Killall { place } => finish(killall::run(&place.data_dir)),
         Command::Completion { shell } => {

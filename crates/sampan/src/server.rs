@@ -65,6 +65,10 @@ pub enum Error {
     Listen(#[from] listen::Error),
     #[error(transparent)]
     Remote(#[from] crate::wiring::remote::Error),
+    #[error(transparent)]
+    Audit(#[from] crate::audit::Error),
+    #[error(transparent)]
+    Encryption(#[from] crate::encryption::Error),
     #[error("cannot open the datastore")]
     Store(#[from] store::sqlite::OpenError),
     #[error("cannot start the API server")]
@@ -159,7 +163,9 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
     tokio::spawn(forget_history(store.clone()));
     let proxy =
         Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
-    let server = Server::start(api_config(&args, &settings, &identity, store.clone(), proxy.clone())?).await?;
+    let random = Arc::new(SystemRandom);
+    let stored = crate::encryption::before(&args, &places, random, store.clone())?;
+    let server = Server::start(api_config(&args, &settings, &identity, stored, proxy.clone())?).await?;
     let facts = bootstrap::Facts {
         addresses: vec![settings.advertise],
         port: settings.listen.port(),
@@ -341,7 +347,7 @@ fn api_config(
     args: &ServerArgs,
     settings: &Settings,
     identity: &Identity,
-    store: Arc<Sqlite>,
+    store: Arc<dyn store::Store>,
     proxy: Arc<Proxy>,
 ) -> Result<apiserver::Config, Error> {
     let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
@@ -371,7 +377,7 @@ fn api_config(
         service_cidrs: settings.service_cidrs.clone(),
         node_ports: settings.node_ports.clone(),
         anonymous: args.api_server_arg("anonymous-auth") != Some("false"),
-        audit: None,
+        audit: crate::audit::audit(args)?,
         seats: settings.manners.seats,
     })
 }

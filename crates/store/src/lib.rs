@@ -132,4 +132,10 @@ pub trait Store: Send + Sync + 'static {
     fn volatile_since(&self) -> Revision {
         0
     }
+
+    /// Whether the key's value would be stored in another form today: writing it again is worth a revision, even if
+    /// nothing else changes.
+    fn is_stale<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
 }

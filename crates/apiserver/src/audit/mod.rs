@@ -3,6 +3,7 @@
 //! [`Audit`] is what a server is given: a [`Policy`] and a [`Sink`]. Each request that the policy covers has a [`Trail`],
 //! which gathers its event and tells it at each stage; it travels with the request's warnings.
 
+mod backend;
 mod event;
 mod policy;
 mod trail;
@@ -10,6 +11,7 @@ mod trail;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use backend::{Backend, Backends, Job, Lost, Mode};
 pub use event::Event;
 pub use policy::{LEVELS, Level, Policy, Stage};
 pub use trail::Trail;

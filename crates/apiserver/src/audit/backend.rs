@@ -1,0 +1,141 @@
+//! Between a request and what writes its events: upstream's modes, truncation and counts of what is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Event, Sink};
+use crate::{Server, seams::BoxFuture};
+
+/// Whether requests wait for their events to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They do not; what finds no room is lost.
+    Batch,
+    Blocking,
+    /// They do, and go on only if their first event was written.
+    BlockingStrict,
+}
+
+/// One event to be written.
+pub struct Job {
+    pub event: Arc<Event>,
+    /// Is told whether it was.
+    done: Option<oneshot::Sender<bool>>,
+}
+
+impl Job {
+    pub fn done(self, written: bool) {
+        if let Some(done) = self.done {
+            let _ = done.send(written);
+        }
+    }
+}
+
+/// Events that were lost by one of upstream's plugins.
+pub struct Lost {
+    plugin: &'static str,
+    events: AtomicU64,
+}
+
+impl Lost {
+    fn new(plugin: &'static str) -> Arc<Lost> {
+        Arc::new(Lost { plugin, events: AtomicU64::new(0) })
+    }
+
+    /// Says so once until something is written again.
+    pub fn add(&self, events: u64, why: &dyn std::fmt::Display, is_first: bool) {
+        self.events.fetch_add(events, Ordering::Relaxed);
+        if is_first {
+            tracing::error!(plugin = self.plugin, %why, "audit events are lost");
+        }
+    }
+}
+
+/// One way out of the server.
+pub struct Backend {
+    mode: Mode,
+    event_bytes_max: Option<u64>,
+    queue: mpsc::Sender<Job>,
+    /// For the worker; the others are this one's own.
+    written: Arc<Lost>,
+    buffered: Arc<Lost>,
+    truncated: Arc<Lost>,
+}
+
+impl Backend {
+    /// With the events that somebody must write, and the count of those that could not be.
+    pub fn new(
+        plugin: &'static str,
+        mode: Mode,
+        event_bytes_max: Option<u64>,
+        buffer: usize,
+    ) -> (Backend, mpsc::Receiver<Job>, Arc<Lost>) {
+        let (queue, jobs) = mpsc::channel(buffer);
+        let written = Lost::new(plugin);
+        let backend = Backend {
+            mode,
+            event_bytes_max,
+            queue,
+            written: written.clone(),
+            buffered: Lost::new("buffered"),
+            truncated: Lost::new("truncate"),
+        };
+        (backend, jobs, written)
+    }
+
+    /// The event itself, or what is left of it in the room there is.
+    fn fitting(&self, event: Arc<Event>) -> Option<Arc<Event>> {
+        let Some(most) = self.event_bytes_max else { return Some(event) };
+        let fits = |event: &Event| event.json().len() as u64 <= most;
+        if fits(&event) {
+            return Some(event);
+        }
+        let cut = event.truncated();
+        if fits(&cut) {
+            return Some(Arc::new(cut));
+        }
+        self.truncated.add(1, &"event is too large even after truncating", true);
+        None
+    }
+
+    async fn process(&self, event: Arc<Event>) -> bool {
+        let Some(event) = self.fitting(event) else { return true };
+        if self.mode == Mode::Batch {
+            if self.queue.try_send(Job { event, done: None }).is_err() {
+                let is_first = self.buffered.events.load(Ordering::Relaxed) == 0;
+                self.buffered.add(1, &"audit buffer queue blocked", is_first);
+            }
+            return true;
+        }
+        let (done, told) = oneshot::channel();
+        let sent = self.queue.send(Job { event, done: Some(done) }).await;
+        let written = sent.is_ok() && told.await.unwrap_or(false);
+        written || self.mode == Mode::Blocking
+    }
+}
+
+/// All ways out.
+pub struct Backends(pub Vec<Backend>);
+
+impl Sink for Backends {
+    fn process<'a>(&'a self, _: &'a Server, event: Arc<Event>) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let mut written = true;
+            for backend in &self.0 {
+                written &= backend.process(event.clone()).await;
+            }
+            written
+        })
+    }
+
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        let mut out = std::collections::BTreeMap::new();
+        let counts = self.0.iter().flat_map(|backend| [&backend.written, &backend.buffered, &backend.truncated]);
+        for lost in counts {
+            *out.entry(lost.plugin).or_default() += lost.events.load(Ordering::Relaxed);
+        }
+        out.into_iter().collect()
+    }
+}
