@@ -1,7 +1,7 @@
 # Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
 BIN := target/release/sampan
 
-.PHONY: run stop build test unit outside walk faults replay lint bench tools clean
+.PHONY: run stop build test unit outside walk faults replay clients lint bench tools clean
 
 run: tools build            ## Start a server here, deploy examples/hello, say how to go on
 	examples/run.sh
@@ -17,8 +17,8 @@ test: tools lint build unit outside  ## Everything that CI runs
 unit:                       ## Each room's own tests (as root: containers and networks are real)
 	tests/unit.sh
 
-outside: build              ## The program from outside: `walk` and `faults` side by side, each one's output in one piece
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults
+outside: build              ## The program from outside: `walk`, `faults` and `clients`, two at a time, each one's output in one piece
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients
 
 walk: build                 ## A user's way through it, by kubectl
 	tests/walk.sh
@@ -28,6 +28,9 @@ faults: build               ## What goes wrong for users and operators
 
 replay: build               ## The API beside answers that upstream's kube-apiserver gave
 	tests/replay.sh
+
+clients: build              ## Real clients at it: client-go, controller-runtime, the Python client, kube
+	tests/clients.sh
 
 lint:                       ## Formatting, warnings, the rules of the house
 	cargo fmt --all --check

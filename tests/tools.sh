@@ -20,6 +20,7 @@ want jq jq
 want curl curl
 want openssl openssl
 if ! file -L /bin/busybox 2>/dev/null | grep -q 'statically linked'; then need+=(busybox-static); fi
+python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
   echo "tools: installing ${need[*]}"
   export DEBIAN_FRONTEND=noninteractive

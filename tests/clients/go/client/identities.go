@@ -101,7 +101,7 @@ var identities = []One{
 		csr.Status.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: Must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))})
 		csr = Must(csrs.UpdateStatus(ctx, csr, metav1.UpdateOptions{}))
 		csr.Status.Conditions = nil
-		Refused(csrs.UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{}))(apierrors.IsInvalid, "items of type Approved may not be removed")
+		Refused(csrs.UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{}))(apierrors.IsInvalid, `status.conditions: Forbidden: updates may not remove a condition of type "Approved"`)
 		Ok(csrs.Delete(ctx, csr.Name, metav1.DeleteOptions{}))
 	}},
 	{"one of two leads, and the other follows", func(ctx context.Context) {

@@ -105,17 +105,23 @@ async fn define(client: Client) -> Result {
     let namespaces = Api::<Namespace>::all(client.clone());
     let crds = Api::<CustomResourceDefinition>::all(client.clone());
     let apply = PatchParams::apply("kube-rs");
-    namespaces.patch(NS, &apply, &Patch::Apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS}}))).await?;
+    namespaces
+        .patch(NS, &apply, &Patch::Apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS}})))
+        .await?;
     let made = crds.patch(Boat::crd_name(), &apply, &Patch::Apply(Boat::crd())).await?;
     same(made.spec.names.singular.as_deref(), Some("boat"))?;
     await_condition(crds, Boat::crd_name(), conditions::is_crd_established()).await?;
-    within(10, "it is served", || async { Api::<Boat>::namespaced(client.clone(), NS).list(&ListParams::default()).await.is_ok() }).await?;
+    within(10, "it is served", || async {
+        Api::<Boat>::namespaced(client.clone(), NS).list(&ListParams::default()).await.is_ok()
+    })
+    .await?;
     let kind = GroupVersionKind::gvk("kube-rs.example", "v1", "Boat");
     let (resource, can) = kube::discovery::pinned_kind(&client, &kind).await?;
     same((resource.plural.as_str(), can.subresources.len()), ("boats", 1))?;
     let plain = Discovery::new(client.clone()).run().await?;
     let aggregated = Discovery::new(client.clone()).run_aggregated().await?;
-    let names = |found: &Discovery| found.groups_alphabetical().iter().map(|group| group.name().to_owned()).collect::<Vec<_>>();
+    let names =
+        |found: &Discovery| found.groups_alphabetical().iter().map(|group| group.name().to_owned()).collect::<Vec<_>>();
     same(names(&aggregated), names(&plain))?;
     same(aggregated.resolve_gvk(&kind).map(|(resource, _)| resource.plural), Some("boats".into()))?;
     same(client.apiserver_version().await?.minor.as_str(), "37")
@@ -139,7 +145,8 @@ async fn objects(client: Client) -> Result {
     }
     refused(maps.create(&post, &map("page-0", &[])).await, 409, "configmaps \"page-0\" already exists")?;
     refused(maps.create(&post, &map("Page", &[])).await, 422, "ConfigMap \"Page\" is invalid")?;
-    let (mut names, mut params) = (Vec::new(), ListParams::default().limit(3).fields("metadata.name!=kube-root-ca.crt"));
+    let (mut names, mut params) =
+        (Vec::new(), ListParams::default().limit(3).fields("metadata.name!=kube-root-ca.crt"));
     loop {
         let page = maps.list(&params).await?;
         names.extend(page.items.iter().map(ResourceExt::name_any));
@@ -158,21 +165,37 @@ async fn objects(client: Client) -> Result {
     entry.commit(&post).await?;
     same(maps.get("page-0").await?.data, Some(texts(&[("a", "3")])))?;
     let boats = Api::<Boat>::namespaced(client, NS);
-    refused(boats.create(&post, &Boat::new("small", BoatSpec { length: 0, crew: vec![] })).await, 422, "greater than or equal to 1")
+    refused(
+        boats.create(&post, &Boat::new("small", BoatSpec { length: 0, crew: vec![] })).await,
+        422,
+        "greater than or equal to 1",
+    )
 }
 
 async fn patches(client: Client) -> Result {
     let maps = Api::<ConfigMap>::namespaced(client, NS);
     let plain = PatchParams::default();
     let data = |object: ConfigMap| json!(object.data);
-    let json_patch = serde_json::from_value(json!([{"op": "test", "path": "/data/a", "value": "3"}, {"op": "move", "from": "/data/a", "path": "/data/b"}]))?;
+    let json_patch = serde_json::from_value(
+        json!([{"op": "test", "path": "/data/a", "value": "3"}, {"op": "move", "from": "/data/a", "path": "/data/b"}]),
+    )?;
     same(data(maps.patch("page-0", &plain, &Patch::Json::<()>(json_patch)).await?), json!({"b": "3"}))?;
-    same(data(maps.patch("page-0", &plain, &Patch::Merge(json!({"data": {"b": null, "c": "4"}}))).await?), json!({"c": "4"}))?;
-    same(data(maps.patch("page-0", &plain, &Patch::Strategic(json!({"data": {"d": "5"}}))).await?), json!({"c": "4", "d": "5"}))?;
+    same(
+        data(maps.patch("page-0", &plain, &Patch::Merge(json!({"data": {"b": null, "c": "4"}}))).await?),
+        json!({"c": "4"}),
+    )?;
+    same(
+        data(maps.patch("page-0", &plain, &Patch::Strategic(json!({"data": {"d": "5"}}))).await?),
+        json!({"c": "4", "d": "5"}),
+    )?;
     let apply = |e: &str| Patch::Apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"e": e}}));
     maps.patch("page-0", &PatchParams::apply("one"), &apply("6")).await?;
     let two = PatchParams::apply("two");
-    refused(maps.patch("page-0", &two, &apply("7")).await, 409, "Apply failed with 1 conflict: conflict with \"one\": .data.e")?;
+    refused(
+        maps.patch("page-0", &two, &apply("7")).await,
+        409,
+        "Apply failed with 1 conflict: conflict with \"one\": .data.e",
+    )?;
     same(data(maps.patch("page-0", &two.force(), &apply("7")).await?)["e"].clone(), json!("7"))
 }
 
@@ -189,7 +212,13 @@ async fn deletions(client: Client) -> Result {
     };
     refused(maps.delete("owner", &only("other")).await, 409, "the UID in the precondition (other) does not match")?;
     let uid = owner.uid().unwrap_or_default();
-    same(maps.delete("owner", &only(&uid)).await?.left().is_some_and(|object| object.metadata.deletion_timestamp.is_some()), true)?;
+    same(
+        maps.delete("owner", &only(&uid))
+            .await?
+            .left()
+            .is_some_and(|object| object.metadata.deletion_timestamp.is_some()),
+        true,
+    )?;
     await_condition(maps.clone(), "owner", conditions::is_deleted(&uid)).await?;
     same(maps.get_opt("child").await?.is_none(), true)?;
     maps.delete_collection(&DeleteParams::default(), &ListParams::default().fields("metadata.name=page-6")).await?;
@@ -197,7 +226,10 @@ async fn deletions(client: Client) -> Result {
 }
 
 /// Keeps a ConfigMap per boat, and writes where the boat lies.
-async fn reconcile(boat: Arc<Boat>, client: Arc<Client>) -> std::result::Result<Action, kube::runtime::finalizer::Error<kube::Error>> {
+async fn reconcile(
+    boat: Arc<Boat>,
+    client: Arc<Client>,
+) -> std::result::Result<Action, kube::runtime::finalizer::Error<kube::Error>> {
     let client = (*client).clone();
     let boats = Api::<Boat>::namespaced(client.clone(), NS);
     let maps = Api::<ConfigMap>::namespaced(client.clone(), NS);
@@ -235,7 +267,10 @@ async fn operator(client: Client) -> Result {
     let crew = vec!["Ann".to_owned(), "Bob".to_owned()];
     boats.create(&PostParams::default(), &Boat::new("argo", BoatSpec { length: 9, crew })).await?;
     within(20, "the boat is moored", || async {
-        boats.get("argo").await.is_ok_and(|boat| boat.status == Some(BoatStatus { harbour: Some("berth of 9 m".into()) }))
+        boats
+            .get("argo")
+            .await
+            .is_ok_and(|boat| boat.status == Some(BoatStatus { harbour: Some("berth of 9 m".into()) }))
     })
     .await?;
     let boat = boats.get("argo").await?;
@@ -249,7 +284,10 @@ async fn operator(client: Client) -> Result {
     within(20, "the map is there again", || has("Ann,Bob")).await?;
     boats.patch("argo", &PatchParams::default(), &Patch::Merge(json!({"spec": {"length": 10, "crew": []}}))).await?;
     within(20, "the boat lies elsewhere", || async {
-        boats.get("argo").await.is_ok_and(|boat| boat.status.is_some_and(|status| status.harbour.as_deref() == Some("berth of 10 m")))
+        boats
+            .get("argo")
+            .await
+            .is_ok_and(|boat| boat.status.is_some_and(|status| status.harbour.as_deref() == Some("berth of 10 m")))
     })
     .await?;
     let events = Api::<k8s_openapi::api::events::v1::Event>::namespaced(client, NS);
@@ -258,7 +296,8 @@ async fn operator(client: Client) -> Result {
     boats.delete("argo", &DeleteParams::default()).await?;
     await_condition(boats, "argo", conditions::is_deleted(&uid)).await?;
     same(maps.get_opt("left-argo").await?.is_some(), true)?;
-    within(20, "the map went with the boat", || async { maps.get_opt("argo").await.is_ok_and(|map| map.is_none()) }).await?;
+    within(20, "the map went with the boat", || async { maps.get_opt("argo").await.is_ok_and(|map| map.is_none()) })
+        .await?;
     running.abort();
     Ok(())
 }
@@ -274,7 +313,9 @@ async fn watchers(client: Client) -> Result {
     for n in 0..6 {
         if n > 0 {
             within(5, "the patch is taken", || async {
-                maps.patch("seen", &PatchParams::default(), &Patch::Merge(json!({"data": {"n": n.to_string()}}))).await.is_ok()
+                maps.patch("seen", &PatchParams::default(), &Patch::Merge(json!({"data": {"n": n.to_string()}})))
+                    .await
+                    .is_ok()
             })
             .await?;
         }
@@ -304,5 +345,6 @@ async fn end(client: Client) -> Result {
     let namespaces = Api::<Namespace>::all(client);
     let namespace: Value = json!(namespaces.delete(NS, &DeleteParams::default()).await?.left());
     same(namespace["metadata"]["deletionTimestamp"].is_string(), true)?;
-    within(30, "the namespace is gone", || async { namespaces.get_opt(NS).await.is_ok_and(|found| found.is_none()) }).await
+    within(30, "the namespace is gone", || async { namespaces.get_opt(NS).await.is_ok_and(|found| found.is_none()) })
+        .await
 }
