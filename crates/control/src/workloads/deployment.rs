@@ -148,8 +148,15 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
         plan.actions.extend(step);
     }
     let (status, again) = status(&view, failure.as_deref(), ctx);
-    if status != deployment.status {
-        plan.push(Action::update_status(Deployment { status, ..deployment.clone() }));
+    let mut changed = Deployment { status, ..deployment.clone() };
+    // Written with the status: an update of the Deployment itself would count as another generation of it.
+    if let Some(held) =
+        view.new.map(|new| revision(&new.metadata.annotations)).filter(|held| *held >= next_revision(&view))
+    {
+        changed.metadata.annotations.insert(REVISION.to_owned(), held.to_string());
+    }
+    if changed != *deployment {
+        plan.push(Action::update_status(changed));
     }
     if let Some(seconds) = again {
         plan.requeue(Duration::from_secs(seconds.unsigned_abs()));
@@ -329,16 +336,7 @@ fn refresh(view: &View<'_>, new: &ReplicaSet) -> Vec<Action> {
         changed.metadata.annotations.insert(REVISION.to_owned(), wanted.to_string());
     }
     changed.spec.min_ready_seconds = deployment.spec.min_ready_seconds;
-    if changed != *new {
-        return vec![Action::update(changed)];
-    }
-    let text = revision(&new.metadata.annotations).to_string();
-    if deployment.metadata.annotations.get(REVISION) != Some(&text) {
-        let mut changed = deployment.clone();
-        changed.metadata.annotations.insert(REVISION.to_owned(), text);
-        return vec![Action::update(changed)];
-    }
-    Vec::new()
+    if changed == *new { Vec::new() } else { vec![Action::update(changed)] }
 }
 
 /// A name suffix for a template: FNV-1a of its encoding, and of how often names collided.
