@@ -24,6 +24,7 @@ use crate::{Server, Status};
 
 /// Upstream's `--min-request-timeout`; a watch without a timeout ends between once and twice this.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
+const FAREWELL: Duration = Duration::from_secs(2);
 const EVENTS_PER_PULL: usize = 100;
 const FRAME_BATCH_BYTES: usize = 64 << 10;
 
@@ -44,6 +45,8 @@ struct Watch {
     announce: Option<Revision>,
     changed: watch::Receiver<Revision>,
     bookmarks: watch::Receiver<Revision>,
+    /// When the last bookmark is due, so that who comes again after the end begins where this one ended.
+    farewell: Option<Instant>,
     deadline: Instant,
     first: bool,
     done: bool,
@@ -80,6 +83,7 @@ pub async fn watch(call: &Call) -> Result<Reply> {
         announce: None,
         changed,
         bookmarks,
+        farewell: deadline.checked_sub(FAREWELL).filter(|at| options.bookmarks && *at > Instant::now()),
         deadline,
         first: true,
         done: false,
@@ -91,7 +95,7 @@ pub async fn watch(call: &Call) -> Result<Reply> {
         // From the present, the present included.
         None | Some(0) if watch.options.send_initial_events != Some(false) => {
             watch.begin_with_list(asked.is_none() || send_initial).await?;
-            watch.announce = (send_initial && watch.options.bookmarks).then_some(watch.at);
+            watch.announce = watch.options.bookmarks.then_some(watch.at);
         }
         None | Some(0) => watch.at = watch.server.inner.publisher.applied(),
         Some(revision) if send_initial => {
@@ -193,17 +197,29 @@ impl Watch {
                 }
                 _ = self.bookmarks.changed(), if self.options.bookmarks => {
                     let revision = *self.bookmarks.borrow_and_update();
-                    // Only what the ring had nothing newer than may be passed over.
-                    if revision > self.at && self.storage.revision() <= self.at {
-                        self.at = revision;
-                        return Ok(Some(self.view.bookmark(revision, false)));
+                    if let Some(bookmark) = self.pass_over(revision) {
+                        return Ok(Some(bookmark));
                     }
                 }
-                () = tokio::time::sleep_until(self.deadline) => {
-                    return Ok(None);
+                () = tokio::time::sleep_until(self.farewell.unwrap_or(self.deadline)) => {
+                    if self.farewell.take().is_none() {
+                        return Ok(None);
+                    }
+                    let revision = self.server.inner.publisher.applied();
+                    if let Some(bookmark) = self.pass_over(revision) {
+                        return Ok(Some(bookmark));
+                    }
                 }
             }
         }
+    }
+
+    /// A bookmark, if nothing up to there is still to be sent.
+    fn pass_over(&mut self, revision: Revision) -> Option<Bytes> {
+        (revision >= self.at && self.storage.revision() <= self.at).then(|| {
+            self.at = revision;
+            self.view.bookmark(revision, false)
+        })
     }
 
     /// Whether a custom resource's definition is still what it was when this began; with another one, clients begin anew.

@@ -111,6 +111,30 @@ async fn initial_events_end_with_a_bookmark() {
 }
 
 #[tokio::test]
+async fn a_watch_that_names_no_version_is_told_when_it_knows_all() {
+    let f = Fixture::new().await;
+    f.post(MAPS, "{metadata: {name: m}}").await.is(201);
+    for version in ["", "&resourceVersion=0"] {
+        let mut watch = Watch::open(&f, &format!("{MAPS}?watch=1&allowWatchBookmarks=true{version}")).await;
+        assert_eq!(watch.event().await, "ADDED m");
+        let bookmark = watch.next().await.expect("a bookmark");
+        assert_eq!(bookmark.str_at(&["object", "metadata", "annotations", "k8s.io/initial-events-end"]), "true");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bookmark_says_farewell() {
+    let f = Fixture::new().await;
+    let revision = f.get(MAPS).await.revision();
+    let query = format!("watch=1&timeoutSeconds=30&resourceVersion={revision}");
+    let mut watch = Watch::open(&f, &format!("{MAPS}?allowWatchBookmarks=true&{query}")).await;
+    assert_eq!(watch.event().await, "BOOKMARK ");
+    assert_eq!(watch.next().await, None);
+    let mut watch = Watch::open(&f, &format!("{MAPS}?{query}")).await;
+    assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
 async fn history_from_the_store_and_its_end() {
     let f = Fixture::new().await;
     let start = f.post(MAPS, "{metadata: {name: m}}").await.revision();
