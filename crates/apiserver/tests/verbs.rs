@@ -1,6 +1,7 @@
 //! create, get, list, update, patch, delete.
 
 use crate::harness::Fixture;
+use base64::{Engine, engine::general_purpose::STANDARD};
 
 const POD: &str = "{metadata: {name: NAME, labels: {app: web}}, spec: {containers: [{name: c, image: nginx}]}}";
 
@@ -599,6 +600,38 @@ async fn trust_bundles_are_named_by_their_signer() {
     }
     f.post(path, &body("example.com:signer:b", "example.com/signer", &anchor)).await.is(201);
     f.post(path, &body("b", "", &anchor)).await.is(201);
+}
+
+#[tokio::test]
+async fn signing_requests_are_decided_once() {
+    let f = Fixture::new().await;
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let random = pki::SystemRandom::new();
+    let key = pki::KeyPair::generate(&random).expect("a key");
+    let request = pki::CertificateRequest::create_der(&key, &pki::Subject::default(), &pki::Names::default(), &random);
+    let request = STANDARD.encode(request.expect("a request"));
+    let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{request}\n-----END CERTIFICATE REQUEST-----\n");
+    let body = serde_json::json!({"metadata": {"name": "r"}, "spec": {
+        "request": STANDARD.encode(pem), "signerName": "example.com/signer", "usages": ["client auth"]}});
+    f.post(path, &body.to_string()).await.is(201);
+    let conditions = |types: &[&str]| {
+        let list: Vec<_> =
+            types.iter().map(|ty| serde_json::json!({"type": ty, "status": "True", "reason": "r"})).collect();
+        serde_json::json!({"status": {"conditions": list}})
+    };
+    let certificate = |text: &str| serde_json::json!({"status": {"certificate": STANDARD.encode(text)}});
+    for (part, patch, message) in [
+        ("approval", conditions(&["Approved", "Denied"]), "Approved and Denied conditions are mutually exclusive"),
+        ("approval", conditions(&["Approved"]), ""),
+        ("approval", conditions(&[]), "Forbidden: updates may not remove a condition of type \"Approved\""),
+        ("status", certificate("nothing"), "\"<certificate data>\": must contain at least one CERTIFICATE PEM block"),
+        ("status", certificate(&anchor()), ""),
+        ("status", certificate(&anchor()), "Forbidden: updates may not modify existing certificate content"),
+    ] {
+        let answer = f.patch(&format!("{path}/r/{part}"), "merge-patch", &patch.to_string()).await;
+        let answer = answer.is(if message.is_empty() { 200 } else { 422 });
+        assert!(message.is_empty() || answer.at("/message").contains(message), "{}", answer.at("/message"));
+    }
 }
 
 fn anchor() -> String {

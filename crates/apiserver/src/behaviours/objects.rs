@@ -268,8 +268,8 @@ pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
     prepare_other: stamp_conditions,
     validate: |_, new, old| {
         // What is stored was checked when it came.
-        if old.is_some() {
-            return Vec::new();
+        if let Some(old) = old {
+            return signing_progress(new, old);
         }
         let text = new.str_at(&["spec", "request"]);
         let pem = STANDARD.decode(text).unwrap_or_default();
@@ -282,6 +282,51 @@ pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
     },
     ..PLAIN
 };
+
+/// What was decided stays, and a certificate is given once.
+fn signing_progress(new: &Value, old: &Value) -> Vec<FieldError> {
+    const CONDITIONS: &str = "status.conditions";
+    const CERTIFICATE: &str = "status.certificate";
+    let count =
+        |v: &Value, ty: &str| v.list_at(&["status", "conditions"]).iter().filter(|c| c.str_at(&["type"]) == ty).count();
+    let mut errors = Vec::new();
+    if count(old, "Approved").min(count(old, "Denied")) == 0 && count(new, "Approved").min(count(new, "Denied")) > 0 {
+        let mut last = new.list_at(&["status", "conditions"]).iter().map(|c| c.str_at(&["type"]));
+        let last = last.rfind(|ty| ["Approved", "Denied"].contains(ty)).unwrap_or_default();
+        let why = "Approved and Denied conditions are mutually exclusive";
+        errors.push(field_error(ErrorKind::Invalid, CONDITIONS, last.into(), why));
+    }
+    for ty in ["Approved", "Denied", "Failed"] {
+        if count(new, ty) < count(old, ty) {
+            let why = format!("updates may not remove a condition of type {ty:?}");
+            errors.push(field_error(ErrorKind::Forbidden, CONDITIONS, Value::Null, &why));
+        }
+    }
+    let (given, held) = (new.str_at(&["status", "certificate"]), old.str_at(&["status", "certificate"]));
+    if given != held {
+        if let Some(why) = certificate_problem(given) {
+            errors.push(field_error(ErrorKind::Invalid, CERTIFICATE, "<certificate data>".into(), &why));
+        }
+        if !held.is_empty() {
+            let why = "updates may not modify existing certificate content";
+            errors.push(field_error(ErrorKind::Forbidden, CERTIFICATE, Value::Null, why));
+        }
+    }
+    errors
+}
+
+/// What is wrong with a signed certificate: base64 of PEM.
+fn certificate_problem(text: &str) -> Option<String> {
+    let pem = STANDARD.decode(text).unwrap_or_default();
+    let blocks = pki::Pem::parse_all(&String::from_utf8_lossy(&pem)).unwrap_or_default();
+    if let Some(other) = blocks.iter().find(|block| block.label != "CERTIFICATE") {
+        return Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", other.label));
+    }
+    let problem = blocks.iter().find_map(|block| pki::Certificate::from_der(&block.contents).err());
+    problem.map(|error| error.to_string()).or_else(|| {
+        (!text.is_empty() && blocks.is_empty()).then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
+    })
+}
 
 /// Of the conditions only those of `mine` may come or change.
 fn keep_conditions(new: &mut Value, old: &Value, mine: fn(&str) -> bool) {
