@@ -15,11 +15,11 @@ use schema::{Value, json};
 use crate::cache::{Entry, Event};
 use crate::kind::{Custom, Kind, split_api_version};
 use crate::status::Result;
-use crate::{Server, Status, crd, encode, meta, webhooks};
+use crate::{Server, Status, convert, crd, encode, meta, webhooks};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
-const TIMEOUT_SECONDS: i64 = 30;
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// Objects that are sent together: an answer of twice the size can still be read.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -60,7 +60,7 @@ impl Converter {
             ("apiVersion", api_version.as_str().into()),
             ("request", request),
         ]);
-        let answer = webhooks::post(server, &self.client, TIMEOUT_SECONDS, &review)
+        let answer = webhooks::post(server, &self.client, TIMEOUT, &review)
             .await
             .and_then(|mut answer| accepted(&mut answer, &api_version, &uid))
             .map_err(|why| failed(&format!("failed: {why}")))?;
@@ -69,7 +69,7 @@ impl Converter {
 }
 
 /// As Go prints a `GroupVersionKind`.
-fn printed(api_version: &str, kind: &str) -> String {
+pub fn printed(api_version: &str, kind: &str) -> String {
     let (group, version) = split_api_version(api_version);
     format!("{group}/{version}, Kind={kind}")
 }
@@ -256,6 +256,22 @@ impl Server {
         let converted = self.converted(kind, vec![entry.clone()]).await;
         let converted = converted.map_err(|(_, why)| Status::plain_internal(not_decodable(entry, &why)))?;
         encode::decode(kind, &converted.first().unwrap_or(entry).body)
+    }
+
+    /// An object in another version of its resource as admission shows it: fields that the version does not know stay.
+    pub(crate) async fn converted_for_admission(&self, from: &Kind, to: &Kind, object: &Value) -> Result<Value> {
+        if let Some((_, converter)) = converter(to) {
+            let converted = converter.convert(self, std::slice::from_ref(object), &to.api_version).await;
+            let converted = converted.map_err(|why| Status::internal(why.message))?;
+            return Ok(converted.into_iter().next().unwrap_or_default());
+        }
+        let mut object = object.clone();
+        if to.custom.is_none() {
+            convert::convert(&mut object, &from.api_version, &to.api_version);
+            object = json::typed(to.table(), to.message(), object).map_err(Status::internal)?.value;
+        }
+        to.stamp(&mut object);
+        Ok(object)
     }
 
     /// What the store keeps of a value in the kind's version.

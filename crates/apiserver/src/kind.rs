@@ -146,6 +146,14 @@ impl Kind {
         self.resource.subresources.iter().find(|s| &*s.name == name)
     }
 
+    /// apiVersion and kind of what a subresource, or the resource itself, takes.
+    pub fn object_of(&self, subresource: &str) -> (&str, &str) {
+        match self.subresource(subresource) {
+            Some(sub) => (&sub.api_version, &sub.kind),
+            None => (&self.api_version, self.kind()),
+        }
+    }
+
     /// Sets `apiVersion` and `kind` of a value to this kind's.
     pub fn stamp(&self, value: &mut Value) {
         value.set(&["apiVersion"], &*self.api_version);

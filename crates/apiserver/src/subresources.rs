@@ -209,8 +209,6 @@ async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
     );
     request.object = to_scale(&kind, &make(&old)?);
     request.old = Some(Arc::new(to_scale(&kind, &old)));
-    request.version = "v1".into();
-    request.kind = "Scale".into();
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
     let produce = |old: Option<&Value>| {
@@ -286,7 +284,6 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
         options.to_value("CreateOptions"),
         options.dry_run,
     );
-    request.kind = "Binding".into();
     request.object = binding;
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
@@ -356,7 +353,6 @@ async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
         options.to_value("CreateOptions"),
         delete.dry_run,
     );
-    request.kind = "Eviction".into();
     request.object = eviction;
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
@@ -582,7 +578,6 @@ async fn token(call: Call, body: &[u8]) -> Result<Reply> {
         options.to_value("CreateOptions"),
         options.dry_run,
     );
-    admission.kind = "TokenRequest".into();
     admission.object = request;
     call.server.mutate(&mut admission).await?;
     call.server.validate(&mut admission).await?;

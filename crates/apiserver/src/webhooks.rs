@@ -1,18 +1,20 @@
 //! Admission webhooks: Mutating- and ValidatingWebhookConfigurations, called over HTTPS.
 
-use std::{cell::OnceCell, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, header};
 use schema::validate::FieldError;
 use schema::{Value, json, patch};
+use tokio::time::Instant;
 
 use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_conditions, request_value};
-use crate::admission::matching::Subject;
-use crate::admission::{AdmissionRequest, Operation, Plugin};
+use crate::admission::matching::{Form, Shown, Subject};
+use crate::admission::{AdmissionRequest, Plugin};
 use crate::body::full;
-use crate::call::{read_body, settled};
+use crate::call::read_body;
 use crate::connect::endpoint;
+use crate::conversion::printed;
 use crate::seams::{BoxFuture, Target};
 use crate::status::Result;
 use crate::{Server, Status, meta};
@@ -43,22 +45,30 @@ impl Plugin for Mutating {
 
     fn mutate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let hooks = matching(server, &self.0, request)?;
-            let mut touched_by: Vec<usize> = Vec::new();
-            for (at, hook) in hooks.iter().enumerate() {
-                if call_mutating(server, hook, request).await? {
-                    touched_by.push(at);
+            let hooks = self.0.all(server);
+            if hooks.is_empty() {
+                return Ok(());
+            }
+            if request.turns.is_second {
+                request.turns.webhooks.resume(&request.object);
+            }
+            let mut shown = Shown::default();
+            for (at, hook) in hooks.iter().flat_map(|hooks| hooks.iter()).enumerate() {
+                // Each sees what those before it made of the object, and is chosen by it.
+                let Some(form) = wants(server, hook, request, &mut shown).await? else { continue };
+                if request.turns.is_second && !request.turns.webhooks.is_due(&hook.id) {
+                    continue;
+                }
+                let changed = call_mutating(server, hook, at, &form, request, &mut shown).await?;
+                if changed {
+                    request.turns.webhooks.changed();
+                    request.turns.again = true;
+                }
+                if hook.config.str_at(&["reinvocationPolicy"]) == "IfNeeded" {
+                    request.turns.webhooks.asked(hook.id.clone());
                 }
             }
-            // Those who asked for it see what others changed after them, once.
-            if let Some(&last) = touched_by.last() {
-                for (at, hook) in hooks.iter().enumerate() {
-                    let later = touched_by.iter().any(|&t| t > at) || at < last;
-                    if later && hook.config.str_at(&["reinvocationPolicy"]) == "IfNeeded" {
-                        call_mutating(server, hook, request).await?;
-                    }
-                }
-            }
+            request.turns.webhooks.leave(&request.object);
             Ok(())
         })
     }
@@ -71,19 +81,31 @@ impl Plugin for Validating {
 
     fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            for hook in matching(server, &self.0, request)? {
-                if let Some(response) = ask(server, &hook, request).await? {
-                    collect_warnings(&response, request);
-                    allowed(&hook, &response)?;
+            let hooks = self.0.all(server);
+            let mut shown = Shown::default();
+            let mut wanted = Vec::new();
+            for hook in hooks.iter().flat_map(|hooks| hooks.iter()) {
+                if let Some(form) = wants(server, hook, request, &mut shown).await? {
+                    wanted.push((hook, form));
                 }
             }
-            Ok(())
+            // All at once; the first refusal in their order is told.
+            let (request, shown) = (&*request, &shown);
+            let asked = wanted.iter().enumerate().map(|(at, (hook, form))| async move {
+                match ask(server, hook, form, request, shown, false).await {
+                    Ok(response) => allowed(hook, &response),
+                    Err(failure) => failure.unless_ignored(hook, request, "validating", &format!("round_0_index_{at}")),
+                }
+            });
+            futures_util::future::join_all(asked).await.into_iter().collect()
         })
     }
 }
 
 /// One webhook.
 struct Hook {
+    /// Of its configuration and its own: two webhooks may have one name.
+    id: String,
     name: String,
     config: Value,
     configuration: String,
@@ -97,15 +119,18 @@ impl Hook {
 }
 
 fn hooks(configuration: &Value) -> Vec<Arc<Hook>> {
-    let hook = |config: &Value| {
+    let of = configuration.str_at(&["metadata", "name"]);
+    let hook = |(at, config): (usize, &Value)| {
+        let name = config.str_at(&["name"]);
         Arc::new(Hook {
-            name: config.str_at(&["name"]).to_owned(),
+            id: format!("{of}/{name}/{at}"),
+            name: name.to_owned(),
             config: config.clone(),
-            configuration: configuration.str_at(&["metadata", "name"]).to_owned(),
+            configuration: of.to_owned(),
             conditions: MatchConditions::new(config.list_at(&["matchConditions"]), false),
         })
     };
-    configuration.list_at(&["webhooks"]).iter().map(hook).collect()
+    configuration.list_at(&["webhooks"]).iter().enumerate().map(hook).collect()
 }
 
 /// What is wrong with a configuration's expressions.
@@ -117,49 +142,60 @@ pub fn check(configuration: &Value) -> Vec<FieldError> {
     hooks.flat_map(conditions).collect()
 }
 
-/// The webhooks to be asked, in upstream's order: configurations by name, webhooks as they are listed.
-fn matching(server: &Server, all: &Compiled<Vec<Arc<Hook>>>, request: &AdmissionRequest) -> Result<Vec<Arc<Hook>>> {
-    let all = all.all(server);
-    let Some(subject) = (if all.is_empty() { None } else { Subject::new(server, request) }) else {
-        return Ok(Vec::new());
-    };
-    let inputs = OnceCell::new();
-    let mut out = Vec::new();
-    for hook in all.iter().flat_map(|hooks| hooks.iter()) {
-        if !subject.is_matched(&hook.config, "rules") {
-            continue;
-        }
-        if hook.conditions.is_empty() {
-            out.push(hook.clone());
-            continue;
-        }
-        let inputs = inputs.get_or_init(|| Inputs::new(server, request, &request.user));
-        let old = request.old.as_deref();
-        match hook.conditions.hold(inputs, &request.object, old, &Value::Null, hook.may_fail()) {
-            Ok(true) => out.push(hook.clone()),
-            Ok(false) => {}
-            Err(why) => return Err(Status::forbidden(&request.group_resource(), &request.name, &why)),
-        }
+/// The form in which a webhook wants to see a request, if it does.
+async fn wants(
+    server: &Server,
+    hook: &Hook,
+    request: &AdmissionRequest,
+    shown: &mut Shown,
+) -> Result<Option<Form>> {
+    let matched = Subject::new(server, request).and_then(|subject| subject.matched(&hook.config, "rules"));
+    let Some(form) = matched else { return Ok(None) };
+    shown.make(server, request, &form).await?;
+    if hook.conditions.is_empty() {
+        return Ok(Some(form));
     }
-    Ok(out)
+    let inputs = Inputs::new(server, request, &form);
+    let (object, old) = shown.get(request, &form);
+    match hook.conditions.hold(&inputs, object, old, &Value::Null, hook.may_fail()) {
+        Ok(true) => Ok(Some(form)),
+        Ok(false) => Ok(None),
+        Err(why) => Err(Status::forbidden(&request.group_resource(), &request.name, &why)),
+    }
 }
 
-fn review(server: &Server, request: &AdmissionRequest) -> (String, Value) {
+/// The review's apiVersion, its uid, and itself.
+fn review(
+    server: &Server,
+    hook: &Hook,
+    form: &Form,
+    request: &AdmissionRequest,
+    shown: &Shown,
+) -> Option<(String, String, Value)> {
+    let mut accepted = hook.config.list_at(&["admissionReviewVersions"]).iter().filter_map(Value::as_str);
+    let version = accepted.find(|version| ["v1", "v1beta1"].contains(version))?;
     let uid = meta::uid(&*server.config().random);
-    let mut body = request_value(request);
+    let mut body = request_value(request, form, form);
+    let (object, old) = shown.get(request, form);
     body.set(&["uid"], uid.as_str());
-    body.set(&["object"], request.object.clone());
-    body.set(&["oldObject"], request.old.as_deref().cloned().unwrap_or_default());
+    body.set(&["object"], object.clone());
+    body.set(&["oldObject"], old.cloned().unwrap_or_default());
+    let api_version = format!("admission.k8s.io/{version}");
     let review = Value::object([
         ("kind", "AdmissionReview".into()),
-        ("apiVersion", "admission.k8s.io/v1".into()),
+        ("apiVersion", api_version.as_str().into()),
         ("request", body),
     ]);
-    (uid, review)
+    Some((api_version, uid, review))
 }
 
 /// Sends JSON to what a `clientConfig` names, and reads JSON.
-pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -> std::result::Result<Value, String> {
+pub async fn post(
+    server: &Server,
+    client: &Value,
+    limit: Duration,
+    body: &Value,
+) -> std::result::Result<Value, String> {
     let bundle = STANDARD.decode(client.str_at(&["caBundle"])).unwrap_or_default();
     let service = &client["service"];
     let (url, address) = if service.is_null() {
@@ -173,6 +209,7 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
         (format!("https://{name}.{namespace}.svc:{port}{slash}{path}"), Some(address))
     };
     let separator = if url.contains('?') { '&' } else { '?' };
+    let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
     let asked = format!("{url}{separator}timeout={seconds}s");
     let uri: http::Uri = asked.parse().map_err(|e| format!("{url}: {e}"))?;
     let unreached = |why: &str| format!("Post {asked:?}: {why}");
@@ -188,7 +225,6 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
     }
     let target = Target { url: &url, address, ca_bundle: &bundle, insecure: false, front_proxy: false };
     let sent = server.config().node_proxy.to_url(server, target, request);
-    let limit = Duration::from_secs(seconds.clamp(1, 30) as u64);
     let answer = tokio::time::timeout(limit, async {
         let response = sent.await.map_err(|s| unreached(&s.message))?;
         let code = response.status();
@@ -207,39 +243,99 @@ pub async fn post(server: &Server, client: &Value, seconds: i64, body: &Value) -
     answer.await.map_err(|_| unreached("context deadline exceeded"))?
 }
 
-/// A webhook's answer; `None` if it could not be had and that is to be ignored.
-async fn ask(server: &Server, hook: &Hook, request: &AdmissionRequest) -> Result<Option<Value>> {
-    let effects = hook.config.str_at(&["sideEffects"]);
-    if request.dry_run && !matches!(effects, "None" | "NoneOnDryRun") {
-        return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
-    }
-    let seconds = hook.config.i64_at(&["timeoutSeconds"]).unwrap_or(TIMEOUT_SECONDS_DEFAULT);
-    let (uid, review) = review(server, request);
-    let answer = post(server, &hook.config["clientConfig"], seconds, &review).await.and_then(|answer| {
-        let response = answer["response"].clone();
-        if response.is_null() {
-            Err("webhook response was absent".to_owned())
-        } else if response.str_at(&["uid"]) != uid {
-            Err(format!("expected response.uid={uid:?}, got {:?}", response.str_at(&["uid"])))
-        } else {
-            Ok(response)
-        }
-    });
-    match answer {
-        Ok(response) => Ok(Some(response)),
-        Err(why) if hook.may_fail() => {
-            tracing::warn!(webhook = hook.name, configuration = hook.configuration, why, "failed open");
-            Ok(None)
-        }
-        Err(why) => {
-            Err(Status::internal(format_args!("failed calling webhook {:?}: failed to call webhook: {why}", hook.name)))
+/// Why a webhook has no say.
+enum Failure {
+    /// It could not be asked, or gave no sensible answer: `failurePolicy` decides.
+    Call(String),
+    Other(Status),
+}
+
+impl Failure {
+    /// `place` names the annotation that tells of it.
+    fn unless_ignored(self, hook: &Hook, request: &AdmissionRequest, by: &str, place: &str) -> Result<()> {
+        match self {
+            Failure::Other(status) => Err(status),
+            Failure::Call(why) if hook.may_fail() => {
+                tracing::warn!(webhook = hook.name, configuration = hook.configuration, why, "failed open");
+                let key = format!("failed-open.{by}.webhook.admission.k8s.io/{place}");
+                request.warnings.annotate(key, &*hook.name);
+                if Instant::now() >= request.deadline {
+                    return Err(Status::timeout("request did not complete within requested timeout", 0));
+                }
+                Ok(())
+            }
+            Failure::Call(why) => Err(Status::internal(format_args!("failed calling webhook {:?}: {why}", hook.name))),
         }
     }
 }
 
-fn collect_warnings(response: &Value, request: &mut AdmissionRequest) {
+/// A webhook's answer, of which warnings and annotations are passed on. It mutates if `mutating` says so.
+async fn ask(
+    server: &Server,
+    hook: &Hook,
+    form: &Form,
+    request: &AdmissionRequest,
+    shown: &Shown,
+    mutating: bool,
+) -> std::result::Result<Value, Failure> {
+    let effects = hook.config.str_at(&["sideEffects"]);
+    if request.dry_run && !matches!(effects, "None" | "NoneOnDryRun") {
+        let why = format!("admission webhook {:?} does not support dry run", hook.name);
+        return Err(Failure::Other(Status::bad_request(why)));
+    }
+    let Some((api_version, uid, review)) = review(server, hook, form, request, shown) else {
+        let why = "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
+        return Err(Failure::Call(why.into()));
+    };
+    let seconds = hook.config.i64_at(&["timeoutSeconds"]).unwrap_or(TIMEOUT_SECONDS_DEFAULT).clamp(1, 30);
+    let limit = Duration::from_secs(seconds as u64).min(request.deadline.saturating_duration_since(Instant::now()));
+    let answer = post(server, &hook.config["clientConfig"], limit, &review).await;
+    let answer = answer.map_err(|why| Failure::Call(format!("failed to call webhook: {why}")))?;
+    let response = verified(answer, &api_version, &uid, mutating)
+        .map_err(|why| Failure::Call(format!("received invalid webhook response: {why}")))?;
+    for (key, value) in response.object_at(&["auditAnnotations"]).into_iter().flatten() {
+        request.warnings.annotate(format!("{}/{key}", hook.name), value.as_str().unwrap_or(""));
+    }
     let texts = response.list_at(&["warnings"]).iter().filter_map(Value::as_str);
     request.warnings.extend(texts.map(str::to_owned));
+    Ok(response)
+}
+
+/// The response of a review that belongs to what was asked. Of v1beta1 upstream never looked at what came back.
+fn verified(
+    mut answer: Value,
+    api_version: &str,
+    uid: &str,
+    mutating: bool,
+) -> std::result::Result<Value, String> {
+    let Some(mut response) = answer.remove(&["response"]).filter(|r| !r.is_null()) else {
+        return Err("webhook response was absent".to_owned());
+    };
+    if api_version != "admission.k8s.io/v1" {
+        if !mutating {
+            response.remove(&["patch"]);
+        } else if !response.str_at(&["patch"]).is_empty() {
+            response.set(&["patchType"], "JSONPatch");
+        }
+        return Ok(response);
+    }
+    if response.str_at(&["uid"]) != uid {
+        return Err(format!("expected response.uid={uid:?}, got {:?}", response.str_at(&["uid"])));
+    }
+    let given = printed(answer.str_at(&["apiVersion"]), answer.str_at(&["kind"]));
+    let wanted = printed(api_version, "AdmissionReview");
+    if given != wanted {
+        return Err(format!("expected webhook response of {wanted}, got {given}"));
+    }
+    let (has_patch, patch_type) = (!response.str_at(&["patch"]).is_empty(), &response["patchType"]);
+    match (mutating, has_patch, patch_type.as_str()) {
+        (true, true, None) => Err("webhook returned response.patch but not response.patchType".into()),
+        (true, false, Some(_)) => Err("webhook returned response.patchType but not response.patch".into()),
+        (true, true, Some("")) => Err("webhook returned invalid response.patchType of \"\"".into()),
+        (false, true, _) => Err("validating webhook may not return response.patch".into()),
+        (false, _, Some(_)) => Err("validating webhook may not return response.patchType".into()),
+        _ => Ok(response),
+    }
 }
 
 fn allowed(hook: &Hook, response: &Value) -> Result<()> {
@@ -257,26 +353,81 @@ fn allowed(hook: &Hook, response: &Value) -> Result<()> {
 }
 
 /// Asks a webhook and applies its patch; true: the object is another.
-async fn call_mutating(server: &Server, hook: &Hook, request: &mut AdmissionRequest) -> Result<bool> {
-    let Some(response) = ask(server, hook, request).await? else { return Ok(false) };
-    collect_warnings(&response, request);
-    allowed(hook, &response)?;
-    let encoded = response.str_at(&["patch"]);
-    if encoded.is_empty() || request.operation == Operation::Delete {
-        return Ok(false);
-    }
-    let failed =
-        |why: &dyn std::fmt::Display| Status::internal(format_args!("failed calling webhook {:?}: {why}", hook.name));
-    if response.str_at(&["patchType"]) != "JSONPatch" {
-        return Err(failed(&"webhook returned response.patch but not response.patchType"));
-    }
-    let bytes = STANDARD.decode(encoded).map_err(|e| failed(&e))?;
-    let operations = json::parse(&bytes).map_err(|e| failed(&e))?;
-    let before = request.object.clone();
-    let patched = patch::json_patch(request.object.clone(), &operations).map_err(|e| failed(&e))?;
-    request.object = match request.served(server) {
-        Some(kind) => settled(&kind, patched).map_err(|e| failed(&e))?,
-        None => patched,
+async fn call_mutating(
+    server: &Server,
+    hook: &Hook,
+    at: usize,
+    form: &Form,
+    request: &mut AdmissionRequest,
+    shown: &mut Shown,
+) -> Result<bool> {
+    let place = format!("round_{}_index_{at}", u8::from(request.turns.is_second));
+    let patched = match ask(server, hook, form, request, shown, true).await {
+        Ok(response) => patched(server, hook, form, request, shown, &response, &place),
+        Err(failure) => Err(failure),
     };
-    Ok(request.object != before)
+    let made = match patched {
+        Ok(made) => made,
+        Err(failure) => {
+            failure.unless_ignored(hook, request, "mutation", &place)?;
+            None
+        }
+    };
+    let changed = made.as_ref().is_some_and(|made| made != shown.get(request, form).0);
+    let told = Value::object([
+        ("configuration", hook.configuration.as_str().into()),
+        ("webhook", hook.name.as_str().into()),
+        ("mutated", changed.into()),
+    ]);
+    request.warnings.annotate(format!("mutation.webhook.admission.k8s.io/{place}"), told.to_string());
+    if let Some(made) = made.filter(|_| changed) {
+        request.object = form.back(server, request, made).await?;
+        shown.clear();
+    }
+    Ok(changed)
+}
+
+/// The object with a response's patch, in normal form; `None`: there is no patch.
+fn patched(
+    server: &Server,
+    hook: &Hook,
+    form: &Form,
+    request: &AdmissionRequest,
+    shown: &Shown,
+    response: &Value,
+    place: &str,
+) -> std::result::Result<Option<Value>, Failure> {
+    allowed(hook, response).map_err(Failure::Other)?;
+    let undecodable =
+        |why: &dyn std::fmt::Display| Failure::Call(format!("received undecodable patch in webhook response: {why}"));
+    let bytes = STANDARD.decode(response.str_at(&["patch"])).map_err(|e| undecodable(&e))?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let operations = json::parse(&bytes).map_err(|e| undecodable(&e))?;
+    if operations.as_list().is_some_and(|list| list.is_empty()) {
+        return Ok(None);
+    }
+    let (object, _) = shown.get(request, form);
+    if object.is_null() {
+        return Err(Failure::Other(Status::internal(format_args!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        ))));
+    }
+    let patch_type = response.str_at(&["patchType"]);
+    if patch_type != "JSONPatch" {
+        return Err(Failure::Call(format!("unsupported patch type {patch_type:?}")));
+    }
+    let failed = |why: &dyn std::fmt::Display| Failure::Other(Status::internal(why));
+    let made = patch::json_patch(object.clone(), &operations).map_err(|e| failed(&e))?;
+    let made = form.settled(server, request, made).map_err(|e| failed(&e))?;
+    let told = Value::object([
+        ("configuration", hook.configuration.as_str().into()),
+        ("webhook", hook.name.as_str().into()),
+        ("patch", operations),
+        ("patchType", patch_type.into()),
+    ]);
+    request.warnings.annotate(format!("patch.webhook.admission.k8s.io/{place}"), told.to_string());
+    Ok(Some(made))
 }

@@ -1,13 +1,14 @@
 //! `create` and `update`: decode → mutate → validate → commit → publish, and the retry around them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use schema::validate::{ErrorKind, FieldError, metadata, metadata_update};
 use schema::{Value, apply, time};
 use store::{Guard, Write};
+use tokio::time::Instant;
 
-use crate::admission::{AdmissionRequest, Operation};
+use crate::admission::{AdmissionRequest, Operation, Turns};
 use crate::behaviours::Cx;
 use crate::cache::Entry;
 use crate::call::{Call, match_name, match_namespace};
@@ -18,6 +19,7 @@ use crate::reply::{self, Reply};
 use crate::status::{Result, field_error};
 use crate::{Attributes, Server, Status, meta, negotiate};
 
+const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// Attempts at a free generated name.
 const NAME_ATTEMPTS: usize = 8;
 /// Attempts at an unconditional update that others keep overtaking.
@@ -87,6 +89,12 @@ impl Server {
         for plugin in &self.inner.config.admission {
             plugin.mutate(self, request).await?;
         }
+        if std::mem::take(&mut request.turns.again) {
+            request.turns.is_second = true;
+            for plugin in &self.inner.config.admission {
+                plugin.mutate(self, request).await?;
+            }
+        }
         Ok(())
     }
 
@@ -110,12 +118,14 @@ impl Call {
         options: Value,
         dry_run: bool,
     ) -> AdmissionRequest {
+        let (api_version, object_kind) = kind.object_of(subresource);
         AdmissionRequest {
             user: self.user.clone(),
             operation,
             group: kind.resource.group.to_string(),
             version: kind.resource.version.to_string(),
-            kind: kind.kind().to_owned(),
+            api_version: api_version.to_owned(),
+            kind: object_kind.to_owned(),
             resource: kind.resource.plural.to_string(),
             subresource: subresource.to_owned(),
             namespace: namespace.to_owned(),
@@ -125,7 +135,16 @@ impl Call {
             options,
             dry_run,
             warnings: self.warnings.clone(),
+            deadline: self.deadline(),
+            turns: Turns::default(),
         }
+    }
+
+    /// When the time that a request has from here on is over: upstream's `--request-timeout`, or what the client asks for.
+    fn deadline(&self) -> Instant {
+        let asked = self.query.get("timeout").and_then(time::parse_duration).and_then(|n| u64::try_from(n).ok());
+        let asked = asked.filter(|n| *n > 0).map_or(REQUEST_TIME, Duration::from_nanos);
+        Instant::now() + asked.min(REQUEST_TIME)
     }
 
     fn cx<'a>(&'a self, kind: &'a Kind, subresource: &'a str, dry_run: bool) -> Cx<'a> {

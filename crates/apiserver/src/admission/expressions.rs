@@ -1,15 +1,16 @@
 //! CEL in admission: the variables of webhooks' and policies' expressions, and match conditions.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use schema::Value;
 use schema::validate::{FieldError, names};
 
 use super::AdmissionRequest;
-use super::matching::GROUP;
+use super::matching::{Form, GROUP};
 use crate::cel::authz::{Authorize, Check, Stage};
 use crate::cel::{Cx, Env, Fault, Library, MATCH_BUDGET, Program, Type, Val};
+use crate::kind::split_api_version;
 use crate::seams::Decision;
 use crate::{Attributes, Server, User};
 
@@ -118,21 +119,24 @@ pub fn user_info(user: &User) -> Value {
     out
 }
 
-/// The request as webhooks and expressions see it, without objects.
-pub fn request_value(request: &AdmissionRequest) -> Value {
-    let named = |last: &'static str, name: &str| {
-        Value::object([
-            ("group", request.group.as_str().into()),
-            ("version", request.version.as_str().into()),
-            (last, name.into()),
-        ])
+/// The request as webhooks and expressions see it, without objects: its resource in one form, its kind in another.
+pub fn request_value(request: &AdmissionRequest, resource: &Form, kind: &Form) -> Value {
+    let named = |(group, version): (&str, &str), last: &'static str, name: &str| {
+        Value::object([("group", group.into()), ("version", version.into()), (last, name.into())])
     };
-    let (kind, resource) = (named("kind", &request.kind), named("resource", &request.resource));
+    let resource_of = |form: &Form| {
+        let (group, version, plural) = form.resource(request);
+        named((group, version), "resource", plural)
+    };
+    let kind_of = |form: &Form| {
+        let (api_version, kind) = form.kind(request);
+        named(split_api_version(api_version), "kind", kind)
+    };
     let mut out = Value::object([
-        ("kind", kind.clone()),
-        ("resource", resource.clone()),
-        ("requestKind", kind),
-        ("requestResource", resource),
+        ("kind", kind_of(kind)),
+        ("resource", resource_of(resource)),
+        ("requestKind", kind_of(&Form::Own)),
+        ("requestResource", resource_of(&Form::Own)),
         ("operation", request.operation.as_str().into()),
         ("userInfo", user_info(&request.user)),
         ("dryRun", request.dry_run.into()),
@@ -151,17 +155,19 @@ pub fn request_value(request: &AdmissionRequest) -> Value {
     out
 }
 
-/// What expressions are evaluated on, for one request.
+/// What expressions are evaluated on, for one request in one form.
 pub struct Inputs<'a> {
     server: &'a Server,
     user: &'a User,
     request: Value,
+    /// As match conditions see it: with the resource that was asked for.
+    condition_request: Value,
     namespace: Value,
     resource: Check,
 }
 
 impl<'a> Inputs<'a> {
-    pub fn new(server: &'a Server, request: &AdmissionRequest, user: &'a User) -> Inputs<'a> {
+    pub fn new(server: &'a Server, request: &'a AdmissionRequest, form: &Form) -> Inputs<'a> {
         let has_namespace = !request.namespace.is_empty() && !request.is("", "namespaces");
         let namespace = has_namespace.then(|| server.read("", "namespaces", "", &request.namespace)).flatten();
         let resource = Check {
@@ -173,7 +179,14 @@ impl<'a> Inputs<'a> {
             name: request.name.clone(),
             ..Check::default()
         };
-        Inputs { server, user, request: request_value(request), namespace: namespace.unwrap_or_default(), resource }
+        Inputs {
+            server,
+            user: &request.user,
+            request: request_value(request, form, form),
+            condition_request: request_value(request, &Form::Own, form),
+            namespace: namespace.unwrap_or_default(),
+            resource,
+        }
     }
 
     /// The variables with their values.
@@ -237,25 +250,35 @@ pub fn evaluate<'v>(
 
 // ---- match conditions
 
-/// `matchConditions` of a webhook or a policy.
+/// `matchConditions` of a webhook or a policy, compiled when they are first needed.
 #[derive(Debug, Default)]
-pub struct MatchConditions(Vec<(String, Result<Program, String>)>);
+pub struct MatchConditions {
+    list: Vec<Value>,
+    has_params: bool,
+    compiled: OnceLock<Vec<(String, Result<Program, String>)>>,
+}
 
 impl MatchConditions {
     pub fn new(list: &[Value], has_params: bool) -> MatchConditions {
-        if list.is_empty() {
-            return MatchConditions::default();
-        }
-        let env = env(has_params, true);
-        let compile = |condition: &Value| {
-            let expression = condition.str_at(&["expression"]).trim();
-            (expression.to_owned(), Program::compile_to(expression, &env, &[Type::Bool]))
-        };
-        MatchConditions(list.iter().map(compile).collect())
+        MatchConditions { list: list.to_vec(), has_params, compiled: OnceLock::new() }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
+    }
+
+    fn compiled(&self) -> &[(String, Result<Program, String>)] {
+        self.compiled.get_or_init(|| {
+            if self.list.is_empty() {
+                return Vec::new();
+            }
+            let env = env(self.has_params, true);
+            let compile = |condition: &Value| {
+                let expression = condition.str_at(&["expression"]).trim();
+                (expression.to_owned(), Program::compile_to(expression, &env, &[Type::Bool]))
+            };
+            self.list.iter().map(compile).collect()
+        })
     }
 
     /// Whether all hold. One that does not hold outweighs the errors of others; then errors are ignored if `ignore`,
@@ -272,8 +295,9 @@ impl MatchConditions {
         ignore: bool,
     ) -> Result<bool, String> {
         let mut cx = inputs.cx(object, old, params, MATCH_BUDGET);
+        cx.set("request", (&inputs.condition_request).into());
         let mut errors = Vec::new();
-        for (expression, program) in &self.0 {
+        for (expression, program) in self.compiled() {
             match evaluate(&mut cx, expression, program) {
                 Ok(Val::Bool(false)) => return Ok(false),
                 Ok(_) => {}
@@ -302,7 +326,7 @@ pub fn check_conditions(list: &[Value], has_params: bool, path: &str) -> Vec<Fie
     }
     let compiled = MatchConditions::new(list, has_params);
     let mut seen: Vec<&str> = Vec::new();
-    for (at, (condition, (expression, program))) in list.iter().zip(&compiled.0).enumerate() {
+    for (at, (condition, (expression, program))) in list.iter().zip(compiled.compiled()).enumerate() {
         let place = |field: &str| format!("{path}[{at}].{field}");
         match program {
             _ if expression.is_empty() => errors.push(FieldError::required(place("expression"), "")),
@@ -324,9 +348,10 @@ pub fn check_conditions(list: &[Value], has_params: bool, path: &str) -> Vec<Fie
     errors
 }
 
-// ---- what is compiled once
+// ---- what is made once
 
-/// Objects of one resource of the group in the form in which they are used, made anew only when they change.
+/// Objects of one resource of the group in the form in which they are used, made anew only when they change. Making one
+/// must be quick, as others wait: expressions are compiled when they are first needed.
 pub struct Compiled<T> {
     plural: &'static str,
     make: fn(&Value) -> T,

@@ -29,12 +29,15 @@ mod taint_nodes;
 #[cfg(test)]
 mod tests;
 mod token_secret;
+mod turns;
 
 use std::sync::Arc;
 
 use schema::Value;
+use tokio::time::Instant;
 
 pub(crate) use certificates::may_use_signer;
+pub use turns::Turns;
 
 use crate::{Server, Status, User, kind::Kind, reply::Warnings, request::GroupResource, seams::BoxFuture};
 
@@ -65,6 +68,8 @@ pub struct AdmissionRequest {
     pub operation: Operation,
     pub group: String,
     pub version: String,
+    /// Of the object: the resource's, or a subresource's own (`autoscaling/v1`, `Scale`).
+    pub api_version: String,
     pub kind: String,
     pub resource: String,
     pub subresource: String,
@@ -78,8 +83,11 @@ pub struct AdmissionRequest {
     /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions.
     pub options: Value,
     pub dry_run: bool,
-    /// `Warning` headers for the client.
+    /// `Warning` headers for the client, and annotations for the audit log.
     pub warnings: Warnings,
+    /// When the time of the request is over.
+    pub deadline: Instant,
+    pub turns: Turns,
 }
 
 impl AdmissionRequest {
@@ -90,7 +98,8 @@ impl AdmissionRequest {
     /// The kind of the object, unless it is a subresource's own (`Scale`).
     pub fn served(&self, server: &Server) -> Option<Arc<Kind>> {
         let registry = server.registry();
-        registry.get(&self.group, &self.version, &self.resource).filter(|k| k.kind() == self.kind).cloned()
+        let own = registry.get(&self.group, &self.version, &self.resource);
+        own.filter(|k| k.kind() == self.kind && *k.api_version == *self.api_version).cloned()
     }
 
     pub fn is(&self, group: &str, resource: &str) -> bool {

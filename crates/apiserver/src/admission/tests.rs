@@ -35,6 +35,7 @@ pub(super) fn request(what: &str, operation: Operation, user: User, object: Json
         operation,
         group,
         version: "v1".into(),
+        api_version: String::new(),
         kind: String::new(),
         resource,
         subresource,
@@ -45,6 +46,8 @@ pub(super) fn request(what: &str, operation: Operation, user: User, object: Json
         options: Value::Null,
         dry_run: false,
         warnings: Default::default(),
+        deadline: tokio::time::Instant::now(),
+        turns: Default::default(),
     }
 }
 

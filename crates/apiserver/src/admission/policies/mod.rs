@@ -6,10 +6,10 @@ mod mutating;
 mod status;
 mod validating;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use schema::Value;
 use schema::selector::LabelSelector;
-use schema::{Value, json};
 
 pub use check::check;
 pub use mutating::Mutating;
@@ -17,9 +17,8 @@ pub use status::follow;
 pub use validating::Validating;
 
 use super::AdmissionRequest;
-use super::expressions::{MatchConditions, env};
-use super::matching::Subject;
-use crate::cache::Entry;
+use super::expressions::{Compiled, MatchConditions, env};
+use super::matching::{Form, Shown, Subject};
 use crate::cel::{Env, Program, Type, Variable, types};
 use crate::kind::{Kind, Registry, split_api_version};
 use crate::{Server, encode};
@@ -27,13 +26,12 @@ use crate::{Server, encode};
 /// A policy in the form in which it is used; `P` is what it does.
 struct Policy<P> {
     name: String,
-    constraints: Value,
-    param_kind: Value,
+    spec: Value,
     /// `failurePolicy: Fail`: what cannot be evaluated refuses the request.
     fails: bool,
     conditions: MatchConditions,
-    variables: Vec<Variable>,
-    part: P,
+    part: fn(&Value, &Expressions) -> P,
+    compiled: OnceLock<(Vec<Variable>, P)>,
 }
 
 /// The expressions of one policy's specification, with the environment of those that come after the variables.
@@ -73,19 +71,89 @@ impl Expressions {
 
 impl<P> Policy<P> {
     fn new(object: &Value, part: fn(&Value, &Expressions) -> P) -> Policy<P> {
-        let spec = &object["spec"];
-        let expressions = Expressions::new(spec, Type::Dyn, Type::Dyn);
-        let part = part(spec, &expressions);
+        let spec = object["spec"].clone();
         Policy {
             name: object.str_at(&["metadata", "name"]).to_owned(),
-            constraints: spec["matchConstraints"].clone(),
-            param_kind: spec["paramKind"].clone(),
             fails: spec.str_at(&["failurePolicy"]) != "Ignore",
             conditions: MatchConditions::new(spec.list_at(&["matchConditions"]), !spec["paramKind"].is_null()),
-            variables: expressions.variables,
+            spec,
             part,
+            compiled: OnceLock::new(),
         }
     }
+
+    /// The variables, and what it does: compiled by the first request that it is about.
+    fn compiled(&self) -> &(Vec<Variable>, P) {
+        self.compiled.get_or_init(|| {
+            let expressions = Expressions::new(&self.spec, Type::Dyn, Type::Dyn);
+            let part = (self.part)(&self.spec, &expressions);
+            (expressions.variables, part)
+        })
+    }
+}
+
+/// A policy with one binding and one parameter (`Null`: it takes none), or why it cannot be used.
+struct Invocation<P> {
+    policy: Arc<Policy<P>>,
+    /// `None`: the policy itself cannot be used.
+    binding: Option<Arc<Binding>>,
+    form: Form,
+    params: Result<Value, String>,
+}
+
+impl<P> Invocation<P> {
+    /// What stands before a message: `Policy 'p' with binding 'b'`.
+    fn named(&self, called: &str) -> String {
+        match &self.binding {
+            Some(binding) => format!("{called} '{}' with binding '{}'", self.policy.name, binding.name),
+            None => format!("{called} '{}'", self.policy.name),
+        }
+    }
+}
+
+/// The policies that a request is about, in their order, with their bindings and parameters. The objects are made in all
+/// forms that they want.
+async fn invocations<P>(
+    server: &Server,
+    request: &AdmissionRequest,
+    policies: &Compiled<Policy<P>>,
+    bindings: &Compiled<Binding>,
+    shown: &mut Shown,
+) -> Vec<Invocation<P>> {
+    let (policies, bindings) = (policies.all(server), bindings.all(server));
+    let mut out = Vec::new();
+    if policies.is_empty() || bindings.is_empty() {
+        return out;
+    }
+    let matched: Vec<(Arc<Policy<P>>, Form, Vec<Arc<Binding>>)> = {
+        let Some(subject) = Subject::new(server, request) else { return out };
+        let is_used = |binding: &&Arc<Binding>, policy: &Policy<P>| binding.is_of(&policy.name) && binding.is_matched(&subject);
+        let matched = policies.into_iter().filter_map(|policy| {
+            let form = subject.matched(&policy.spec["matchConstraints"], "resourceRules")?;
+            let used = bindings.iter().filter(|binding| is_used(binding, &policy)).cloned().collect();
+            Some((policy, form, used))
+        });
+        matched.collect()
+    };
+    for (policy, form, used) in matched {
+        for binding in used {
+            let invocation = |binding: Option<Arc<Binding>>, params| Invocation {
+                policy: policy.clone(),
+                binding,
+                form: form.clone(),
+                params,
+            };
+            if let Err(why) = shown.make(server, request, &form).await {
+                out.push(invocation(None, Err(format!("failed to configure policy: {}", why.message))));
+                continue;
+            }
+            match binding.params(server, &policy.spec["paramKind"], request).await {
+                Ok(found) => out.extend(found.into_iter().map(|params| invocation(Some(binding.clone()), Ok(params)))),
+                Err(why) => out.push(invocation(Some(binding), Err(format!("failed to configure binding: {why}")))),
+            }
+        }
+    }
+    out
 }
 
 /// A binding, as it is stored.
@@ -105,14 +173,19 @@ impl Binding {
 
     fn is_matched(&self, subject: &Subject<'_>) -> bool {
         let resources = &self.spec["matchResources"];
-        resources.is_null() || subject.is_matched(resources, "resourceRules")
+        resources.is_null() || subject.matched(resources, "resourceRules").is_some()
     }
 
     /// The objects with which the policy is evaluated: one `Null` if it takes none.
     ///
     /// # Errors
     /// What is wrong with the configuration, or that nothing was found and that refuses requests.
-    fn params(&self, server: &Server, param_kind: &Value, request: &AdmissionRequest) -> Result<Vec<Value>, String> {
+    async fn params(
+        &self,
+        server: &Server,
+        param_kind: &Value,
+        request: &AdmissionRequest,
+    ) -> Result<Vec<Value>, String> {
         let reference = &self.spec["paramRef"];
         if param_kind.is_null() || reference.is_null() {
             return Ok(vec![Value::Null]);
@@ -140,32 +213,23 @@ impl Binding {
         if !storage.is_loaded() {
             return Err("the objects of paramKind are not yet known".into());
         }
-        // Where a webhook converts, only what is stored in the version asked for can be read without it.
-        let converts = kind.custom.as_ref().is_some_and(|custom| custom.converter.is_some());
-        let decode = |entry: &Arc<Entry>| {
-            let stored = converts.then(|| json::parse(&entry.body).ok()).flatten();
-            if stored.is_some_and(|object| object.str_at(&["apiVersion"]) != &*kind.api_version) {
-                return Err(format!(
-                    "{} is not stored as {}, and a webhook converts it",
-                    entry.name(),
-                    kind.api_version
-                ));
-            }
-            encode::decode(kind, &entry.body).map_err(|status| status.message)
+        let name = reference.str_at(&["name"]);
+        let selector = match name {
+            "" => Some(LabelSelector::from_value(&reference["selector"]).map_err(|e| e.to_string())?),
+            _ => None,
         };
-        let found: Vec<Value> = match reference.str_at(&["name"]) {
-            "" => {
-                let selector = LabelSelector::from_value(&reference["selector"]).map_err(|e| e.to_string())?;
-                let selected = |object: &Value| {
-                    selector.matches(|name| object.get(&["metadata", "labels", name]).and_then(Value::as_str))
-                };
-                let (entries, _) = storage.newest(&storage.span(namespace));
-                let mut found = entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-                found.retain(selected);
-                found
-            }
-            name => storage.get(&storage.key(namespace, name)).iter().map(decode).collect::<Result<_, _>>()?,
+        let entries = match &selector {
+            Some(_) => storage.newest(&storage.span(namespace)).0,
+            None => storage.get(&storage.key(namespace, name)).into_iter().collect(),
         };
+        let entries = server.in_version(kind, entries).await.map_err(|status| status.message)?;
+        let decoded = entries.iter().map(|entry| encode::decode(kind, &entry.body).map_err(|status| status.message));
+        let mut found = decoded.collect::<Result<Vec<Value>, _>>()?;
+        if let Some(selector) = selector {
+            found.retain(|object| {
+                selector.matches(|name| object.get(&["metadata", "labels", name]).and_then(Value::as_str))
+            });
+        }
         if found.is_empty() && reference.str_at(&["parameterNotFoundAction"]) == "Deny" {
             return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
         }

@@ -1,23 +1,19 @@
 //! MutatingAdmissionPolicy: expressions that say how a request's object is changed.
 
-use std::sync::Arc;
-
 use schema::{Value, apply, patch};
 
-use super::{Binding, Expressions, Policy};
+use super::{Binding, Expressions, Invocation, Policy, invocations};
 use crate::admission::expressions::{Compiled, Inputs, evaluate};
-use crate::admission::matching::Subject;
+use crate::admission::matching::{Form, Shown};
 use crate::admission::{AdmissionRequest, Operation, Plugin};
-use crate::call::settled;
 use crate::cel::{BUDGET, Program, Type, Val};
-use crate::kind::Kind;
+use crate::conversion::printed;
+use crate::kind::{builtin, join_group_version};
 use crate::seams::BoxFuture;
 use crate::{Server, Status};
 
 pub(super) struct Mutations {
     mutations: Vec<Mutation>,
-    /// `reinvocationPolicy: IfNeeded`: it sees what others changed after it.
-    again: bool,
 }
 
 struct Mutation {
@@ -44,17 +40,7 @@ fn mutations(spec: &Value, expressions: &Expressions) -> Mutations {
         let program = Program::compile_to(&text, &env, &[result_of(patch_type)]);
         Mutation { is_json_patch, text, program }
     };
-    Mutations {
-        mutations: spec.list_at(&["mutations"]).iter().map(mutation).collect(),
-        again: spec.str_at(&["reinvocationPolicy"]) == "IfNeeded",
-    }
-}
-
-/// A policy with one binding and one parameter.
-struct Invocation {
-    policy: Arc<Policy<Mutations>>,
-    binding: Arc<Binding>,
-    params: Value,
+    Mutations { mutations: spec.list_at(&["mutations"]).iter().map(mutation).collect() }
 }
 
 impl Mutation {
@@ -62,22 +48,40 @@ impl Mutation {
     ///
     /// # Errors
     /// What went wrong, in upstream's words.
-    fn applied(&self, result: &Val<'_>, object: &Value, kind: &Kind) -> Result<Value, String> {
-        let changed = if self.is_json_patch {
+    fn applied(
+        &self,
+        result: &Val<'_>,
+        object: &Value,
+        form: &Form,
+        server: &Server,
+        request: &AdmissionRequest,
+    ) -> Result<Value, String> {
+        if self.is_json_patch {
             let operations = operations(result)?;
-            match patch::json_patch(object.clone(), &operations) {
-                Ok(changed) => changed,
+            return match patch::json_patch(object.clone(), &operations) {
+                Ok(changed) => Ok(changed),
                 // A test that fails means that nothing is to be done.
-                Err(error) if error.is_failed_test() => return Ok(object.clone()),
-                Err(error) => return Err(format!("JSON Patch: {error}")),
+                Err(error) if error.is_failed_test() => Ok(object.clone()),
+                Err(error) => Err(format!("JSON Patch: {error}")),
+            };
+        }
+        let (api_version, kind) = form.kind(request);
+        result.check_places("Object").map_err(|e| e.to_string())?;
+        let mut config = result.to_json().map_err(|e| e.to_string())?;
+        config.set(&["apiVersion"], api_version);
+        config.set(&["kind"], kind);
+        let applied = match form.schema(server, request) {
+            (Some(kind), _) => apply::overlay(kind.table(), &kind.ty, object, &config),
+            // Upstream knows the types of the resource's own group and version only.
+            (None, Some(id)) if join_group_version(&request.group, &request.version) == api_version => {
+                apply::overlay(builtin(), &schema::Type::Message(id), object, &config)
             }
-        } else {
-            result.check_places("Object").map_err(|e| e.to_string())?;
-            let mut config = result.to_json().map_err(|e| e.to_string())?;
-            kind.stamp(&mut config);
-            apply::overlay(kind.table(), &kind.ty, object, &config).map_err(|e| format!("error applying patch: {e}"))?
+            _ => Err(apply::ApplyError::Invalid(format!(
+                "failed to convert patch object to typed object: no corresponding type for {}",
+                printed(api_version, kind)
+            ))),
         };
-        settled(kind, changed)
+        applied.map_err(|why| format!("error applying patch: {why}"))
     }
 }
 
@@ -99,38 +103,40 @@ fn operations(result: &Val<'_>) -> Result<Value, String> {
     Ok(Value::List(items.iter().map(operation).collect::<Result<_, _>>()?))
 }
 
-impl Invocation {
-    /// Changes the request's object; true: it is another. A mutation that cannot be carried out leaves it to the others,
+impl Invocation<Mutations> {
+    /// The object as it is then; `None`: it is not asked. A mutation that cannot be carried out leaves it to the others,
     /// and refuses the request if the policy says so.
-    fn invoke(&self, server: &Server, request: &mut AdmissionRequest, refusals: &mut Vec<String>) -> bool {
+    fn invoke(
+        &self,
+        server: &Server,
+        request: &AdmissionRequest,
+        (before, old): (&Value, Option<&Value>),
+        refusals: &mut Vec<String>,
+    ) -> Option<Value> {
         let policy = &self.policy;
-        let inputs = Inputs::new(server, request, &request.user);
-        let (old, params) = (request.old.as_deref(), &self.params);
-        match policy.conditions.hold(&inputs, &request.object, old, params, !policy.fails) {
+        let params = self.params.as_ref().ok()?;
+        let inputs = Inputs::new(server, request, &self.form);
+        match policy.conditions.hold(&inputs, before, old, params, !policy.fails) {
             Ok(true) => {}
-            Ok(false) => return false,
+            Ok(false) => return None,
             Err(why) => {
                 refusals.extend(self.refusal(&why));
-                return false;
+                return None;
             }
         }
-        let Some(kind) = request.served(server) else {
-            // What only a subresource knows (`Binding`, `Scale`) is left as it is.
-            if !request.subresource.is_empty() {
-                return false;
-            }
-            let kind = format!("{}/{}, Kind={}", request.group, request.version, request.kind);
-            refusals.extend(self.refusal(&format!("Resource kind {kind} not found")));
-            return false;
-        };
-        let mut object = request.object.clone();
-        for mutation in &policy.part.mutations {
+        if request.turns.is_second && !request.turns.policies.is_due(&self.id()) {
+            return None;
+        }
+        let (variables, part) = policy.compiled();
+        let mut object = before.clone();
+        for mutation in &part.mutations {
             let changed = {
                 let mut cx = inputs.cx(&object, old, params, BUDGET);
-                cx.set_variables(&policy.variables);
+                cx.set_variables(variables);
                 evaluate(&mut cx, &mutation.text, &mutation.program).and_then(|result| {
                     cx.weigh(&result).map_err(|fault| format!("expression '{}': {fault}", mutation.text))?;
-                    mutation.applied(&result, &object, &kind)
+                    let changed = mutation.applied(&result, &object, &self.form, server, request)?;
+                    self.form.settled(server, request, changed)
                 })
             };
             match changed {
@@ -138,14 +144,17 @@ impl Invocation {
                 Err(why) => refusals.extend(self.refusal(&why)),
             }
         }
-        let changed = object != request.object;
-        request.object = object;
-        changed
+        Some(object)
+    }
+
+    fn id(&self) -> String {
+        let binding = self.binding.as_ref().map_or("", |binding| &binding.name);
+        let meta = |field| self.params.as_ref().map_or("", |params| params.str_at(&["metadata", field]));
+        format!("{}/{binding}/{}/{}", self.policy.name, meta("namespace"), meta("name"))
     }
 
     fn refusal(&self, why: &str) -> Option<String> {
-        let (policy, binding) = (&self.policy.name, &self.binding.name);
-        self.policy.fails.then(|| format!("policy '{policy}' with binding '{binding}' denied request: {why}"))
+        self.policy.fails.then(|| format!("{} denied request: {why}", self.named("policy")))
     }
 }
 
@@ -164,28 +173,39 @@ impl Default for Mutating {
 }
 
 impl Mutating {
-    fn change(&self, server: &Server, request: &mut AdmissionRequest) -> Result<(), Status> {
-        let (policies, bindings) = (self.policies.all(server), self.bindings.all(server));
+    async fn change(&self, server: &Server, request: &mut AdmissionRequest) -> Result<(), Status> {
         // A deletion has no object, and a connection's is none that is kept.
-        let has_object = matches!(request.operation, Operation::Create | Operation::Update);
-        if policies.is_empty() || bindings.is_empty() || !has_object {
+        if !matches!(request.operation, Operation::Create | Operation::Update) {
             return Ok(());
         }
-        let mut refusals = Vec::new();
-        let invocations = self.invocations(server, request, &policies, &bindings, &mut refusals);
-        // Those whose turn is over before another one changes the object, and who want to see it.
-        let (mut waiting, mut again) = (Vec::new(), Vec::new());
-        for (at, invocation) in invocations.iter().enumerate() {
-            if invocation.invoke(server, request, &mut refusals) {
-                again.append(&mut waiting);
+        let mut shown = Shown::default();
+        let invocations = invocations(server, request, &self.policies, &self.bindings, &mut shown).await;
+        let configuration = invocations.iter().filter_map(|i| i.refusal(i.params.as_ref().err()?));
+        let mut refusals: Vec<String> = configuration.collect();
+        if request.turns.is_second {
+            request.turns.policies.resume(&request.object);
+        }
+        let mut is_touched = false;
+        for invocation in &invocations {
+            shown.make(server, request, &invocation.form).await?;
+            let objects = shown.get(request, &invocation.form);
+            let Some(made) = invocation.invoke(server, request, objects, &mut refusals) else { continue };
+            is_touched = true;
+            if made != *objects.0 {
+                request.object = invocation.form.back(server, request, made).await?;
+                shown.clear();
+                request.turns.policies.changed();
             }
-            if invocation.policy.part.again {
-                waiting.push(at);
+            if invocation.policy.spec.str_at(&["reinvocationPolicy"]) == "IfNeeded" {
+                request.turns.policies.asked(invocation.id());
             }
         }
-        for invocation in again.into_iter().filter_map(|at: usize| invocations.get(at)) {
-            invocation.invoke(server, request, &mut refusals);
+        if is_touched {
+            // Who was asked counts as who changed the object, even for itself.
+            request.turns.policies.changed();
+            request.turns.again = true;
         }
+        request.turns.policies.leave(&request.object);
         match refusals.split_first() {
             None => Ok(()),
             Some((first, rest)) => {
@@ -194,35 +214,6 @@ impl Mutating {
                 Err(rest.iter().fold(status, |status, why| status.with_cause("", why, "")))
             }
         }
-    }
-
-    fn invocations(
-        &self,
-        server: &Server,
-        request: &AdmissionRequest,
-        policies: &[Arc<Policy<Mutations>>],
-        bindings: &[Arc<Binding>],
-        refusals: &mut Vec<String>,
-    ) -> Vec<Invocation> {
-        let Some(subject) = Subject::new(server, request) else { return Vec::new() };
-        let mut out = Vec::new();
-        for policy in policies.iter().filter(|p| subject.is_matched(&p.constraints, "resourceRules")) {
-            for binding in bindings.iter().filter(|b| b.is_of(&policy.name) && b.is_matched(&subject)) {
-                let (policy, binding) = (policy.clone(), binding.clone());
-                match binding.params(server, &policy.param_kind, request) {
-                    Ok(found) => out.extend(found.into_iter().map(|params| Invocation {
-                        policy: policy.clone(),
-                        binding: binding.clone(),
-                        params,
-                    })),
-                    Err(why) => {
-                        let none = Invocation { policy, binding, params: Value::Null };
-                        refusals.extend(none.refusal(&format!("failed to configure binding: {why}")));
-                    }
-                }
-            }
-        }
-        out
     }
 }
 
@@ -236,6 +227,6 @@ impl Plugin for Mutating {
         server: &'a Server,
         request: &'a mut AdmissionRequest,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(std::future::ready(self.change(server, request)))
+        Box::pin(async move { self.change(server, request).await })
     }
 }

@@ -1,12 +1,12 @@
 //! ValidatingAdmissionPolicy: expressions that must be true of a request, or it is refused, warned of or noted.
 
-use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use schema::Value;
 
-use super::{Binding, Expressions, Policy};
+use super::{Binding, Expressions, Invocation, Policy, invocations};
 use crate::admission::expressions::{Compiled, Inputs, evaluate};
-use crate::admission::matching::Subject;
+use crate::admission::matching::Shown;
 use crate::admission::{AdmissionRequest, Plugin};
 use crate::cel::{BUDGET, Program, Type, Val};
 use crate::seams::BoxFuture;
@@ -14,10 +14,13 @@ use crate::{Server, Status};
 
 /// A longer message is as if it could not be evaluated.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
+/// Of one annotation's value for the audit log, and of failures that it is told at once.
+const ANNOTATION_BYTES_MAX: usize = 10 * 1024;
+const FAILURES_MAX: usize = 50;
 
 pub(super) struct Validations {
     validations: Vec<Validation>,
-    annotations: Vec<Expression>,
+    annotations: Vec<(String, Expression)>,
 }
 
 struct Expression {
@@ -47,7 +50,8 @@ pub(super) fn validations(spec: &Value, expressions: &Expressions) -> Validation
         reason: value.str_at(&["reason"]).to_owned(),
     };
     let annotation = |value: &Value| {
-        compile(value.str_at(&["valueExpression"]).trim(), &expressions.env, &[Type::String, Type::Null])
+        let text = value.str_at(&["valueExpression"]).trim();
+        (value.str_at(&["key"]).to_owned(), compile(text, &expressions.env, &[Type::String, Type::Null]))
     };
     Validations {
         validations: spec.list_at(&["validations"]).iter().map(validation).collect(),
@@ -84,41 +88,62 @@ impl Validation {
     }
 }
 
-/// Everything that is wrong with a request by one policy and one parameter, and what refuses it whatever the binding
-/// says.
-fn violations(
-    policy: &Policy<Validations>,
+/// What evaluating a policy with one parameter tells.
+#[derive(Default)]
+struct Outcome {
+    /// With the places of their expressions.
+    violations: Vec<(usize, Violation)>,
+    /// What refuses the request whatever the binding says.
+    refused: Option<Violation>,
+    /// Keys and values for the audit log.
+    annotations: Vec<(String, String)>,
+}
+
+fn outcome(
+    invocation: &Invocation<Validations>,
     inputs: &Inputs<'_>,
-    request: &AdmissionRequest,
+    (object, old): (&Value, Option<&Value>),
     params: &Value,
-) -> (Vec<Violation>, Option<Violation>) {
-    let failed = |why: String| if policy.fails { vec![Violation::new(why)] } else { Vec::new() };
-    let old = request.old.as_deref();
-    match policy.conditions.hold(inputs, &request.object, old, params, false) {
+) -> Outcome {
+    let policy = &invocation.policy;
+    let mut out = Outcome::default();
+    let failed = |at: usize, why: String| policy.fails.then(|| (at, Violation::new(why)));
+    match policy.conditions.hold(inputs, object, old, params, false) {
         Ok(true) => {}
-        Ok(false) => return (Vec::new(), None),
-        Err(why) => return (failed(why), None),
+        Ok(false) => return out,
+        Err(why) => {
+            out.violations.extend(failed(0, why));
+            return out;
+        }
     }
-    let mut cx = inputs.cx(&request.object, old, params, BUDGET);
-    cx.set_variables(&policy.variables);
-    let mut out = Vec::new();
-    for validation in &policy.part.validations {
+    let (variables, part) = policy.compiled();
+    let mut cx = inputs.cx(object, old, params, BUDGET);
+    cx.set_variables(variables);
+    for (at, validation) in part.validations.iter().enumerate() {
         match evaluate(&mut cx, &validation.condition.text, &validation.condition.program) {
             Ok(Val::Bool(true)) => {}
-            Ok(_) => out.push(validation.violation(&mut cx)),
-            Err(why) if cx.budget() == 0 => return (failed(why), None),
-            Err(why) => out.extend(failed(why)),
+            Ok(_) => out.violations.push((at, validation.violation(&mut cx))),
+            Err(why) if cx.budget() == 0 => {
+                out.violations = failed(0, why).into_iter().collect();
+                return out;
+            }
+            Err(why) => out.violations.extend(failed(at, why)),
         }
     }
-    let mut refused = None;
-    for annotation in &policy.part.annotations {
-        if let Err(why) = evaluate(&mut cx, &annotation.text, &annotation.program)
-            && policy.fails
-        {
-            refused.get_or_insert(Violation::new(why));
+    for (key, annotation) in &part.annotations {
+        match evaluate(&mut cx, &annotation.text, &annotation.program) {
+            Ok(Val::String(text)) if !text.trim().is_empty() => {
+                let text = text.trim();
+                let cut = text.floor_char_boundary(ANNOTATION_BYTES_MAX.min(text.len()));
+                out.annotations.push((key.clone(), text[..cut].to_owned()));
+            }
+            Err(why) if policy.fails => {
+                out.refused.get_or_insert(Violation::new(why));
+            }
+            _ => {}
         }
     }
-    (out, refused)
+    out
 }
 
 pub struct Validating {
@@ -136,55 +161,64 @@ impl Default for Validating {
 }
 
 impl Validating {
-    fn decide(&self, server: &Server, request: &AdmissionRequest) -> Result<(), Status> {
-        let (policies, bindings) = (self.policies.all(server), self.bindings.all(server));
-        if policies.is_empty() || bindings.is_empty() {
-            return Ok(());
-        }
-        let Some(subject) = Subject::new(server, request) else { return Ok(()) };
-        let inputs = OnceCell::new();
+    async fn decide(&self, server: &Server, request: &AdmissionRequest) -> Result<(), Status> {
+        let mut shown = Shown::default();
+        let invocations = invocations(server, request, &self.policies, &self.bindings, &mut shown).await;
+        let mut inputs: BTreeMap<String, Inputs<'_>> = BTreeMap::new();
         let mut denied: Option<(String, String)> = None;
-        for policy in policies.iter().filter(|p| subject.is_matched(&p.constraints, "resourceRules")) {
-            let inputs = inputs.get_or_init(|| Inputs::new(server, request, &request.user));
-            let used = bindings.iter().filter(|b| b.is_of(&policy.name) && b.is_matched(&subject));
-            for binding in used {
-                let mut deny = |violation: Violation| {
-                    let by = format!("ValidatingAdmissionPolicy '{}' with binding '{}'", policy.name, binding.name);
-                    let message = format!("{by} denied request: {}", violation.message);
-                    denied.get_or_insert((violation.reason, message));
-                };
-                let params = match binding.params(server, &policy.param_kind, request) {
-                    Ok(params) => params,
-                    Err(why) => {
-                        if policy.fails {
-                            deny(Violation::new(format!("failed to configure binding: {why}")));
-                        }
-                        continue;
-                    }
-                };
-                let actions: Vec<&str> =
-                    binding.spec.list_at(&["validationActions"]).iter().filter_map(Value::as_str).collect();
-                for params in &params {
-                    let (found, refused) = violations(policy, inputs, request, params);
-                    for violation in found {
-                        let message = &violation.message;
-                        if actions.contains(&"Warn") {
-                            request.warnings.push(format!(
-                                "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {message}",
-                                policy.name, binding.name
-                            ));
-                        }
-                        if actions.contains(&"Audit") {
-                            let (policy, binding) = (&policy.name, &binding.name);
-                            tracing::info!(policy, binding, message, name = request.name, "validation failed");
-                        }
-                        if actions.contains(&"Deny") {
-                            deny(violation);
-                        }
-                    }
-                    refused.into_iter().for_each(&mut deny);
+        let mut failures = Vec::new();
+        let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for invocation in &invocations {
+            let by = invocation.named("ValidatingAdmissionPolicy");
+            let mut deny = |violation: Violation| {
+                let message = format!("{by} denied request: {}", violation.message);
+                denied.get_or_insert((violation.reason, message));
+            };
+            let (params, binding) = match (&invocation.params, &invocation.binding) {
+                (Ok(params), Some(binding)) => (params, binding),
+                (Err(why), _) if invocation.policy.fails => {
+                    deny(Violation::new(why.clone()));
+                    continue;
+                }
+                _ => continue,
+            };
+            let form = invocation.form.kind(request).0.to_owned();
+            let inputs = inputs.entry(form).or_insert_with(|| Inputs::new(server, request, &invocation.form));
+            let actions: Vec<&str> =
+                binding.spec.list_at(&["validationActions"]).iter().filter_map(Value::as_str).collect();
+            let outcome = outcome(invocation, inputs, shown.get(request, &invocation.form), params);
+            for (at, violation) in outcome.violations {
+                let message = &violation.message;
+                if actions.contains(&"Warn") {
+                    request.warnings.push(format!("Validation failed for {by}: {message}"));
+                }
+                if actions.contains(&"Audit") && failures.len() < FAILURES_MAX {
+                    failures.push(Value::object([
+                        ("message", message.as_str().into()),
+                        ("policy", invocation.policy.name.as_str().into()),
+                        ("binding", binding.name.as_str().into()),
+                        ("expressionIndex", (at as i64).into()),
+                        ("validationActions", Value::list(actions.iter().copied())),
+                    ]));
+                }
+                if actions.contains(&"Deny") {
+                    deny(violation);
                 }
             }
+            outcome.refused.into_iter().for_each(&mut deny);
+            for (key, text) in outcome.annotations {
+                let texts = annotations.entry(format!("{}/{key}", invocation.policy.name)).or_default();
+                if !texts.contains(&text) {
+                    texts.push(text);
+                }
+            }
+        }
+        for (key, texts) in annotations {
+            request.warnings.annotate(key, texts.join(", "));
+        }
+        if !failures.is_empty() {
+            let key = "validation.policy.admission.k8s.io/validation_failure";
+            request.warnings.annotate(key, Value::List(failures).to_string());
         }
         match denied {
             Some((reason, message)) => Err(request.forbidden(&message).by_policy(&reason, &message)),
@@ -203,6 +237,6 @@ impl Plugin for Validating {
         server: &'a Server,
         request: &'a mut AdmissionRequest,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(std::future::ready(self.decide(server, request)))
+        Box::pin(async move { self.decide(server, request).await })
     }
 }
