@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use schema::structural::Schema;
 use schema::validate::{FieldError, names};
 use schema::{Column, MessageId, Resource, Subresource, Value};
+use tokio::task::JoinHandle;
 
 use crate::behaviours::Cx;
 use crate::cache::Storage;
@@ -323,6 +324,7 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
                 selector: scale.str_at(&["labelSelectorPath"]).into(),
             }),
             has_status,
+            is_terminating: meta::is_deleting(definition),
             storage_api_version: join_group_version(group, stored),
         };
         out.push(Kind::new(Held::Shared(Arc::new(resource)), Some(Arc::new(custom)), Some(storage.clone())));
@@ -388,7 +390,8 @@ pub async fn load(server: &Server) -> bool {
 pub async fn follow(server: Server) {
     let Some(storage) = server.storage(GROUP, PLURAL) else { return };
     let mut changed = storage.subscribe();
-    let mut served: HashMap<String, (i64, bool)> = HashMap::new();
+    let mut served: HashMap<String, (i64, bool, Value)> = HashMap::new();
+    let mut ends: HashMap<String, JoinHandle<()>> = HashMap::new();
     loop {
         changed.mark_unchanged();
         // Whether to look again soon.
@@ -399,14 +402,28 @@ pub async fn follow(server: Server) {
             if let Err(status) = settle(&server, definition, &definitions).await {
                 tracing::warn!(name, message = %status.message, "definition");
             }
-            if meta::is_deleting(definition) {
-                ending |= matches!(end(&server, definition).await, Ok(false) | Err(_));
+            if meta::is_deleting(definition) && has_cleanup(definition) {
+                ending = true;
+                // Objects may have to be converted first, by somebody who takes time: others do not wait for that.
+                ends.retain(|_, end| !end.is_finished());
+                ends.entry(name).or_insert_with(|| {
+                    let (server, definition) = (server.clone(), definition.clone());
+                    tokio::spawn(async move {
+                        if let Err(status) = end(&server, &definition).await {
+                            let name = definition.str_at(&["metadata", "name"]);
+                            tracing::warn!(name, message = %status.message, "end of a definition");
+                        }
+                    })
+                });
             }
         }
-        let now: HashMap<String, (i64, bool)> = server
+        let now: HashMap<String, (i64, bool, Value)> = server
             .read_all(GROUP, PLURAL, "")
             .iter()
-            .map(|d| (d.str_at(&["metadata", "uid"]).to_owned(), (meta::generation(d), is_established(d))))
+            .map(|d| {
+                let names = if is_established(d) { d["status"]["acceptedNames"].clone() } else { Value::Null };
+                (d.str_at(&["metadata", "uid"]).to_owned(), (meta::generation(d), meta::is_deleting(d), names))
+            })
             .collect();
         if now != served {
             match load(&server).await {
@@ -458,57 +475,71 @@ async fn update_definition(
     }
 }
 
-/// What another definition of the group has taken first.
-fn name_conflict(definition: &Value, all: &[Value]) -> Option<(&'static str, String)> {
-    let spec = &definition["spec"];
+/// The names that a definition may have, and what others of its group keep it from having: reason and message, of which
+/// the last one counts.
+fn accepted(definition: &Value, all: &[Value]) -> (Value, Option<(&'static str, String)>) {
+    let (wanted, held) = (&definition["spec"]["names"], &definition["status"]["acceptedNames"]);
     let own = definition.str_at(&["metadata", "name"]);
-    let others: Vec<&Value> = all
-        .iter()
-        .filter(|d| d["spec"]["group"] == spec["group"] && d.str_at(&["metadata", "name"]) != own)
-        .map(|d| &d["status"]["acceptedNames"])
-        .collect();
-    let taken = |name: &str| {
-        others.iter().any(|n| {
-            ["plural", "singular"].iter().any(|f| n.str_at(&[f]) == name)
-                || n.list_at(&["shortNames"]).iter().any(|s| s.as_str() == Some(name))
-        })
+    let is_other =
+        |d: &&Value| d["spec"]["group"] == definition["spec"]["group"] && d.str_at(&["metadata", "name"]) != own;
+    let others: Vec<&Value> = all.iter().filter(is_other).map(|d| &d["status"]["acceptedNames"]).collect();
+    let shorts = |names: &Value| boxes(&names["shortNames"]);
+    let is_taken = |name: &str, fields: [&str; 2]| {
+        let has = |names: &&Value| {
+            let short = fields[0] == "plural" && shorts(names).iter().any(|s| **s == *name);
+            short || fields.iter().any(|field| names.str_at(&[field]) == name)
+        };
+        others.iter().any(|names| has(names))
     };
-    let taken_kind = |name: &str| others.iter().any(|n| n.str_at(&["kind"]) == name || n.str_at(&["listKind"]) == name);
-    let names = &spec["names"];
-    for (field, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
-        if taken(names.str_at(&[field])) {
-            return Some((reason, format!("{:?} is already in use", names.str_at(&[field]))));
-        }
+    const RESOURCES: [&str; 2] = ["plural", "singular"];
+    const KINDS: [&str; 2] = ["kind", "listKind"];
+    let mut names = held.clone();
+    let mut conflict = None;
+    let mut settle = |field: &'static str, reason, taken: Vec<String>| match taken.is_empty() {
+        true if wanted[field].is_null() => drop(names.remove(&[field])),
+        true => names.set(&[field], wanted[field].clone()),
+        false => conflict = Some((reason, taken.join(", "))),
+    };
+    let in_use = |name: &str| format!("{name:?} is already in use");
+    let single = |field: &str, among| {
+        let name = wanted.str_at(&[field]);
+        let taken = name != held.str_at(&[field]) && is_taken(name, among);
+        taken.then(|| in_use(name)).into_iter().collect::<Vec<_>>()
+    };
+    settle("plural", "PluralConflict", single("plural", RESOURCES));
+    settle("singular", "SingularConflict", single("singular", RESOURCES));
+    let fresh = shorts(wanted).into_iter().filter(|name| !shorts(held).contains(name) && is_taken(name, RESOURCES));
+    let mut taken: Vec<String> = fresh.map(|name| in_use(&name)).collect();
+    if taken.len() > 1 {
+        taken = vec![format!("[{}]", taken.join(", "))];
     }
-    if let Some(short) = names.list_at(&["shortNames"]).iter().filter_map(Value::as_str).find(|s| taken(s)) {
-        return Some(("ShortNamesConflict", format!("{short:?} is already in use")));
-    }
-    for (field, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
-        if taken_kind(names.str_at(&[field])) {
-            return Some((reason, format!("{:?} is already in use", names.str_at(&[field]))));
-        }
-    }
-    None
+    settle("shortNames", "ShortNamesConflict", taken);
+    settle("kind", "KindConflict", single("kind", KINDS));
+    settle("listKind", "ListKindConflict", single("listKind", KINDS));
+    settle("categories", "", Vec::new());
+    (names, conflict)
 }
 
 /// Accepts the names, or says why not; then the definition is established.
 async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()> {
     let name = definition.str_at(&["metadata", "name"]);
     let now = server.now_text();
-    let conflict = name_conflict(definition, all);
-    let change = |object: &mut Value| match &conflict {
-        None => {
-            let names = object["spec"]["names"].clone();
-            object.set(&["status", "acceptedNames"], names);
-            meta::set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
-            meta::set_condition(
-                object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now,
-            );
-        }
-        Some((reason, message)) => {
-            meta::set_condition(object, "NamesAccepted", "False", reason, message, &now);
-            if !is_established(object) {
-                meta::set_condition(object, "Established", "False", "NotAccepted", "not all names are accepted", &now);
+    let (names, conflict) = accepted(definition, all);
+    let change = |object: &mut Value| {
+        object.set(&["status", "acceptedNames"], names.clone());
+        match &conflict {
+            None => {
+                meta::set_condition(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
+                meta::set_condition(
+                    object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now,
+                );
+            }
+            Some((reason, message)) => {
+                meta::set_condition(object, "NamesAccepted", "False", reason, message, &now);
+                if !is_established(object) {
+                    let message = "not all names are accepted";
+                    meta::set_condition(object, "Established", "False", "NotAccepted", message, &now);
+                }
             }
         }
     };
@@ -539,11 +570,8 @@ fn has_cleanup(definition: &Value) -> bool {
     definition.list_at(&["metadata", "finalizers"]).iter().any(|f| f.as_str() == Some(CLEANUP))
 }
 
-/// Deletes a definition's objects, then lets it go; false: objects are left.
-async fn end(server: &Server, definition: &Value) -> Result<bool> {
-    if !has_cleanup(definition) {
-        return Ok(true);
-    }
+/// Deletes a definition's objects, and lets it go if none are left.
+async fn end(server: &Server, definition: &Value) -> Result<()> {
     let name = definition.str_at(&["metadata", "name"]);
     let now = server.now_text();
     // Objects that are in the storage version go without the webhook's help.
@@ -551,7 +579,7 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
     let stored = stored.and_then(|storage| Some((kinds_of(definition, "storage", &storage).pop()?, storage)));
     if let Some((kind, storage)) = stored {
         if !storage.is_loaded() {
-            return Ok(false);
+            return Ok(());
         }
         let kind = &Arc::new(kind);
         let (entries, _) = storage.newest(&storage.span(""));
@@ -575,7 +603,7 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
             }
         }
         if !storage.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
     }
     update_definition(server, name, Part::Given, |object| {
@@ -583,6 +611,5 @@ async fn end(server: &Server, definition: &Value) -> Result<bool> {
         list.retain(|f| f.as_str() != Some(CLEANUP));
         meta::set_condition(object, "Terminating", "False", "InstanceDeletionCompleted", "removed all instances", &now);
     })
-    .await?;
-    Ok(true)
+    .await
 }

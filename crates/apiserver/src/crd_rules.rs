@@ -50,13 +50,19 @@ impl Rules {
         (Rules(compiler.rules.into_iter().map(|(_, rule)| rule).collect()), compiler.errors)
     }
 
-    /// Everything wrong with an object, by its schema and, if that has no complaint, by its rules.
-    pub fn validate(&self, schema: &Schema, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    /// What the rules say of an object; what was wrong before and is unchanged is only warned of.
+    pub fn evaluate(
+        &self,
+        schema: &Schema,
+        new: &Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
         let left = Cell::new(BUDGET);
         let mut exhausted = false;
-        schema.validate_with(new, old, &mut |rule, value, old, path| match self.0.get(rule.number) {
+        schema.evaluate(new, old, &mut |rule, value, old, path| match self.0.get(rule.number) {
             Some(compiled) if !exhausted => {
-                let errors = compiled.evaluate(rule, value, old, path, &left);
+                let errors = compiled.evaluate(rule, value, old, path, &left, warnings);
                 // One that took just the rest has held: the next one says that nothing is left.
                 exhausted = left.get() == 0 && !errors.is_empty();
                 errors
@@ -81,6 +87,7 @@ impl Rule {
         old: Option<&Value>,
         path: &str,
         left: &Cell<u64>,
+        warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
         // A transition is judged only where there was something.
         if self.uses_old && old.is_none() && !rule.optional_old_self {
@@ -125,13 +132,17 @@ impl Rule {
             }
             Err(fault) => return failed(format!("{fault} evaluating rule: {}", told(rule))),
         }
-        // What was wrong before and is as it was does not hinder other changes.
-        if !self.uses_old && old == Some(value) {
-            return Vec::new();
-        }
         let made = self.message.as_ref().map(|program| cx.run(program));
         left.set(cx.budget());
         let detail = match &made {
+            Some(Err(Fault::OutOfBudget)) if left.get() == 0 => {
+                "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned()
+            }
+            Some(Err(Fault::OutOfBudget)) => {
+                left.set(0);
+                let expression = &rule.message_expression;
+                format!("no further validation rules will be run due to call cost exceeds limit for messageExpression: {expression:?}")
+            }
             Some(Ok(Val::String(text))) if is_message(text) => text.trim().to_owned(),
             _ if rule.message.is_empty() => format!("failed rule: {}", rule.rule.trim()),
             _ => rule.message.trim().to_owned(),
@@ -142,13 +153,19 @@ impl Rule {
             (path, field) => format!("{path}.{field}"),
         };
         let shown = || value.clone();
-        vec![match rule.reason.as_str() {
+        let error = match rule.reason.as_str() {
             "FieldValueForbidden" => FieldError::forbidden(at, detail),
             "FieldValueRequired" => FieldError::required(at, detail),
             "FieldValueDuplicate" => FieldError::duplicate(at, shown()),
             _ if self.shows_value => FieldError::invalid(at, shown(), detail),
             _ => FieldError::new(ErrorKind::InvalidWhole, at, Value::Null, detail),
-        }]
+        };
+        // What was wrong before and is as it was does not hinder other changes.
+        if !self.uses_old && old == Some(value) {
+            warnings.push(error.to_string());
+            return Vec::new();
+        }
+        vec![error]
     }
 }
 

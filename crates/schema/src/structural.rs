@@ -1,9 +1,10 @@
 //! Structural schemas of custom resources: OpenAPI v3 to a [`Table`], pruning, defaulting and validation.
 //!
 //! [`Schema::new`] checks a schema and compiles it once; the methods then serve every object of that version.
-//! `x-kubernetes-validations` are kept with their place and given to whoever evaluates CEL ([`Schema::validate_with`]).
+//! `x-kubernetes-validations` are kept with their place and given to whoever evaluates CEL ([`Schema::evaluate`]).
 
 mod check;
+mod embedded;
 mod node;
 mod table;
 #[cfg(test)]
@@ -75,24 +76,59 @@ impl Schema {
         default(value, Some(&self.node));
     }
 
-    /// Everything wrong with an object by OpenAPI and the `x-kubernetes-list-type`s.
-    pub fn validate(&self, value: &Value) -> Vec<FieldError> {
-        let mut errors = values::validate(&self.node, value);
+    /// Everything wrong with an object by OpenAPI, its embedded objects and the `x-kubernetes-list-type`s. What was wrong
+    /// before and is unchanged is let be.
+    pub fn validate(&self, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = values::validate(&self.node, value, old);
+        errors.extend(self.validate_rest(value, old));
+        errors
+    }
+
+    /// The same for an update of the status alone.
+    pub fn validate_status(&self, value: &Value, old: &Value) -> Vec<FieldError> {
+        let status = value.member("status").zip(self.node.properties.get("status"));
+        let errors = status.map(|(status, node)| values::validate(node, status, old.member("status")));
+        let mut errors = errors.unwrap_or_default();
+        for error in &mut errors {
+            error.field = match error.field.as_str() {
+                "" | "<nil>" => "status".to_owned(),
+                field => format!("status.{field}"),
+            };
+        }
+        errors.extend(self.validate_lists(value, Some(old)));
+        errors
+    }
+
+    fn validate_rest(&self, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
         if let Some(meta) = value.member("metadata")
             && let Err(error) = decode_metadata(meta)
         {
             errors.push(FieldError::invalid("metadata", meta.clone(), error.to_string()));
         }
-        values::unique_lists(&self.node, value, "", &mut errors);
+        embedded::validate(&self.node, value, "", &mut errors);
+        errors.extend(self.validate_lists(value, old));
         errors
     }
 
-    /// As [`Schema::validate`], and every CEL rule on the values it stands at.
-    pub fn validate_with(&self, value: &Value, old: Option<&Value>, evaluate: &mut Evaluate<'_>) -> Vec<FieldError> {
-        let mut errors = self.validate(value);
-        if self.has_rules && errors.is_empty() {
-            self.node.rules(value, old, "", evaluate, &mut errors);
-        }
+    fn validate_lists(&self, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let found = |value: &Value| {
+            let mut errors = Vec::new();
+            values::unique_lists(&self.node, value, "", &mut errors);
+            errors
+        };
+        let errors = found(value);
+        if !errors.is_empty() && old.is_some_and(|old| !found(old).is_empty()) { Vec::new() } else { errors }
+    }
+
+    pub fn has_rules(&self) -> bool {
+        self.has_rules
+    }
+
+    /// Every CEL rule on the values it stands at.
+    pub fn evaluate(&self, value: &Value, old: Option<&Value>, evaluate: &mut Evaluate<'_>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        self.node.rules(value, old, "", evaluate, &mut errors);
         errors
     }
 

@@ -246,23 +246,42 @@ impl Node {
             Value::List(list) => {
                 let Some(items) = self.items.as_deref().filter(|items| items.has_rules) else { return };
                 let at = |i: usize| format!("{path}[{i}]");
-                let ListType::Map(keys) = &self.list_type else {
+                let known = self.list_type.correlated(old);
+                let ListType::Map(_) = &self.list_type else {
                     let is_same = old == Some(value);
                     for (i, item) in list.iter().enumerate() {
                         items.rules(item, is_same.then_some(item), &at(i), evaluate, errors);
                     }
                     return;
                 };
-                let mut by_keys = HashMap::new();
-                for item in old.and_then(Value::as_list).into_iter().flatten() {
-                    by_keys.entry(keys_of(item, keys)).or_insert(item);
-                }
                 for (i, item) in list.iter().enumerate() {
-                    let was = by_keys.get(&keys_of(item, keys)).copied();
-                    items.rules(item, was, &at(i), evaluate, errors);
+                    items.rules(item, self.list_type.was(&known, item), &at(i), evaluate, errors);
                 }
             }
             _ => {}
+        }
+    }
+}
+
+/// The items of a list by what tells them from each other.
+type Known<'v> = HashMap<Vec<Option<String>>, &'v Value>;
+
+impl ListType {
+    /// The old items that new ones can be compared with: those of maps only.
+    pub fn correlated<'v>(&self, old: Option<&'v Value>) -> Known<'v> {
+        let mut known = HashMap::new();
+        if let ListType::Map(keys) = self {
+            for item in old.and_then(Value::as_list).into_iter().flatten() {
+                known.entry(keys_of(item, keys)).or_insert(item);
+            }
+        }
+        known
+    }
+
+    pub fn was<'v>(&self, known: &Known<'v>, item: &Value) -> Option<&'v Value> {
+        match self {
+            ListType::Map(keys) if !known.is_empty() => known.get(&keys_of(item, keys)).copied(),
+            _ => None,
         }
     }
 }

@@ -44,7 +44,7 @@ fn answers_as_upstream() {
                 differ("result", object.to_string(), row["result"].to_string());
                 let theirs: Vec<String> =
                     texts("errors").into_iter().filter(|e| !e.contains("Checked value must be")).collect();
-                differ("errors", print(schema.validate(&object)), theirs.join("\n         "));
+                differ("errors", print(schema.validate(&object, None)), theirs.join("\n         "));
             }
         }
     }
@@ -66,7 +66,7 @@ fn rules_see_old_values_where_they_correlate() {
     let new = json::parse(br#"{"spec":{"m":[{"k":"2","v":"b"},{"k":"1","v":"a"}],"a":["x"]}}"#).unwrap();
     let old = json::parse(br#"{"spec":{"m":[{"k":"1","v":"z"}],"a":["y"]}}"#).unwrap();
     let mut seen = Vec::new();
-    let errors = schema.validate_with(&new, Some(&old), &mut |rule, value, old, path| {
+    let errors = schema.evaluate(&new, Some(&old), &mut |rule, value, old, path| {
         let old = old.map(ToString::to_string).unwrap_or_default();
         if rule.rule != "spec" {
             seen.push(format!("{path} {value} {old}"));
@@ -99,7 +99,8 @@ fn apply_serves_custom_resources_by_the_table() {
         )
         .unwrap()
     };
-    let writer = |manager| apply::Writer { manager, api_version: "x/v1", subresource: "", now: "2026-01-01T00:00:00Z" };
+    let now = "2026-01-01T00:00:00Z";
+    let writer = |manager| apply::Writer { manager, api_version: "x/v1", subresource: "", now, resets: &[] };
     let one = object(r#"{"m":[{"v":"1"}],"free":{"x":{"y":[1]}}}"#);
     let live = apply::apply(&schema.table, &ty, None, &one, writer("a"), false).unwrap().unwrap();
     let fields = &live["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"];
@@ -126,10 +127,10 @@ fn metadata_is_what_it_is_everywhere() {
     let problems: Vec<String> = schema.prune(&mut object).iter().map(ToString::to_string).collect();
     assert_eq!(problems, [r#"unknown field "metadata.foo""#]);
     assert_eq!(object.to_string(), r#"{"metadata":{"labels":{"a":"b"},"name":"n"}}"#);
-    assert_eq!(schema.validate(&object), []);
+    assert_eq!(schema.validate(&object, None), []);
     object.set(&["metadata", "labels", "a"], 1);
     assert_eq!(schema.prune(&mut object), []);
-    let errors: Vec<String> = schema.validate(&object).iter().map(ToString::to_string).collect();
+    let errors: Vec<String> = schema.validate(&object, None).iter().map(ToString::to_string).collect();
     assert_eq!(
         errors,
         [

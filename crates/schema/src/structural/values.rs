@@ -5,9 +5,14 @@ use super::node::{Additional, Kind, ListType, Node};
 use crate::validate::{ErrorKind, FieldError, names};
 use crate::{Object, Value, time};
 
-pub fn validate(node: &Node, value: &Value) -> Vec<FieldError> {
+/// What is unchanged since `old` may stay wrong.
+pub fn validate(node: &Node, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    Check { errors: &mut errors, matches: 0 }.value(node, value, "");
+    Check { errors: &mut errors, matches: 0 }.value(node, value, None, "");
+    if !errors.is_empty() && old.is_some() {
+        errors.clear();
+        Check { errors: &mut errors, matches: 0 }.value(node, value, old, "");
+    }
     errors
 }
 
@@ -43,23 +48,32 @@ impl Check<'_> {
         self.errors.push(FieldError::invalid(path, value, format!("{path} in body {detail}")));
     }
 
-    fn passes(&mut self, node: &Node, value: &Value, path: &str) -> (Vec<FieldError>, u32) {
+    fn passes(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &str) -> (Vec<FieldError>, u32) {
         let mut errors = Vec::new();
         let mut check = Check { errors: &mut errors, matches: 0 };
-        check.value(node, value, path);
+        check.whole(node, value, old, path);
         let matches = check.matches;
         (errors, matches)
     }
 
-    fn value(&mut self, node: &Node, value: &Value, path: &str) {
+    fn value(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &str) {
+        let (before, matches) = (self.errors.len(), self.matches);
+        self.whole(node, value, old, path);
+        if self.errors.len() > before && old == Some(value) {
+            self.errors.truncate(before);
+            self.matches = matches + 1;
+        }
+    }
+
+    fn whole(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &str) {
         let before = self.errors.len();
         self.kind(node, value, path);
-        self.combinations(node, value, path);
+        self.combinations(node, value, old, path);
         match value {
             Value::String(text) => self.string(node, text, path),
             Value::Int(_) | Value::Float(_) => self.number(node, value, path),
-            Value::List(list) => self.list(node, list, path),
-            Value::Object(object) => self.object(node, object, path),
+            Value::List(list) => self.list(node, list, old, path),
+            Value::Object(object) => self.object(node, object, old, path),
             Value::Null | Value::Bool(_) => {}
         }
         let allowed = node.enumeration.is_empty() || value.is_null() && node.nullable;
@@ -104,19 +118,19 @@ impl Check<'_> {
     }
 
     /// `anyOf`, `oneOf`, `allOf` and `not`; their own errors carry no field.
-    fn combinations(&mut self, node: &Node, value: &Value, path: &str) {
+    fn combinations(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &str) {
         let about = |check: &mut Self, detail: String| {
             check.errors.push(FieldError::invalid("<nil>", "", format!("{path:?} {detail}")));
         };
         if !node.any_of.is_empty() {
-            let results: Vec<_> = node.any_of.iter().map(|n| self.passes(n, value, path)).collect();
+            let results: Vec<_> = node.any_of.iter().map(|n| self.passes(n, value, old, path)).collect();
             if results.iter().all(|(errors, _)| !errors.is_empty()) {
                 about(self, "must validate at least one schema (anyOf)".to_owned());
                 self.errors.extend(best(results));
             }
         }
         if !node.one_of.is_empty() {
-            let results: Vec<_> = node.one_of.iter().map(|n| self.passes(n, value, path)).collect();
+            let results: Vec<_> = node.one_of.iter().map(|n| self.passes(n, value, old, path)).collect();
             match results.iter().filter(|(errors, _)| errors.is_empty()).count() {
                 1 => {}
                 0 => {
@@ -131,7 +145,7 @@ impl Check<'_> {
         if !node.all_of.is_empty() {
             let mut valid = 0;
             for inner in &node.all_of {
-                let (errors, _) = self.passes(inner, value, path);
+                let (errors, _) = self.passes(inner, value, old, path);
                 valid += usize::from(errors.is_empty());
                 self.errors.extend(errors);
             }
@@ -141,7 +155,7 @@ impl Check<'_> {
             }
         }
         if let Some(not) = &node.not
-            && self.passes(not, value, path).0.is_empty()
+            && self.passes(not, value, old, path).0.is_empty()
         {
             about(self, "must not validate the schema (not)".to_owned());
         }
@@ -185,10 +199,11 @@ impl Check<'_> {
         }
     }
 
-    fn list(&mut self, node: &Node, list: &[Value], path: &str) {
+    fn list(&mut self, node: &Node, list: &[Value], old: Option<&Value>, path: &str) {
         if let Some(items) = &node.items {
+            let known = node.list_type.correlated(old);
             for (i, item) in list.iter().enumerate() {
-                self.value(items, item, &format!("{path}[{i}]"));
+                self.value(items, item, node.list_type.was(&known, item), &format!("{path}[{i}]"));
             }
         }
         let length = list.len() as u64;
@@ -203,7 +218,7 @@ impl Check<'_> {
         }
     }
 
-    fn object(&mut self, node: &Node, object: &Object, path: &str) {
+    fn object(&mut self, node: &Node, object: &Object, old: Option<&Value>, path: &str) {
         let length = object.len() as u64;
         if let Some(min) = node.min_properties.filter(|min| length < *min) {
             self.invalid(path, Value::Int(length as i64), &format!("should have at least {min} properties"));
@@ -212,11 +227,15 @@ impl Check<'_> {
             self.errors.push(FieldError::too_many(path, object.len(), max as usize));
         }
         for (key, member) in object {
-            match (node.properties.get(key), &node.additional) {
-                (Some(inner), _) => self.value(inner, member, &join(path, key)),
-                (None, Additional::Of(inner)) => self.value(inner, member, &join(path, key)),
-                _ => {}
-            }
+            let inner: &Node = match (node.properties.get(key), &node.additional) {
+                (Some(inner), _) => inner,
+                (None, Additional::Of(inner)) => inner,
+                _ => continue,
+            };
+            // That these changed cannot be seen: both objects are in one version.
+            let is_type = path.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
+            let was = old.filter(|_| !is_type).and_then(|old| old.member(key));
+            self.value(inner, member, was, &join(path, key));
         }
         for key in node.required.iter().filter(|key| !object.contains_key(*key)) {
             self.errors.push(FieldError::required(join(path, key), ""));
