@@ -10,6 +10,22 @@ use crate::view;
 /// Resources of core kinds that quotas also know by their plain plural.
 const PLAIN_COUNTS: [&str; 4] = ["configmaps", "secrets", "resourcequotas", "replicationcontrollers"];
 const BY_CLASS: &str = ".storageclass.storage.k8s.io/";
+const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// What a claim for all devices of a class may get at most.
+const DEVICES_MAX: i64 = 32;
+
+/// What the quota controller counts anew when objects go; of all else, that one went is booked here.
+const RECOUNTED: [&str; 16] = [
+    "count/configmaps", "count/secrets", "count/resourcequotas", "count/replicationcontrollers", "count/pods",
+    "count/services", "count/serviceaccounts", "count/persistentvolumeclaims", "count/endpoints",
+    "count/deployments.apps", "count/replicasets.apps", "count/statefulsets.apps", "count/daemonsets.apps",
+    "count/jobs.batch", "count/cronjobs.batch", "count/endpointslices.discovery.k8s.io",
+];
+
+/// Whether somebody else sees that an object of the request's kind is gone.
+pub fn is_recounted(request: &AdmissionRequest) -> bool {
+    RECOUNTED.contains(&&*object_count(request))
+}
 
 /// Whether the request may change what quotas count.
 pub fn is_counted(request: &AdmissionRequest) -> bool {
@@ -24,10 +40,14 @@ pub fn is_counted(request: &AdmissionRequest) -> bool {
         (Operation::Update, "") if is_core("pods") => {
             request.old.as_deref().is_some_and(|old| has_deadline(old) != has_deadline(&request.object))
         }
-        (Operation::Update, "") => is_core("services") || is_core("persistentvolumeclaims"),
+        (Operation::Update, "") => is_core("services") || is_core("persistentvolumeclaims") || is_claim(request),
         (Operation::Update, "status") => is_core("persistentvolumeclaims"),
         _ => false,
     }
+}
+
+fn is_claim(request: &AdmissionRequest) -> bool {
+    request.is("resource.k8s.io", "resourceclaims")
 }
 
 fn object_count(request: &AdmissionRequest) -> String {
@@ -38,6 +58,9 @@ fn object_count(request: &AdmissionRequest) -> String {
 pub fn counts(request: &AdmissionRequest, name: &str) -> bool {
     if name == object_count(request) {
         return true;
+    }
+    if is_claim(request) {
+        return name.ends_with(DEVICES);
     }
     if !request.group.is_empty() {
         return false;
@@ -70,6 +93,12 @@ pub fn of(request: &AdmissionRequest, object: &Value, now: i64) -> Resources {
     let mut usage = Resources::default();
     let count = |n: usize| Quantity::from_int(n as i64, Format::DecimalSI);
     usage.0.insert(object_count(request), count(1));
+    if is_claim(request) {
+        for asked in object.list_at(&["spec", "devices", "requests"]) {
+            usage.add(&devices(asked));
+        }
+        return usage;
+    }
     if !request.group.is_empty() {
         return usage;
     }
@@ -124,6 +153,28 @@ pub fn of(request: &AdmissionRequest, object: &Value, now: i64) -> Resources {
         _ => {}
     }
     usage
+}
+
+/// The devices of each class that one request of a claim may get: of alternatives, the most.
+fn devices(request: &Value) -> Resources {
+    let alternatives = request.list_at(&["firstAvailable"]);
+    let exactly = request.get(&["exactly"]).filter(|exactly| !exactly.is_null());
+    let mut most = Resources::default();
+    for asked in
+        if alternatives.is_empty() { exactly.map(std::slice::from_ref).unwrap_or_default() } else { alternatives }
+    {
+        let number = match asked.str_at(&["allocationMode"]) {
+            "ExactCount" => asked.i64_at(&["count"]).unwrap_or(0),
+            "All" => DEVICES_MAX,
+            _ => 0,
+        };
+        let number = Quantity::from_int(number, Format::DecimalSI);
+        let name = format!("{}{DEVICES}", asked.str_at(&["deviceClassName"]));
+        if most.get(&name).is_none_or(|held| held.compare(number).is_lt()) {
+            most.0.insert(name, number);
+        }
+    }
+    most
 }
 
 fn of_compute(requests: &Resources, limits: &Resources) -> Vec<(String, Quantity)> {

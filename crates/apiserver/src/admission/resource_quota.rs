@@ -62,6 +62,47 @@ impl ResourceQuota {
     }
 }
 
+/// Gives back what an object used that is gone, if nobody counts its kind anew.
+pub(crate) fn give_back(server: &Server, request: AdmissionRequest) {
+    let has_quotas = || !cluster::is_empty(server, RESOURCE_QUOTAS, &request.namespace);
+    if request.namespace.is_empty() || usage::is_recounted(&request) || !has_quotas() {
+        return;
+    }
+    let server = server.clone();
+    tokio::spawn(async move {
+        for _ in 0..ATTEMPTS {
+            let changed = less(server.list(RESOURCE_QUOTAS, &request.namespace), &request, server.now());
+            match write(&server, &request.namespace, changed).await {
+                Ok(false) => {}
+                Ok(true) => return,
+                Err(status) => return tracing::warn!(request.namespace, message = %status.message, "quota"),
+            }
+        }
+    });
+}
+
+/// The quotas that count the object of a deletion, without it.
+pub(super) fn less(quotas: Vec<Arc<Value>>, request: &AdmissionRequest, now: i64) -> Vec<Value> {
+    let Some(gone) = request.old.as_deref() else { return Vec::new() };
+    let held = usage::of(request, gone, now);
+    let without = |quota: Arc<Value>| {
+        let before = Resources::of(&quota["status"], "used");
+        let mut after = before.clone();
+        for (resource, used) in &mut after.0 {
+            if let Some(held) = held.get(resource).filter(|_| usage::counts(request, resource)) {
+                *used = if used.compare(held).is_gt() { used.minus(held) } else { Quantity::default() };
+            }
+        }
+        let changes = after.to_value() != before.to_value() && usage::is_in_scope(&quota, request, gone);
+        changes.then(|| {
+            let mut quota = (*quota).clone();
+            quota.set(&["status", "used"], after.to_value());
+            quota
+        })
+    };
+    quotas.into_iter().filter_map(without).collect()
+}
+
 /// False if somebody else was faster with one of them: what was written then is counted in the next round.
 async fn write(server: &Server, namespace: &str, quotas: Vec<Value>) -> Result<bool, Status> {
     for quota in quotas {

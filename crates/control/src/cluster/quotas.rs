@@ -128,10 +128,11 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
     plan
 }
 
-/// A count of a kind that no row follows.
+/// A count of a kind that no row follows: the API server gives back what goes.
 fn is_foreign(name: &str) -> bool {
-    name.starts_with("count/")
-        && !COUNTED.iter().any(|(counted, ..)| *counted == name || name.strip_prefix("count/") == Some(counted))
+    let is_counted =
+        || COUNTED.iter().any(|(counted, ..)| *counted == name || name.strip_prefix("count/") == Some(counted));
+    name.ends_with(".deviceclass.resource.k8s.io/devices") || name.starts_with("count/") && !is_counted()
 }
 
 fn add(usage: &mut Usage, name: &str, amount: Quantity) {
