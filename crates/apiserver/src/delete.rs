@@ -6,7 +6,7 @@ use schema::{Value, json, time, yaml};
 use store::{Guard, Write};
 
 use crate::admission::Operation;
-use crate::behaviours::{Cx, Dependents};
+use crate::behaviours::Dependents;
 use crate::cache::Entry;
 use crate::call::{Call, decode_other};
 use crate::kind::{Kind, builtin};
@@ -144,7 +144,6 @@ impl Call {
                 self.server.validate(&mut request).await?;
                 validated_at = Some(entry.revision);
             }
-            let cx = Cx { server: &self.server, user: &self.user, kind, subresource: "", dry_run: options.dry_run };
             match decide(kind, &old, &mut options, self.server.now()) {
                 Step::Wait => return Ok(Deleted::Pending(entry)),
                 Step::Mark(object) => {
@@ -182,7 +181,7 @@ impl Call {
                     let writes = put.into_iter().chain([Write::Delete { key: key.clone() }]).collect();
                     match self.server.commit(vec![guard], writes).await {
                         Ok(revisions) => {
-                            (kind.strategy.deleted)(&cx, &old);
+                            self.left(kind, &old);
                             let revision = revisions.last().copied().filter(|&r| r > 0).unwrap_or(entry.revision);
                             let last = match marked {
                                 Some(stored) => Entry::new(key, revision, &stored),

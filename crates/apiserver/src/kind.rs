@@ -47,6 +47,8 @@ pub struct Custom {
     /// JSON paths of the scale subresource: spec, status, label selector.
     pub scale: Option<ScalePaths>,
     pub has_status: bool,
+    /// The definition goes: nothing new comes.
+    pub is_terminating: bool,
     pub storage_api_version: String,
 }
 
@@ -144,6 +146,23 @@ impl Kind {
 
     pub fn subresource(&self, name: &str) -> Option<&schema::Subresource> {
         self.resource.subresources.iter().find(|s| &*s.name == name)
+    }
+
+    /// The fields that a request to the resource or a subresource cannot set.
+    pub fn resets(&self, subresource: &str) -> &'static [&'static str] {
+        match (&*self.resource.group, &*self.resource.plural, subresource) {
+            ("certificates.k8s.io", "certificatesigningrequests", "") => &["spec", "status"],
+            ("certificates.k8s.io", "certificatesigningrequests", "status") => &["spec", "status.conditions"],
+            ("certificates.k8s.io", "certificatesigningrequests", "approval") => &["spec", "status.certificate"],
+            (.., "") if self.custom.as_ref().is_some_and(|custom| !custom.has_status) => &[],
+            (.., "") | ("", "namespaces", "finalize") => &["status"],
+            ("apps", "deployments", "status") => &["spec", "metadata.labels"],
+            ("", "pods", "status") => &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"],
+            ("" | "apps" | "autoscaling" | "batch" | "policy", _, "status")
+            | ("networking.k8s.io", "ingresses", "status") => &["spec"],
+            (.., "status") => &["metadata", "spec"],
+            _ => &[],
+        }
     }
 
     /// apiVersion and kind of what a subresource, or the resource itself, takes.

@@ -13,7 +13,7 @@ use crate::write::{Part, Produced, Update};
 use crate::{Status, meta, negotiate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Json,
     Merge,
     Strategic,
@@ -25,7 +25,7 @@ const ALL: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 
-fn format_of(call: &Call) -> Result<Format> {
+pub fn format_of(call: &Call) -> Result<Format> {
     let header = negotiate::join_header(&call.headers, http::header::CONTENT_TYPE);
     let media = header.split(';').next().unwrap_or("").trim();
     let custom = call.kind.custom.is_some();
@@ -39,7 +39,7 @@ fn format_of(call: &Call) -> Result<Format> {
     }
 }
 
-fn patch_error(error: PatchError) -> Status {
+pub fn patch_error(error: PatchError) -> Status {
     match error {
         PatchError::Malformed(why) => Status::bad_request(why),
         PatchError::Unprocessable(_) => Status::unprocessable(),
@@ -71,7 +71,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
     let strict = options.field_validation == FieldValidation::Strict;
     let mut warnings = Vec::new();
     let patched = if format == Format::Apply {
-        let (config, repeated) = parse_apply(body, &kind)?;
+        let (config, repeated) = parse_apply(body, &kind.api_version, kind.kind())?;
         let now = call.server.now_text();
         let produce = |old: Option<&Value>| {
             let given = config.str_at(&["metadata", "uid"]);
@@ -86,6 +86,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
                 api_version: &kind.api_version,
                 subresource: &subresource,
                 now: &now,
+                resets: kind.resets(&subresource),
             };
             let applied = apply::apply(kind.table(), &kind.ty, old, &config, writer, options.force);
             let applied = applied.map_err(apply_error)?;
@@ -174,7 +175,7 @@ fn check_identity(kind: &Kind, object: &Value) -> Result<()> {
     Ok(())
 }
 
-fn check_options(format: Format, call: &Call, options: &WriteOptions) -> Result<()> {
+pub fn check_options(format: Format, call: &Call, options: &WriteOptions) -> Result<()> {
     let mut errors = Vec::new();
     if format == Format::Apply {
         if options.field_manager.is_empty() {
@@ -203,14 +204,14 @@ fn unknown_members(patch: &Value) -> impl Iterator<Item = String> {
 }
 
 /// The applied configuration as it was written, as only what it says is owned; and its repeated keys.
-fn parse_apply(body: &[u8], kind: &Kind) -> Result<(Value, Option<String>)> {
+pub fn parse_apply(body: &[u8], wanted_version: &str, wanted_kind: &str) -> Result<(Value, Option<String>)> {
     let parsed = yaml::parse(body).map_err(|e| Status::bad_request(format!("error encoding patch: {e}")))?;
     let mut config = parsed.value;
     if config.as_object().is_none() {
         return Err(Status::bad_request("error decoding patch: the patch is no object"));
     }
     let (api_version, name) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
-    if api_version != &*kind.api_version || name != kind.kind() {
+    if api_version != wanted_version || name != wanted_kind {
         let group_version = if api_version.contains('/') { api_version.into() } else { format!("/{api_version}") };
         return Err(Status::bad_request(format!("invalid object type: {group_version}, Kind={name}")));
     }
@@ -218,7 +219,7 @@ fn parse_apply(body: &[u8], kind: &Kind) -> Result<(Value, Option<String>)> {
     Ok((config, parsed.problems.first().map(|repeated| format!("error converting YAML to JSON: {repeated}"))))
 }
 
-fn apply_error(error: apply::ApplyError) -> Status {
+pub fn apply_error(error: apply::ApplyError) -> Status {
     match error {
         apply::ApplyError::Conflicts(ref conflicts) => {
             let causes = conflicts.iter().map(|c| Cause {

@@ -1,15 +1,10 @@
-//! Subresources with a type or a meaning of their own: scale, binding, eviction, token, and parts of an object.
-
-use std::sync::Arc;
+//! Subresources with a type or a meaning of their own: binding, eviction, token, and parts of an object.
 
 use http::Method;
-use schema::{MessageId, Type, Value, json, patch, selector::LabelSelector, validate::ErrorKind};
+use schema::{Value, selector::LabelSelector, validate::ErrorKind};
 
 use crate::admission::Operation;
 use crate::call::Call;
-use crate::encode::message_of;
-use crate::kind::{Kind, builtin};
-use crate::negotiate;
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::patch::patch as patch_object;
 use crate::reply::{self, Reply};
@@ -27,7 +22,7 @@ pub async fn serve(call: Call, method: Method, body: &[u8]) -> Result<Reply> {
         return Err(Status::method_not_allowed());
     }
     match (subresource.as_str(), &method) {
-        ("scale", _) => scale(call, method, body).await,
+        ("scale", _) => crate::scale::serve(call, method, body).await,
         ("binding", &Method::POST) => {
             let binding = call.decode_other(body, "v1", "Binding")?;
             bind(call, &name, binding).await
@@ -42,7 +37,7 @@ pub async fn serve(call: Call, method: Method, body: &[u8]) -> Result<Reply> {
 }
 
 impl Call {
-    fn update_of(&self, subresource: &'static str, options: WriteOptions) -> Update<'static> {
+    pub(crate) fn update_of(&self, subresource: &'static str, options: WriteOptions) -> Update<'static> {
         Update {
             kind: self.kind.clone(),
             namespace: self.info.namespace.clone(),
@@ -57,192 +52,13 @@ impl Call {
     }
 
     /// The object that the request names, as it is now.
-    async fn current(&self) -> Result<Value> {
+    pub(crate) async fn current(&self) -> Result<Value> {
         self.server.consistent().await?;
         let storage = self.kind.storage()?;
         let entry = storage.get(&storage.key(&self.info.namespace, &self.info.name));
         let entry = entry.ok_or_else(|| Status::not_found(&self.kind.group_resource(), &self.info.name))?;
         self.server.object(&self.kind, &entry).await
     }
-}
-
-// ---- scale
-
-/// Where a kind keeps what `Scale` shows.
-fn scale_paths(kind: &Kind) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let split =
-        |path: &str| path.trim_start_matches('.').split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect();
-    match kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
-        Some(paths) => (split(&paths.spec), split(&paths.status), split(&paths.selector)),
-        None => (split("spec.replicas"), split("status.replicas"), split("spec.selector")),
-    }
-}
-
-fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
-    path.iter().try_fold(value, |v, key| v.member(key))
-}
-
-/// A selector in its string form.
-pub fn selector_text(selector: &Value) -> String {
-    if let Some(text) = selector.as_str() {
-        return text.into();
-    }
-    let plain =
-        selector.as_object().is_some_and(|o| !o.contains_key("matchLabels") && !o.contains_key("matchExpressions"));
-    let (labels, expressions) =
-        if plain { (selector, &Value::Null) } else { (&selector["matchLabels"], &selector["matchExpressions"]) };
-    let mut terms: Vec<(String, String)> = labels
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(k, v)| (k.to_string(), format!("{k}={}", v.as_str().unwrap_or(""))))
-        .collect();
-    for expression in expressions.as_list().into_iter().flatten() {
-        let key = expression.str_at(&["key"]);
-        let mut values: Vec<&str> = expression.list_at(&["values"]).iter().filter_map(Value::as_str).collect();
-        values.sort_unstable();
-        let values = values.join(",");
-        let text = match expression.str_at(&["operator"]) {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "Exists" => key.to_owned(),
-            _ => format!("!{key}"),
-        };
-        terms.push((key.to_owned(), text));
-    }
-    terms.sort();
-    terms.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(",")
-}
-
-fn to_scale(kind: &Kind, object: &Value) -> Value {
-    let (spec, status, selector) = scale_paths(kind);
-    let mut scale = Value::object([("apiVersion", "autoscaling/v1".into()), ("kind", "Scale".into())]);
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(value) = object.get(&["metadata", field]) {
-            scale.set(&["metadata", field], value.clone());
-        }
-    }
-    let replicas = at(object, &spec).and_then(Value::as_i64).unwrap_or(0);
-    scale.set(&["spec"], Value::object::<&str>([]));
-    if replicas != 0 {
-        scale.set(&["spec", "replicas"], replicas);
-    }
-    scale.set(&["status", "replicas"], at(object, &status).and_then(Value::as_i64).unwrap_or(0));
-    if let Some(selector) = at(object, &selector).filter(|s| !s.is_empty()) {
-        scale.set(&["status", "selector"], selector_text(selector));
-    }
-    scale
-}
-
-async fn scale(mut call: Call, method: Method, body: &[u8]) -> Result<Reply> {
-    let kind = call.kind.clone();
-    let encoding = call.accepted.encoding;
-    if matches!(method, Method::GET | Method::HEAD) {
-        let object = call.current().await?;
-        let (spec, ..) = scale_paths(&kind);
-        if kind.custom.is_some() && at(&object, &spec).is_none() {
-            let path = spec.join(".");
-            return Err(Status::internal(format_args!("the spec replicas field \".{path}\" does not exist")));
-        }
-        return Ok(reply::value(200, &to_scale(&kind, &object), encoding));
-    }
-    let patching = method == Method::PATCH;
-    let options =
-        WriteOptions::parse(&call.query, if patching { "PatchOptions" } else { "UpdateOptions" }, call.user_agent())?;
-    let id = message_of("autoscaling/v1", "Scale").ok_or_else(|| Status::internal("no type Scale"))?;
-    let content = negotiate::join_header(&call.headers, http::header::CONTENT_TYPE);
-    if patching {
-        call.patched(body);
-    }
-    let given = if patching { None } else { Some(call.decode_other(body, "autoscaling/v1", "Scale")?) };
-    let (spec, ..) = scale_paths(&kind);
-    let name = call.info.name.clone();
-    let update = call.update_of("scale", options.clone());
-    let make = {
-        let kind = kind.clone();
-        move |old: &Value| -> Result<Value> {
-            let before = to_scale(&kind, old);
-            let after = match &given {
-                Some(given) => given.clone(),
-                None => patched(before.clone(), &content, body, id)?,
-            };
-            let wanted = after.str_at(&["metadata", "resourceVersion"]);
-            if !wanted.is_empty() && wanted != old.str_at(&["metadata", "resourceVersion"]) {
-                return Err(Status::modified(&kind.group_resource(), &name));
-            }
-            let uid = after.str_at(&["metadata", "uid"]);
-            if !uid.is_empty() && uid != old.str_at(&["metadata", "uid"]) {
-                let why = format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    old.str_at(&["metadata", "uid"])
-                );
-                return Err(Status::conflict(&kind.group_resource(), &name, &why));
-            }
-            let given_name = after.str_at(&["metadata", "name"]);
-            if !given_name.is_empty() && given_name != name {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({given_name}) does not match the name on the URL ({name})"
-                )));
-            }
-            let replicas = after.i64_at(&["spec", "replicas"]).unwrap_or(0);
-            if replicas < 0 {
-                let detail = "must be greater than or equal to 0";
-                let error = field_error(ErrorKind::Invalid, "spec.replicas", replicas.into(), detail);
-                return Err(Status::invalid("autoscaling", "Scale", &name, vec![error]));
-            }
-            let mut new = old.clone();
-            let path: Vec<&str> = spec.iter().map(String::as_str).collect();
-            new.set(&path, replicas);
-            Ok(new)
-        }
-    };
-    // Admission sees the Scale, once.
-    let old = call.current().await?;
-    let mut request = call.admission(
-        &kind,
-        Operation::Update,
-        &call.info.name,
-        &call.info.namespace,
-        "scale",
-        options.to_value("UpdateOptions"),
-        options.dry_run,
-    );
-    request.object = to_scale(&kind, &make(&old)?);
-    request.old = Some(Arc::new(to_scale(&kind, &old)));
-    call.server.mutate(&mut request).await?;
-    call.server.validate(&mut request).await?;
-    let produce = |old: Option<&Value>| {
-        let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &update.name))?;
-        Ok(Some(Produced::new(make(old)?)))
-    };
-    let written = call.update(&update, &produce).await?;
-    let object = call.server.object(&kind, &written.entry).await?;
-    Ok(reply::value(200, &to_scale(&kind, &object), encoding))
-}
-
-fn patched(before: Value, content_type: &str, body: &[u8], id: MessageId) -> Result<Value> {
-    let media = content_type.split(';').next().unwrap_or("").trim();
-    let parse = || json::parse(body).map_err(|e| Status::bad_request(e.message));
-    let result = match media {
-        "application/json-patch+json" => patch::json_patch(before, &parse()?),
-        "application/merge-patch+json" => patch::merge_patch(before, &parse()?),
-        "application/strategic-merge-patch+json" => patch::strategic(builtin(), &Type::Message(id), before, parse()?),
-        "application/apply-patch+yaml" => {
-            let config = schema::yaml::parse(body).map_err(|e| Status::bad_request(e.to_string()))?.value;
-            patch::merge_patch(before, &config)
-        }
-        _ => {
-            return Err(Status::unsupported_media_type(&[
-                "application/json-patch+json", "application/merge-patch+json",
-                "application/strategic-merge-patch+json", "application/apply-patch+yaml",
-            ]));
-        }
-    };
-    let value = result.map_err(|e| match e {
-        patch::PatchError::Malformed(why) => Status::bad_request(why),
-        _ => Status::unprocessable(),
-    })?;
-    json::typed(builtin(), id, value).map(|d| d.value).map_err(|e| Status::bad_request(e.to_string()))
 }
 
 // ---- binding

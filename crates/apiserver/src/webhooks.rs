@@ -143,12 +143,7 @@ pub fn check(configuration: &Value) -> Vec<FieldError> {
 }
 
 /// The form in which a webhook wants to see a request, if it does.
-async fn wants(
-    server: &Server,
-    hook: &Hook,
-    request: &AdmissionRequest,
-    shown: &mut Shown,
-) -> Result<Option<Form>> {
+async fn wants(server: &Server, hook: &Hook, request: &AdmissionRequest, shown: &mut Shown) -> Result<Option<Form>> {
     let matched = Subject::new(server, request).and_then(|subject| subject.matched(&hook.config, "rules"));
     let Some(form) = matched else { return Ok(None) };
     shown.make(server, request, &form).await?;
@@ -284,7 +279,8 @@ async fn ask(
         return Err(Failure::Other(Status::bad_request(why)));
     }
     let Some((api_version, uid, review)) = review(server, hook, form, request, shown) else {
-        let why = "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
+        let why =
+            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
         return Err(Failure::Call(why.into()));
     };
     let seconds = hook.config.i64_at(&["timeoutSeconds"]).unwrap_or(TIMEOUT_SECONDS_DEFAULT).clamp(1, 30);
@@ -302,12 +298,7 @@ async fn ask(
 }
 
 /// The response of a review that belongs to what was asked. Of v1beta1 upstream never looked at what came back.
-fn verified(
-    mut answer: Value,
-    api_version: &str,
-    uid: &str,
-    mutating: bool,
-) -> std::result::Result<Value, String> {
+fn verified(mut answer: Value, api_version: &str, uid: &str, mutating: bool) -> std::result::Result<Value, String> {
     let Some(mut response) = answer.remove(&["response"]).filter(|r| !r.is_null()) else {
         return Err("webhook response was absent".to_owned());
     };

@@ -8,7 +8,7 @@ use schema::{Value, apply, time};
 use store::{Guard, Write};
 use tokio::time::Instant;
 
-use crate::admission::{AdmissionRequest, Operation, Turns};
+use crate::admission::{AdmissionRequest, Operation, Turns, give_back};
 use crate::behaviours::Cx;
 use crate::cache::Entry;
 use crate::call::{Call, match_name, match_namespace};
@@ -17,7 +17,7 @@ use crate::options::WriteOptions;
 use crate::read::store_error;
 use crate::reply::{self, Reply};
 use crate::status::{Result, field_error};
-use crate::{Attributes, Server, Status, meta, negotiate};
+use crate::{Attributes, Server, Status, crd_objects, meta, negotiate};
 
 const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// Attempts at a free generated name.
@@ -170,6 +170,10 @@ impl Call {
         options: &WriteOptions,
     ) -> Result<Written> {
         let Produced { mut object, managed } = produced;
+        if kind.custom.as_ref().is_some_and(|custom| custom.is_terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(&kind.group_resource(), object.str_at(&["metadata", "name"]), why));
+        }
         if !options.dry_run && !object.str_at(&["metadata", "resourceVersion"]).is_empty() {
             return Err(Status::version_on_create());
         }
@@ -320,6 +324,7 @@ impl Call {
             api_version: &kind.api_version,
             subresource,
             now: &now,
+            resets: kind.resets(subresource),
         };
         apply::update(kind.table(), &kind.ty, old, new, writer);
     }
@@ -340,19 +345,23 @@ impl Call {
         match &kind.custom {
             // Each rule of a field tells its own.
             Some(custom) => {
-                errors.extend(custom.rules.validate(&custom.schema, new, old));
+                let (more, warnings) = crd_objects::problems(custom, new, old, subresource);
+                errors.extend(more);
+                self.warnings.extend(warnings);
                 return errors;
             }
-            None => errors.extend(crate::rules::check(kind, new, old)),
-        }
-        let mut distinct: Vec<FieldError> = Vec::with_capacity(errors.len());
-        for error in errors {
-            // A rule and a behaviour may see the same fault.
-            if !distinct.iter().any(|e| e.field == error.field && e.kind == error.kind) {
-                distinct.push(error);
+            None => {
+                // A rule and a behaviour may see the same fault; what one of them says twice is two faults.
+                let known = errors.clone();
+                let is_known = |e: &FieldError| known.iter().any(|k| k.field == e.field && k.kind == e.kind);
+                for error in crate::rules::check(kind, new, old).into_iter().filter(|e| !is_known(e)) {
+                    if !errors.contains(&error) {
+                        errors.push(error);
+                    }
+                }
             }
         }
-        distinct
+        errors
     }
 
     /// Updates an object, again and again if others are faster and the change does not name a resourceVersion.
@@ -552,6 +561,16 @@ impl Call {
         }
     }
 
+    /// What follows when an object has left the store.
+    pub(crate) fn left(&self, kind: &Kind, object: &Arc<Value>) {
+        (kind.strategy.deleted)(&self.cx(kind, "", false), object);
+        let meta = |field| object.str_at(&["metadata", field]);
+        let (name, namespace) = (meta("name"), meta("namespace"));
+        let mut request = self.admission(kind, Operation::Delete, name, namespace, "", Value::Null, false);
+        request.old = Some(object.clone());
+        give_back(&self.server, request);
+    }
+
     /// The last finalizer is gone from an object that waits for it.
     async fn delete_by_update(
         &mut self,
@@ -569,7 +588,7 @@ impl Call {
         let guard = Guard { key: key.clone(), modified: entry.revision };
         match self.server.commit(vec![guard], vec![Write::Delete { key: key.clone() }]).await {
             Ok(_) => {
-                (kind.strategy.deleted)(&self.cx(kind, "", false), &object);
+                self.left(kind, &Arc::new(object));
                 Ok(Some(Written { entry: last, created: false }))
             }
             Err(store::Error::Conflict { .. }) => Ok(None),

@@ -48,10 +48,10 @@ pub fn answer(url: &str, review: &Value) -> Value {
 }
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const V1: &str = "/apis/example.com/v1/namespaces/default/points";
-const V2: &str = "/apis/example.com/v2/namespaces/default/points";
+pub const V1: &str = "/apis/example.com/v1/namespaces/default/points";
+pub const V2: &str = "/apis/example.com/v2/namespaces/default/points";
 
-fn definition(host: &str, review: &str) -> String {
+pub fn definition(host: &str, review: &str) -> String {
     format!(
         r#"{{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {{name: points.example.com}},
         spec: {{group: example.com, scope: Namespaced, names: {{plural: points, kind: Point}},
@@ -64,7 +64,7 @@ fn definition(host: &str, review: &str) -> String {
     )
 }
 
-async fn serve(f: &Fixture, definition: &str) {
+pub async fn serve(f: &Fixture, definition: &str) {
     f.post(DEFINITIONS, definition).await.is(201);
     for _ in 0..500 {
         if f.get("/apis/example.com/v1").await.code == 200 {
@@ -87,7 +87,7 @@ async fn change(f: &Fixture, patch: &str, path: &str, code: u16) {
     panic!("{path} does not become {code}: {}", f.get(path).await.text());
 }
 
-fn point(version: &str, name: &str, fields: &str) -> String {
+pub fn point(version: &str, name: &str, fields: &str) -> String {
     format!("{{apiVersion: example.com/{version}, kind: Point, metadata: {{name: {name}}}, {fields}}}")
 }
 

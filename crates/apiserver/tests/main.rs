@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
+mod admission;
 mod audit;
 mod cluster;
 mod conversion;
+mod definitions;
 mod documents;
 mod encryption;
 mod fairness;

@@ -4,9 +4,9 @@ use apiserver::admission::policies::{Mutating, Validating};
 
 use crate::harness::{Fixture, config};
 
-const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+pub const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
-async fn fixture() -> Fixture {
+pub async fn fixture() -> Fixture {
     Fixture::with(|store| {
         let mut config = config(store);
         config.admission = vec![Box::<Mutating>::default(), Box::<Validating>::default()];
@@ -15,17 +15,17 @@ async fn fixture() -> Fixture {
     .await
 }
 
-fn policy(name: &str, resources: &str, rest: &str) -> String {
+pub fn policy(name: &str, resources: &str, rest: &str) -> String {
     format!(
         "{{metadata: {{name: {name}}}, spec: {{matchConstraints: {{resourceRules: [{{apiGroups: [\"\", apps, stable.example.com], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [{resources}]}}]}}, {rest}}}}}"
     )
 }
 
-fn binding(name: &str, policy: &str, rest: &str) -> String {
+pub fn binding(name: &str, policy: &str, rest: &str) -> String {
     format!("{{metadata: {{name: {name}}}, spec: {{policyName: {policy}, {rest}}}}}")
 }
 
-fn deployment(name: &str, replicas: i64) -> String {
+pub fn deployment(name: &str, replicas: i64) -> String {
     format!(
         "{{metadata: {{name: {name}}}, spec: {{replicas: {replicas}, selector: {{matchLabels: {{a: b}}}}, template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}}}"
     )
@@ -164,7 +164,7 @@ async fn expressions_are_checked_against_types() {
     assert!(at(2).1.contains("undefined field 'maxRetries'"));
 }
 
-fn mutation(expression: &str) -> String {
+pub fn mutation(expression: &str) -> String {
     if expression.starts_with("Object") {
         format!("{{patchType: ApplyConfiguration, applyConfiguration: {{expression: \"{expression}\"}}}}")
     } else {

@@ -33,6 +33,19 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
         response.set(&["patch"], STANDARD.encode(patch));
         response.set(&["patchType"], "JSONPatch");
         response.set(&["warnings"], Value::list(["touched"]));
+    } else if let Some(letter) = target.url.strip_prefix("https://append/") {
+        let log = review["request"]["object"]["metadata"]["annotations"]["log"].as_str().unwrap_or("").to_owned();
+        let patch = format!(r#"[{{"op":"add","path":"/metadata/annotations/log","value":"{log}{letter}"}}]"#);
+        response.set(&["patch"], STANDARD.encode(patch));
+        response.set(&["patchType"], "JSONPatch");
+        response.set(&["auditAnnotations", "log"], log);
+    } else if let Some((path, value)) = target.url.strip_prefix("https://patch").and_then(|p| p.split_once('=')) {
+        let patch = relaxed(&format!("[{{op: add, path: \"{path}\", value: {value}}}]"));
+        response.set(&["patch"], STANDARD.encode(patch));
+        response.set(&["patchType"], "JSONPatch");
+    } else if target.url.starts_with("https://tell") {
+        response.set(&["allowed"], false);
+        response.set(&["status", "message"], told(&review["request"]));
     } else if target.url.starts_with("https://deny") {
         let bad = review["request"]["object"]["data"]["bad"].as_str().is_some();
         response.set(&["allowed"], !bad);
@@ -41,8 +54,31 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
     } else {
         return Err(Status::unavailable("nobody there"));
     }
-    let answer = Value::object([("response", response)]);
+    let answer = Value::object([
+        ("apiVersion", review["apiVersion"].clone()),
+        ("kind", review["kind"].clone()),
+        ("response", response),
+    ]);
     Ok(Response::new(body::full(answer.to_string())))
+}
+
+/// What a webhook sees of a request, in short.
+fn told(request: &Value) -> String {
+    let of = |field: &str, last: &str| {
+        let (group, version) = (request.str_at(&[field, "group"]), request.str_at(&[field, "version"]));
+        format!("{group}/{version}/{}", request.str_at(&[field, last]))
+    };
+    let (mut object, mut old) = (request["object"].clone(), request["oldObject"].clone());
+    object.remove(&["metadata"]);
+    old.remove(&["metadata"]);
+    format!(
+        "{} {} {} {} {} {object} {old}",
+        of("kind", "kind"),
+        of("resource", "resource"),
+        of("requestKind", "kind"),
+        of("requestResource", "resource"),
+        request.str_at(&["subResource"]),
+    )
 }
 
 fn hook(kind: &str, url: &str, policy: &str) -> String {

@@ -66,8 +66,13 @@ fn main() {
             }
         });
         let ty = Type::Message(id);
-        let writer =
-            apply::Writer { manager: "bench", api_version: "v1", subresource: "", now: "2026-11-22T17:46:12Z" };
+        let writer = apply::Writer {
+            manager: "bench",
+            api_version: "v1",
+            subresource: "",
+            now: "2026-11-22T17:46:12Z",
+            resets: &["status"],
+        };
         let mut changed = decoded.value.clone();
         changed.set(&["metadata", "labels", "new"], "label");
         measure("managedFields of an update", text.len(), 500, || {

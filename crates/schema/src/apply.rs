@@ -23,16 +23,8 @@ pub struct Writer<'a> {
     /// Empty for the main resource, else `status`, `scale`, …
     pub subresource: &'a str,
     pub now: &'a str,
-}
-
-/// The fields which a request cannot set, and so cannot own: upstream's reset fields. A custom resource's main
-/// request may set its status, unless that is a subresource; then the server has put the old one back.
-fn reset_fields(typed: Typed<'_>, writer: Writer<'_>) -> Set {
-    match writer.subresource {
-        "" if typed.is_built_in() => Set::of_fields(&["status"]),
-        "status" => Set::of_fields(&["spec", "metadata.labels"]),
-        _ => Set::default(),
-    }
+    /// The fields (`status`, `metadata.labels`) which the request cannot set, and so cannot own.
+    pub resets: &'a [&'a str],
 }
 
 /// A field that another manager owns with another value.
@@ -173,7 +165,16 @@ fn entries(object: Option<&Value>) -> Option<Vec<Entry>> {
             fields: row.member("fieldsV1").map_or_else(|| Fields::of(&Set::default()), Fields::read),
         })
     };
-    rows.iter().map(entry).collect()
+    let mut out: Vec<Entry> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let entry = entry(row)?;
+        // Of two rows of one manager the last one counts.
+        match out.iter_mut().find(|e| e.same(&entry)) {
+            Some(known) => *known = entry,
+            None => out.push(entry),
+        }
+    }
+    Some(out)
 }
 
 fn rows(mut entries: Vec<Entry>) -> Vec<Value> {
@@ -268,7 +269,7 @@ fn record(
     writer: Writer<'_>,
     manager: &str,
 ) -> Vec<Entry> {
-    let changes = typed.compare(before, after).without(&reset_fields(typed, writer));
+    let changes = typed.compare(before, after).without(&Set::of_fields(writer.resets));
     let taken = changes.modified.union(&changes.added);
     for entry in &mut entries {
         if entry.fields.is_touched_by(&taken) || entry.fields.is_touched_by(&changes.removed) {
@@ -443,7 +444,7 @@ fn merge(
     writer: Writer<'_>,
     force: bool,
 ) -> Result<(Value, Vec<Entry>), ApplyError> {
-    let ignored = reset_fields(typed, writer);
+    let ignored = Set::of_fields(writer.resets);
     let merged = typed.merge(Some(live), Some(config)).unwrap_or_default();
     let own = typed.field_set(config).without(&ignored);
     let mine = Entry::new(writer, writer.manager, true, &own);
@@ -509,6 +510,50 @@ fn last_applied_fields(typed: Typed<'_>, live: &Value, writer: Writer<'_>) -> Ve
     let changes = typed.compare(&applied, live);
     let set = typed.field_set(&applied);
     set.difference(&changes.modified).difference(&changes.added).difference(&changes.removed).paths()
+}
+
+const SCALE_VERSION: &str = "autoscaling/v1";
+const SCALE_REPLICAS: &str = "spec.replicas";
+
+/// What a Scale's managedFields say of the replicas that `object` has at a dotted path.
+pub fn to_scale(object: &Value, replicas: &str) -> Vec<Value> {
+    let path = Set::of_fields(&[replicas]);
+    let mut entries = entries(Some(object)).unwrap_or_default();
+    entries.retain(|entry| !entry.fields.set().intersection(&path).is_empty());
+    for entry in &mut entries {
+        entry.api_version = SCALE_VERSION.to_owned();
+        entry.fields = Fields::of(&Set::of_fields(&[SCALE_REPLICAS]));
+    }
+    rows(entries)
+}
+
+/// Gives an object the managedFields that its Scale has after an update. As upstream has it, what an updater owned is
+/// its own no longer and what is new has no time.
+pub fn from_scale(object: &mut Value, scale: &Value, api_version: &str, replicas: &str) {
+    let path = Set::of_fields(&[replicas]);
+    let mut of_scale = entries(Some(scale)).unwrap_or_default();
+    let of_object = entries(Some(object)).unwrap_or_default();
+    let mut out = Vec::new();
+    for mut entry in of_object.iter().cloned() {
+        let set = entry.fields.set();
+        if !set.intersection(&path).is_empty() {
+            match of_scale.iter().position(|e| e.same(&entry)) {
+                Some(at) => drop(of_scale.remove(at)),
+                None => entry.fields = Fields::of(&set.difference(&path)),
+            }
+        }
+        if !entry.fields.is_empty() {
+            out.push(entry);
+        }
+    }
+    let scale_path = Set::of_fields(&[SCALE_REPLICAS]);
+    for mut entry in of_scale.into_iter().filter(|e| !e.fields.set().intersection(&scale_path).is_empty()) {
+        entry.time = of_object.iter().find(|e| e.same(&entry)).and_then(|e| e.time.clone());
+        entry.api_version = api_version.to_owned();
+        entry.fields = Fields::of(&path);
+        out.push(entry);
+    }
+    set_entries(object, out);
 }
 
 /// If `new` is `live` but for the times in managedFields (and what every write sets), gives it live's times;

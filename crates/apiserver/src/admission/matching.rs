@@ -14,29 +14,36 @@ use crate::{Server, Status};
 
 pub const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Labels and names that selectors look at, of one request.
+/// What rules and selectors look at, of one request.
 pub struct Subject<'a> {
     server: &'a Server,
     request: &'a AdmissionRequest,
-    namespace_labels: Option<Value>,
+    /// `None`: it is in no namespace.
+    namespace_labels: OnceCell<Option<Value>>,
     others: OnceCell<Vec<Arc<Kind>>>,
 }
 
 impl<'a> Subject<'a> {
     /// `None`: what guards the guards is not asked about them.
     pub fn new(server: &'a Server, request: &'a AdmissionRequest) -> Option<Subject<'a>> {
-        if request.group == GROUP {
-            return None;
-        }
-        let namespace_labels = if request.is("", "namespaces") {
-            let object = if request.object.is_null() { request.old.as_deref() } else { Some(&request.object) };
-            object.map(|o| o["metadata"]["labels"].clone())
-        } else if request.namespace.is_empty() {
-            None
-        } else {
-            server.read("", "namespaces", "", &request.namespace).map(|n| n["metadata"]["labels"].clone())
+        let (namespace_labels, others) = (OnceCell::new(), OnceCell::new());
+        (request.group != GROUP).then_some(Subject { server, request, namespace_labels, others })
+    }
+
+    fn namespace_labels(&self) -> Option<&Value> {
+        let request = self.request;
+        let labels = || {
+            if request.is("", "namespaces") {
+                let object = if request.object.is_null() { request.old.as_deref() } else { Some(&request.object) };
+                object.map(|o| o["metadata"]["labels"].clone())
+            } else if request.namespace.is_empty() {
+                None
+            } else {
+                let namespace = self.server.read("", "namespaces", "", &request.namespace);
+                namespace.map(|n| n["metadata"]["labels"].clone())
+            }
         };
-        Some(Subject { server, request, namespace_labels, others: OnceCell::new() })
+        self.namespace_labels.get_or_init(labels).as_ref()
     }
 
     /// The form in which a webhook (`rules`) or a policy's constraints (`resourceRules` and `excludeResourceRules`) take
@@ -44,11 +51,11 @@ impl<'a> Subject<'a> {
     pub fn matched(&self, by: &Value, rules: &str) -> Option<Form> {
         let equivalent = by.str_at(&["matchPolicy"]) != "Exact";
         let named = by.list_at(&[rules]);
-        if !self.is_selected(by) || self.form(by.list_at(&["excludeResourceRules"]), equivalent).is_some() {
-            return None;
-        }
         // A binding without rules is about all that its policy is about.
-        if named.is_empty() && rules == "resourceRules" { Some(Form::Own) } else { self.form(named, equivalent) }
+        let is_all = named.is_empty() && rules == "resourceRules";
+        let form = if is_all { Form::Own } else { self.form(named, equivalent)? };
+        let is_excluded = self.form(by.list_at(&["excludeResourceRules"]), equivalent).is_some();
+        (!is_excluded && self.is_selected(by)).then_some(form)
     }
 
     /// The first rule that is about the request itself, or about another version of the same objects.
@@ -73,11 +80,13 @@ impl<'a> Subject<'a> {
 
     /// `namespaceSelector` and `objectSelector`.
     fn is_selected(&self, by: &Value) -> bool {
-        if self.namespace_labels.as_ref().is_some_and(|l| !selects(&by["namespaceSelector"], l)) {
+        let is_empty =
+            |selector: &Value| ["matchLabels", "matchExpressions"].iter().all(|field| selector[*field].is_empty());
+        let (of_namespace, selector) = (&by["namespaceSelector"], &by["objectSelector"]);
+        if !is_empty(of_namespace) && self.namespace_labels().is_some_and(|labels| !selects(of_namespace, labels)) {
             return false;
         }
-        let selector = &by["objectSelector"];
-        if ["matchLabels", "matchExpressions"].iter().all(|field| selector[*field].is_empty()) {
+        if is_empty(selector) {
             return true;
         }
         // What is not there has no labels that could be wrong, and is not selected either.

@@ -37,6 +37,7 @@ use schema::Value;
 use tokio::time::Instant;
 
 pub(crate) use certificates::may_use_signer;
+pub(crate) use resource_quota::give_back;
 pub use turns::Turns;
 
 use crate::{Server, Status, User, kind::Kind, reply::Warnings, request::GroupResource, seams::BoxFuture};

@@ -846,6 +846,23 @@ fn quotas() {
             "exceeded quota: q, requested: count/deployments.apps=1, used: count/deployments.apps=1, limited: count/deployments.apps=1",
         ),
     );
+    // Devices of a class: the most of what is an alternative, and as many as there can be where all are asked for.
+    let devices = |used: &str| json!({"gpu.deviceclass.resource.k8s.io/devices": used, "count/resourceclaims.resource.k8s.io": used});
+    let claim = create(
+        "resource.k8s.io/resourceclaims",
+        json!({"metadata": {"namespace": "ns", "name": "c"}, "spec": {"devices": {"requests": [
+            {"name": "a", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2}},
+            {"name": "b", "firstAvailable": [{"deviceClassName": "gpu", "allocationMode": "All"}, {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 1}]},
+        ]}}}),
+    );
+    let used = json!({"gpu.deviceclass.resource.k8s.io/devices": "35", "count/resourceclaims.resource.k8s.io": "2"});
+    check(&quota(devices("40"), devices("1"), json!({})), &claim, Ok(used.clone()));
+    let gone = AdmissionRequest { old: Some(Arc::new(claim.object.clone())), ..claim };
+    let left = super::resource_quota::less(quota(devices("40"), used, json!({})), &gone, 0);
+    assert_eq!(
+        left[0]["status"]["used"],
+        value(json!({"gpu.deviceclass.resource.k8s.io/devices": "1", "count/resourceclaims.resource.k8s.io": "1"}))
+    );
     // Scopes.
     let best_effort = quota(json!({"pods": "1"}), json!({"pods": "1"}), json!({"scopes": ["BestEffort"]}));
     check(&best_effort, &pod(sized("1")), Ok(Json::Null));

@@ -259,8 +259,7 @@ impl Trail {
         }
         let mut members = state.members.clone();
         members.insert("stage", stage.name().into());
-        members
-            .insert("stageTimestamp", micro(if stage == Stage::RequestReceived { self.received } else { now }));
+        members.insert("stageTimestamp", micro(if stage == Stage::RequestReceived { self.received } else { now }));
         if !state.annotations.is_empty() {
             members.insert("annotations", Value::Object(state.annotations.clone()));
         }

@@ -177,6 +177,18 @@ pub fn prepare_update(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
 /// Custom resources.
 pub static CUSTOM: Strategy = Strategy {
     generation: true,
+    keep_for_status: |kind, object, old| {
+        let written = |field: &str| object.get(&["metadata", field]).cloned();
+        let kept = [("managedFields", written("managedFields")), ("resourceVersion", written("resourceVersion"))];
+        keep_for_status(kind, object, old);
+        keep(object, old, &["metadata"]);
+        for (field, value) in kept {
+            match value {
+                Some(value) => object.set(&["metadata", field], value),
+                None => drop(object.remove(&["metadata", field])),
+            }
+        }
+    },
     unconditional_update: false,
     prepare_update: |cx, new, old| {
         bump_generation(new, old);

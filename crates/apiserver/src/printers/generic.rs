@@ -3,7 +3,7 @@
 use schema::Value;
 
 use super::{Cell, strings};
-use crate::subresources::selector_text;
+use crate::scale::selector_text;
 
 pub fn call(name: &str, cell: &Cell<'_>) -> Value {
     let value = cell.value();

@@ -127,7 +127,8 @@ async fn invocations<P>(
     }
     let matched: Vec<(Arc<Policy<P>>, Form, Vec<Arc<Binding>>)> = {
         let Some(subject) = Subject::new(server, request) else { return out };
-        let is_used = |binding: &&Arc<Binding>, policy: &Policy<P>| binding.is_of(&policy.name) && binding.is_matched(&subject);
+        let is_used =
+            |binding: &&Arc<Binding>, policy: &Policy<P>| binding.is_of(&policy.name) && binding.is_matched(&subject);
         let matched = policies.into_iter().filter_map(|policy| {
             let form = subject.matched(&policy.spec["matchConstraints"], "resourceRules")?;
             let used = bindings.iter().filter(|binding| is_used(binding, &policy)).cloned().collect();
