@@ -157,7 +157,25 @@ fn usage(world: &World, quota: &ResourceQuota, now: i64) -> Usage {
             of_pod(pod).into_iter().for_each(|(name, amount)| add(&mut usage, &name, amount));
         }
     }
-    // Scopes are about pods: a quota that has some counts nothing else.
+    let claims = world.of::<PersistentVolumeClaim>().in_namespace(namespace);
+    for claim in claims.filter(|claim| is_claim_in_scope(quota, claim)) {
+        if has_scopes {
+            add(&mut usage, "count/persistentvolumeclaims", number(1));
+        }
+        let class = class_of(&claim.metadata.annotations, claim.spec.storage_class_name.as_deref().unwrap_or_default());
+        let size =
+            |list: &BTreeMap<String, api::Quantity>| list.get("storage").and_then(|size| Quantity::parse(&size.0).ok());
+        let (asked, given) = (size(&claim.spec.resources.requests), size(&claim.status.allocated_resources));
+        let storage = asked.map(|asked| given.filter(|given| given.compare(asked).is_gt()).unwrap_or(asked));
+        for (name, amount) in [("persistentvolumeclaims", Some(number(1))), ("requests.storage", storage)] {
+            let Some(amount) = amount else { continue };
+            add(&mut usage, name, amount);
+            if !class.is_empty() {
+                add(&mut usage, &format!("{class}{BY_CLASS}{name}"), amount);
+            }
+        }
+    }
+    // Scopes are about pods and claims: a quota that has some counts nothing else.
     if has_scopes {
         return usage;
     }
@@ -179,20 +197,6 @@ fn usage(world: &World, quota: &ResourceQuota, now: i64) -> Usage {
         add(&mut usage, "services", number(1));
         add(&mut usage, "services.loadbalancers", number(usize::from(service.spec.r#type == "LoadBalancer")));
         add(&mut usage, "services.nodeports", number(ports));
-    }
-    for claim in world.of::<PersistentVolumeClaim>().in_namespace(namespace) {
-        let class = class_of(&claim.metadata.annotations, claim.spec.storage_class_name.as_deref().unwrap_or_default());
-        let size =
-            |list: &BTreeMap<String, api::Quantity>| list.get("storage").and_then(|size| Quantity::parse(&size.0).ok());
-        let (asked, given) = (size(&claim.spec.resources.requests), size(&claim.status.allocated_resources));
-        let storage = asked.map(|asked| given.filter(|given| given.compare(asked).is_gt()).unwrap_or(asked));
-        for (name, amount) in [("persistentvolumeclaims", Some(number(1))), ("requests.storage", storage)] {
-            let Some(amount) = amount else { continue };
-            add(&mut usage, name, amount);
-            if !class.is_empty() {
-                add(&mut usage, &format!("{class}{BY_CLASS}{name}"), amount);
-            }
-        }
     }
     usage
 }
@@ -289,6 +293,27 @@ fn is_in_scope(quota: &ResourceQuota, pod: &Pod) -> bool {
         }
         _ => false,
     };
+    scopes_hold(quota, holds)
+}
+
+fn is_claim_in_scope(quota: &ResourceQuota, claim: &PersistentVolumeClaim) -> bool {
+    let status = &claim.status;
+    let target = status.modify_volume_status.as_ref().map(|modify| &modify.target_volume_attributes_class_name);
+    let classes = claim.spec.volume_attributes_class_name.iter().chain(&status.current_volume_attributes_class_name);
+    let classes: Vec<&String> = classes.chain(target).filter(|class| !class.is_empty()).collect();
+    scopes_hold(quota, |scope: &str, operator: &str, values: &[String]| {
+        let is_listed = || classes.iter().any(|class| values.contains(class));
+        scope == "VolumeAttributesClass"
+            && match operator {
+                "In" => is_listed(),
+                "NotIn" => !is_listed(),
+                "DoesNotExist" => classes.is_empty(),
+                _ => !classes.is_empty(),
+            }
+    })
+}
+
+fn scopes_hold(quota: &ResourceQuota, holds: impl Fn(&str, &str, &[String]) -> bool) -> bool {
     let selected = quota.spec.scope_selector.as_ref().map_or(&[][..], |selector| &selector.match_expressions);
     quota.spec.scopes.iter().all(|scope| holds(scope, "Exists", &[]))
         && selected.iter().all(|of| holds(&of.scope_name, &of.operator, &of.values))
