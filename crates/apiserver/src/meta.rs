@@ -67,19 +67,23 @@ pub fn uid(random: &dyn crate::seams::Random) -> String {
     format!("{}-{}-{}-{}-{}", hex(&b[..4]), hex(&b[4..6]), hex(&b[6..8]), hex(&b[8..10]), hex(&b[10..]))
 }
 
-/// Drops repeated owner references; true if there were any.
-pub fn dedup_owners(value: &mut Value) -> bool {
-    let Some(list) = value.get_mut(&["metadata", "ownerReferences"]).and_then(Value::as_list_mut) else { return false };
-    let before = list.len();
-    let mut seen: Vec<Value> = Vec::with_capacity(before);
+/// Drops repeated owner references, of which it gives the uids.
+pub fn dedup_owners(value: &mut Value) -> Vec<String> {
+    let mut repeated = Vec::new();
+    let Some(list) = value.get_mut(&["metadata", "ownerReferences"]).and_then(Value::as_list_mut) else {
+        return repeated;
+    };
+    let mut seen: Vec<Value> = Vec::with_capacity(list.len());
     list.retain(|owner| {
         let fresh = !seen.contains(owner);
         if fresh {
             seen.push(owner.clone());
+        } else {
+            repeated.push(owner.str_at(&["uid"]).to_owned());
         }
         fresh
     });
-    list.len() != before
+    repeated
 }
 
 /// Sets a condition of the status; what does not change keeps its time.

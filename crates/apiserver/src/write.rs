@@ -15,7 +15,7 @@ use crate::call::{Call, match_name, match_namespace};
 use crate::kind::Kind;
 use crate::options::WriteOptions;
 use crate::read::store_error;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Reply, Warnings};
 use crate::status::{Result, field_error};
 use crate::{Attributes, Server, Status, crd_objects, meta, negotiate};
 
@@ -86,6 +86,7 @@ impl Server {
     }
 
     pub(crate) async fn mutate(&self, request: &mut AdmissionRequest) -> Result<()> {
+        let managed = request.object.get(&["metadata", "managedFields"]).cloned();
         for plugin in &self.inner.config.admission {
             plugin.mutate(self, request).await?;
         }
@@ -95,6 +96,16 @@ impl Server {
                 plugin.mutate(self, request).await?;
             }
         }
+        if let Err(why) = apply::check_rows(&request.object) {
+            request.warnings.push(format!(
+                ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
+            ));
+            match managed {
+                Some(managed) => request.object.set(&["metadata", "managedFields"], managed),
+                None => drop(request.object.remove(&["metadata", "managedFields"])),
+            }
+        }
+        dedup_owners(&mut request.object, &request.warnings, " after mutating admission happens");
         Ok(())
     }
 
@@ -179,9 +190,7 @@ impl Call {
         }
         meta::wipe_system_fields(&mut object);
         match_namespace(&mut object, &kind, namespace)?;
-        if meta::dedup_owners(&mut object) {
-            self.warnings.push(DUPLICATE_OWNERS);
-        }
+        dedup_owners(&mut object, &self.warnings, "");
         (kind.strategy.wipe_for_create)(&kind, &mut object);
         if !managed {
             self.record_managers(&kind, None, &mut object, "", options);
@@ -451,8 +460,9 @@ impl Call {
             }
             return Err(Status::modified(&gr, &update.name));
         }
-        if meta::dedup_owners(&mut object) {
-            self.warnings.push(DUPLICATE_OWNERS);
+        // A patch's are looked at when it is done.
+        if update.replaces {
+            dedup_owners(&mut object, &self.warnings, "");
         }
         self.keep(update, &mut object, &old);
         if !managed {
@@ -606,7 +616,15 @@ fn unqualified_finalizers(object: &Value) -> Vec<FieldError> {
     wrong.map(|(at, name)| FieldError::invalid(format!("metadata.finalizers[{at}]"), name, detail)).collect()
 }
 
-const DUPLICATE_OWNERS: &str = ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests";
+fn dedup_owners(object: &mut Value, warnings: &Warnings, when: &str) {
+    let repeated = meta::dedup_owners(object);
+    if !repeated.is_empty() {
+        warnings.push(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            repeated.join(", ")
+        ));
+    }
+}
 
 /// What etcd takes at most, and so what clients expect to be refused.
 const OBJECT_BYTES_MAX: usize = 1536 << 10;

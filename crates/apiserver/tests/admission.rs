@@ -224,3 +224,33 @@ async fn scales_own_their_replicas() {
     f.put(&scale, "{metadata: {name: d, resourceVersion: \"1\"}, spec: {replicas: 1}}").await.is(409);
     f.put(&scale, "{metadata: {name: d, uid: x}, spec: {replicas: 1}}").await.is(409);
 }
+
+#[tokio::test]
+async fn what_webhooks_may_not_leave() {
+    let f = fixture().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let rule = "apiGroups: [\"\"], apiVersions: [v1], resources: [configmaps]";
+    let owner = "{apiVersion: v1, kind: ConfigMap, name: o, uid: u}";
+    let warning = |when: &str| {
+        format!(
+            "299 - \".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: u\""
+        )
+    };
+    let twice = format!("{{metadata: {{name: a, ownerReferences: [{owner}, {owner}]}}}}");
+    let made = f.post(maps, &twice).await.is(201).has(&[("/metadata/ownerReferences/1", "-")]);
+    assert_eq!(made.headers["warning"], warning(""));
+    hook(&f, "mutating", "owners", "https://spoil/owners", rule, "").await;
+    let made = f.post(maps, "{metadata: {name: b}}").await.is(201).has(&[("/metadata/ownerReferences/1", "-")]);
+    assert_eq!(made.headers["warning"], warning(" after mutating admission happens"));
+    forget(&f, "mutatingwebhookconfigurations", "owners").await;
+    hook(&f, "mutating", "managed", "https://spoil/managed", rule, "").await;
+    let made = f
+        .post(maps, "{metadata: {name: c}, data: {a: b}}")
+        .await
+        .is(201)
+        .has(&[("/metadata/managedFields/0/operation", "Update")]);
+    assert_eq!(
+        made.headers["warning"],
+        "299 - \".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: operation must be `Apply` or `Update`\""
+    );
+}

@@ -43,6 +43,15 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
         let patch = relaxed(&format!("[{{op: add, path: \"{path}\", value: {value}}}]"));
         response.set(&["patch"], STANDARD.encode(patch));
         response.set(&["patchType"], "JSONPatch");
+    } else if target.url.starts_with("https://spoil") {
+        let patch = match target.url {
+            "https://spoil/owners" => relaxed(
+                "[{op: add, path: /metadata/ownerReferences, value: [{apiVersion: v1, kind: ConfigMap, name: o, uid: u}, {apiVersion: v1, kind: ConfigMap, name: o, uid: u}]}]",
+            ),
+            _ => relaxed("[{op: add, path: /metadata/managedFields, value: [{operation: Nope}]}]"),
+        };
+        response.set(&["patch"], STANDARD.encode(patch));
+        response.set(&["patchType"], "JSONPatch");
     } else if target.url.starts_with("https://tell") {
         response.set(&["allowed"], false);
         response.set(&["status", "message"], told(&review["request"]));

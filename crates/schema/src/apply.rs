@@ -143,32 +143,44 @@ impl Entry {
     }
 }
 
-/// Reads managedFields; `None` if a row is malformed.
+/// Whether managedFields can be read.
+///
+/// # Errors
+/// What is wrong with the first row that cannot.
+pub fn check_rows(object: &Value) -> Result<(), String> {
+    let mut rows = object.list_at(&["metadata", "managedFields"]).iter().enumerate();
+    rows.try_for_each(|(at, row)| check_row(at, row))
+}
+
+fn check_row(at: usize, row: &Value) -> Result<(), String> {
+    let text = |field: &str| row.str_at(&[field]);
+    if !matches!(text("operation"), "Apply" | "Update") {
+        return Err("operation must be `Apply` or `Update`".to_owned());
+    }
+    if text("apiVersion").is_empty() {
+        return Err("apiVersion must not be empty".to_owned());
+    }
+    match text("fieldsType") {
+        "FieldsV1" => Ok(()),
+        "" => Err(format!("missing fieldsType in managed fields entry {at}")),
+        other => Err(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
+    }
+}
+
+/// Reads managedFields; `None` if a row is malformed. Of two rows of one manager the last one counts.
 fn entries(object: Option<&Value>) -> Option<Vec<Entry>> {
     let rows = object.map_or(&[][..], |o| o.list_at(&["metadata", "managedFields"]));
-    let entry = |row: &Value| {
-        let applied = match row.str_at(&["operation"]) {
-            "Apply" => true,
-            "Update" => false,
-            _ => return None,
-        };
-        let api_version = row.str_at(&["apiVersion"]);
-        if api_version.is_empty() || row.str_at(&["fieldsType"]) != "FieldsV1" {
-            return None;
-        }
-        Some(Entry {
+    let mut out: Vec<Entry> = Vec::with_capacity(rows.len());
+    for (at, row) in rows.iter().enumerate() {
+        check_row(at, row).ok()?;
+        let entry = Entry {
             manager: row.str_at(&["manager"]).to_owned(),
-            applied,
-            api_version: api_version.to_owned(),
+            applied: row.str_at(&["operation"]) == "Apply",
+            api_version: row.str_at(&["apiVersion"]).to_owned(),
             subresource: row.str_at(&["subresource"]).to_owned(),
             time: row.get(&["time"]).and_then(Value::as_str).map(str::to_owned),
             fields: row.member("fieldsV1").map_or_else(|| Fields::of(&Set::default()), Fields::read),
-        })
-    };
-    let mut out: Vec<Entry> = Vec::with_capacity(rows.len());
-    for row in rows {
-        let entry = entry(row)?;
-        // Of two rows of one manager the last one counts.
+        };
         match out.iter_mut().find(|e| e.same(&entry)) {
             Some(known) => *known = entry,
             None => out.push(entry),
