@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Method, Request, header};
 use schema::validate::FieldError;
-use schema::{Value, json, patch};
+use schema::{Value, apply, json, patch};
 use tokio::time::Instant;
 
 use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_conditions, request_value};
@@ -371,7 +371,16 @@ async fn call_mutating(
         ("mutated", changed.into()),
     ]);
     request.warnings.annotate(format!("mutation.webhook.admission.k8s.io/{place}"), told.to_string());
-    if let Some(made) = made.filter(|_| changed) {
+    if let Some(mut made) = made.filter(|_| changed) {
+        if let Err(why) = apply::check_rows(&made) {
+            request.warnings.push(format!(
+                ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
+            ));
+            match shown.get(request, form).0.get(&["metadata", "managedFields"]) {
+                Some(managed) => made.set(&["metadata", "managedFields"], managed.clone()),
+                None => drop(made.remove(&["metadata", "managedFields"])),
+            }
+        }
         request.object = form.back(server, request, made).await?;
         shown.clear();
     }

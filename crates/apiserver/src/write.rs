@@ -86,7 +86,6 @@ impl Server {
     }
 
     pub(crate) async fn mutate(&self, request: &mut AdmissionRequest) -> Result<()> {
-        let managed = request.object.get(&["metadata", "managedFields"]).cloned();
         for plugin in &self.inner.config.admission {
             plugin.mutate(self, request).await?;
         }
@@ -94,15 +93,6 @@ impl Server {
             request.turns.is_second = true;
             for plugin in &self.inner.config.admission {
                 plugin.mutate(self, request).await?;
-            }
-        }
-        if let Err(why) = apply::check_rows(&request.object) {
-            request.warnings.push(format!(
-                ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
-            ));
-            match managed {
-                Some(managed) => request.object.set(&["metadata", "managedFields"], managed),
-                None => drop(request.object.remove(&["metadata", "managedFields"])),
             }
         }
         dedup_owners(&mut request.object, &request.warnings, " after mutating admission happens");
