@@ -24,19 +24,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-start_sampan() { # with what is in $work/data
-  started=$(date +%s%N)
-  "$sampan" server --data-dir "$work/data" --bind-address 127.0.0.1 --https-listen-port 26443 \
-    --write-kubeconfig "$work/kubeconfig" --disable-agent >"$work/sampan.log" 2>&1 &
-  pid=$!; echo "$pid" >"$work/pid"
-  local tries=0
-  until [ -s "$work/kubeconfig" ] && curl -ks -o /dev/null https://127.0.0.1:26443/readyz; do
-    kill -0 "$pid" 2>/dev/null || { cat "$work/sampan.log" >&2; exit 1; }
-    tries=$((tries + 1)); [ "$tries" -lt 3000 ] || { echo "bench: sampan does not become ready" >&2; exit 1; }
-    sleep 0.005
-  done
-  echo $((($(date +%s%N) - started) / 1000000))
-}
+. "$here/servers.sh"
 rss_kib() { awk '/^Rss:/{r+=$2} END{print r}' /proc/"$1"/smaps_rollup; }
 written() { awk '/^write_bytes/{print $2}' /proc/"$1"/io; }
 ticks() { awk '{print $14 + $15}' /proc/"$1"/stat; }
@@ -72,5 +60,6 @@ if [ -x "$kload" ] && [ -x "$tools/peers/up.sh" ] && [ -x "$peers/bin/kube-apise
 else
   echo "bench: no peers in $peers: nothing to compare with" >&2
 fi
+if [ -x "$kload" ] && [ "${1:-}" != --quick ]; then "$here/growth.sh" "$work" "$tools"; fi
 if [ -x "$kload" ]; then "$here/pods.sh" "$work" "$tools" "$pods"; fi
 python3 "$here/table.py" "$work" "$out/$(date +%Y%m%dT%H%M%S).json"

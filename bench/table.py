@@ -80,6 +80,38 @@ for key, title, budget in (
 ):
     value = idle.get(key)
     print(f"  {title:42} {'-' if value is None else round(value, 3):>12}   budget: {budget}")
+growth = {name: {step: load(f"growth-{name}-{step}.json") for step in ("1000", "10000", "100000", "later", "wide", "hold")} for name in ("sampan", "etcd")}
+result["growth"] = growth
+if growth["sampan"]["1000"]:
+    print(f"\ngrowth, server CPU in ms (protobuf) {'':12} {'1,000':>9} {'10,000':>9} {'100,000':>9} {'+ 100,000 writes':>17}")
+    for name, steps in growth.items():
+        for phase, title in (("seq", "create"), ("get", "get"), ("update", "update"), ("delete", "delete"), ("list", "list of 500")):
+            def cost(run, phase=phase):
+                if phase == "list":
+                    return list_cpu(run, "consistent_raw")
+                cpu, n = server_cpu(run, phase), at(run, phase, "n")
+                return cpu / n * 1000 if cpu is not None and n else None
+            values = [cost(steps[step]) for step in ("1000", "10000", "100000", "later")]
+            cells = "".join(f"{'-' if v is None else format(v, '.3f'):>{width}}" for v, width in zip(values, (10, 10, 10, 18)))
+            print(f"{name + ': ' + title:47}{cells}")
+
+    def held(run):
+        """Resident bytes that 10,000 objects of 4 KiB add, over their own bytes; just after, and when settled."""
+        def rss(when):
+            return sum(v.get("rss_kib", 0) for v in run.get("hold", {}).get(when, {}).values() if isinstance(v, dict))
+        return [(rss(when) - rss("memory_before")) / 40960 if rss(when) else None for when in ("memory_just_after", "memory_settled")]
+    print(f"\n{'wide':54} {'sampan':>10} {'etcd':>10} {'ratio':>8}")
+    for title, of in (
+        ("list of 50,000 x 4 KiB: server CPU, ms", lambda s: list_cpu(s["wide"], "consistent_raw")),
+        ("list of 50,000 x 4 KiB: p50, ms", lambda s: at(s["wide"], "list", "consistent_raw", "p50_ms")),
+        ("1,000 watchers: answer to last p50, ms", lambda s: at(s["wide"], "watch", "paced_response_to_last_p50_ms")),
+        ("1,000 watchers: events per second in a burst", lambda s: at(s["wide"], "watch", "burst_events_per_s")),
+        ("10,000 x 4 KiB: memory over their bytes, just after", lambda s: held(s["hold"])[0]),
+        ("10,000 x 4 KiB: memory over their bytes, settled", lambda s: held(s["hold"])[1]),
+    ):
+        own, peer = (of(growth[name]) for name in ("sampan", "etcd"))
+        cells = "".join(f" {'-' if v is None else format(v, '10.3f'):>10}" for v in (own, peer))
+        print(f"{title:54}{cells} {format(peer / own, '8.2f') if own and peer is not None else '-':>8}")
 nodes = {name: {kind: load(f"{kind}-{name}.json") for kind in ("pods", "burst", "node")} for name in ("sampan", "kine")}
 result["pods"] = nodes
 if nodes["sampan"]["pods"]:

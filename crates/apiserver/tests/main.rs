@@ -7,6 +7,7 @@ mod audit;
 mod cluster;
 mod conversion;
 mod definitions;
+mod counts;
 mod documents;
 mod encryption;
 mod fairness;
