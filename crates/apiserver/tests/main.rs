@@ -11,6 +11,7 @@ mod counts;
 mod documents;
 mod encryption;
 mod fairness;
+mod fuzz;
 mod harness;
 mod identities;
 mod pod_certificates;

@@ -3,6 +3,7 @@
 
 mod suite {
     mod answers;
+    mod fuzz;
     mod objects;
     mod upstream;
 }

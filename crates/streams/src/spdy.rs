@@ -82,8 +82,11 @@ fn start(io: impl Io, first_id: u32) -> Connection {
             if let Err(error) = reader.run().await {
                 tracing::debug!(%error, "a SPDY connection ended");
             }
-            // Every stream sees its end.
-            lock(&shared).streams.clear();
+            // Every stream sees its end: dropping one half of a pipe would not tell.
+            let open = std::mem::take(&mut lock(&shared).streams);
+            for mut stream in open.into_values() {
+                let _ = stream.shutdown().await;
+            }
         }
     });
     Connection { incoming, writer, shared }
@@ -238,7 +241,12 @@ impl<T: AsyncRead> Reader<T> {
         let mut buffer = [0; 8 << 10];
         while left > 0 {
             let part = left.min(buffer.len());
-            self.from.read_exact(&mut buffer[..part]).await?;
+            if let Err(error) = self.from.read_exact(&mut buffer[..part]).await {
+                if let Some(open) = &mut stream {
+                    let _ = open.shutdown().await;
+                }
+                return Err(error.into());
+            }
             left -= part;
             if let Some(open) = &mut stream
                 && open.write_all(&buffer[..part]).await.is_err()
@@ -265,6 +273,9 @@ impl<T: AsyncRead> Reader<T> {
                 let Some(writer) = self.writer.upgrade() else { return Ok(false) };
                 if lock(&self.shared).streams.len() >= MAX_STREAMS {
                     return Err(Error::Spdy("too many streams"));
+                }
+                if lock(&self.shared).streams.contains_key(&id) {
+                    return Err(Error::Spdy("a stream that is open already"));
                 }
                 writer.headers(SYN_REPLY, id, &[]).await?;
                 let io = attach(id, &self.shared, writer);

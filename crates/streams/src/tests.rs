@@ -12,6 +12,8 @@ fn headers(rows: &[(&'static str, &'static str)]) -> HeaderMap {
     map
 }
 
+mod fuzz;
+
 #[test]
 fn negotiation() {
     let ws = |protocols: &'static str| {
