@@ -48,7 +48,7 @@ fn structure(table: &Table, message: &Message, object: &mut Object) {
             structure(table, table.message(*id), object);
             continue;
         }
-        let known = object.get_mut(&*field.name);
+        let known = object.get_mut(&field.name);
         let unset = known.as_ref().is_none_or(|v| v.is_null() || !field.pointer && v.is_empty());
         match (&field.default, known) {
             // Go cannot tell a zero default from nothing, nor does it print it.

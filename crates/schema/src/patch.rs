@@ -201,7 +201,7 @@ fn find<'d>(document: &'d mut Value, path: &str) -> Option<Place<'d>> {
     for part in parents.split('/').skip(1) {
         let part = unescape(part);
         container = match container {
-            Value::Object(object) => object.get_mut(&*part)?,
+            Value::Object(object) => object.get_mut(&part)?,
             Value::List(list) => {
                 let at = index(&part, list.len(), list.len()).ok()?;
                 list.get_mut(at)?

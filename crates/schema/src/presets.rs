@@ -26,7 +26,7 @@ impl Preset {
         for name in parents {
             here = child(here, name);
         }
-        let absent = here.get(&**last).is_none_or(|v| if self.pointer { v.is_null() } else { v.is_empty() });
+        let absent = here.get(last).is_none_or(|v| if self.pointer { v.is_null() } else { v.is_empty() });
         if absent {
             here.insert(last.to_string(), self.value.clone());
         }

@@ -133,7 +133,7 @@ impl Value {
     }
 
     pub fn get_mut(&mut self, path: &[&str]) -> Option<&mut Value> {
-        path.iter().try_fold(self, |v, key| v.as_object_mut()?.get_mut(*key))
+        path.iter().try_fold(self, |v, key| v.as_object_mut()?.get_mut(key))
     }
 
     /// The string there, or `""`.
@@ -204,7 +204,7 @@ impl Value {
 
     pub fn remove(&mut self, path: &[&str]) -> Option<Value> {
         let (last, parents) = path.split_last()?;
-        self.get_mut(parents)?.as_object_mut()?.remove(*last)
+        self.get_mut(parents)?.as_object_mut()?.remove(last)
     }
 
     /// RFC 6901: `/spec/containers/0/image`, with `~1` for a slash and `~0` for a tilde.

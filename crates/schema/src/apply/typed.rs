@@ -168,7 +168,7 @@ impl<'t> Typed<'t> {
             _ => None,
         };
         let named =
-            keys.iter().filter_map(|k| Some((k.to_string(), object.get(&**k).cloned().or_else(|| default(k))?)));
+            keys.iter().filter_map(|k| Some((k.to_string(), object.get(k).cloned().or_else(|| default(k))?)));
         let key: Object = named.collect();
         if key.is_empty() {
             let keys: Vec<_> = keys.iter().map(|k| format!("{k:?}")).collect();
@@ -568,7 +568,7 @@ fn index<'i, 'v>(named: &'i [(Box<str>, &'v Value)]) -> HashMap<&'i str, (&'v Va
 /// Members of two objects, side by side.
 fn zip<'v>(a: &'v Object, b: &'v Object) -> impl Iterator<Item = (&'v str, (Option<&'v Value>, Option<&'v Value>))> {
     let left = a.iter().map(|(k, v)| (k.as_str(), (Some(v), b.get(k))));
-    let right = b.iter().filter(|(k, _)| !a.contains_key(*k)).map(|(k, v)| (k.as_str(), (None, Some(v))));
+    let right = b.iter().filter(|(k, _)| !a.contains_key(k)).map(|(k, v)| (k.as_str(), (None, Some(v))));
     left.chain(right)
 }
 

@@ -118,7 +118,7 @@ pub fn resources(c: &mut Check<'_>) {
             c.invalid("requests", request.clone(), detail);
         }
     }
-    for name in requests.keys().filter(|n| !limits.contains_key(*n) && !overcommits(n)) {
+    for name in requests.keys().filter(|n| !limits.contains_key(n) && !overcommits(n)) {
         c.required("limits", &format!("Limit must be set for non overcommitable resources: {name}"));
     }
     let claims = value.list_at(&["claims"]);

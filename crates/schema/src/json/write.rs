@@ -54,7 +54,7 @@ fn structure(table: &Table, message: &Message, object: &Object, members: &mut Me
         match &field.ty {
             Type::Message(id) if field.inline => structure(table, table.message(*id), object, members),
             _ if field.name.is_empty() => rest(table, message, field, object, members),
-            _ => match object.get(&*field.name) {
+            _ => match object.get(&field.name) {
                 Some(value) if table.omits(field, value) => {}
                 Some(Value::Null) if !field.pointer => {
                     members.key(&field.name);

@@ -47,14 +47,14 @@ fn members(table: &Table, owner: &Message, bytes: &[u8], depth: usize, object: &
                     push(table, owner, field, element, cursor.payload(wire)?, depth, &mut list)?;
                     next = cursor.tag()?;
                 }
-                match object.get_mut(&*field.name) {
+                match object.get_mut(&field.name) {
                     Some(Value::List(known)) => known.append(&mut list),
                     _ => drop(object.insert(field.name.clone(), Value::List(list))),
                 }
             }
             Type::Map { value, .. } => {
                 let (key, value) = entry(table, owner, field, value, payload, depth)?;
-                match object.get_mut(&*field.name) {
+                match object.get_mut(&field.name) {
                     Some(Value::Object(map)) => drop(map.insert(key, value)),
                     _ => drop(object.insert(field.name.clone(), Value::object([(key, value)]))),
                 }
@@ -182,7 +182,7 @@ fn alternatives(table: &Table, message: &Message, bytes: &[u8], depth: usize) ->
     members(table, message, bytes, depth, &mut object)?;
     let mut take = |wanted: fn(&Type) -> bool| {
         let field = message.fields.iter().find(|f| wanted(&f.ty));
-        field.and_then(|f| object.remove(&*f.name))
+        field.and_then(|f| object.remove(&f.name))
     };
     let list = take(|ty| matches!(ty, Type::List { .. }));
     let found =

@@ -85,7 +85,7 @@ fn member(table: &Table, f: &Field, object: &Object, out: &mut Vec<u8>) {
         Type::Message(id) if f.inline => {
             write_nested(f.tag, out, |out| structure(table, table.message(*id), object, out));
         }
-        _ => field(table, f, object.get(&*f.name).filter(|v| !v.is_null()), out),
+        _ => field(table, f, object.get(&f.name).filter(|v| !v.is_null()), out),
     }
 }
 

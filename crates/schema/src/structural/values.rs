@@ -237,7 +237,7 @@ impl Check<'_> {
             let was = old.filter(|_| !is_type).and_then(|old| old.member(key));
             self.value(inner, member, was, &join(path, key));
         }
-        for key in node.required.iter().filter(|key| !object.contains_key(*key)) {
+        for key in node.required.iter().filter(|key| !object.contains_key(key)) {
             self.errors.push(FieldError::required(join(path, key), ""));
         }
     }

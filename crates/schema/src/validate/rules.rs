@@ -447,7 +447,7 @@ impl Walk<'_> {
             self.rows(table.by_name.get(&inner.name).and_then(|id| rules.rows.get(id)), new, old, path);
         }
         table.each_field(message, &mut |field| {
-            let Some(value) = object.get(&*field.name) else { return };
+            let Some(value) = object.get(&field.name) else { return };
             if path.is_empty() && matches!(&*field.name, "metadata" | "status") {
                 return;
             }

@@ -105,6 +105,6 @@ fn structural_schemas() {
         let Ok(mut object) = json::parse(&mutate::mutate(dice, &seeds(&[object]))) else { return };
         schema.prune(&mut object);
         schema.default(&mut object);
-        schema.validate(&object);
+        schema.validate(&object, None);
     });
 }
