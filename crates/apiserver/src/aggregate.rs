@@ -13,7 +13,10 @@ use http::{HeaderValue, header, request::Parts};
 use schema::Value;
 
 use crate::request::Query;
-use crate::{Body, Server, Status, User, connect::endpoint, meta, reply, reply::Reply, seams::Target, status::Result};
+use crate::{
+    Body, Server, Status, User, connect::endpoint, meta, reply, reply::Reply, seams::Shows, seams::Target,
+    status::Result,
+};
 pub use documents::Told;
 pub use follow::follow;
 
@@ -155,7 +158,8 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
         address: Some(address),
         ca_bundle: &bundle.unwrap_or_default(),
         insecure: service.bool_at(&["spec", "insecureSkipTLSVerify"]),
-        front_proxy: true,
+        server_name: "",
+        shows: Shows::FrontProxy,
     };
     let lasts =
         parts.headers.contains_key(header::UPGRADE) || Query::parse(parts.uri.query().unwrap_or("")).flag("watch");

@@ -100,7 +100,7 @@ fn accepted(answer: &mut Value, api_version: &str, uid: &str) -> std::result::Re
     match (status, message) {
         ("Success", _) => Ok(std::mem::take(response.make_list(&["convertedObjects"]))),
         (_, "") => Err(format!("response.result.status was '{status}', not 'Success'")),
-        (_, message) => Err(message.chars().take(webhooks::ERROR_BYTES_MAX).collect()),
+        (_, message) => Err(message.chars().take(crate::outside::ERROR_BYTES_MAX).collect()),
     }
 }
 

@@ -207,7 +207,7 @@ impl Server {
                 }
                 Ok(user)
             }
-            Ok(None) if config.anonymous => Ok(User::anonymous()),
+            Ok(None) if config.anonymous.is_allowed_at(parts.uri.path()) => Ok(User::anonymous()),
             Ok(None) => Err(Status::unauthorized()),
             Err(refused) => {
                 tracing::info!(%refused, "credentials refused");

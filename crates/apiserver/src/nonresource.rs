@@ -52,15 +52,22 @@ pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, bo
         ["openapi", "v2"] => openapi::v2(server, parts),
         ["openapi", "v3", rest @ ..] => openapi::v3(server, parts, rest, query),
         [".well-known", "openid-configuration"] => match server.config().issue_token.configuration() {
-            Some(document) => Ok(reply::bytes(200, "application/json", document)),
+            Some(document) => Ok(published("application/json", document)),
             None => Ok(not_found()),
         },
         ["openid", "v1", "jwks"] => match server.config().issue_token.key_set() {
-            Some(document) => Ok(reply::bytes(200, "application/jwk-set+json", document)),
+            Some(document) => Ok(published("application/jwk-set+json", document)),
             None => Ok(not_found()),
         },
         _ => Ok(not_found()),
     }
+}
+
+/// What verifiers of tokens may keep for an hour.
+fn published(media_type: &'static str, document: String) -> Reply {
+    let mut reply = reply::bytes(200, media_type, document);
+    reply.headers_mut().insert(header::CACHE_CONTROL, http::HeaderValue::from_static("public, max-age=3600"));
+    reply
 }
 
 fn pretty(value: &Value) -> Reply {

@@ -1,6 +1,8 @@
 //! Kinds that are only ever created, and answered at once: reviews.
 
-use schema::{Value, validate::FieldError};
+use schema::Value;
+use schema::selector::{FieldSelector, LabelSelector};
+use schema::validate::{FieldError, names};
 
 use crate::call::Call;
 use crate::options::WriteOptions;
@@ -24,7 +26,7 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
         "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview" => {
             access_review(&call, &mut review).await?;
         }
-        "SelfSubjectRulesReview" => rules_review(&call, &mut review),
+        "SelfSubjectRulesReview" => rules_review(&call, &mut review)?,
         "Binding" => {
             let name = review.str_at(&["metadata", "name"]).to_owned();
             return crate::subresources::bind(call, &name, review).await;
@@ -91,17 +93,28 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<()> {
         )));
     }
     let text = |v: &Value, name: &str| v.str_at(&[name]).to_owned();
+    let (fields, labels) = (selector(&resource["fieldSelector"], false), selector(&resource["labelSelector"], true));
+    let unread = [("fieldSelector", fields.1, &fields.0), ("labelSelector", labels.1, &labels.0)];
+    let unread: Vec<String> = unread
+        .into_iter()
+        .filter(|(_, all, _)| !all)
+        .map(|(name, _, read)| {
+            let partially = if read.is_empty() { "" } else { "partially " };
+            format!("spec.resourceAttributes.{name} {partially}ignored due to parse error")
+        })
+        .collect();
+    let version = if resource.str_at(&["version"]).is_empty() { "*".into() } else { text(resource, "version") };
     let attributes = if path.is_null() {
         Attributes {
             verb: text(resource, "verb"),
             api_group: text(resource, "group"),
-            api_version: text(resource, "version"),
+            api_version: version,
             resource: text(resource, "resource"),
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
-            field_selector: selector(&resource["fieldSelector"]),
-            label_selector: selector(&resource["labelSelector"]),
+            field_selector: fields.0,
+            label_selector: labels.0,
             is_resource: true,
             ..Attributes::default()
         }
@@ -121,8 +134,9 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     if !reason.is_empty() {
         status.set(&["reason"], reason);
     }
-    if !error.is_empty() {
-        status.set(&["evaluationError"], error);
+    let errors: Vec<String> = Some(error).filter(|error| !error.is_empty()).into_iter().chain(unread).collect();
+    if !errors.is_empty() {
+        status.set(&["evaluationError"], errors.join("; "));
     }
     review.set(&["status"], status);
     Ok(())
@@ -141,6 +155,8 @@ fn access_review_errors(call: &Call, review: &Value, user: &User) -> Vec<FieldEr
     if kind != "SelfSubjectAccessReview" && user.name.is_empty() && user.groups.is_empty() {
         wrong("spec.user", "".into(), "at least one of user or group must be specified");
     }
+    errors.extend(selector_errors(resource));
+    let mut wrong = |field: &str, value: Value, why: &str| errors.push(FieldError::invalid(field, value, why));
     let metadata = review.object_at(&["metadata"]).into_iter().flatten();
     let allowed = |key: &str| key == "managedFields" || key == "creationTimestamp" || is_local && key == "namespace";
     if metadata.filter(|(key, value)| !value.is_empty() && !allowed(key)).count() > 0 {
@@ -156,19 +172,89 @@ fn access_review_errors(call: &Call, review: &Value, user: &User) -> Vec<FieldEr
     errors
 }
 
-/// A review's selector in the form in which requests send theirs; requirements other than equality do not narrow.
-fn selector(attributes: &Value) -> String {
+/// What a review's selector asks for, in the form in which requests send theirs, and whether all of it could be read.
+/// What cannot be does not narrow.
+fn selector(attributes: &Value, is_labels: bool) -> (String, bool) {
     let raw = attributes.str_at(&["rawSelector"]);
+    let reads = |text: &str| match is_labels {
+        true => LabelSelector::parse(text).is_ok(),
+        false => FieldSelector::parse(text).is_ok(),
+    };
     if !raw.is_empty() {
-        return raw.into();
+        return if reads(raw) { (raw.into(), true) } else { (String::new(), false) };
     }
-    let terms = attributes.list_at(&["requirements"]).iter().filter_map(|requirement| {
-        match (requirement.str_at(&["operator"]), requirement.list_at(&["values"])) {
-            ("In", [value]) => Some(format!("{}={}", requirement.str_at(&["key"]), value.as_str()?)),
-            _ => None,
+    let requirements = attributes.list_at(&["requirements"]);
+    let term = |requirement: &Value| {
+        let (key, values) = (requirement.str_at(&["key"]), strings(&requirement["values"]));
+        let text = match (requirement.str_at(&["operator"]), values.as_slice(), is_labels) {
+            ("In", [_, ..], true) => format!("{key} in ({})", values.join(",")),
+            ("NotIn", [_, ..], true) => format!("{key} notin ({})", values.join(",")),
+            ("Exists", [], true) => key.to_owned(),
+            ("DoesNotExist", [], true) => format!("!{key}"),
+            ("In", [value], false) => format!("{key}={}", escaped(value)),
+            ("NotIn", [value], false) => format!("{key}!={}", escaped(value)),
+            _ => return None,
+        };
+        reads(&text).then_some(text)
+    };
+    let terms: Vec<String> = requirements.iter().filter_map(term).collect();
+    (terms.join(","), terms.len() == requirements.len())
+}
+
+/// A value in a field selector.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=")
+}
+
+/// What is wrong with a review's selectors.
+fn selector_errors(resource: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for name in ["fieldSelector", "labelSelector"] {
+        let selector = &resource[name];
+        if selector.is_null() {
+            continue;
         }
-    });
-    terms.collect::<Vec<_>>().join(",")
+        let path = format!("spec.resourceAttributes.{name}");
+        let (raw, requirements) = (selector.str_at(&["rawSelector"]), selector.list_at(&["requirements"]));
+        if !raw.is_empty() && !requirements.is_empty() {
+            let why = "may not specified at the same time as requirements";
+            errors.push(FieldError::invalid(format!("{path}.rawSelector"), raw, why));
+        }
+        if raw.is_empty() && requirements.is_empty() {
+            let why = format!("when {path} is specified, requirements or rawSelector is required");
+            errors.push(FieldError::required(format!("{path}.requirements"), why));
+        }
+        for (at, requirement) in requirements.iter().enumerate() {
+            let field = |name: &str| format!("{path}.requirements[{at}].{name}");
+            let (key, values) = (requirement.str_at(&["key"]), strings(&requirement["values"]));
+            let is_labels = name == "labelSelector";
+            if key.is_empty() && !is_labels {
+                errors.push(FieldError::required(field("key"), "must be specified"));
+            }
+            match (requirement.str_at(&["operator"]), values.is_empty()) {
+                ("In" | "NotIn", true) => {
+                    let why = "must be specified when `operator` is 'In' or 'NotIn'";
+                    errors.push(FieldError::required(field("values"), why));
+                }
+                ("Exists" | "DoesNotExist", false) => {
+                    let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                    errors.push(FieldError::forbidden(field("values"), why));
+                }
+                _ => {}
+            }
+            if is_labels {
+                let wrong = names::label_key(key).into_iter();
+                errors.extend(wrong.map(|why| FieldError::invalid(field("key"), key, why)));
+                for (i, value) in values.iter().enumerate() {
+                    let wrong = names::label_value(value).into_iter();
+                    errors.extend(
+                        wrong.map(|why| FieldError::invalid(field(&format!("values[{i}]")), value.as_str(), why)),
+                    );
+                }
+            }
+        }
+    }
+    errors
 }
 
 /// The deprecated ComponentStatus: what runs in this process is healthy if it answers.
@@ -198,9 +284,12 @@ pub fn component_statuses(call: &Call) -> Result<Reply> {
     Ok(reply::value(200, &list, call.accepted.encoding))
 }
 
-fn rules_review(call: &Call, review: &mut Value) {
+fn rules_review(call: &Call, review: &mut Value) -> Result<()> {
     let namespace = review.str_at(&["spec", "namespace"]).to_owned();
-    let (rules, incomplete) = call.server.config().authorize.rules(&call.server, &call.user, &namespace);
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let found = call.server.config().authorize.rules(&call.server, &call.user, &namespace);
     let list = |v: &[String]| Value::list(v.iter().map(String::as_str));
     let resource = |r: &Rule| {
         let mut out = Value::object([
@@ -214,8 +303,18 @@ fn rules_review(call: &Call, review: &mut Value) {
         out
     };
     let path = |r: &Rule| Value::object([("verbs", list(&r.verbs)), ("nonResourceURLs", list(&r.non_resource_urls))]);
-    let (paths, resources): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|r| !r.non_resource_urls.is_empty());
-    review.set(&["status", "resourceRules"], Value::List(resources.into_iter().map(resource).collect()));
-    review.set(&["status", "nonResourceRules"], Value::List(paths.into_iter().map(path).collect()));
-    review.set(&["status", "incomplete"], incomplete);
+    let paths = found.rules.iter().filter(|r| !r.non_resource_urls.is_empty()).map(path).collect();
+    let resources = found.rules.iter().filter(|r| !r.resources.is_empty()).map(resource).collect();
+    // The answer is an object of its own.
+    review.remove(&["metadata"]);
+    review.set(&["spec"], Value::object::<&str>([]));
+    review.set(&["status", "resourceRules"], Value::List(resources));
+    review.set(&["status", "nonResourceRules"], Value::List(paths));
+    review.set(&["status", "incomplete"], found.incomplete);
+    match found.errors.as_slice() {
+        [] => {}
+        [one] => review.set(&["status", "evaluationError"], one.as_str()),
+        many => review.set(&["status", "evaluationError"], format!("[{}]", many.join(", "))),
+    }
+    Ok(())
 }

@@ -102,12 +102,20 @@ pub struct Rule {
     pub non_resource_urls: Vec<String>,
 }
 
+/// What a user may do, as far as it can be listed.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    pub rules: Vec<Rule>,
+    pub incomplete: bool,
+    pub errors: Vec<String>,
+}
+
 /// May they.
 pub trait Authorize: Send + Sync {
     fn authorize<'a>(&'a self, server: &'a Server, user: &'a User, attributes: &'a Attributes) -> Answer<'a>;
 
-    /// The rules that apply to a user in a namespace; the flag says that the list may be incomplete.
-    fn rules(&self, server: &Server, user: &User, namespace: &str) -> (Vec<Rule>, bool);
+    /// The rules that apply to a user in a namespace.
+    fn rules(&self, server: &Server, user: &User, namespace: &str) -> Rules;
 }
 
 /// Signs service account tokens for `serviceaccounts/NAME/token`.
@@ -139,19 +147,29 @@ pub trait IssueToken: Send + Sync {
     }
 }
 
-/// An HTTPS server outside: a webhook or an aggregated API server.
+/// A server outside: a webhook, an aggregated API server, an issuer of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// `https://HOST[:PORT]/…`: the certificate must be HOST's.
+    /// `https://HOST[:PORT]/…`: the certificate must be HOST's, or that of `server_name` if there is one.
     pub url: &'a str,
     /// Where to connect instead of what HOST resolves to: an endpoint of a service.
     pub address: Option<std::net::SocketAddr>,
+    pub server_name: &'a str,
     /// PEM; empty: the system's roots.
     pub ca_bundle: &'a [u8],
     /// Any certificate will do.
     pub insecure: bool,
-    /// Show the front proxy's client certificate.
-    pub front_proxy: bool,
+    pub shows: Shows<'a>,
+}
+
+/// The client certificate that a server outside is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows<'a> {
+    Nothing,
+    /// The front proxy's, which makes the headers credible that say who asks.
+    FrontProxy,
+    /// This chain and its key, as PEM.
+    Certificate(&'a str, &'a str),
 }
 
 /// Reaches a node's kubelet, whether in this process, over a tunnel or over the network.
@@ -173,7 +191,7 @@ pub trait NodeProxy: Send + Sync {
         request: http::Request<Body>,
     ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
 
-    /// Sends a request to a webhook or an aggregated API server; its URI is the path.
+    /// Sends a request to a server outside; its URI is the path.
     fn to_url<'a>(
         &'a self,
         server: &'a Server,

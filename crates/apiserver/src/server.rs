@@ -31,8 +31,8 @@ pub struct Config {
     /// First family first: `10.43.0.0/16`, `fd00:43::/112`.
     pub service_cidrs: Vec<String>,
     pub node_ports: std::ops::RangeInclusive<u16>,
-    /// Requests without credentials are `system:anonymous`.
-    pub anonymous: bool,
+    /// Which requests without credentials are `system:anonymous`.
+    pub anonymous: crate::authn::config::Anonymous,
     pub audit: Option<Arc<crate::audit::Audit>>,
     /// Requests that may be worked on at a time: `--max-requests-inflight` and `--max-mutating-requests-inflight`.
     pub seats: u64,

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{Method, Request, header};
 use schema::validate::FieldError;
 use schema::{Value, apply, json, patch};
 use tokio::time::Instant;
@@ -11,17 +10,14 @@ use tokio::time::Instant;
 use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_conditions, request_value};
 use crate::admission::matching::{Form, Shown, Subject};
 use crate::admission::{AdmissionRequest, Plugin};
-use crate::body::full;
-use crate::call::read_body;
 use crate::connect::endpoint;
 use crate::conversion::printed;
-use crate::seams::{BoxFuture, Target};
+use crate::outside;
+use crate::seams::{BoxFuture, Shows, Target};
 use crate::status::Result;
 use crate::{Server, Status, meta};
 
 const TIMEOUT_SECONDS_DEFAULT: i64 = 10;
-/// How much of what a webhook says about a failure is told.
-pub(crate) const ERROR_BYTES_MAX: usize = 2048;
 
 pub struct Mutating(Compiled<Vec<Arc<Hook>>>);
 pub struct Validating(Compiled<Vec<Arc<Hook>>>);
@@ -206,36 +202,9 @@ pub async fn post(
     let separator = if url.contains('?') { '&' } else { '?' };
     let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
     let asked = format!("{url}{separator}timeout={seconds}s");
-    let uri: http::Uri = asked.parse().map_err(|e| format!("{url}: {e}"))?;
-    let unreached = |why: &str| format!("Post {asked:?}: {why}");
-    let mut request = Request::new(full(body.to_string()));
-    *request.method_mut() = Method::POST;
-    let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-    if let Some(authority) = uri.authority().and_then(|a| a.as_str().parse().ok()) {
-        request.headers_mut().insert(header::HOST, authority);
-    }
-    *request.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
-    for (name, value) in [(header::CONTENT_TYPE, "application/json"), (header::ACCEPT, "application/json, */*")] {
-        request.headers_mut().insert(name, http::HeaderValue::from_static(value));
-    }
-    let target = Target { url: &url, address, ca_bundle: &bundle, insecure: false, front_proxy: false };
-    let sent = server.config().node_proxy.to_url(server, target, request);
-    let answer = tokio::time::timeout(limit, async {
-        let response = sent.await.map_err(|s| unreached(&s.message))?;
-        let code = response.status();
-        let bytes = read_body(response.into_body()).await.map_err(|s| s.message)?;
-        if code == http::StatusCode::NOT_FOUND {
-            return Err("the server could not find the requested resource".into());
-        }
-        if !code.is_success() {
-            return Err(format!(
-                "an error on the server ({:?}) has prevented the request from succeeding",
-                String::from_utf8_lossy(bytes.get(..ERROR_BYTES_MAX).unwrap_or(&bytes))
-            ));
-        }
-        json::parse(&bytes).map_err(|e| e.message)
-    });
-    answer.await.map_err(|_| unreached("context deadline exceeded"))?
+    let (shows, server_name) = (Shows::Nothing, "");
+    let target = Target { url: &asked, address, server_name, ca_bundle: &bundle, insecure: false, shows };
+    outside::post(server, target, "", body, limit).await.map_err(|failure| failure.why)
 }
 
 /// Why a webhook has no say.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use apiserver::User;
 use apiserver::admission::registry;
 use apiserver::authn::issue::TokenIssuer;
-use apiserver::authn::{Authenticator, Setup};
+use apiserver::authn::{Authenticator, RequestHeaders, Setup};
 use apiserver::authz::Authorizer;
 use apiserver::bootstrap::{self, Facts, identity};
 use http::Method;
@@ -34,10 +34,13 @@ pub async fn cluster() -> Fixture {
         client_ca_pem: ca.bundle_pem(),
         request_header_ca_pem: String::new(),
         request_header_names: Vec::new(),
+        request_headers: RequestHeaders::default(),
         verifier: jwt::Verifier::new([key.public().clone()], audiences.clone()),
         audiences: audiences.clone(),
         static_tokens: HashMap::new(),
-        passwords: HashMap::new(),
+        bootstrap_tokens: true,
+        issuers: Vec::new(),
+        webhook: None,
     });
     let authorizer = Arc::new(Authorizer::default());
     let f = Fixture::with(|store| {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use apiserver::authn::config::Anonymous;
 use apiserver::seams::{
-    Answer, Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rule,
+    Answer, Authenticate, Authorize, BoxFuture, Clock, Decision, IssueToken, NodeProxy, Peer, Random, Refused, Rules,
     Target,
 };
 use apiserver::{Attributes, Body, Config, Server, Status, User, body};
@@ -75,8 +76,8 @@ impl Authorize for Most {
             _ => Decision::Allow(String::new()),
         })
     }
-    fn rules(&self, _: &Server, _: &User, _: &str) -> (Vec<Rule>, bool) {
-        (Vec::new(), false)
+    fn rules(&self, _: &Server, _: &User, _: &str) -> Rules {
+        Rules::default()
     }
 }
 
@@ -151,7 +152,7 @@ pub fn config(store: Arc<store::sqlite::Sqlite>) -> Config {
         admission: Vec::new(),
         service_cidrs: vec!["10.43.0.0/16".into()],
         node_ports: 30000..=32767,
-        anonymous: true,
+        anonymous: Anonymous::Everywhere,
         audit: None,
         seats: 600,
     }

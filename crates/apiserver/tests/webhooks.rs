@@ -1,6 +1,7 @@
 //! Admission webhooks and aggregated API servers, whose other end is this file.
 
-use apiserver::{Body, Status, body, seams::Target};
+use apiserver::seams::{Shows, Target};
+use apiserver::{Body, Status, body};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -14,7 +15,7 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
     let user = request.headers().get("x-remote-user").map(|u| u.to_str().unwrap().to_owned());
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     if let Some(user) = user {
-        assert!(target.front_proxy && target.address.is_some());
+        assert!(target.shows == Shows::FrontProxy && target.address.is_some());
         let told = match (user.as_str(), path.as_str()) {
             ("system:kube-aggregator", "/apis/wardle.example.com/v1") => FLUNDERS,
             ("system:kube-aggregator", "/openapi/v2") => DOCUMENT,

@@ -168,34 +168,16 @@ impl Verifier {
 
     /// Signature and issuer alone: what stays true of a token, and may be remembered.
     pub fn verify_signature(&self, token: &str) -> std::result::Result<Claims, Rejection> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(Rejection::Malformed);
-        }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Rejection::Foreign)?;
-        let (header, body) = signed.split_once('.').ok_or(Rejection::Foreign)?;
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejection::Foreign);
-        let body = decode(body)?;
-        let issuer: Issuer = serde_json::from_slice(&body).map_err(|_| Rejection::Foreign)?;
+        let parsed = Parsed::read(token).ok_or(Rejection::Foreign)?;
+        let issuer: Issuer = serde_json::from_slice(&parsed.payload).map_err(|_| Rejection::Foreign)?;
         if !self.issuers.contains(&issuer.iss) && issuer.iss != LEGACY_ISSUER {
             return Err(Rejection::Foreign);
         }
-        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| Rejection::Malformed)?;
-        let signature = decode(signature)?;
-        let hash = match header.alg.as_str() {
-            "ES256" | "RS256" => 256,
-            "ES384" | "RS384" => 384,
-            "RS512" => 512,
-            _ => return Err(Rejection::Signature),
-        };
-        let is_rsa = header.alg.starts_with('R');
-        let fits = |(id, key): &&(String, PublicKey)| {
-            (key.algorithm == Algorithm::Rsa) == is_rsa && header.kid.as_ref().is_none_or(|kid| kid == id)
-        };
-        let known = self.keys.iter().filter(fits).any(|(_, key)| key.verify_jws(hash, signed.as_bytes(), &signature));
-        if !known {
+        let fits = |id: &String| parsed.key_id.as_ref().is_none_or(|wanted| wanted == id);
+        if !self.keys.iter().any(|(id, key)| fits(id) && parsed.is_signed_by(key)) {
             return Err(Rejection::Signature);
         }
-        serde_json::from_slice(&body).map_err(|_| Rejection::Malformed)
+        serde_json::from_slice(&parsed.payload).map_err(|_| Rejection::Malformed)
     }
 
     /// The JSON web key set of `/openid/v1/jwks`.
@@ -216,6 +198,65 @@ impl Verifier {
             "id_token_signing_alg_values_supported": algorithms,
         })
     }
+}
+
+/// A token taken apart. Nothing in it is proven before its signature is.
+pub struct Parsed<'a> {
+    pub algorithm: String,
+    pub key_id: Option<String>,
+    /// The claims, as JSON.
+    pub payload: Vec<u8>,
+    signed: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Parsed<'a> {
+    /// `None` if this is no JSON web token, or far too long for one.
+    pub fn read(token: &'a str) -> Option<Self> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return None;
+        }
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, payload) = signed.split_once('.')?;
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+        let header: Header = serde_json::from_slice(&decode(header)?).ok()?;
+        let (payload, signature) = (decode(payload)?, decode(signature)?);
+        Some(Self { algorithm: header.alg, key_id: header.kid, payload, signed, signature })
+    }
+
+    pub fn is_signed_by(&self, key: &PublicKey) -> bool {
+        key.verify_jws(&self.algorithm, self.signed.as_bytes(), &self.signature)
+    }
+}
+
+/// The keys of a JSON web key set (RFC 7517) with their ids, without those that no signature here could be made by.
+pub fn keys_of(set: &[u8]) -> std::result::Result<Vec<(String, PublicKey)>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Set {
+        #[serde(default)]
+        keys: Vec<Jwk>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Jwk {
+        kty: String,
+        kid: String,
+        crv: String,
+        n: String,
+        e: String,
+        x: String,
+        y: String,
+    }
+    let key = |jwk: Jwk| {
+        let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
+        let key = match jwk.kty.as_str() {
+            "RSA" => PublicKey::from_rsa(&bytes(&jwk.n)?, &bytes(&jwk.e)?),
+            "EC" => PublicKey::from_point(&jwk.crv, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
+            _ => return None,
+        };
+        Some((jwk.kid, key))
+    };
+    Ok(serde_json::from_slice::<Set>(set)?.keys.into_iter().filter_map(key).collect())
 }
 
 /// Issuer of tokens in secrets.

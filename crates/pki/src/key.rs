@@ -79,17 +79,51 @@ impl PublicKey {
         Some(components.n.len() * 8 - first)
     }
 
-    /// Checks a signature as JWS has it (fixed-size `r || s` for EC). `hash` is 256, 384 or 512.
-    pub(crate) fn verify_jws(&self, hash: u16, message: &[u8], sig: &[u8]) -> bool {
-        let algorithm: &dyn signature::VerificationAlgorithm = match (self.algorithm, hash) {
-            (Algorithm::P256, 256) => &signature::ECDSA_P256_SHA256_FIXED,
-            (Algorithm::P384, 384) => &signature::ECDSA_P384_SHA384_FIXED,
-            (Algorithm::Rsa, 256) => &signature::RSA_PKCS1_2048_8192_SHA256,
-            (Algorithm::Rsa, 384) => &signature::RSA_PKCS1_2048_8192_SHA384,
-            (Algorithm::Rsa, 512) => &signature::RSA_PKCS1_2048_8192_SHA512,
+    /// Checks a signature as JWS has it (RFC 7518; fixed-size `r || s` for EC).
+    pub fn verify_jws(&self, algorithm: &str, message: &[u8], sig: &[u8]) -> bool {
+        let algorithm: &dyn signature::VerificationAlgorithm = match (self.algorithm, algorithm) {
+            (Algorithm::P256, "ES256") => &signature::ECDSA_P256_SHA256_FIXED,
+            (Algorithm::P384, "ES384") => &signature::ECDSA_P384_SHA384_FIXED,
+            (Algorithm::Rsa, "RS256") => &signature::RSA_PKCS1_2048_8192_SHA256,
+            (Algorithm::Rsa, "RS384") => &signature::RSA_PKCS1_2048_8192_SHA384,
+            (Algorithm::Rsa, "RS512") => &signature::RSA_PKCS1_2048_8192_SHA512,
+            (Algorithm::Rsa, "PS256") => &signature::RSA_PSS_2048_8192_SHA256,
+            (Algorithm::Rsa, "PS384") => &signature::RSA_PSS_2048_8192_SHA384,
+            (Algorithm::Rsa, "PS512") => &signature::RSA_PSS_2048_8192_SHA512,
             _ => return false,
         };
         signature::UnparsedPublicKey::new(algorithm, &self.key).verify(message, sig).is_ok()
+    }
+
+    /// An RSA key of its modulus and exponent.
+    pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Self {
+        Self::from_parts(Algorithm::Rsa, &der::sequence(&[der::unsigned(modulus), der::unsigned(exponent)]))
+    }
+
+    /// A key of a curve (`P-256`, `P-384`) and the coordinates of its point.
+    pub fn from_point(curve: &str, x: &[u8], y: &[u8]) -> Option<Self> {
+        let (algorithm, length) = match curve {
+            "P-256" => (Algorithm::P256, 32),
+            "P-384" => (Algorithm::P384, 48),
+            _ => return None,
+        };
+        let fits = x.len() == length && y.len() == length;
+        fits.then(|| Self::from_parts(algorithm, &[&[4], x, y].concat()))
+    }
+
+    /// All public keys of a text, or the public halves of its private ones: `--service-account-key-file`.
+    pub fn all_from_pem(text: &str) -> Result<Vec<Self>> {
+        let mut keys = Vec::new();
+        for block in Pem::parse_all(text)? {
+            match block.label.as_str() {
+                "PUBLIC KEY" => keys.push(Self::from_spki(&block.contents)?),
+                "RSA PUBLIC KEY" => keys.push(Self::from_parts(Algorithm::Rsa, &block.contents)),
+                "CERTIFICATE" => keys.push(crate::Certificate::from_der(&block.contents)?.public_key()?),
+                label if label.ends_with("PRIVATE KEY") => keys.push(KeyPair::from_block(block)?.public),
+                _ => {}
+            }
+        }
+        if keys.is_empty() { Err(Error::NoPem { label: "PUBLIC KEY" }) } else { Ok(keys) }
     }
 
     /// Checks an X.509 signature; `kind` is its AlgorithmIdentifier's OID.

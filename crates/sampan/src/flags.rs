@@ -34,9 +34,8 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
     }
 }
 
-/// What `--kube-apiserver-arg` takes of kube-apiserver's flags.
+/// What `--kube-apiserver-arg` takes of kube-apiserver's flags besides those of [`crate::who`].
 const API_SERVER_ARGS: &[&str] = &[
-    "anonymous-auth",
     "audit-log-batch-buffer-size",
     "audit-log-compress",
     "audit-log-format",
@@ -56,11 +55,11 @@ const API_SERVER_ARGS: &[&str] = &[
     "max-requests-inflight",
 ];
 
-/// `NAME=VALUE`; a name alone is a switch that is on.
+/// One of kube-apiserver's flags: `NAME=VALUE`; a name alone is a switch that is on.
 pub fn api_server_arg(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.trim_start_matches('-').split_once('=').unwrap_or((text.trim_start_matches('-'), "true"));
-    if !API_SERVER_ARGS.contains(&name) {
-        return Err(format!("known are {}", API_SERVER_ARGS.join(", ")));
+    if !crate::who::FLAGS.contains(&name) && !API_SERVER_ARGS.contains(&name) {
+        return Err(format!("known are {}, {}", crate::who::FLAGS.join(", "), API_SERVER_ARGS.join(", ")));
     }
     Ok((name.to_owned(), value.to_owned()))
 }

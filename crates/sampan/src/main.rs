@@ -21,6 +21,7 @@ mod manners;
 mod places;
 mod server;
 mod token;
+mod who;
 mod wiring;
 
 use std::process::ExitCode;

@@ -1,17 +1,14 @@
 //! `sampan server`: from flags to a control plane that answers, and a node on this machine.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apiserver::authn::issue::TokenIssuer;
-use apiserver::authn::{Authenticator, Setup};
 use apiserver::seams::Random;
 use apiserver::{Body, Server, User, bootstrap};
 use http::{Request, Response};
-use pki::jwt::{Signer, Verifier};
 use pki::{Authority, Leaf};
 use reconcile::Runner;
 use reconcile::io::{Client, Identity as Component};
@@ -28,6 +25,7 @@ use crate::join::{self, Cluster, Desk};
 use crate::listen::{self, Handler};
 use crate::manners::Manners;
 use crate::places::Places;
+use crate::who::{self, Who};
 use crate::wiring::host::{SystemClock, now_ns};
 use crate::wiring::local::Local;
 use crate::wiring::node_proxy::Proxy;
@@ -81,6 +79,8 @@ pub enum Error {
     Machine(#[from] machine::Error),
     #[error("--kube-apiserver-arg: {0}")]
     ApiServerArg(String),
+    #[error(transparent)]
+    Who(#[from] who::Error),
     #[error("cannot start the runtime: {0}")]
     Tokio(std::io::Error),
 }
@@ -163,17 +163,22 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
     tokio::spawn(forget_history(store.clone()));
     let proxy =
         Arc::new(Proxy::new(&identity.server_ca.bundle_pem(), &identity.kubelet_client, &identity.front_proxy)?);
+    let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
+    let audiences = [issuer.clone(), "sampan".to_owned()];
+    let mut who = who::resolve(&args.kube_apiserver_arg, &identity, &issuer, &audiences)?;
+    let followed = std::mem::take(&mut who.followed);
     let random = Arc::new(SystemRandom);
     let stored = crate::encryption::before(&args, &places, random, store.clone())?;
-    let server = Server::start(api_config(&args, &settings, &identity, stored, proxy.clone())?).await?;
     let facts = bootstrap::Facts {
         addresses: vec![settings.advertise],
         port: settings.listen.port(),
         service_cidrs: settings.service_cidrs.clone(),
-        client_ca_pem: identity.client_ca.bundle_pem(),
-        request_header_ca_pem: identity.front_proxy_ca.bundle_pem(),
-        request_header_names: vec!["system:auth-proxy".into()],
+        client_ca_pem: who.client_ca_pem.clone(),
+        request_header_ca_pem: who.request_header_ca_pem.clone(),
+        request_header_names: who.request_header_names.clone(),
     };
+    let server = Server::start(api_config(&args, &settings, who, stored, proxy.clone())?).await?;
+    followed.into_iter().for_each(|file| drop(tokio::spawn(file.follow(server.clone()))));
     bootstrap::run(&server, &facts).await?;
     let (_facts, facts) = tokio::sync::watch::channel(facts);
     tokio::spawn(bootstrap::keep(server.clone(), facts));
@@ -346,37 +351,22 @@ async fn reserve_dns(client: &Client, address: IpAddr) {
 fn api_config(
     args: &ServerArgs,
     settings: &Settings,
-    identity: &Identity,
+    who: Who,
     store: Arc<dyn store::Store>,
     proxy: Arc<Proxy>,
 ) -> Result<apiserver::Config, Error> {
-    let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
-    let audiences = vec![issuer.clone(), "sampan".to_owned()];
-    let key = &identity.service_account_key;
-    let verifier = Verifier::new([key.public().clone()], vec![issuer.clone()]);
-    let signer = Signer::new(pki::KeyPair::from_pem(&key.to_pem())?);
-    let authenticator = Authenticator::new(Setup {
-        client_ca_pem: identity.client_ca.bundle_pem(),
-        request_header_ca_pem: identity.front_proxy_ca.bundle_pem(),
-        request_header_names: vec!["system:auth-proxy".into()],
-        verifier,
-        audiences: audiences.clone(),
-        static_tokens: HashMap::new(),
-        passwords: HashMap::new(),
-    })?;
-    let authorizer = Arc::new(apiserver::authz::Authorizer::default());
     Ok(apiserver::Config {
         store,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
-        authenticate: Arc::new(authenticator),
-        authorize: authorizer.clone(),
-        issue_token: Arc::new(TokenIssuer::new(signer, &issuer, audiences)),
+        authenticate: who.authenticator,
+        authorize: who.authorizer.clone(),
+        issue_token: Arc::new(who.tokens),
         node_proxy: proxy,
-        admission: apiserver::admission::registry::plugins(authorizer, &[]),
+        admission: apiserver::admission::registry::plugins(who.authorizer, &[]),
         service_cidrs: settings.service_cidrs.clone(),
         node_ports: settings.node_ports.clone(),
-        anonymous: args.api_server_arg("anonymous-auth") != Some("false"),
+        anonymous: who.anonymous,
         audit: crate::audit::audit(args)?,
         seats: settings.manners.seats,
     })

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{AdmissionRequest, Plugin};
 use crate::authz::{Authorizer, escalation};
-use crate::seams::BoxFuture;
-use crate::{Server, Status};
+use crate::seams::{BoxFuture, Decision};
+use crate::{Attributes, Server, Status};
 
 pub struct RbacEscalation(pub Arc<Authorizer>);
 
@@ -21,7 +21,11 @@ impl Plugin for RbacEscalation {
     ) -> BoxFuture<'a, Result<(), Status>> {
         let concerns = request.group == "rbac.authorization.k8s.io" && (request.is_create() || request.is_update());
         let AdmissionRequest { user, resource, namespace, object, old, .. } = request;
-        let check = || escalation::check(&self.0, server, user, resource, namespace, object, old.as_deref());
+        let may = |wanted: &Attributes| {
+            matches!(server.config().authorize.authorize(server, user, wanted).now(), Decision::Allow(_))
+        };
+        let by = escalation::Granter { user, view: server, rbac: &self.0.rbac, may: &may };
+        let check = || escalation::check(&by, resource, namespace, object, old.as_deref());
         Box::pin(std::future::ready(if concerns { check() } else { Ok(()) }))
     }
 }

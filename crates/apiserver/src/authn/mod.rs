@@ -1,28 +1,43 @@
 //! Who is asking: the implementation of [`crate::seams::Authenticate`].
 //!
 //! A request may carry several credentials; the first that holds wins, in upstream's order: front proxy, client
-//! certificate, then bearer tokens (static, service account, bootstrap) and passwords. If there were credentials and
-//! none held, the request is refused; without any it is the caller's to make it anonymous.
+//! certificate, then bearer tokens: those that can be judged here (static, service account, bootstrap) before those that
+//! others must be asked for (OpenID Connect, webhook). If there were credentials and none held, the request is refused;
+//! without any it is the caller's to make it anonymous.
 
 mod certificates;
+mod claims;
+pub mod config;
 pub(crate) mod impersonation;
 pub mod issue;
+pub mod oidc;
 pub mod service_accounts;
 #[cfg(test)]
 mod tests;
+pub mod token_file;
+pub mod webhook;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderName, header, request::Parts};
 use schema::Value;
 
-use crate::seams::{Authenticate, BoxFuture, Peer, Refused};
+use crate::outside::Remembered;
+use crate::seams::{Authenticate, BoxFuture, Peer, Refused, Reviewed};
 use crate::view::{self, SECRETS, View};
 use crate::{Server, User};
 
 use certificates::Trust;
+use oidc::Issuer;
 use service_accounts::ServiceAccounts;
+use webhook::TokenWebhook;
+
+/// What another has found out is believed again for so long: upstream's cache of successful tokens.
+const BELIEVED: Duration = Duration::from_secs(10);
+const BELIEVED_MAX: usize = 10_000;
 
 /// What the authenticator accepts.
 pub struct Setup {
@@ -31,27 +46,53 @@ pub struct Setup {
     /// Who signs front proxies' certificates, and which common names may be one (any, if empty).
     pub request_header_ca_pem: String,
     pub request_header_names: Vec<String>,
+    pub request_headers: RequestHeaders,
     /// Keys and issuers of service account tokens.
     pub verifier: pki::jwt::Verifier,
     /// `--api-audiences`: what a token must be good for; the first issuer by default.
     pub audiences: Vec<String>,
     /// Token → user: `--token-auth-file`.
     pub static_tokens: HashMap<String, User>,
-    /// Name → password and user, for HTTP basic authentication: how agents join.
-    pub passwords: HashMap<String, (String, User)>,
+    /// `--enable-bootstrap-token-auth`
+    pub bootstrap_tokens: bool,
+    pub issuers: Vec<Issuer>,
+    pub webhook: Option<TokenWebhook>,
+}
+
+/// In which headers a front proxy says who asks.
+#[derive(Clone, Debug)]
+pub struct RequestHeaders {
+    pub user: Vec<HeaderName>,
+    pub uid: Vec<HeaderName>,
+    pub group: Vec<HeaderName>,
+    /// In lower case.
+    pub extra_prefix: Vec<String>,
+}
+
+impl Default for RequestHeaders {
+    fn default() -> Self {
+        Self {
+            user: vec![HeaderName::from_static("x-remote-user")],
+            uid: vec![HeaderName::from_static("x-remote-uid")],
+            group: vec![HeaderName::from_static("x-remote-group")],
+            extra_prefix: vec!["x-remote-extra-".into()],
+        }
+    }
 }
 
 pub struct Authenticator {
     clients: Trust,
     front_proxies: Trust,
     front_proxy_names: Vec<String>,
+    headers: RequestHeaders,
     accounts: ServiceAccounts,
     static_tokens: HashMap<[u8; 32], User>,
-    passwords: HashMap<String, (String, User)>,
+    bootstrap_tokens: bool,
+    outside: Outside,
 }
 
 /// A user and the audiences that its token is good for.
-type Known = (User, Vec<String>);
+type Known = Reviewed;
 
 impl Authenticator {
     pub fn new(setup: Setup) -> Result<Self, pki::Error> {
@@ -59,13 +100,33 @@ impl Authenticator {
             clients: Trust::from_pem(&setup.client_ca_pem)?,
             front_proxies: Trust::from_pem(&setup.request_header_ca_pem)?,
             front_proxy_names: setup.request_header_names,
+            headers: setup.request_headers,
             accounts: ServiceAccounts::new(setup.verifier, setup.audiences),
             static_tokens: setup.static_tokens.into_iter().map(|(token, user)| (digest(&token), user)).collect(),
-            passwords: setup.passwords,
+            bootstrap_tokens: setup.bootstrap_tokens,
+            outside: Outside {
+                issuers: RwLock::new(setup.issuers.into()),
+                webhook: setup.webhook,
+                believed: Remembered::new(BELIEVED_MAX),
+            },
         })
     }
 
-    /// `now` in seconds since 1970.
+    /// Puts other issuers in the place of those it has, once all of them have been reached.
+    ///
+    /// # Errors
+    /// Why one cannot be; then everything stays as it was.
+    pub async fn replace_issuers(&self, server: &Server, issuers: Vec<Issuer>) -> Result<(), String> {
+        for issuer in &issuers {
+            let url = &issuer.url;
+            let unhealthy = |why| format!("oidc: authenticator for issuer {url:?} is not healthy: {why}");
+            issuer.prepare(server).await.map_err(unhealthy)?;
+        }
+        *self.outside.issuers.write().unwrap_or_else(PoisonError::into_inner) = issuers.into();
+        Ok(())
+    }
+
+    /// What can be decided here. `now` in seconds since 1970.
     fn decide(&self, view: &dyn View, headers: &HeaderMap, peer: &Peer, now: i64) -> Result<Option<User>, Refused> {
         let mut refused = Vec::new();
         let mut attempts: Vec<Result<Option<User>, String>> = Vec::new();
@@ -77,11 +138,9 @@ impl Authenticator {
             attempts.push(self.clients.user(&peer.certificates, now));
         }
         if let Some(token) = bearer(headers) {
-            attempts
-                .push(self.token(view, &token, &[], now).map(|known| known.map(|(user, _)| user)).and_then(unknown));
-        }
-        if let Some((name, password)) = basic(headers) {
-            attempts.push(unknown(self.password(&name, &password)));
+            let known = self.token(view, &token, self.accounts.audiences(), now);
+            let user = known.map(|known| known.map(|(user, _)| user));
+            attempts.push(user.and_then(|user| user.map(Some).ok_or_else(|| "invalid bearer token".into())));
         }
         for attempt in attempts {
             match attempt {
@@ -93,49 +152,99 @@ impl Authenticator {
         if refused.is_empty() { Ok(None) } else { Err(Refused(refused.join("; "))) }
     }
 
-    /// `None`: nobody knows this token.
+    /// `None`: nobody here knows this token.
     fn token(&self, view: &dyn View, token: &str, audiences: &[String], now: i64) -> Result<Option<Known>, String> {
-        let audiences = if audiences.is_empty() { self.accounts.audiences() } else { audiences };
-        // Tokens without audiences are good for the server itself only.
-        let own =
-            || -> Vec<String> { audiences.iter().filter(|a| self.accounts.audiences().contains(a)).cloned().collect() };
+        let own = || own_of(audiences, self.accounts.audiences());
         if let Some(user) = self.static_tokens.get(&digest(token)) {
             return Ok(Some((user.clone(), own())).filter(|(_, good_for)| !good_for.is_empty()));
         }
         if let Some(known) = self.accounts.user(view, token, audiences, now)? {
             return Ok(Some(known));
         }
+        if !self.bootstrap_tokens {
+            return Ok(None);
+        }
         Ok(bootstrap_user(view, token, now)?.map(|user| (user, own())).filter(|(_, good_for)| !good_for.is_empty()))
     }
 
-    fn password(&self, name: &str, password: &str) -> Option<User> {
-        let (expected, user) = self.passwords.get(name)?;
-        pki::same_secret(expected, password).then(|| user.clone())
-    }
-
     fn front_proxy(&self, headers: &HeaderMap, peer: &Peer, now: i64) -> Result<Option<User>, String> {
-        let Some(name) = headers.get("x-remote-user").and_then(|v| v.to_str().ok()) else { return Ok(None) };
+        let all = |names: &[HeaderName]| -> Vec<String> {
+            let values = names.iter().flat_map(|name| headers.get_all(name)).filter_map(|v| v.to_str().ok());
+            values.filter(|value| !value.is_empty()).map(str::to_owned).collect()
+        };
+        let Some(name) = all(&self.headers.user).into_iter().next() else { return Ok(None) };
         let Some(proxy) = self.front_proxies.user(&peer.certificates, now)? else { return Ok(None) };
         if !self.front_proxy_names.is_empty() && !self.front_proxy_names.contains(&proxy.name) {
             return Err(format!("{:?} is not an allowed front proxy", proxy.name));
         }
-        let all = |name: &str| -> Vec<String> {
-            headers.get_all(name).iter().filter_map(|v| v.to_str().ok().map(str::to_owned)).collect()
-        };
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (header, value) in headers {
-            if let (Some(key), Ok(value)) = (header.as_str().strip_prefix("x-remote-extra-"), value.to_str()) {
-                extra.entry(crate::request::percent_decode(key)).or_default().push(value.into());
+        for prefix in &self.headers.extra_prefix {
+            for (header, value) in headers {
+                if let (Some(key), Ok(value)) = (header.as_str().strip_prefix(prefix), value.to_str()) {
+                    extra.entry(crate::request::percent_decode(key)).or_default().push(value.into());
+                }
             }
         }
-        let uid = all("x-remote-uid").into_iter().next().unwrap_or_default();
-        Ok(Some(User { name: name.into(), uid, groups: all("x-remote-group"), extra }))
+        let uid = all(&self.headers.uid).into_iter().next().unwrap_or_default();
+        Ok(Some(User { name, uid, groups: all(&self.headers.group), extra }))
     }
 }
 
-/// A credential that nobody knows is a wrong one.
-fn unknown(user: Option<User>) -> Result<Option<User>, String> {
-    user.map(Some).ok_or_else(|| "unknown token or password".into())
+/// Those who must be asked whether they know a token.
+struct Outside {
+    issuers: RwLock<Arc<[Issuer]>>,
+    webhook: Option<TokenWebhook>,
+    believed: Remembered<Known>,
+}
+
+impl Outside {
+    async fn token(
+        &self,
+        server: &Server,
+        token: &str,
+        wanted: &[String],
+        own: &[String],
+    ) -> Result<Option<Known>, String> {
+        let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if issuers.is_empty() && self.webhook.is_none() {
+            return Ok(None);
+        }
+        let key = Remembered::<()>::key(std::iter::once(token).chain(wanted.iter().map(String::as_str)));
+        if let Some(known) = self.believed.get(&key) {
+            return Ok(Some(known));
+        }
+        let mut refused = Vec::new();
+        let mut known = None;
+        for issuer in issuers.iter() {
+            match issuer.user(server, token, server.now()).await {
+                Ok(None) => continue,
+                Ok(Some(user)) => {
+                    known = Some((user, own_of(wanted, own))).filter(|(_, good_for)| !good_for.is_empty())
+                }
+                Err(why) => refused.push(why),
+            }
+            break;
+        }
+        if let (None, Some(webhook)) = (&known, &self.webhook) {
+            match webhook.user(server, token, wanted, own).await {
+                Ok(answer) => known = answer,
+                Err(why) => refused.push(why),
+            }
+        }
+        match known {
+            Some(known) => {
+                self.believed.put(key, known.clone(), BELIEVED);
+                Ok(Some(known))
+            }
+            None if refused.is_empty() => Ok(None),
+            None => Err(refused.join("; ")),
+        }
+    }
+}
+
+/// What a token without audiences is good for: the server itself only.
+fn own_of(wanted: &[String], own: &[String]) -> Vec<String> {
+    wanted.iter().filter(|audience| own.contains(audience)).cloned().collect()
 }
 
 fn digest(token: &str) -> [u8; 32] {
@@ -155,15 +264,6 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     let encoded = protocols.flat_map(|list| list.split(',')).find_map(|p| p.trim().strip_prefix(PROTOCOL))?;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok().filter(|token| !token.is_empty())
-}
-
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    text.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()))
 }
 
 /// A field of a Secret's data, decoded.
@@ -223,7 +323,19 @@ impl Authenticate for Authenticator {
         parts: &'a Parts,
         peer: &'a Peer,
     ) -> BoxFuture<'a, Result<Option<User>, Refused>> {
-        Box::pin(std::future::ready(self.decide(server, &parts.headers, peer, server.now())))
+        let refused = match self.decide(server, &parts.headers, peer, server.now()) {
+            Err(refused) => refused,
+            decided => return Box::pin(std::future::ready(decided)),
+        };
+        Box::pin(async move {
+            let Some(token) = bearer(&parts.headers) else { return Err(refused) };
+            let own = self.accounts.audiences();
+            match self.outside.token(server, &token, own, own).await {
+                Ok(Some((user, _))) => Ok(Some(user)),
+                Ok(None) => Err(refused),
+                Err(why) => Err(Refused(format!("{refused}; {why}"))),
+            }
+        })
     }
 
     fn review<'a>(
@@ -231,13 +343,24 @@ impl Authenticate for Authenticator {
         server: &'a Server,
         token: &'a str,
         audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<(User, Vec<String>)>, Refused>> {
-        let mut known = self.token(server, token, audiences, server.now()).map_err(Refused);
-        if let Ok(Some((user, _))) = &mut known
-            && !user.in_group("system:authenticated")
-        {
-            user.groups.push("system:authenticated".into());
-        }
-        Box::pin(std::future::ready(known))
+    ) -> BoxFuture<'a, Result<Option<Reviewed>, Refused>> {
+        Box::pin(async move {
+            let own = self.accounts.audiences();
+            let audiences = if audiences.is_empty() { own } else { audiences };
+            let mut known = self.token(server, token, audiences, server.now());
+            if !matches!(known, Ok(Some(_))) {
+                known = match (known, self.outside.token(server, token, audiences, own).await) {
+                    (Err(here), Err(there)) => Err(format!("{here}, {there}")),
+                    (here @ Err(_), Ok(None)) => here,
+                    (_, there) => there,
+                };
+            }
+            if let Ok(Some((user, _))) = &mut known
+                && !user.in_group("system:authenticated")
+            {
+                user.groups.push("system:authenticated".into());
+            }
+            known.map_err(Refused)
+        })
     }
 }

@@ -4,28 +4,35 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schema::Value;
 
-use super::{ADMINISTRATORS, Authorizer, rbac::Rbac, rules_of};
+use super::{ADMINISTRATORS, rbac::Rbac, rules_of};
 use crate::request::GroupResource;
-use crate::seams::{Decision, Rule};
+use crate::seams::Rule;
 use crate::view::{self, View};
 use crate::{Attributes, Status, User};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// Who grants, and how what they may is found out.
+pub struct Granter<'a> {
+    pub user: &'a User,
+    pub view: &'a dyn View,
+    pub rbac: &'a Rbac,
+    pub may: &'a dyn Fn(&Attributes) -> bool,
+}
+
 /// Checks a role or binding that is about to be written; `resource` is one of the four RBAC kinds.
 pub fn check(
-    authorizer: &Authorizer,
-    view: &dyn View,
-    user: &User,
+    by: &Granter<'_>,
     resource: &str,
     namespace: &str,
     object: &Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
+    let Granter { user, view, rbac, may } = *by;
     if user.in_group(ADMINISTRATORS) || old.is_some_and(|old| is_same_for_garbage_collection(old, object)) {
         return Ok(());
     }
-    let may = |verb: &str, resource: &str, name: &str| {
+    let allowed = |verb: &str, resource: &str, name: &str| {
         let attributes = Attributes {
             verb: verb.into(),
             api_group: GROUP.into(),
@@ -36,16 +43,15 @@ pub fn check(
             is_resource: true,
             ..Attributes::default()
         };
-        matches!(authorizer.decide(view, user, &attributes), Decision::Allow(_))
+        may(&attributes)
     };
     let forbidden = |why: &str| Status::forbidden(&GroupResource::new(GROUP, resource), view::name(object), why);
-    let confirm = |rules: &[Rule]| {
-        missing(&authorizer.rbac, view, user, namespace, rules).map_or(Ok(()), |why| Err(forbidden(&why)))
-    };
+    let confirm =
+        |rules: &[Rule]| missing(rbac, view, user, namespace, rules).map_or(Ok(()), |why| Err(forbidden(&why)));
     if matches!(resource, "roles" | "clusterroles") {
         // The name of an update's object is the name of the request; a creation's request has none.
         let name = if old.is_some() { view::name(object) } else { "" };
-        if may("escalate", resource, name) {
+        if allowed("escalate", resource, name) {
             return Ok(());
         }
         confirm(&rules_of(object))?;
@@ -63,18 +69,17 @@ pub fn check(
         "Role" => "roles",
         _ => return Ok(()), // validation refuses it
     };
-    if may("bind", roles, name) {
+    if allowed("bind", roles, name) {
         return Ok(());
     }
-    let rules = authorizer
-        .rbac
+    let rules = rbac
         .role(view, namespace, kind == "ClusterRole", name)
         // Upstream names the resource of the request, and the role.
         .ok_or_else(|| Status::not_found(&GroupResource::new(GROUP, resource), name))?;
     confirm(&rules)
 }
 
-fn everything() -> [Rule; 2] {
+pub(super) fn everything() -> [Rule; 2] {
     let all = || vec!["*".to_owned()];
     [
         Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() },

@@ -1,70 +1,175 @@
 //! May they: the implementations of [`crate::seams::Authorize`].
 //!
-//! [`Authorizer`] asks, in this order: is it an administrator of the group `system:masters`, does the node
-//! authorizer allow it, does RBAC. All three answer from the cache.
+//! [`Authorizer`] asks, one after another until one decides: is it an administrator of the group `system:masters`, and
+//! then those of its configuration; node authorizer and RBAC, which answer from the cache, if it has none.
 
+pub mod config;
 pub mod escalation;
 pub mod node;
 pub mod rbac;
 #[cfg(test)]
 mod tests;
+pub mod webhook;
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 use schema::Value;
+use schema::selector::FieldSelector;
 
-use crate::seams::{Answer, Authorize, Decision, Rule};
+use crate::seams::{Answer, Authorize, Decision, Rule, Rules};
 use crate::view::View;
 use crate::{Attributes, Server, User};
 
+use config::{Kind, Link};
+
 pub const ADMINISTRATORS: &str = "system:masters";
 
-/// `--authorization-mode=Node,RBAC`, with upstream's privileged group before them.
 pub struct Authorizer {
     node: node::NodeAuthorizer,
     pub rbac: rbac::Rbac,
+    chain: RwLock<Arc<[Link]>>,
 }
 
 impl Default for Authorizer {
     fn default() -> Self {
-        Self { node: node::NodeAuthorizer::new(crate::bootstrap::node_rules()), rbac: rbac::Rbac::default() }
+        Self::new(config::default())
+    }
+}
+
+/// What those said who did not decide.
+#[derive(Default)]
+struct Undecided {
+    reasons: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Undecided {
+    fn add(&mut self, name: &str, decision: Decision) -> Option<Decision> {
+        let reason = match decision {
+            Decision::NoOpinion(reason) => reason,
+            Decision::Failed { denied: false, reason, error } => {
+                self.errors.push(error);
+                reason
+            }
+            decided => return Some(decided),
+        };
+        if !reason.is_empty() {
+            self.reasons.push(format!("{name}: {reason}"));
+        }
+        None
+    }
+
+    fn decision(mut self) -> Decision {
+        let reason = self.reasons.join("\n");
+        self.errors.dedup();
+        match self.errors.as_slice() {
+            [] => Decision::NoOpinion(reason),
+            [one] => Decision::Failed { denied: false, reason, error: one.clone() },
+            many => Decision::Failed { denied: false, reason, error: format!("[{}]", many.join(", ")) },
+        }
     }
 }
 
 impl Authorizer {
-    pub fn decide(&self, view: &dyn View, user: &User, attributes: &Attributes) -> Decision {
-        if user.in_group(ADMINISTRATORS) {
-            return Decision::Allow(String::new());
+    pub fn new(chain: Vec<Link>) -> Self {
+        Self {
+            node: node::NodeAuthorizer::new(crate::bootstrap::node_rules()),
+            rbac: rbac::Rbac::default(),
+            chain: RwLock::new(chain.into()),
         }
-        let mut reasons = Vec::new();
-        let authorizers: [(&str, &dyn Fn() -> Decision); 2] = [
-            ("node", &|| self.node.decide(view, user, attributes)),
-            ("rbac", &|| self.rbac.decide(view, user, attributes)),
-        ];
-        for (name, decide) in authorizers {
-            match decide() {
-                Decision::NoOpinion(why) if why.is_empty() => {}
-                Decision::NoOpinion(why) => reasons.push(format!("{name}: {why}")),
-                decided => return decided,
+    }
+
+    /// Asks others from now on.
+    pub fn replace(&self, chain: Vec<Link>) {
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = chain.into();
+    }
+
+    pub fn chain(&self) -> Arc<[Link]> {
+        self.chain.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The decision, unless a webhook must be asked for it.
+    pub fn at_once(&self, view: &dyn View, user: &User, attributes: &Attributes) -> Option<Decision> {
+        if user.in_group(ADMINISTRATORS) {
+            return Some(Decision::Allow(String::new()));
+        }
+        let mut undecided = Undecided::default();
+        for link in self.chain().iter() {
+            if matches!(link.kind, Kind::Webhook(_)) {
+                return None;
+            }
+            if let Some(decision) = self.ask(link, view, user, attributes, &mut undecided) {
+                return Some(decision);
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        Some(undecided.decision())
+    }
+
+    /// Asks one who answers at once.
+    fn ask(
+        &self,
+        link: &Link,
+        view: &dyn View,
+        user: &User,
+        attributes: &Attributes,
+        undecided: &mut Undecided,
+    ) -> Option<Decision> {
+        let decision = match &link.kind {
+            Kind::Node => self.node.decide(view, user, attributes),
+            Kind::Rbac => self.rbac.decide(view, user, attributes),
+            Kind::AlwaysAllow => Decision::Allow(String::new()),
+            Kind::AlwaysDeny => Decision::NoOpinion("Everything is forbidden.".into()),
+            Kind::Webhook(_) => return None,
+        };
+        undecided.add(&link.name, decision)
+    }
+
+    async fn ask_all(&self, server: &Server, user: &User, attributes: &Attributes) -> Decision {
+        let mut undecided = Undecided::default();
+        for link in self.chain().iter() {
+            let decided = match &link.kind {
+                Kind::Webhook(webhook) => undecided.add(&link.name, webhook.decide(server, user, attributes).await),
+                _ => self.ask(link, server, user, attributes, &mut undecided),
+            };
+            if let Some(decision) = decided {
+                return decision;
+            }
+        }
+        undecided.decision()
     }
 }
 
 impl Authorize for Authorizer {
     fn authorize<'a>(&'a self, server: &'a Server, user: &'a User, attributes: &'a Attributes) -> Answer<'a> {
-        Answer::Now(self.decide(server, user, attributes))
+        match self.at_once(server, user, attributes) {
+            Some(decision) => Answer::Now(decision),
+            // Those before the webhook are asked again: it costs nothing beside it.
+            None => Answer::Later(Box::pin(self.ask_all(server, user, attributes))),
+        }
     }
 
-    fn rules(&self, server: &Server, user: &User, namespace: &str) -> (Vec<Rule>, bool) {
-        let mut rules = Vec::new();
-        if user.in_group(ADMINISTRATORS) {
-            let all = || vec!["*".to_owned()];
-            rules.push(Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() });
-            rules.push(Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() });
+    fn rules(&self, server: &Server, user: &User, namespace: &str) -> Rules {
+        let mut all = Rules::default();
+        for link in self.chain().iter() {
+            let who = match &link.kind {
+                Kind::Rbac => {
+                    let (rules, missing) = self.rbac.rules_for(server, user, namespace);
+                    all.rules.extend(rules);
+                    all.errors.extend(missing);
+                    continue;
+                }
+                Kind::AlwaysAllow => {
+                    all.rules.extend(escalation::everything());
+                    continue;
+                }
+                Kind::Node if node::identity(user).is_some() => "node",
+                Kind::Webhook(_) => "webhook",
+                Kind::Node | Kind::AlwaysDeny => continue,
+            };
+            all.incomplete = true;
+            all.errors.push(format!("{who} authorizer does not support user rule resolution"));
         }
-        let (found, complete) = self.rbac.rules_for(server, user, namespace);
-        rules.extend(found.iter().cloned());
-        (rules, !complete || node::identity(user).is_some())
+        all
     }
 }
 
@@ -125,10 +230,7 @@ pub(crate) fn url_matches(rule: &str, path: &str) -> bool {
     rule == path || rule.ends_with('*') && path.starts_with(rule.trim_end_matches('*'))
 }
 
-/// The value that a field selector demands of `field`, if it demands one.
-pub(crate) fn selected<'a>(selector: &'a str, field: &str) -> Option<&'a str> {
-    selector.split(',').find_map(|term| {
-        let value = term.trim().strip_prefix(field)?.strip_prefix('=')?;
-        Some(value.strip_prefix('=').unwrap_or(value))
-    })
+/// Whether a field selector demands that value of that field.
+pub(crate) fn demands(selector: &str, field: &str, value: &str) -> bool {
+    FieldSelector::parse(selector).is_ok_and(|selector| selector.exact(field) == Some(value))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use schema::Value;
 
-use super::selected;
+use super::demands;
 use crate::pods::{self, Reference};
 use crate::seams::{Decision, Rule};
 use crate::view::{
@@ -132,7 +132,7 @@ impl NodeAuthorizer {
                     "create" => Ok(()),
                     "get" | "update" | "patch" | "delete" => related("resourceslices"),
                     "watch" | "list" | "deletecollection" => when(
-                        selected(&wanted.field_selector, "spec.nodeName") == Some(node),
+                        demands(&wanted.field_selector, "spec.nodeName", node),
                         "can only list/watch/deletecollection resourceslices with nodeName field selector",
                     ),
                     _ => Err("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, \
@@ -146,7 +146,7 @@ impl NodeAuthorizer {
                     "create" => Ok(()),
                     "get" => related("podcertificaterequests"),
                     "list" | "watch" => when(
-                        selected(&wanted.field_selector, "spec.nodeName") == Some(node),
+                        demands(&wanted.field_selector, "spec.nodeName", node),
                         "can only list/watch podcertificaterequests with nodeName field selector",
                     ),
                     _ => Err(format!("nodes may not {verb} podcertificaterequests")),
@@ -165,7 +165,7 @@ impl NodeAuthorizer {
             },
             "pods" => match (sub, verb) {
                 ("", "get") => get("pods"),
-                ("", "list" | "watch") if selected(&wanted.field_selector, "spec.nodeName") == Some(node) => Ok(()),
+                ("", "list" | "watch") if demands(&wanted.field_selector, "spec.nodeName", node) => Ok(()),
                 ("", "list" | "watch") if !name.is_empty() => related("pods"),
                 ("", "list" | "watch") => Err("can only list/watch pods with spec.nodeName field selector".into()),
                 // Mirror pods, status and eviction of its own pods: NodeRestriction looks at the object.

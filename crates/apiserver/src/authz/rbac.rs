@@ -79,18 +79,18 @@ impl Rbac {
         })
     }
 
-    /// All rules of a user in a namespace, and whether every bound role was found.
-    pub fn rules_for(&self, view: &dyn View, user: &User, namespace: &str) -> (Vec<Rule>, bool) {
-        let mut rules = Vec::new();
-        let mut complete = true;
+    /// All rules of a user in a namespace, and which bound roles are missing.
+    pub fn rules_for(&self, view: &dyn View, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
+        let (mut rules, mut missing) = (Vec::new(), Vec::new());
         self.visit(view, user, namespace, &mut |grant| {
             match grant.rules {
                 Ok(found) => rules.extend(found.iter().cloned()),
-                Err(_) => complete = false,
+                Err(why) if missing.contains(&why) => {}
+                Err(why) => missing.push(why),
             }
             true
         });
-        (rules, complete)
+        (rules, missing)
     }
 
     /// The rules of a role that a binding refers to.

@@ -42,7 +42,7 @@ fn request(text: &str) -> Attributes {
 
 fn check(authorizer: &Authorizer, view: &Fake, user: &User, rows: &[(&str, bool)]) {
     for (text, allowed) in rows {
-        let decision = authorizer.decide(view, user, &request(text));
+        let decision = authorizer.at_once(view, user, &request(text)).unwrap();
         assert_eq!(matches!(decision, Decision::Allow(_)), *allowed, "{} {text}: {decision:?}", user.name);
     }
 }
@@ -157,7 +157,7 @@ fn reasons_and_messages_are_upstreams() {
     }
     let authorizer = Authorizer::default();
     let anna = User::new("anna", &[]);
-    let decide = |text| authorizer.decide(&view, &anna, &request(text));
+    let decide = |text| authorizer.at_once(&view, &anna, &request(text)).unwrap();
     let reason = "RBAC: allowed by ClusterRoleBinding \"b\" of ClusterRole \"r\" to User \"anna\"";
     assert_eq!(decide("get pods p in n"), Decision::Allow(reason.into()));
     let reason = "rbac: RBAC: role.rbac.authorization.k8s.io \"gone\" not found";
@@ -364,7 +364,9 @@ fn nobody_grants_what_they_lack() {
     }
     let authorizer = Authorizer::default();
     let check = |user: &User, resource: &str, object: serde_json::Value| {
-        escalation::check(&authorizer, &view, user, resource, "ns", &value(object), None)
+        let may = |wanted: &Attributes| matches!(authorizer.at_once(&view, user, wanted), Some(Decision::Allow(_)));
+        let by = escalation::Granter { user, view: &view, rbac: &authorizer.rbac, may: &may };
+        escalation::check(&by, resource, "ns", &value(object), None)
     };
     let pods = |verbs: &[&str]| json!({"metadata": {"name": "r"}, "rules": [{"verbs": verbs, "apiGroups": [""], "resources": ["pods"]}]});
     let bind = |role: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": role, "apiGroup": "rbac.authorization.k8s.io"}});

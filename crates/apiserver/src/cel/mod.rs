@@ -23,6 +23,7 @@ mod time;
 pub mod types;
 mod value;
 
+use ast::Kind;
 pub use cost::Place;
 pub use eval::Cx;
 pub use types::Type;
@@ -132,12 +133,56 @@ impl Program {
 
     /// Whether the expression reads that variable.
     pub fn uses(&self, name: &str) -> bool {
-        fn any(expr: &ast::Expr, name: &str) -> bool {
-            matches!(&expr.kind, ast::Kind::Ident(n) if n == name)
-                || expr.kind.children().into_iter().any(|child| any(child, name))
-        }
-        any(&self.expr, name)
+        any(&self.expr, &|kind| is_variable(kind, name))
     }
+
+    /// Whether the expression reads that field of that variable.
+    pub fn reads(&self, variable: &str, field: &str) -> bool {
+        any(&self.expr, &|kind| match kind {
+            Kind::Select(select) => select.field == field && is_variable(&select.operand.kind, variable),
+            Kind::Call(call) => match (call.name.as_str(), call.args.as_slice()) {
+                ("_?._", [operand, field_name]) => {
+                    is_variable(&operand.kind, variable)
+                        && matches!(&field_name.kind, Kind::Const(ast::Const::String(text)) if text == field)
+                }
+                _ => false,
+            },
+            _ => false,
+        })
+    }
+
+    /// Lets fields of maps be spelled as identifiers: `claims.a__dot__b` is `claims["a.b"]`.
+    #[must_use]
+    pub fn with_unescaped_fields(mut self) -> Program {
+        unescape_fields(&mut self.expr);
+        self
+    }
+}
+
+fn any(expr: &ast::Expr, wanted: &dyn Fn(&Kind) -> bool) -> bool {
+    wanted(&expr.kind) || expr.kind.children().into_iter().any(|child| any(child, wanted))
+}
+
+fn is_variable(kind: &Kind, name: &str) -> bool {
+    matches!(kind, Kind::Ident(found) if found == name)
+}
+
+fn unescape_fields(expr: &mut ast::Expr) {
+    let unescape = |field: &mut String| {
+        if let Some(name) = types::unescape(field) {
+            *field = name;
+        }
+    };
+    match &mut expr.kind {
+        Kind::Select(select) if !matches!(select.operand.ty, Type::Object(_)) => unescape(&mut select.field),
+        Kind::Call(call) if matches!(call.name.as_str(), "_?._" | "_[_]" | "_[?_]") => {
+            if let Some(Kind::Const(ast::Const::String(field))) = call.args.get_mut(1).map(|field| &mut field.kind) {
+                unescape(field);
+            }
+        }
+        _ => {}
+    }
+    expr.kind.children_mut().into_iter().for_each(unescape_fields);
 }
 
 /// One of a policy's `variables`.

@@ -167,3 +167,25 @@ pub fn escape(name: &str) -> Option<String> {
     let escaped = name.replace("__", "__underscores__");
     Some(escaped.replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__"))
 }
+
+/// What [`escape`] made of a name; `None` if that is not what it made.
+pub fn unescape(name: &str) -> Option<String> {
+    if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__")).filter(|n| RESERVED.contains(n)) {
+        return Some(word.to_owned());
+    }
+    let (mut out, mut rest) = (String::new(), name);
+    while let Some((before, after)) = rest.split_once("__") {
+        let (word, after) = after.split_once("__")?;
+        out.push_str(before);
+        out.push_str(match word {
+            "underscores" => "__",
+            "dot" => ".",
+            "dash" => "-",
+            "slash" => "/",
+            _ => return None,
+        });
+        rest = after;
+    }
+    out.push_str(rest);
+    (out != name).then_some(out)
+}

@@ -1,9 +1,10 @@
 //! How the API server reaches kubelets, pods and webhooks.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use apiserver::seams::{BoxFuture, NodeProxy, Target};
+use apiserver::seams::{BoxFuture, NodeProxy, Shows, Target};
 use apiserver::{Body, Server, Status};
 use http::{Request, Response, StatusCode};
 use reconcile::io::{Client, Identity};
@@ -28,6 +29,7 @@ pub struct Proxy {
     anyone: Arc<ClientConfig>,
     /// Shown to aggregated API servers.
     front_proxy: Pair,
+    outside: Outside,
 }
 
 impl Proxy {
@@ -37,6 +39,7 @@ impl Proxy {
             kubelets: remote::tls(&Trust::Bundle(server_ca), Some(client), &[b"http/1.1"])?,
             anyone: remote::tls(&Trust::Anyone, None, &[b"http/1.1"])?,
             front_proxy: front_proxy.clone(),
+            outside: Outside::default(),
         })
     }
 
@@ -83,7 +86,8 @@ impl NodeProxy for Proxy {
             let sent = if scheme == "https" {
                 splice(request, |request| remote::once_tls_to(address, self.anyone.clone(), request)).await
             } else {
-                splice(request, |request| remote::once_plain(address, request)).await
+                let address = address.to_string();
+                splice(request, |request| remote::once_plain(&address, request)).await
             };
             sent.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))
         })
@@ -97,20 +101,64 @@ impl NodeProxy for Proxy {
     ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
         Box::pin(async move {
             let failed = |error: remote::Error| Status::internal(format!("failed calling {}: {error}", target.url));
-            let bundle = String::from_utf8_lossy(target.ca_bundle);
-            let trust = match target.insecure {
-                true => Trust::Anyone,
-                false if bundle.is_empty() => Trust::System,
-                false => Trust::Bundle(&bundle),
-            };
-            let client = target.front_proxy.then_some(&self.front_proxy);
-            let config = remote::tls(&trust, client, &[b"http/1.1"]).map_err(failed)?;
-            let (named, name) = remote::target(target.url, 443).map_err(failed)?;
+            if let Some(rest) = target.url.strip_prefix("http://") {
+                let authority = rest.split('/').next().unwrap_or(rest);
+                let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
+                let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+                return splice(request, |request| async move { remote::once_plain(&address, request).await })
+                    .await
+                    .map_err(failed);
+            }
+            let config = self.outside.of(&target, &self.front_proxy).map_err(failed)?;
+            let (named, host) = remote::target(target.url, 443).map_err(failed)?;
+            let name = if target.server_name.is_empty() { host } else { target.server_name.to_owned() };
             let address = target.address.map_or(named, |address| address.to_string());
             splice(request, |request| async move { remote::once_tls(&address, &name, config, request).await })
                 .await
                 .map_err(failed)
         })
+    }
+}
+
+/// Configurations for servers outside, each made once: the system's roots alone are half a megabyte to read.
+#[derive(Default)]
+struct Outside(Mutex<HashMap<[u8; 32], Arc<ClientConfig>>>);
+
+/// More different bundles and certificates than this are made anew.
+const OUTSIDE_MAX: usize = 64;
+
+impl Outside {
+    fn of(&self, target: &Target<'_>, front_proxy: &Pair) -> Result<Arc<ClientConfig>, remote::Error> {
+        let bundle = String::from_utf8_lossy(target.ca_bundle);
+        let trust = match target.insecure {
+            true => Trust::Anyone,
+            false if bundle.is_empty() => Trust::System,
+            false => Trust::Bundle(&bundle),
+        };
+        let client = match target.shows {
+            Shows::Nothing => None,
+            Shows::FrontProxy => Some(front_proxy.clone()),
+            Shows::Certificate(chain, key) => Some(Pair { certificate: chain.to_owned(), key: key.to_owned() }),
+        };
+        let (certificate, key) = client.as_ref().map_or(("", ""), |pair| (&pair.certificate, &pair.key));
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        for part in [&[u8::from(target.insecure)], target.ca_bundle, certificate.as_bytes(), key.as_bytes()] {
+            digest.update(&(part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        let mut id = [0; 32];
+        id.copy_from_slice(digest.finish().as_ref());
+        let held = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = held().get(&id) {
+            return Ok(config.clone());
+        }
+        let config = remote::tls(&trust, client.as_ref(), &[b"http/1.1"])?;
+        let mut held = held();
+        if held.len() >= OUTSIDE_MAX {
+            held.clear();
+        }
+        held.insert(id, config.clone());
+        Ok(config)
     }
 }
 

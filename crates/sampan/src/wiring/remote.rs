@@ -225,9 +225,8 @@ pub async fn once_tls_to(
 }
 
 /// One HTTP request to `address`.
-pub async fn once_plain(address: SocketAddr, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
-    let address = address.to_string();
-    once(connect(&address).await?, &address, request).await
+pub async fn once_plain(address: &str, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+    once(connect(address).await?, address, request).await
 }
 
 /// `https://HOST:PORT` as address to dial and name to verify; the port is 6443 if none is given.
