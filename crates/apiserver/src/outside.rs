@@ -34,10 +34,12 @@ impl Failure {
     }
 }
 
-/// Sends JSON and reads JSON. `authorization` is the header, if there is to be one.
+/// Sends JSON and reads JSON. `url` is the target's, or that with a query; `authorization` is the header, if there is
+/// to be one.
 pub async fn post(
     server: &Server,
     target: Target<'_>,
+    url: &str,
     authorization: &str,
     body: &Value,
     limit: Duration,
@@ -50,22 +52,23 @@ pub async fn post(
     if let Some(value) = Some(authorization).filter(|a| !a.is_empty()).and_then(|a| a.parse().ok()) {
         request.headers_mut().insert(header::AUTHORIZATION, value);
     }
-    let (_, bytes) = exchange(server, target, request, limit).await?;
+    let (_, bytes) = exchange(server, target, url, request, limit).await?;
     json::parse(&bytes).map_err(|e| Failure::lasting(e.message))
 }
 
 /// Reads what is there; with the answer's headers.
 pub async fn get(server: &Server, target: Target<'_>, limit: Duration) -> Result<(HeaderMap, Bytes), Failure> {
-    exchange(server, target, Request::new(full("")), limit).await
+    exchange(server, target, target.url, Request::new(full("")), limit).await
 }
 
 async fn exchange(
     server: &Server,
     target: Target<'_>,
+    url: &str,
     mut request: Request<crate::Body>,
     limit: Duration,
 ) -> Result<(HeaderMap, Bytes), Failure> {
-    let (url, verb) = (target.url, if request.method() == Method::POST { "Post" } else { "Get" });
+    let verb = if request.method() == Method::POST { "Post" } else { "Get" };
     let uri: http::Uri = url.parse().map_err(|e| Failure::lasting(format!("{url}: {e}")))?;
     let unreached = |why: &str| format!("{verb} {url:?}: {why}");
     if let Some(authority) = uri.authority().and_then(|a| a.as_str().parse().ok()) {
@@ -203,13 +206,13 @@ impl Endpoint {
     pub async fn ask(&self, server: &Server, body: &Value, limit: Duration) -> Result<Value, Failure> {
         let mut pause = Duration::from_millis(500);
         for _ in 1..5 {
-            match post(server, self.target(), &self.authorization, body, limit).await {
+            match post(server, self.target(), &self.url, &self.authorization, body, limit).await {
                 Err(failure) if failure.is_passing => tokio::time::sleep(pause).await,
                 settled => return settled,
             }
             pause = pause * 3 / 2;
         }
-        post(server, self.target(), &self.authorization, body, limit).await
+        post(server, self.target(), &self.url, &self.authorization, body, limit).await
     }
 }
 

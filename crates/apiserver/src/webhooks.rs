@@ -203,8 +203,8 @@ pub async fn post(
     let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
     let asked = format!("{url}{separator}timeout={seconds}s");
     let (shows, server_name) = (Shows::Nothing, "");
-    let target = Target { url: &asked, address, server_name, ca_bundle: &bundle, insecure: false, shows };
-    outside::post(server, target, "", body, limit).await.map_err(|failure| failure.why)
+    let target = Target { url: &url, address, server_name, ca_bundle: &bundle, insecure: false, shows };
+    outside::post(server, target, &asked, "", body, limit).await.map_err(|failure| failure.why)
 }
 
 /// Why a webhook has no say.

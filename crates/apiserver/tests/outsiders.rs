@@ -196,7 +196,7 @@ impl Keys {
         )
         .unwrap();
         for (name, value) in json::parse(relaxed(claims).as_bytes()).unwrap().as_object().unwrap() {
-            all.set(&[name], value.clone());
+            all.set(&[name.as_str()], value.clone());
         }
         let header = format!(r#"{{"alg":"ES256","kid":"{}"}}"#, self.id);
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(all.to_string()));
@@ -594,12 +594,12 @@ fn mistakes_are_told_at_once() {
             "authorizers[4].webhook: Invalid value: \"non-null\": may only be specified when type=Webhook",
             "authorizers[5].name: Invalid value: \"A b\": authorizer name is invalid",
             "authorizers[5].webhook: Required value: required when type=Webhook",
-            "authorizers[6].subjectAccessReviewVersion: Unsupported value: \"v2\": supported values: \"v1\", \"v1beta1\"",
-            "authorizers[6].failurePolicy: Unsupported value: \"Ignore\": supported values: \"NoOpinion\", \"Deny\"",
-            "authorizers[6].matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified",
             "authorizers[6].timeout: Invalid value: \"31s\": must be > 0s and <= 30s",
             "authorizers[6].authorizedTTL: Invalid value: \"-1s\": must be > 0s",
             "authorizers[6].unauthorizedTTL: Invalid value: \"soon\": time: invalid duration \"soon\"",
+            "authorizers[6].subjectAccessReviewVersion: Unsupported value: \"v2\": supported values: \"v1\", \"v1beta1\"",
+            "authorizers[6].matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified",
+            "authorizers[6].failurePolicy: Unsupported value: \"Ignore\": supported values: \"NoOpinion\", \"Deny\"",
             "authorizers[6].connectionInfo.kubeConfigFile: Invalid value: \"/etc/none\": error loading file: open /etc/none: no such file or directory",
             "authorizers[6].matchConditions[0].expression: Required value",
             "authorizers[6].matchConditions[1].expression: Invalid value: \"request.user\": must evaluate to bool but got string",

@@ -11,6 +11,7 @@ use crate::view::{self, NODES, Of, PODS, SECRETS, SERVICE_ACCOUNTS, View};
 
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 const PREFIX: &str = "authentication.kubernetes.io/";
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 /// Signatures checked and remembered; more push all others out.
 const REMEMBERED_MAX: usize = 10_000;
@@ -72,21 +73,26 @@ impl ServiceAccounts {
     }
 }
 
-/// The object that a claim names, if it is still the same one and not long deleted.
+/// Whether the object that a claim names is still the same one and not long deleted.
 fn check_alive(view: &dyn View, of: Of, namespace: &str, claim: &Reference, now: i64) -> Result<(), String> {
-    let Of(_, kind) = of;
     let name = &claim.name;
-    let object = view.get(of, namespace, name).ok_or_else(|| format!("{kind} {namespace}/{name} is gone"))?;
+    let (what, of_what) = match of {
+        SERVICE_ACCOUNTS => ("service account", "claim"),
+        SECRETS => ("secret", "service account secret ref claim"),
+        PODS => ("pod", "service account pod ref claim"),
+        _ => ("node", "service account node ref claim"),
+    };
+    let gone = |of_account: String| match of {
+        SERVICE_ACCOUNTS => of_account,
+        _ => "service account token has been invalidated".to_owned(),
+    };
+    let object = view.get(of, namespace, name).ok_or_else(|| gone(format!("serviceaccounts {name:?} not found")))?;
     if view::uid(&object) != claim.uid {
-        return Err(format!(
-            "{kind} {namespace}/{name} has the UID {:?}, the claim {:?}",
-            view::uid(&object),
-            claim.uid
-        ));
+        return Err(format!("{what} UID ({}) does not match {of_what} ({})", view::uid(&object), claim.uid));
     }
     let deletion = object.str_at(&["metadata", "deletionTimestamp"]);
     if schema::time::parse(deletion).is_some_and(|(at, _)| at < now - LEEWAY_SECONDS) {
-        return Err(format!("{kind} {namespace}/{name} has been deleted"));
+        return Err(gone(format!("service account {namespace}/{name} has been deleted")));
     }
     Ok(())
 }
@@ -128,15 +134,21 @@ fn legacy(view: &dyn View, claims: &Claims, token: &str) -> Result<User, String>
     let (namespace, name) = (text(&claims.legacy_namespace), text(&claims.legacy_name));
     let account = Reference { name: name.clone(), uid: text(&claims.legacy_uid) };
     if claims.sub != format!("system:serviceaccount:{namespace}:{name}") {
-        return Err("the token's subject is not its service account".into());
+        return Err("sub claim is invalid".into());
+    }
+    let secret_name = text(&claims.legacy_secret);
+    let secret = view
+        .get(SECRETS, &namespace, &secret_name)
+        .filter(|s| !view::is_deleting(s))
+        .ok_or("Token has been invalidated")?;
+    if secret_text(&secret, "token").is_none_or(|held| !pki::same_secret(&held, token)) {
+        return Err("Token does not match server's copy".into());
     }
     check_alive(view, SERVICE_ACCOUNTS, &namespace, &account, i64::MAX)?;
-    let secret = view
-        .get(SECRETS, &namespace, &text(&claims.legacy_secret))
-        .filter(|s| !view::is_deleting(s))
-        .ok_or("service account token has been invalidated")?;
-    if secret_text(&secret, "token").is_none_or(|held| !pki::same_secret(&held, token)) {
-        return Err("service account token does not match its secret".into());
+    if view::label(&secret, INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+        return Err(format!(
+            "the token in secret {namespace}/{secret_name} for service account {namespace}/{name} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+        ));
     }
     Ok(account_user(&namespace, &account))
 }

@@ -89,7 +89,7 @@ impl TokenWebhook {
             name: user.str_at(&["username"]).into(),
             uid: user.str_at(&["uid"]).into(),
             groups: texts(&user["groups"]),
-            extra: extra.map(|(key, values)| (key.clone(), texts(values))).collect(),
+            extra: extra.map(|(key, values)| (key.to_string(), texts(values))).collect(),
         };
         Ok(Some((user, good_for)))
     }

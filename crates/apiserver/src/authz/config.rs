@@ -169,26 +169,23 @@ fn duration(value: &Value, path: &str, standard: Option<i64>, errors: &mut Vec<F
 fn webhook(webhook: &Value, path: &str, errors: &mut Vec<FieldError>, read: Read<'_>) -> Option<Webhook> {
     let field = |name: &str| format!("{path}.{name}");
     let text = |name: &str| webhook.str_at(&[name]);
-    let mut one_of = |name: &str, allowed: &[&str], required: bool| match text(name) {
-        "" if required => errors.push(FieldError::required(field(name), "")),
-        "" => {}
-        value if !allowed.contains(&value) => errors.push(FieldError::not_supported(field(name), value, allowed)),
-        _ => {}
-    };
-    one_of("subjectAccessReviewVersion", &VERSIONS, true);
-    one_of("matchConditionSubjectAccessReviewVersion", &["v1"], false);
-    one_of("failurePolicy", &["NoOpinion", "Deny"], true);
-    let conditions = webhook.list_at(&["matchConditions"]);
-    if !conditions.is_empty() && text("matchConditionSubjectAccessReviewVersion").is_empty() {
-        let why = "required if match conditions are specified";
-        errors.push(FieldError::required(field("matchConditionSubjectAccessReviewVersion"), why));
-    }
     let timeout = duration(&webhook["timeout"], &field("timeout"), None, errors);
     if timeout.is_some_and(|nanos| nanos > TIMEOUT_MAX) {
         errors.push(FieldError::invalid(field("timeout"), text("timeout"), "must be > 0s and <= 30s"));
     }
     let authorized = duration(&webhook["authorizedTTL"], &field("authorizedTTL"), Some(300 * SECOND), errors);
     let unauthorized = duration(&webhook["unauthorizedTTL"], &field("unauthorizedTTL"), Some(30 * SECOND), errors);
+    let conditions = webhook.list_at(&["matchConditions"]);
+    let mut one_of = |name: &str, allowed: &[&str], required: Option<&str>| match (text(name), required) {
+        ("", Some(why)) => errors.push(FieldError::required(field(name), why)),
+        ("", None) => {}
+        (value, _) if allowed.contains(&value) => {}
+        (value, _) => errors.push(FieldError::not_supported(field(name), value, allowed)),
+    };
+    one_of("subjectAccessReviewVersion", &VERSIONS, Some(""));
+    let why = (!conditions.is_empty()).then_some("required if match conditions are specified");
+    one_of("matchConditionSubjectAccessReviewVersion", &["v1"], why);
+    one_of("failurePolicy", &["NoOpinion", "Deny"], Some(""));
     let endpoint = connection(&webhook["connectionInfo"], &field("connectionInfo"), errors, read);
     let (conditions, wrong) = Conditions::new(conditions, &field("matchConditions"));
     errors.extend(wrong);
