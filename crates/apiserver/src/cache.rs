@@ -109,6 +109,8 @@ pub struct Storage {
     pub kind: Box<str>,
     /// How often one of its objects was decoded into a value: a list needs none.
     pub decodes: AtomicU64,
+    /// Changes that were sent to watchers.
+    pub sent: AtomicU64,
     state: RwLock<State>,
     changed: watch::Sender<Revision>,
 }
@@ -168,6 +170,7 @@ impl Storage {
             api_version: api_version.into(),
             kind: kind.into(),
             decodes: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             state: RwLock::new(State { loading: Some(Vec::new()), ..State::default() }),
             changed: watch::channel(0).0,
         }

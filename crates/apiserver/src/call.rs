@@ -22,6 +22,8 @@ pub const BODY_BYTES_MAX: usize = 3 << 20;
 
 pub struct Call {
     pub server: Server,
+    /// From inside of the process.
+    pub is_local: bool,
     pub user: User,
     pub info: Attributes,
     pub query: Query,
@@ -74,6 +76,7 @@ impl Call {
         };
         Call {
             server: server.clone(),
+            is_local: true,
             user,
             info,
             query: Query::default(),

@@ -4,31 +4,103 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, header, request::Parts};
+use http_body::Body as _;
+use tokio::time::Instant;
 
 use crate::audit::Trail;
 use crate::call::{Call, read_body};
-use crate::fairness::{Refused, Schema, width};
+use crate::fairness::{Permit, Refused, Schema, width};
 use crate::kind::Kind;
 use crate::negotiate::{Accepted, Encoding, Shape};
 use crate::reply::{self, Reply, Warnings};
 use crate::request::{GroupResource, Query};
 use crate::seams::{Answer, Decision, Peer, Random};
+use crate::sending::{self, Held};
 use crate::status::Result;
 use crate::write::{self, Part};
 use crate::{
-    Attributes, Body, Server, Status, User, delete, meta, negotiate, nonresource, patch, read, subresources, watch,
+    Attributes, Body, Server, Status, User, delete, meta, metrics, negotiate, nonresource, patch, read, subresources,
+    watch,
 };
 
 /// How long a request waits for the objects of a definition that has just been established.
 const LOAD_WAIT: Duration = Duration::from_secs(3);
 
-/// A part of the time a request has, as upstream has it: so long it queues before it is told to come again.
+/// So long a request queues that may take as long as it likes.
 const QUEUE_WAIT: Duration = Duration::from_secs(15);
 
 /// What lasts as long as its client wants.
 pub fn is_long_running(info: &Attributes) -> bool {
     matches!(info.verb.as_str(), "watch" | "proxy")
         || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+/// What a request has got on its way.
+#[derive(Default)]
+struct Passage {
+    schema: Option<Arc<Schema>>,
+    permit: Option<Permit>,
+    /// So long it queues before it is told to come again: a part of its time, as upstream has it.
+    patience: Duration,
+    waited: Duration,
+}
+
+/// A request's line in the log, for those who ask for it.
+struct Line {
+    verb: &'static str,
+    uri: String,
+    user_agent: String,
+    audit_id: String,
+    address: String,
+}
+
+impl Line {
+    fn of(parts: &Parts, verb: &'static str, id: &HeaderValue) -> Option<Line> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        tracing::enabled!(target: "requests", tracing::Level::DEBUG).then(|| Line {
+            verb,
+            uri: parts.uri.to_string(),
+            user_agent: parts.headers.get(header::USER_AGENT).map(text).unwrap_or_default(),
+            audit_id: text(id),
+            address: parts
+                .extensions
+                .get::<Peer>()
+                .and_then(|peer| peer.address)
+                .map_or_else(String::new, |a| a.to_string()),
+        })
+    }
+
+    fn write(self, resp: u16, latency: Duration, schema: Option<&Schema>) {
+        let Line { verb, uri, user_agent, audit_id, address } = self;
+        let (apf_pl, apf_fs) = schema.map_or(("", ""), Schema::names);
+        tracing::debug!(
+            target: "requests", verb, URI = uri, ?latency, userAgent = user_agent, "audit-ID" = audit_id, srcIP = address,
+            apf_pl, apf_fs, resp, "HTTP"
+        );
+    }
+}
+
+/// How long a request may take: what the server allows, or less if the client says so.
+fn time_limit(query: &Query, most: Option<Duration>) -> Result<Option<Duration>> {
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
+    let Some(nanos) = schema::time::parse_duration(text) else {
+        let why = if text.parse::<f64>().is_ok() { "missing unit in duration" } else { "invalid duration" };
+        return Err(Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: {why} {text:?}"
+        )));
+    };
+    let asked = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
+    Ok(asked.into_iter().chain(most).min())
+}
+
+/// Upstream's answer to a request whose time is over, which it makes by itself.
+fn timed_out() -> Reply {
+    const BODY: &str = concat!(
+        r#"{"metadata":{},"status":"Failure","message":"Timeout: request did not complete within the allotted timeout","#,
+        r#""reason":"Timeout","details":{},"code":504}"#,
+        "\n"
+    );
+    reply::bytes(504, "text/plain; charset=utf-8", BODY)
 }
 
 /// Upstream's words for a refusal.
@@ -97,29 +169,63 @@ impl Server {
     /// Answers a request. In-process callers put their [`User`] into its extensions; for all others the
     /// connection's [`Peer`] stands there, and they are authenticated.
     pub async fn handle(&self, request: Request<Body>) -> Reply {
+        let is_local = request.extensions().get::<Peer>().is_none();
+        // Counted before it is looked at: nothing slips through between the last look and the end.
+        let in_flight = (!is_local).then(|| self.inner.stop.enter());
+        if !is_local && let Some(refusal) = self.too_late(&request) {
+            return refusal;
+        }
         let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let fallback =
             negotiate::accept(&parts.headers, &query, false, true).map_or(Encoding::Json, |accepted| accepted.encoding);
-        let started = self.inner.metrics.start();
+        let started = Instant::now();
         let mut info = Attributes::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or(""));
         let id = audit_id(&mut parts, &*self.inner.config.random);
+        let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let verb = metrics::verb(&parts.method, &info, content_type.unwrap_or(""));
+        let is_dry_run = query.get("dryRun") == Some("All");
+        let line = Line::of(&parts, verb, &id);
         let mut warnings = Warnings::default();
-        let mut flow = None;
-        let response = match self.identify(&mut parts, &mut info, &mut warnings).await {
-            Ok(user) => self.admit(parts, query, user, &info, body, &warnings, &mut flow).await,
+        let mut passage = Passage::default();
+        let most = Some(self.inner.config.request_timeout).filter(|most| !most.is_zero());
+        let limit = if is_long_running(&info) { Ok(None) } else { time_limit(&query, most) };
+        let in_flight = in_flight.filter(|_| !is_long_running(&info));
+        let response = match limit {
+            Ok(limit) => {
+                passage.patience = limit.or(most).map_or(QUEUE_WAIT, |limit| limit / 4);
+                let work = async {
+                    let user = self.identify(&mut parts, &mut info, &mut warnings).await?;
+                    self.admit(parts, query, user, &info, body, &warnings, &mut passage).await
+                };
+                match limit {
+                    None => work.await,
+                    Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Ok(timed_out())),
+                }
+            }
             Err(status) => Err(status),
         };
+        drop(in_flight);
         let (mut response, failed) = match response {
             Ok(response) => (response, None),
             Err(status) => (reply::status(&status, fallback), Some(status)),
         };
-        if let Some(schema) = flow {
+        if let Some(schema) = &passage.schema {
             schema.tell(response.headers_mut());
         }
         warnings.send(&mut response);
-        self.inner.metrics.finish(&info, response.status().as_u16(), started);
+        let key = metrics::Key::of(self, &info, verb, is_dry_run);
+        let code = response.status().as_u16();
+        let size = response.body().size_hint().exact();
+        self.inner.metrics.finish(&key, code, size, started.elapsed(), passage.waited);
+        if let Some(line) = line {
+            line.write(code, started.elapsed(), passage.schema.as_deref());
+        }
         response.headers_mut().entry(AUDIT_ID).or_insert(id);
+        let is_lasting = is_long_running(&info) && code < 300;
+        let deadline = most.filter(|_| !is_long_running(&info)).map(|most| started + most);
+        let long_running = is_lasting.then(|| self.inner.metrics.long_running(&key)).flatten();
+        let response = sending::hold(response, Held { permit: passage.permit, _long_running: long_running, deadline });
         match &warnings.trail {
             Some(trail) => trail.answer(response, failed.map(|status| status.to_value())).await,
             None => response,
@@ -150,7 +256,7 @@ impl Server {
         info: &Attributes,
         body: Body,
         warnings: &Warnings,
-        flow: &mut Option<Arc<Schema>>,
+        passage: &mut Passage,
     ) -> Result<Reply> {
         if is_long_running(info) && info.verb != "watch" {
             self.allow(&user, info, warnings).await?;
@@ -158,19 +264,26 @@ impl Server {
         }
         let fairness = &self.inner.fairness;
         let Some(schema) = fairness.classify(&user, info) else { return Err(Status::internal("no flow schema")) };
-        let schema = flow.insert(schema);
+        let schema = passage.schema.insert(schema);
         let seats = width::seats(self, info, &query, schema.seats_max());
-        let permit = match fairness.enter(schema, &user, info, seats, QUEUE_WAIT).await {
-            Ok(permit) => permit,
+        let arrived = Instant::now();
+        let permit = match fairness.enter(schema, &user, info, seats, passage.patience).await {
+            Ok(permit) => passage.permit.insert(permit),
             Err(Refused(after)) => {
                 let mut refusal = reply::text(429, "Too many requests, please try again later.\n");
                 refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
                 return Ok(refusal);
             }
         };
+        passage.waited = arrived.elapsed();
+        let _counted = self.inner.metrics.enter(info);
         self.allow(&user, info, warnings).await?;
-        let reply = self.dispatch(parts, query, user, info, permit.with_body(body), warnings).await?;
-        Ok(permit.with_answer(reply))
+        let body = permit.with_body(body);
+        if info.is_resource && self.registry().get(&info.api_group, &info.api_version, &info.resource).is_none() {
+            // Another server's work: its slowness is not this one's.
+            permit.clients_turn();
+        }
+        self.dispatch(parts, query, user, info, body, warnings).await
     }
 
     async fn allow(&self, user: &User, info: &Attributes, warnings: &Warnings) -> Result<()> {
@@ -278,10 +391,12 @@ impl Server {
         if let Some(warning) = deprecation(&kind) {
             warnings.push(warning);
             warnings.annotate("k8s.io/deprecated", "true");
+            self.inner.metrics.deprecated(&kind, &subresource);
         }
         let headers = parts.headers.clone();
         let warnings = warnings.clone();
-        let call = Call { server: self.clone(), user, info, query, headers, kind, accepted, warnings };
+        let is_local = parts.extensions.get::<Peer>().is_none();
+        let call = Call { server: self.clone(), is_local, user, info, query, headers, kind, accepted, warnings };
         self.verb(call, parts, body, &subresource, streaming).await
     }
 

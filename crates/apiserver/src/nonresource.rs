@@ -8,7 +8,7 @@ use crate::negotiate::Encoding;
 use crate::reply::{self, Reply};
 use crate::request::Query;
 use crate::status::Result;
-use crate::{Body, Server, Status, User, discovery, openapi};
+use crate::{Body, Server, Status, User, discovery, health, openapi};
 
 /// The version of Kubernetes whose API this is.
 pub const VERSION: &str = "v1.37.2";
@@ -38,7 +38,12 @@ pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, bo
     match segments.as_slice() {
         [] => Ok(root(server)),
         ["version"] => Ok(version()),
-        ["healthz" | "livez" | "readyz", rest @ ..] => Ok(health(server, segments[0], rest, query)),
+        [endpoint @ ("healthz" | "livez" | "readyz"), name @ ..] => {
+            Ok(health::serve(server, endpoint, &name.join("/"), query).await)
+        }
+        ["metrics", "slis"] => {
+            Ok(reply::bytes(200, "text/plain; version=0.0.4; charset=utf-8", health::slis(server).await))
+        }
         ["metrics"] => {
             let text = server.inner.metrics.text(server);
             Ok(reply::bytes(200, "text/plain; version=0.0.4; charset=utf-8", text))
@@ -88,10 +93,12 @@ fn root(server: &Server) -> Reply {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
-    for path in
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-    {
+    for path in ["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"] {
         paths.push(path.into());
+    }
+    for endpoint in health::ENDPOINTS {
+        paths.push(format!("/{endpoint}"));
+        paths.extend(health::checks(endpoint).map(|name| format!("/{endpoint}/{name}")));
     }
     paths.sort();
     pretty(&Value::object([("paths", Value::list(paths))]))
@@ -122,48 +129,6 @@ fn go_arch() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// The checks behind the health endpoints: name and result.
-fn checks(server: &Server) -> Vec<(&'static str, bool)> {
-    let loaded = server.registry().storages().all(|s| s.is_loaded());
-    vec![("ping", true), ("log", true), ("etcd", true), ("informer-sync", loaded)]
-}
-
-fn health(server: &Server, endpoint: &str, rest: &[&str], query: &Query) -> Reply {
-    let excluded: Vec<&str> = query.all("exclude").collect();
-    let mut all = checks(server);
-    if endpoint == "livez" {
-        all.retain(|(name, _)| *name != "informer-sync");
-    }
-    if let [name] = rest {
-        return match all.iter().find(|(n, _)| n == name) {
-            Some((_, true)) => reply::text(200, "ok"),
-            Some((_, false)) => reply::text(500, format!("internal server error: {name} failed\n")),
-            None => not_found(),
-        };
-    }
-    let mut text = String::new();
-    let mut failed = Vec::new();
-    for (name, ok) in &all {
-        if excluded.contains(name) {
-            text.push_str(&format!("[+]{name} excluded: ok\n"));
-        } else if *ok {
-            text.push_str(&format!("[+]{name} ok\n"));
-        } else {
-            text.push_str(&format!("[-]{name} failed: reason withheld\n"));
-            failed.push(*name);
-        }
-    }
-    if !failed.is_empty() {
-        text.push_str(&format!("{endpoint} check failed\n"));
-        return reply::text(500, text);
-    }
-    if query.get("verbose").is_none() {
-        return reply::text(200, "ok");
-    }
-    text.push_str(&format!("{endpoint} check passed\n"));
-    reply::text(200, text)
 }
 
 /// Does a conditional request name this ETag?

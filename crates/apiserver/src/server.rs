@@ -36,6 +36,10 @@ pub struct Config {
     pub audit: Option<Arc<crate::audit::Audit>>,
     /// Requests that may be worked on at a time: `--max-requests-inflight` and `--max-mutating-requests-inflight`.
     pub seats: u64,
+    /// `--request-timeout`: what is neither a watch nor a stream is done by then; zero is no limit.
+    pub request_timeout: Duration,
+    /// What the process has to add to `/metrics`.
+    pub metrics: Arc<dyn Fn(&mut crate::Page) + Send + Sync>,
 }
 
 /// The API server: a cheap handle.
@@ -53,7 +57,8 @@ pub(crate) struct Inner {
     /// Pages of a list at an earlier revision are no longer given out, whatever the store still has.
     pub(crate) pages_since: AtomicU64,
     pub(crate) fairness: Fairness,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stop: crate::stop::Stop,
     pub(crate) allocators: crate::behaviours::Allocators,
     pub(crate) documents: crate::discovery::Documents,
     pub(crate) remotes: crate::aggregate::Remotes,
@@ -107,7 +112,8 @@ impl Server {
                 bookmark: watch::channel(0).0,
                 pages_since: AtomicU64::new(0),
                 fairness: Fairness::new(config.seats, u64::from_le_bytes(seed)),
-                metrics: Metrics::default(),
+                metrics: Arc::default(),
+                stop: crate::stop::Stop::default(),
                 allocators,
                 documents: crate::discovery::Documents::default(),
                 remotes: crate::aggregate::Remotes::default(),

@@ -1,6 +1,6 @@
 //! `watch`: pulled by revision from the kind's ring, and from the store where the ring no longer reaches. Nothing buffers per watcher.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -50,6 +50,7 @@ struct Watch {
     deadline: Instant,
     first: bool,
     done: bool,
+    is_local: bool,
 }
 
 pub async fn watch(call: &Call) -> Result<Reply> {
@@ -87,6 +88,7 @@ pub async fn watch(call: &Call) -> Result<Reply> {
         deadline,
         first: true,
         done: false,
+        is_local: call.is_local,
         server,
         storage,
         options,
@@ -223,7 +225,11 @@ impl Watch {
     }
 
     /// Whether a custom resource's definition is still what it was when this began; with another one, clients begin anew.
+    /// And the server does not stop.
     fn is_served(&self) -> bool {
+        if self.server.is_draining() && !self.is_local {
+            return false;
+        }
         let Some(own) = &self.view.kind.custom else { return true };
         let r = &self.view.kind.resource;
         let now = self.server.registry().get(&r.group, &r.version, &r.plural).and_then(|kind| kind.custom.clone());
@@ -285,7 +291,10 @@ impl Watch {
             });
         }
         let events = self.server.events_in_version(&self.view.kind, events).await?;
-        events.iter().filter_map(|event| self.frame(event).transpose()).collect()
+        let frames: Vec<Bytes> =
+            events.iter().filter_map(|event| self.frame(event).transpose()).collect::<Result<_>>()?;
+        self.storage.sent.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        Ok(frames)
     }
 
     /// How this watcher sees a change, if it does.

@@ -155,6 +155,8 @@ pub fn config(store: Arc<store::sqlite::Sqlite>) -> Config {
         anonymous: Anonymous::Everywhere,
         audit: None,
         seats: 600,
+        request_timeout: Duration::from_secs(60),
+        metrics: Arc::new(|_| {}),
     }
 }
 

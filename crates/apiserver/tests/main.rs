@@ -14,6 +14,7 @@ mod fairness;
 mod fuzz;
 mod harness;
 mod identities;
+mod manners;
 mod outsiders;
 mod pod_certificates;
 mod policies;

@@ -12,6 +12,9 @@ use crate::harness::{Fixture, config, relaxed};
 /// The world outside: by the host of the URL.
 pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let path = request.uri().path().to_owned();
+    if target.url.starts_with("https://hangs") {
+        std::future::pending::<()>().await;
+    }
     let user = request.headers().get("x-remote-user").map(|u| u.to_str().unwrap().to_owned());
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     if let Some(user) = user {
@@ -72,6 +75,7 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
     Ok(Response::new(body::full(answer.to_string())))
 }
 
+<<<<<<< HEAD
 /// What a webhook sees of a request, in short.
 fn told(request: &Value) -> String {
     let of = |field: &str, last: &str| {
@@ -92,6 +96,9 @@ fn told(request: &Value) -> String {
 }
 
 fn hook(kind: &str, url: &str, policy: &str) -> String {
+=======
+pub fn hook(kind: &str, url: &str, policy: &str) -> String {
+>>>>>>> 21613e4 (Stop with manners, limit what requests may take, and tell upstream's checks and metrics)
     format!(
         "{{metadata: {{name: {kind}}}, webhooks: [{{name: {kind}.example.com, clientConfig: {{url: \"{url}\"}}, admissionReviewVersions: [v1], sideEffects: None, failurePolicy: {policy}, rules: [{{apiGroups: [\"\"], apiVersions: [v1], resources: [configmaps], operations: [CREATE]}}]}}]}}"
     )
@@ -129,8 +136,8 @@ async fn webhooks_change_and_refuse() {
 const FLUNDERS: &str = "{kind: APIResourceList, resources: [{name: flunders, singularName: flunder, namespaced: true, kind: Flunder, verbs: [get, list]}, {name: flunders/status, namespaced: true, kind: Flunder, verbs: [update]}]}";
 const INDEX: &str = "{paths: {apis/wardle.example.com/v1: {serverRelativeURL: \"/openapi/v3/apis/wardle.example.com/v1?hash=A\"}, apis/apps/v1: {serverRelativeURL: \"/openapi/v3/apis/apps/v1?hash=B\"}}}";
 const DOCUMENT: &str = "{paths: {/apis/wardle.example.com/v1/flunders: {get: {x: {$ref: \"#/definitions/Flunder\"}}}, /api/v1/pods: {}}, definitions: {Flunder: {type: object, properties: {metadata: {$ref: \"#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta\"}}}, Other: {}, io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta: {type: object}}}";
-const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
-const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+pub const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 async fn becomes(f: &Fixture, reason: &str, message: &str) {
     let service = format!("{SERVICES}/v1.wardle.example.com");

@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::identity::Pair;
@@ -24,6 +25,15 @@ use crate::identity::Pair;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// And one that says too little: until its first request is whole, and for the header of every further one.
 const HEADERS: Duration = Duration::from_secs(30);
+
+/// Requests of one HTTP/2 connection at a time: upstream's `--http2-max-streams-per-connection`.
+pub const STREAMS: u32 = 250;
+/// Upstream's limit of what stands before a body.
+const HTTP2_HEADER_BYTES: u32 = 1 << 20;
+/// The same for HTTP/1, which holds its answers in a buffer of this size too.
+const HTTP1_BUFFER_BYTES: usize = 256 << 10;
+/// What a client that does not read keeps of each answer.
+const HTTP2_SEND_BYTES: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -75,14 +85,23 @@ pub fn tls(pair: &Pair) -> Result<Arc<rustls::ServerConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-/// Accepts until dropped.
+/// Accepts until `stop` says so, and returns when the last connection is done with what it was doing. Connections may
+/// have so many requests at a time.
 pub async fn serve(
     listener: TcpListener,
-    tls: tokio::sync::watch::Receiver<Arc<rustls::ServerConfig>>,
+    tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     handler: Arc<impl Handler>,
+    mut stop: watch::Receiver<bool>,
+    streams: u32,
 ) {
+    // Nothing is ever sent: it ends when the last connection does.
+    let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
     loop {
-        let (socket, address) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = told(&mut stop) => break,
+        };
+        let (socket, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: existing connections go on, and free some.
@@ -92,43 +111,75 @@ pub async fn serve(
             }
         };
         let acceptor = TlsAcceptor::from(tls.borrow().clone());
-        let handler = handler.clone();
+        let (handler, stop, alive) = (handler.clone(), stop.clone(), alive.clone());
         tokio::spawn(async move {
-            let _ = socket.set_nodelay(true);
+            keep_alive(&socket);
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                Ok(Ok(stream)) => serve_connection(stream, address, handler).await,
+                Ok(Ok(stream)) => serve_connection(stream, address, handler, stop, streams).await,
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake"),
                 Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
             }
+            drop(alive);
         });
     }
+    drop((listener, alive));
+    ended.recv().await;
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // Without anybody to say so, it goes on.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// A client that is gone without a word is noticed, whether there is something to tell it or not.
+fn keep_alive(socket: &tokio::net::TcpStream) {
+    use rustix::net::sockopt;
+    let _ = socket.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(socket, true);
+    let _ = sockopt::set_tcp_keepidle(socket, Duration::from_secs(60));
+    let _ = sockopt::set_tcp_keepintvl(socket, Duration::from_secs(15));
+    let _ = sockopt::set_tcp_keepcnt(socket, 4);
+    let _ = sockopt::set_tcp_user_timeout(socket, 120_000);
 }
 
 async fn serve_connection(
     stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
     address: SocketAddr,
     handler: Arc<impl Handler>,
+    mut stop: watch::Receiver<bool>,
+    streams: u32,
 ) {
     let certificates =
         stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
     let peer = Peer { address: Some(address), certificates: Arc::new(certificates) };
     let heard = Arc::new(AtomicBool::new(false));
-    let first = heard.clone();
+    let closing = Arc::new(Notify::new());
+    let (first, close) = (heard.clone(), closing.clone());
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         first.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer.clone());
-        let handler = handler.clone();
+        let (handler, close) = (handler.clone(), close.clone());
         async move {
+            let is_http2 = request.version() == http::Version::HTTP_2;
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            Ok::<_, std::convert::Infallible>(handler.handle(request).await)
+            let mut response = handler.handle(request).await;
+            // What HTTP/1 says with a header, HTTP/2 says with a GOAWAY.
+            if is_http2 && response.headers_mut().remove(http::header::CONNECTION).is_some() {
+                close.notify_one();
+            }
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(HTTP1_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(250)
+        .max_concurrent_streams(streams)
+        .max_header_list_size(HTTP2_HEADER_BYTES)
+        .max_send_buf_size(HTTP2_SEND_BYTES)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     let silence = async {
@@ -137,13 +188,23 @@ async fn serve_connection(
             std::future::pending().await
         }
     };
-    tokio::select! {
-        ended = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
-            if let Err(error) = ended {
-                tracing::debug!(%address, %error, "a connection ended");
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection, silence);
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%address, %error, "a connection ended");
+                }
+                return;
             }
+            () = &mut silence => return tracing::debug!(%address, "a connection without a request"),
+            () = closing.notified(), if !is_closing => {}
+            () = told(&mut stop), if !is_closing => {}
         }
-        () = silence => tracing::debug!(%address, "a connection without a request"),
+        is_closing = true;
+        connection.as_mut().graceful_shutdown();
     }
 }
 
@@ -201,3 +262,6 @@ impl ClientCertVerifier for AnyClient {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

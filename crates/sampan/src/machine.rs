@@ -150,7 +150,8 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     tokio::spawn(kubelet.clone().run());
     let door = Door::new(name, Arc::new(Local(kubelet.clone())), setup.client.clone(), setup.client_ca)?;
     let (_tls, tls) = tokio::sync::watch::channel(listen::tls(setup.serving)?);
-    tokio::spawn(listen::serve(listener, tls, Arc::new(door)));
+    let (_stop, stop) = tokio::sync::watch::channel(false);
+    tokio::spawn(listen::serve(listener, tls, Arc::new(door), stop, listen::STREAMS));
     Ok(Machine { kubelet, images })
 }
 

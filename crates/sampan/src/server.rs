@@ -29,6 +29,7 @@ use crate::who::{self, Who};
 use crate::wiring::host::{SystemClock, now_ns};
 use crate::wiring::local::Local;
 use crate::wiring::node_proxy::Proxy;
+use crate::wiring::process;
 use crate::wiring::servicelb;
 use crate::{facts, files, machine};
 
@@ -202,8 +203,9 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
         own: (!args.disable_agent).then(|| settings.node_name.clone()),
         cluster: cluster.clone(),
     };
-    let handler = Arc::new(Api { server: server.clone(), ca_pem, desk });
-    let accepting = tokio::spawn(listen::serve(listener, tls, handler));
+    let handler = Arc::new(Api { server: server.clone(), ca_pem, desk, goaway_chance: settings.manners.goaway_chance });
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let accepting = tokio::spawn(listen::serve(listener, tls, handler, stopped, settings.manners.streams));
     let client = Client::new(Arc::new(Local(server.clone())), Component("system:kube-controller-manager".into()));
     let control = control::cluster::Config {
         server_ca: identity.server_ca.bundle_pem(),
@@ -263,14 +265,37 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
 
     stop_signal().await;
     tracing::info!("stopping; pods go on");
+    tokio::select! {
+        () = take_leave(&server, &settings.manners, stop, accepting) => {}
+        // Who says it twice means now.
+        () = stop_signal() => {}
+    }
     if let Some(Err(error)) = images.map(|images| images.close()) {
         tracing::warn!(error = %error.chain(), "the image store did not close cleanly; it will be looked at");
     }
-    accepting.abort();
     if let Err(error) = store.close().await {
         tracing::warn!(%error, "the datastore did not close cleanly; nothing that was acknowledged is lost");
     }
     Ok(())
+}
+
+/// Not ready first, then no new requests; what is under way is finished, and connections are closed.
+async fn take_leave(
+    server: &Server,
+    manners: &Manners,
+    stop: tokio::sync::watch::Sender<bool>,
+    accepting: tokio::task::JoinHandle<()>,
+) {
+    /// What is left then is streams that know no end.
+    const CLOSE: Duration = Duration::from_secs(1);
+    server.begin_stop();
+    tokio::time::sleep(manners.shutdown_delay).await;
+    if !manners.send_retry_after {
+        stop.send_replace(true);
+    }
+    server.drain(manners.send_retry_after, manners.request_timeout).await;
+    stop.send_replace(true);
+    let _ = tokio::time::timeout(CLOSE, accepting).await;
 }
 
 /// Changes stay readable for an hour, or the last hundred thousand of them: so long a client may be away and resume.
@@ -369,6 +394,8 @@ fn api_config(
         anonymous: who.anonymous,
         audit: crate::audit::audit(args)?,
         seats: settings.manners.seats,
+        request_timeout: settings.manners.request_timeout,
+        metrics: Arc::new(process::metrics(Places::new(&settings.data_dir).server().join("db/state.db"))),
     })
 }
 
@@ -391,6 +418,7 @@ struct Api {
     server: Server,
     ca_pem: String,
     desk: Desk,
+    goaway_chance: f64,
 }
 
 impl Handler for Api {
@@ -403,7 +431,12 @@ impl Handler for Api {
         }
         // Nobody outside says who they are but by their credentials.
         debug_assert!(request.extensions().get::<User>().is_none());
-        self.server.handle(request).await
+        let is_http2 = request.version() == http::Version::HTTP_2;
+        let mut response = self.server.handle(request).await;
+        if is_http2 && self.goaway_chance > 0.0 && (random_bits() as f64) < self.goaway_chance * u64::MAX as f64 {
+            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 

@@ -1,14 +1,13 @@
 //! Whether the services of remote APIServices can be reached, and what they tell: looked at when an APIService or its
 //! endpoints change, and again and again as long as there is one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use http::{HeaderValue, header};
 use schema::Value;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::documents::{self, AGGREGATOR};
 use super::{GROUP, forward, remote};
@@ -41,6 +40,9 @@ pub async fn follow(server: Server) {
     let [Some(own), Some(services), Some(slices)] = storages else { return };
     let (mut changed, mut services, mut slices) = (own.subscribe(), services.subscribe(), slices.subscribe());
     let mut looks: HashMap<String, Look> = HashMap::new();
+    // Each service has its own time: a slow one delays none of the others.
+    let mut looking: JoinSet<(String, Look)> = JoinSet::new();
+    let mut busy: HashSet<String> = HashSet::new();
     loop {
         for news in [&mut changed, &mut services, &mut slices] {
             news.mark_unchanged();
@@ -50,19 +52,30 @@ pub async fn follow(server: Server) {
         server.inner.remotes.retain(named);
         looks.retain(|name, _| named(name));
         let now = Instant::now();
-        let due = all.iter().filter_map(|service| {
+        for service in &all {
+            let name = service.str_at(&["metadata", "name"]);
             let seen = see(&server, service);
-            let known = looks.get(service.str_at(&["metadata", "name"]));
-            known.is_none_or(|look| look.next <= now || look.seen != seen).then_some((service, seen))
-        });
-        let looked = join_all(due.map(|(service, seen)| look(&server, service, seen))).await;
-        looks.extend(looked);
-        let next = looks.values().map(|look| look.next).min();
+            let is_due = looks.get(name).is_none_or(|look| look.next <= now || look.seen != seen);
+            if is_due && busy.insert(name.to_owned()) {
+                let (server, service) = (server.clone(), service.clone());
+                looking.spawn(async move { look(&server, &service, seen).await });
+            }
+        }
+        let idle = looks.iter().filter(|(name, _)| !busy.contains(*name));
+        let next = idle.map(|(_, look)| look.next).min();
+        let any = !all.is_empty();
         // Only as long as there is a remote one does anything else than its own change matter.
         let woken = tokio::select! {
             woken = changed.changed() => woken,
-            woken = services.changed(), if next.is_some() => woken,
-            woken = slices.changed(), if next.is_some() => woken,
+            woken = services.changed(), if any => woken,
+            woken = slices.changed(), if any => woken,
+            Some(looked) = looking.join_next() => {
+                if let Ok((name, look)) = looked {
+                    busy.remove(&name);
+                    looks.insert(name, look);
+                }
+                Ok(())
+            }
             () = tokio::time::sleep_until(next.unwrap_or(now)), if next.is_some() => Ok(()),
         };
         if woken.is_err() {

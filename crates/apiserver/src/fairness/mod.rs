@@ -32,7 +32,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::body::BodyError;
-use crate::reply::Reply;
 use crate::{Attributes, Body, User};
 use demand::{Bounds, Claim, PERIOD};
 pub use follow::{configure, follow};
@@ -118,16 +117,6 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// An answer that is made while it is sent has the seats until nothing more of it is at hand, if the client takes
-    /// it fast enough.
-    pub fn with_answer(self, reply: Reply) -> Reply {
-        if reply.body().size_hint().exact().is_some() {
-            return reply;
-        }
-        self.clients_turn();
-        reply.map(|body| Seated { body, permit: Some(self) }.boxed_unsync())
-    }
-
     /// Passes a request's body on, and does not keep the seats for what does not come.
     pub fn with_body(&self, body: Body) -> Body {
         if body.is_end_stream() {
@@ -137,7 +126,8 @@ impl Permit {
         Coming { body, turn: Some((self.state.clone(), self.id, until)) }.boxed_unsync()
     }
 
-    fn clients_turn(&self) -> Nanos {
+    /// What is waited for now is not this server's work.
+    pub fn clients_turn(&self) -> Nanos {
         let until = nanos(self.started) + CLIENTS_TURN;
         self.state.queues().begin_turn(self.id, until);
         until
@@ -174,32 +164,6 @@ impl http_body::Body for Coming {
     }
 }
 
-struct Seated {
-    body: Body,
-    permit: Option<Permit>,
-}
-
-impl http_body::Body for Seated {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            self.permit = None;
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut ready = Vec::new();
@@ -221,6 +185,11 @@ impl Schema {
     pub fn tell(&self, headers: &mut HeaderMap) {
         headers.insert("x-kubernetes-pf-flowschema-uid", self.uid.clone());
         headers.insert("x-kubernetes-pf-prioritylevel-uid", self.level.uid.clone());
+    }
+
+    /// Of its level and of itself.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.level.spec.name, &self.spec.name)
     }
 
     /// The most that [`width::seats`] may ask for.

@@ -6,6 +6,7 @@ pub mod kubelet;
 pub mod local;
 pub mod network;
 pub mod node_proxy;
+pub mod process;
 pub mod remote;
 pub mod runtime;
 pub mod servicelb;
