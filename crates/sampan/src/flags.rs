@@ -34,7 +34,6 @@ pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
     }
 }
 
-<<<<<<< HEAD
 /// What `--kube-apiserver-arg` takes of kube-apiserver's flags besides those of [`crate::who`].
 const API_SERVER_ARGS: &[&str] = &[
     "audit-log-batch-buffer-size",
@@ -52,14 +51,13 @@ const API_SERVER_ARGS: &[&str] = &[
     "audit-policy-file",
     "encryption-provider-config",
     "encryption-provider-config-automatic-reload",
+    "goaway-chance",
+    "http2-max-streams-per-connection",
     "max-mutating-requests-inflight",
     "max-requests-inflight",
-=======
-/// What `--kube-apiserver-arg` takes of kube-apiserver's flags.
-const API_SERVER_ARGS: [&str; 23] = [
-    "anonymous-auth", "audit-log-batch-buffer-size", "audit-log-compress", "audit-log-format", "audit-log-maxage", "audit-log-maxbackup", "audit-log-maxsize", "audit-log-mode", "audit-log-path", "audit-log-truncate-enabled", "audit-log-truncate-max-batch-size", "audit-log-truncate-max-event-size", "audit-log-version", "audit-policy-file", "encryption-provider-config", "encryption-provider-config-automatic-reload", "goaway-chance", "http2-max-streams-per-connection", "max-mutating-requests-inflight", "max-requests-inflight", "request-timeout", "shutdown-delay-duration", "shutdown-send-retry-after",
-];
->>>>>>> fc65978 (Stop with manners, limit what requests may take, and tell upstream's checks and metrics)
+    "request-timeout",
+    "shutdown-delay-duration",
+    "shutdown-send-retry-after",
 ];
 
 /// One of kube-apiserver's flags: `NAME=VALUE`; a name alone is a switch that is on.
