@@ -1,11 +1,7 @@
 //! `create` and `update`: decode → mutate → validate → commit → publish, and the retry around them.
 
-<<<<<<< HEAD
-use std::{sync::Arc, time::Duration};
-=======
 use std::sync::Arc;
-use std::time::Instant;
->>>>>>> 21613e4 (Stop with manners, limit what requests may take, and tell upstream's checks and metrics)
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use schema::validate::{ErrorKind, FieldError, metadata, metadata_update};
@@ -92,14 +88,15 @@ impl Server {
 
     pub(crate) async fn mutate(&self, request: &mut AdmissionRequest) -> Result<()> {
         let started = Instant::now();
-        let mut outcome = Ok(());
+        let outcome = self.mutate_in_turns(request).await;
+        self.inner.metrics.admitted(request.operation, "admit", started, outcome.is_err());
+        outcome
+    }
+
+    async fn mutate_in_turns(&self, request: &mut AdmissionRequest) -> Result<()> {
         for plugin in &self.inner.config.admission {
-            outcome = plugin.mutate(self, request).await;
-            if outcome.is_err() {
-                break;
-            }
+            plugin.mutate(self, request).await?;
         }
-<<<<<<< HEAD
         if std::mem::take(&mut request.turns.again) {
             request.turns.is_second = true;
             for plugin in &self.inner.config.admission {
@@ -108,10 +105,6 @@ impl Server {
         }
         dedup_owners(&mut request.object, &request.warnings, " after mutating admission happens");
         Ok(())
-=======
-        self.inner.metrics.admitted(request.operation, "admit", started, outcome.is_err());
-        outcome
->>>>>>> 21613e4 (Stop with manners, limit what requests may take, and tell upstream's checks and metrics)
     }
 
     pub(crate) async fn validate(&self, request: &mut AdmissionRequest) -> Result<()> {

@@ -75,7 +75,6 @@ pub async fn answer(target: Target<'_>, request: Request<Body>) -> Result<Respon
     Ok(Response::new(body::full(answer.to_string())))
 }
 
-<<<<<<< HEAD
 /// What a webhook sees of a request, in short.
 fn told(request: &Value) -> String {
     let of = |field: &str, last: &str| {
@@ -95,10 +94,7 @@ fn told(request: &Value) -> String {
     )
 }
 
-fn hook(kind: &str, url: &str, policy: &str) -> String {
-=======
 pub fn hook(kind: &str, url: &str, policy: &str) -> String {
->>>>>>> 21613e4 (Stop with manners, limit what requests may take, and tell upstream's checks and metrics)
     format!(
         "{{metadata: {{name: {kind}}}, webhooks: [{{name: {kind}.example.com, clientConfig: {{url: \"{url}\"}}, admissionReviewVersions: [v1], sideEffects: None, failurePolicy: {policy}, rules: [{{apiGroups: [\"\"], apiVersions: [v1], resources: [configmaps], operations: [CREATE]}}]}}]}}"
     )
