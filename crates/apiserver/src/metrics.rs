@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 
@@ -205,10 +205,10 @@ impl Metrics {
         Some(LongRunning { metrics: self.clone(), key })
     }
 
-    pub fn admitted(&self, operation: Operation, step: &'static str, since: Instant, is_rejected: bool) {
+    pub fn admitted(&self, operation: Operation, step: &'static str, took: Duration, is_rejected: bool) {
         let key = (operation.as_str(), if is_rejected { "true" } else { "false" }, step);
         let mut all = lock(&self.admission);
-        all.entry(key).or_insert_with(|| Histogram::new(ADMISSION)).observe(since.elapsed().as_secs_f64());
+        all.entry(key).or_insert_with(|| Histogram::new(ADMISSION)).observe(took.as_secs_f64());
     }
 
     pub fn deprecated(&self, kind: &Kind, subresource: &str) {

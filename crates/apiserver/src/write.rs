@@ -1,7 +1,7 @@
 //! `create` and `update`: decode → mutate → validate → commit → publish, and the retry around them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use schema::validate::{ErrorKind, FieldError, metadata, metadata_update};
@@ -89,7 +89,7 @@ impl Server {
     pub(crate) async fn mutate(&self, request: &mut AdmissionRequest) -> Result<()> {
         let started = Instant::now();
         let outcome = self.mutate_in_turns(request).await;
-        self.inner.metrics.admitted(request.operation, "admit", started, outcome.is_err());
+        self.inner.metrics.admitted(request.operation, "admit", started.elapsed(), outcome.is_err());
         outcome
     }
 
@@ -116,7 +116,7 @@ impl Server {
                 break;
             }
         }
-        self.inner.metrics.admitted(request.operation, "validate", started, outcome.is_err());
+        self.inner.metrics.admitted(request.operation, "validate", started.elapsed(), outcome.is_err());
         outcome
     }
 }
