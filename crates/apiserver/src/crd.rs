@@ -489,7 +489,7 @@ fn accepted(definition: &Value, all: &[Value]) -> (Value, Option<(&'static str, 
             let short = fields[0] == "plural" && shorts(names).iter().any(|s| **s == *name);
             short || fields.iter().any(|field| names.str_at(&[field]) == name)
         };
-        others.iter().any(|names| has(names))
+        others.iter().any(has)
     };
     const RESOURCES: [&str; 2] = ["plural", "singular"];
     const KINDS: [&str; 2] = ["kind", "listKind"];

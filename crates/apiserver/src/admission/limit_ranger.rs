@@ -63,7 +63,7 @@ fn set_defaults(range: &Value, pod: &mut Value) {
             let name = container.str_at(&["name"]).to_owned();
             for (defaults, (list, word)) in defaults.iter().zip([("requests", "request"), ("limits", "limit")]) {
                 let held = container.object_at(&["resources", list]).cloned().unwrap_or_default();
-                let missing: Vec<_> = defaults.iter().filter(|(name, _)| !held.contains_key(*name)).collect();
+                let missing: Vec<_> = defaults.iter().filter(|(name, _)| !held.contains_key(name)).collect();
                 if missing.is_empty() {
                     continue;
                 }

@@ -203,7 +203,7 @@ fn own_node(request: &AdmissionRequest, node: &str) -> Result<(), Status> {
     let forbidden: BTreeSet<&str> = held
         .keys()
         .chain(wanted.keys())
-        .filter(|key| held.get(*key) != wanted.get(*key))
+        .filter(|key| held.get(key) != wanted.get(key))
         .map(|key| key.as_str())
         .filter(|key| {
             let domain = key.split_once('/').map_or("", |(domain, _)| domain);

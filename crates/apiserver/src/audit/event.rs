@@ -28,7 +28,7 @@ impl Event {
     /// Without a line's end.
     pub fn json(&self) -> Vec<u8> {
         let mut out = vec![b'{'];
-        for (name, value) in ORDER.iter().filter_map(|name| Some((name, self.members.get(*name)?))) {
+        for (name, value) in ORDER.iter().filter_map(|name| Some((name, self.members.get(name)?))) {
             if out.len() > 1 {
                 out.push(b',');
             }
@@ -44,7 +44,7 @@ impl Event {
     pub fn legacy(&self) -> String {
         let get = |path: &[&str]| {
             let (first, rest) = path.split_first()?;
-            self.members.get(*first)?.get(rest)
+            self.members.get(first)?.get(rest)
         };
         let text = |path: &[&str], missing: &str| match get(path).and_then(Value::as_str) {
             None | Some("") => missing.to_owned(),

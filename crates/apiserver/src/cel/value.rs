@@ -288,7 +288,7 @@ impl<'v> Val<'v> {
     /// What a map or an object has under a key; an error if this is neither.
     pub fn find(&self, key: &Key<'v>) -> Evaluated<Option<Val<'v>>> {
         match (self, key) {
-            (Val::Json(object), Key::String(text)) => Ok(object.get(&**text).map(Val::from)),
+            (Val::Json(object), Key::String(text)) => Ok(object.get(text).map(Val::from)),
             (Val::Json(_), _) => Ok(None),
             (Val::Map(map), key) => Ok(map.get(key).cloned()),
             (Val::Struct(_, fields), Key::String(text)) => Ok(fields.get(&**text).cloned()),

@@ -127,7 +127,7 @@ fn message(of: &Message, value: &Value, out: &mut Vec<u8>) {
     static NOTHING: Object = Object::new();
     let members = value.as_object().unwrap_or(&NOTHING);
     for (name, tag, form) in of.fields {
-        if let Some(member) = members.get(*name) {
+        if let Some(member) = members.get(name) {
             field(*tag, form, member, out);
         }
     }

@@ -167,8 +167,7 @@ impl<'t> Typed<'t> {
             }
             _ => None,
         };
-        let named =
-            keys.iter().filter_map(|k| Some((k.to_string(), object.get(k).cloned().or_else(|| default(k))?)));
+        let named = keys.iter().filter_map(|k| Some((k.to_string(), object.get(k).cloned().or_else(|| default(k))?)));
         let key: Object = named.collect();
         if key.is_empty() {
             let keys: Vec<_> = keys.iter().map(|k| format!("{k:?}")).collect();
