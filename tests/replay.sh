@@ -3,6 +3,7 @@
 # that upstream's kube-apiserver gave. Only the API runs: no controllers, no node. Nothing is left behind. Environment:
 #   SAMPAN=target/debug/sampan    another binary
 #   REPLAY_RECORD=1               ask upstream's programs instead (tests/replay/upstream.sh) and record its answers
+#   REPLAY_WHAT=todo              write what differs to tests/replay/todo.txt, to be mended later
 #   REPLAY_KEEP=DIR               keep every answer there as it came
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -30,7 +31,7 @@ else
     --https-listen-port "$port" --advertise-address 10.99.0.1 --write-kubeconfig "$work/kubeconfig" --disable-agent \
     --disable-controller-manager --disable-scheduler --disable servicelb,dns >"$work/log" 2>&1 5>&- &
   pid=$!
-  what=compare ca=$work/ca cert=$work/cert key=$work/key
+  what=${REPLAY_WHAT:-compare} ca=$work/ca cert=$work/cert key=$work/key
   part() { sed -n "s/^ *$1: *\"\{0,1\}\([A-Za-z0-9+\/=]*\).*/\1/p" "$work/kubeconfig" | base64 -d; }
   for _ in $(seq 200); do
     curl -sk -o /dev/null "$url/readyz" && [ -s "$work/kubeconfig" ] && break

@@ -13,6 +13,7 @@ class Case:
     events: int = None  # a watch that should bring so many
     keep: bool = False  # the raw answer is wanted by a later case
     generated: str = ''  # names with this prefix are the server's choice
+    pause: float = 0  # seconds to wait before
     only: str = ''  # 'status', 'lines', 'text', 'openapi': what of the answer counts
 
 

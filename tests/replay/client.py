@@ -45,6 +45,7 @@ class Server:
 
     def send(self, case):
         """Sends a case; returns status, headers, body, and the request's own text."""
+        time.sleep(case.pause)
         path, body = self.take(case.path), case.body
         headers = {'User-Agent': 'replay/1', **{k: self.take(v) for k, v in case.headers.items()}}
         if isinstance(body, Raw):

@@ -42,7 +42,8 @@ def verbs(kind):
         'generateName': kind.name + '-'}}, generated=kind.name + '-')
     created = t.post(f'{k}/create', kind.collection, kind.value)
     t.post(f'{k}/create-again', kind.collection, kind.value)
-    t.get(f'{k}/get', kind.item)
+    # A definition is established a moment later.
+    t.get(f'{k}/get', kind.item, pause=2 if kind.kind == 'CustomResourceDefinition' else 0)
     t.get(f'{k}/get-yaml', kind.item, accept=YAML)
     raw = t.get(f'{k}/get-protobuf', kind.item, accept=PROTOBUF, keep=True)
     t.get(f'{k}/get-table', kind.item, accept=TABLE)

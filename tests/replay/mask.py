@@ -15,6 +15,7 @@ TOKEN = re.compile(r'eyJ[\w-]+\.[\w-]+\.[\w-]+')
 ADDRESS = re.compile(r'10\.43\.\d+\.\d+')
 REVISION = re.compile(r'(resource ?[vV]ersion:? \(?|current: |resourceVersion=|resourceVersion\\*": *\\*"|object meta: |in record \()\d{2,}')
 ACCESS = re.compile(r'(kube-api-access-)[a-z0-9]{5}')
+PORT = re.compile(r'(?:127\.0\.0\.1|10\.99\.0\.1):\d{4,5}')
 AGE = re.compile(r'(?:\d+(?:ms|[smhdy]))+')
 HEADERS = ('content-type', 'warning', 'retry-after', 'etag', 'location', 'allow', 'vary', 'cache-control', 'accept-patch',
            'content-encoding', 'x-content-type-options', 'strict-transport-security', 'www-authenticate', 'audit-id',
@@ -29,6 +30,7 @@ class Mask:
     def text(self, text):
         text = UUID.sub('UID', text)
         text = TIME.sub(lambda m: 'TIME.us' if m.group(1) else 'TIME', text)
+        text = PORT.sub('SERVER', text)
         text = ACCESS.sub(r'\1GENERATED', text)
         text = CREDENTIAL.sub('X509SHA256=SUM', TOKEN.sub('JWT', text))
         text = REVISION.sub(r'\1RV', text)
@@ -40,9 +42,13 @@ class Mask:
     def value(self, value, key=''):
         if isinstance(value, dict):
             if 'cells' in value and isinstance(value['cells'], list):
-                value = {**value, 'cells': ['AGE' if isinstance(c, str) and AGE.fullmatch(c) else c for c in value['cells']]}
+                value = {**value, 'cells': ['AGE' if isinstance(c, str) and AGE.fullmatch(c) else
+                                            re.sub(r':3\d{4}/', ':PORT/', c) if isinstance(c, str) else c for c in value['cells']]}
             return {self.text(k): self.value(v, k) for k, v in value.items()}
         if isinstance(value, list):
+            if key == 'managedFields':  # by time, which may be one for all
+                value = sorted(value, key=lambda entry: (entry.get('manager', ''), entry.get('operation', ''), entry.get('subresource', ''))
+                               if isinstance(entry, dict) else ('', '', ''))
             return [self.value(v, key) for v in value]
         if isinstance(value, str):
             if key.lower().endswith('resourceversion') and value.isdigit() and value != '0':
@@ -50,14 +56,14 @@ class Mask:
             if key == 'continue' and value:
                 return 'CONTINUE'
             return self.text(value)
-        if isinstance(value, int) and 30000 <= value <= 32767 and str(value) not in self.request:
+        if isinstance(value, int) and key.lower().endswith('port') and 30000 <= value <= 65535 and str(value) not in self.request:
             return 'PORT'
         return value
 
 
 def echo(text):
     """A cause's message without the text of a whole struct: upstream prints its internal form, or a difference of it."""
-    text = re.sub(r'\n@@ [\s\S]*', '', text)
+    text = re.sub(r'\n@@ [\s\S]*', '', text).rstrip('\n')
     found = re.match(r'[A-Z][a-z ]+: (?="?[\[{])', text)
     if found:
         try:
@@ -70,11 +76,10 @@ def echo(text):
 
 
 def ordered(status):
-    """A Status whose causes are without structs, and those of one field in a fixed order: upstream walks through maps as they come."""
+    """A Status whose causes are without structs and in a fixed order: upstream walks through maps as they come."""
     causes = (status.get('details') or {}).get('causes') or []
     if not causes or not all('field' in cause for cause in causes):
         return status
-    fields = [cause['field'] for cause in causes]
     message = status['message']
     shown = [{**cause, 'message': echo(cause.get('message', ''))} for cause in causes]
     for cause, short in zip(causes, shown):
@@ -82,7 +87,7 @@ def ordered(status):
 
     def joined(causes):
         return ', '.join(f"{cause['field']}: {cause['message']}" for cause in causes)
-    fixed = sorted(shown, key=lambda cause: (fields.index(cause['field']), cause['message']))
+    fixed = sorted(shown, key=lambda cause: (cause['field'], cause['message']))
     return {**status, 'message': message.replace(joined(shown), joined(fixed)), 'details': {**status['details'], 'causes': fixed}}
 
 
@@ -90,11 +95,22 @@ def hashed(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def wordless(value):
+    """Without descriptions: upstream's are not copied."""
+    if isinstance(value, dict):
+        return {k: wordless(v) for k, v in value.items() if k != 'description' or not isinstance(v, str)}
+    return [wordless(v) for v in value] if isinstance(value, list) else value
+
+
 def openapi(document):
     """A document's parts as sums: what differs is named, its text is asked for when it is looked into."""
     parts = {}
+    document = wordless(document)
     for name, part in document.items():
-        if name in ('definitions', 'paths', 'components', 'parameters') and isinstance(part, dict):
+        if name == 'paths':
+            # Their parts refer to each other by sums of their own.
+            parts[name] = sorted(part)
+        elif name in ('definitions', 'components') and isinstance(part, dict):
             part = part.get('schemas', part) if name == 'components' else part
             parts[name] = {key: hashed(value) for key, value in part.items()}
         else:

@@ -183,6 +183,14 @@ pub fn decode_other(body: &[u8], encoding: Encoding, api_version: &str, kind: &s
         }
         _ => json::decode(builtin(), message, body).map_err(|e| bad(&e))?.value,
     };
+    let given = value.str_at(&["kind"]);
+    if !given.is_empty() && given != kind {
+        let version = value.str_at(&["apiVersion"]).rsplit('/').next().unwrap_or_default();
+        let package = api_version.split_once('/').map_or("core", |(group, _)| group.split('.').next().unwrap_or(group));
+        return Err(Status::bad_request(format!(
+            "{given} in version {version:?} cannot be handled as a {kind}: converting ({version}.{given}) to ({package}.{kind}): unknown conversion"
+        )));
+    }
     defaults::apply(builtin(), message, &mut value);
     if value.str_at(&["kind"]).is_empty() {
         value.set(&["kind"], kind);

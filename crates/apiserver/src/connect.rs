@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use http::{Method, Uri, header, request::Parts};
 use schema::Value;
+use schema::validate::FieldError;
 
 use crate::admission::Operation;
 use crate::body::empty;
@@ -182,19 +183,26 @@ async fn log(call: &Call, parts: Parts, body: Body) -> Result<Reply> {
         ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
     let pod = pod(call)?;
     let container = container(call, &pod)?;
-    for name in ["sinceSeconds", "tailLines", "limitBytes"] {
+    let mut errors = Vec::new();
+    for (name, least, detail) in [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ] {
         if let Some(text) = call.query.get(name).filter(|t| !t.is_empty()) {
-            let minimum = if name == "tailLines" { 0 } else { 1 };
             let number: i64 = text
                 .parse()
                 .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
-            if number < minimum {
-                let detail = format!("must be greater than {}", minimum - 1);
-                let error =
-                    crate::status::field_error(schema::validate::ErrorKind::Invalid, name, number.into(), &detail);
-                return Err(Status::invalid("", "PodLogOptions", &call.info.name, vec![error]));
+            if number < least {
+                errors.push(FieldError::invalid(name, number, detail));
             }
         }
+    }
+    if call.query.get("sinceSeconds").is_some() && call.query.get("sinceTime").is_some() {
+        errors.push(FieldError::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid("", "PodLogOptions", &call.info.name, errors));
     }
     let node = pod.str_at(&["spec", "nodeName"]);
     if node.is_empty() {

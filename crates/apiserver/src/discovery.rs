@@ -284,6 +284,13 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
         let (group, version) = crate::kind::split_api_version(api_version);
         Value::object([("group", group.into()), ("version", version.into()), ("kind", kind.into())])
     };
+    // A built-in kind of the group and version that it is listed in needs neither.
+    let own_kind = |holder: &Kind, api_version: &str, kind: &str| match &holder.custom {
+        None if *holder.api_version == *api_version => {
+            Value::object([("group", "".into()), ("version", "".into()), ("kind", kind.into())])
+        }
+        _ => kind_of(api_version, kind),
+    };
     let remote = aggregate::versions(server);
     let mut items = Vec::new();
     for (group, versions) in groups(server, registry) {
@@ -300,7 +307,7 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
                 let r = &kind.resource;
                 let mut value = Value::object([
                     ("resource", (&*r.plural).into()),
-                    ("responseKind", kind_of(&kind.api_version, &r.kind)),
+                    ("responseKind", own_kind(kind, &kind.api_version, &r.kind)),
                     ("scope", if r.namespaced { "Namespaced" } else { "Cluster" }.into()),
                     ("singularResource", (&*r.singular).into()),
                     ("verbs", verbs(kind, &r.verbs)),
@@ -317,7 +324,7 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
                     let subs = subs.into_iter().map(|s| {
                         Value::object([
                             ("subresource", (&*s.name).into()),
-                            ("responseKind", kind_of(&s.api_version, &s.kind)),
+                            ("responseKind", own_kind(kind, &s.api_version, &s.kind)),
                             ("verbs", verbs(kind, &s.verbs)),
                         ])
                     });

@@ -82,7 +82,7 @@ fn param<'a>(clause: &Clause<'a>, name: &str) -> Option<&'a str> {
 
 fn encoding_of(media: &str, protobuf: bool) -> Option<Encoding> {
     match media {
-        "*/*" | "application/*" | JSON => Some(Encoding::Json),
+        "*/*" | JSON => Some(Encoding::Json),
         YAML => Some(Encoding::Yaml),
         PROTOBUF if protobuf => Some(Encoding::Protobuf),
         _ => None,

@@ -2,7 +2,7 @@
 
 use schema::Value;
 use schema::selector::{FieldSelector, LabelSelector};
-use schema::validate::{ErrorKind, FieldError};
+use schema::validate::{ErrorKind, FieldError, field_manager};
 use store::Revision;
 
 use crate::kind::Kind;
@@ -51,24 +51,13 @@ impl WriteOptions {
             }
         };
         let manager = query.get("fieldManager").unwrap_or("");
-        if manager.len() > FIELD_MANAGER_MAX {
-            let detail = format!("may not be more than {FIELD_MANAGER_MAX} bytes");
-            errors.push(field_error(ErrorKind::TooLong, "fieldManager", manager.into(), &detail));
-        }
-        if !manager.chars().all(|c| !c.is_control()) {
-            errors.push(field_error(
-                ErrorKind::Invalid,
-                "fieldManager",
-                manager.into(),
-                "should only contain printable characters",
-            ));
-        }
+        errors.extend(field_manager(manager, "fieldManager"));
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
         }
-        let field_manager = if manager.is_empty() { manager_of(user_agent) } else { manager.into() };
+        let manager = if manager.is_empty() { manager_of(user_agent) } else { manager.into() };
         let validation = query.get("fieldValidation").unwrap_or("").to_owned();
-        Ok(WriteOptions { dry_run, field_manager, field_validation, validation, force: query.flag("force") })
+        Ok(WriteOptions { dry_run, field_manager: manager, field_validation, validation, force: query.flag("force") })
     }
 
     /// The options object that admission sees.
@@ -99,7 +88,7 @@ fn manager_of(user_agent: &str) -> String {
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldError>) -> bool {
-    let values: Vec<&str> = values.filter(|v| !v.is_empty()).collect();
+    let values: Vec<&str> = values.collect();
     if values.iter().any(|v| *v != "All") {
         errors.push(FieldError::not_supported("dryRun", Value::list(values.iter().copied()), &["All"]));
     }

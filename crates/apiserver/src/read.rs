@@ -54,7 +54,11 @@ pub fn store_error(error: store::Error) -> Status {
 
 pub async fn get(call: &Call) -> Result<Reply> {
     let storage = call.kind.storage()?;
-    match parse_revision(call.query.get("resourceVersion").unwrap_or(""))? {
+    let asked = parse_revision(call.query.get("resourceVersion").unwrap_or(""));
+    // Upstream does not expect a client to make it up.
+    match asked
+        .map_err(|status| Status::plain_internal(status.message.trim_start_matches("invalid resource version: ")))?
+    {
         None => {
             call.server.consistent().await?;
         }
@@ -203,7 +207,9 @@ pub async fn select(server: &Server, kind: &Kind, namespace: &str, options: &Lis
     };
     let mut meta = ListMeta { revision, ..ListMeta::default() };
     let everything = options.selects_everything();
-    if options.limit == 0 {
+    // Whatever is at hand is sent whole.
+    let at_hand = asked == Some(0) && options.continue_token.is_empty();
+    if options.limit == 0 || at_hand {
         let mut entries = server.in_version(kind, all).await?;
         if !everything {
             entries.retain(|e| matches(storage, e, options));

@@ -20,9 +20,15 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
     let encoding = negotiate::content_type(&call.headers, true)?;
     let mut review = call.decode_object(body, encoding, options.field_validation)?;
+    if !matches!(kind.kind(), "Binding" | "SelfSubjectRulesReview") {
+        call.record_managers(&kind, None, &mut review, "", &options);
+    }
     match kind.kind() {
         "TokenReview" => token_review(&call, &mut review).await?,
-        "SelfSubjectReview" => review.set(&["status", "userInfo"], call.user.to_value()),
+        "SelfSubjectReview" => {
+            review.set(&["metadata", "creationTimestamp"], call.server.now_text());
+            review.set(&["status", "userInfo"], call.user.to_value());
+        }
         "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview" => {
             access_review(&call, &mut review).await?;
         }
@@ -82,7 +88,8 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     }
     let errors = access_review_errors(call, review, &user);
     if !errors.is_empty() {
-        return Err(Status::invalid("authorization.k8s.io", call.kind.kind(), "", errors));
+        // Upstream names no kind here.
+        return Err(Status::invalid("authorization.k8s.io", "", "", errors));
     }
     if call.kind.kind() == "LocalSubjectAccessReview"
         && review.str_at(&["metadata", "namespace"]) != call.info.namespace
@@ -163,8 +170,9 @@ fn access_review_errors(call: &Call, review: &Value, user: &User) -> Vec<FieldEr
         let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
         wrong("metadata", review["metadata"].clone(), why);
     }
-    if is_local && !resource.is_null() && resource.str_at(&["namespace"]) != review.str_at(&["metadata", "namespace"]) {
-        wrong("spec.resourceAttributes.namespace", resource["namespace"].clone(), "must match metadata.namespace");
+    let namespace = resource.str_at(&["namespace"]);
+    if is_local && !resource.is_null() && namespace != review.str_at(&["metadata", "namespace"]) {
+        wrong("spec.resourceAttributes.namespace", namespace.into(), "must match metadata.namespace");
     }
     if is_local && !path.is_null() {
         wrong("spec.nonResourceAttributes", path.clone(), "disallowed on this kind of request");

@@ -62,7 +62,7 @@ pub fn selector_text(selector: &Value) -> String {
         };
         terms.push((key.to_owned(), text));
     }
-    terms.sort();
+    terms.sort_by(|(a, _), (b, _)| a.cmp(b));
     terms.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(",")
 }
 

@@ -273,7 +273,7 @@ impl Call {
         };
         let errors = self.problems(kind, &object, None, "");
         if !errors.is_empty() {
-            return Err((object, Status::invalid(&kind.resource.group, kind.kind(), name, errors)));
+            return Err((object, Status::invalid(told_group(kind), kind.kind(), name, errors)));
         }
         self.warnings.extend((kind.strategy.warnings)(&object, None));
         let pending = std::mem::replace(&mut request.object, object);
@@ -323,7 +323,7 @@ impl Call {
     }
 
     /// Records in managedFields who wrote what.
-    fn record_managers(
+    pub fn record_managers(
         &self,
         kind: &Kind,
         old: Option<&Value>,
@@ -368,7 +368,9 @@ impl Call {
                 let known = errors.clone();
                 let is_known = |e: &FieldError| known.iter().any(|k| k.field == e.field && k.kind == e.kind);
                 for error in crate::rules::check(kind, new, old).into_iter().filter(|e| !is_known(e)) {
-                    if !errors.contains(&error) {
+                    // Of a missing value and of one that is not supported one word is enough.
+                    let once = matches!(error.kind, ErrorKind::Required | ErrorKind::NotSupported);
+                    if !errors.iter().any(|e| *e == error || once && e.field == error.field && e.kind == error.kind) {
                         errors.push(error);
                     }
                 }
@@ -503,9 +505,11 @@ impl Call {
         let errors = self.problems(kind, &object, Some(&old), update.subresource);
         if !errors.is_empty() {
             (kind.strategy.abandon_update)(&self.cx(kind, update.subresource, dry_run), &object, &old);
-            return Err(Status::invalid(&gr.group, kind.kind(), &update.name, errors));
+            return Err(Status::invalid(told_group(kind), kind.kind(), &update.name, errors));
         }
-        self.warnings.extend((kind.strategy.warnings)(&object, Some(&old)));
+        if update.subresource.is_empty() {
+            self.warnings.extend((kind.strategy.warnings)(&object, Some(&old)));
+        }
         request.object = object;
         apply::settle(&old, &mut request.object);
         if update.admission {
@@ -609,6 +613,11 @@ impl Call {
             Err(error) => Err(store_error(error)),
         }
     }
+}
+
+/// Events are told of as the kind that they are within upstream, whatever their group.
+fn told_group(kind: &Kind) -> &str {
+    if &*kind.resource.group == "events.k8s.io" { "" } else { &kind.resource.group }
 }
 
 /// Finalizers of built-in kinds are Kubernetes' own or name their owner's domain.

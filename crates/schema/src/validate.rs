@@ -12,7 +12,7 @@ mod tests;
 use crate::Value;
 
 pub use meta::{NameRule, annotations, field_manager, labels, metadata, metadata_update};
-pub use rules::{Rule, RuleBook, UpdateRule, object};
+pub use rules::{Rule, RuleBook, UpdateRule, label_selector, object};
 
 /// `field.Error`: one cause of a 422. Its `Display` is the cause's whole text, field included.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,6 +7,7 @@ mod objects;
 mod pod_certificates;
 pub mod pods;
 mod services;
+mod warnings;
 mod workloads;
 
 use schema::validate::{FieldError, NameRule};
@@ -129,8 +130,24 @@ pub fn keep_for_update(kind: &Kind, object: &mut Value, old: &Value) {
     }
 }
 
+/// Younger kinds, whose status updates leave metadata alone too.
+fn keeps_metadata(kind: &Kind) -> bool {
+    matches!(
+        (&*kind.resource.group, &*kind.resource.plural),
+        ("apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io" | "resource.k8s.io" | "storage.k8s.io", _)
+            | ("storagemigration.k8s.io" | "admissionregistration.k8s.io", _)
+            | ("networking.k8s.io", "servicecidrs")
+            | ("certificates.k8s.io", "podcertificaterequests")
+    )
+}
+
 /// Updates of the status leave all else alone.
-pub fn keep_for_status(_: &Kind, object: &mut Value, old: &Value) {
+pub fn keep_for_status(kind: &Kind, object: &mut Value, old: &Value) {
+    if keeps_metadata(kind) {
+        for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+            keep(object, old, &["metadata", field]);
+        }
+    }
     let members: Vec<schema::Key> = old
         .as_object()
         .into_iter()
@@ -216,7 +233,8 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("", "secrets") => &o::SECRET,
         ("", "configmaps") => &o::CONFIG_MAP,
         ("" | "events.k8s.io", "events") => &o::EVENT,
-        ("", "endpoints" | "limitranges") => &o::CREATE_ON_UPDATE,
+        ("", "endpoints") => &o::CREATE_ON_UPDATE,
+        ("", "limitranges") => &o::LIMIT_RANGE,
         ("", "serviceaccounts" | "resourcequotas") => &o::RETURNS,
         ("", "podtemplates") => &o::RETURNS_COUNTED,
         ("", "replicationcontrollers") => &w::REPLICATION_CONTROLLER,
@@ -235,20 +253,22 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("certificates.k8s.io", "podcertificaterequests") => &pod_certificates::POD_CERTIFICATE_REQUEST,
         ("apiregistration.k8s.io", "apiservices") => &o::API_SERVICE,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &o::DEFINITION,
-        ("policy", "poddisruptionbudgets") => &o::COUNTED_STRICT,
+        ("policy", "poddisruptionbudgets") => &o::DISRUPTION_BUDGET,
+        ("discovery.k8s.io", _) => &o::ENDPOINT_SLICE,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
             &o::WEBHOOKS
         }
         ("admissionregistration.k8s.io", _) => &o::POLICIES,
         ("storagemigration.k8s.io", _) => &o::STRICT,
-        ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
+        ("storage.k8s.io", "csidrivers") => &o::CSI_DRIVER,
+        ("storage.k8s.io", "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
         ("storage.k8s.io", "csistoragecapacities") => &o::STRICT,
         ("storage.k8s.io", _) => &o::RETURNS,
         ("resource.k8s.io", "resourceslices" | "deviceclasses") => &o::RETURNS_COUNTED,
+        ("resource.k8s.io", "devicetaintrules") => &o::COUNTED_STRICT,
         ("resource.k8s.io", _) => &o::RETURNS,
         ("scheduling.k8s.io", "priorityclasses")
         | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies")
-        | ("discovery.k8s.io", _)
         | ("flowcontrol.apiserver.k8s.io", _)
         | ("autoscaling", _) => &o::COUNTED,
         _ => &DEFAULT,

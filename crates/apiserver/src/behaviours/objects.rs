@@ -11,6 +11,7 @@ use crate::status::{Result, field_error};
 /// Nothing but a generation.
 pub static COUNTED: Strategy = Strategy { generation: true, ..PLAIN };
 const COUNTED_STRICT_LIKE: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
+pub static DISRUPTION_BUDGET: Strategy = Strategy { name_rule: |_| NameRule::PathSegment, ..COUNTED_STRICT_LIKE };
 pub static COUNTED_STRICT: Strategy = COUNTED_STRICT_LIKE;
 pub static WEBHOOKS: Strategy = Strategy { validate: |_, new, _| crate::webhooks::check(new), ..COUNTED_STRICT_LIKE };
 pub static POLICIES: Strategy = Strategy {
@@ -20,6 +21,32 @@ pub static POLICIES: Strategy = Strategy {
     },
     ..COUNTED_STRICT_LIKE
 };
+/// Slices count changes of their metadata too, and have no topology: that is what `zone` and `nodeName` replaced.
+pub static ENDPOINT_SLICE: Strategy = Strategy {
+    generation: true,
+    prepare_create: |cx, slice| {
+        drop_topology(slice);
+        super::prepare_create(cx, slice)
+    },
+    prepare_update: |_, new, old| {
+        drop_topology(new);
+        let told = |slice: &Value| {
+            ["labels", "annotations", "ownerReferences", "finalizers"].map(|f| slice["metadata"][f].clone())
+        };
+        if told(new) != told(old) || super::differs_in_content(new, old) {
+            meta::set_generation(new, meta::generation(old) + 1);
+        }
+        Ok(())
+    },
+    ..PLAIN
+};
+
+fn drop_topology(slice: &mut Value) {
+    for endpoint in slice.get_mut(&["endpoints"]).and_then(Value::as_list_mut).into_iter().flatten() {
+        endpoint.remove(&["deprecatedTopology"]);
+    }
+}
+
 pub static STRICT: Strategy = Strategy { unconditional_update: false, ..PLAIN };
 pub static CREATE_ON_UPDATE: Strategy = Strategy { create_on_update: true, ..PLAIN };
 pub static RUNTIME_CLASS: Strategy = Strategy { create_on_update: true, unconditional_update: false, ..PLAIN };
@@ -27,8 +54,36 @@ pub static LEASE: Strategy = RUNTIME_CLASS_LIKE;
 const RUNTIME_CLASS_LIKE: Strategy = Strategy { create_on_update: true, unconditional_update: false, ..PLAIN };
 pub static RETURNS: Strategy = Strategy { returns_deleted: true, ..PLAIN };
 pub static RETURNS_STRICT: Strategy = Strategy { returns_deleted: true, unconditional_update: false, ..PLAIN };
+pub static CSI_DRIVER: Strategy = Strategy {
+    warnings: |driver, _| {
+        let spec = &driver["spec"];
+        let unset = !spec["tokenRequests"].is_empty() && spec["serviceAccountTokenInSecrets"].is_null();
+        unset.then(|| SECRETS_UNSET.to_owned()).into_iter().collect()
+    },
+    returns_deleted: true,
+    unconditional_update: false,
+    ..PLAIN
+};
+const SECRETS_UNSET: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
 pub static RETURNS_COUNTED: Strategy = Strategy { returns_deleted: true, generation: true, ..PLAIN };
-pub static EVENT: Strategy = Strategy { create_on_update: true, dependents: super::Dependents::Unsupported, ..PLAIN };
+pub static EVENT: Strategy = Strategy {
+    create_on_update: true,
+    dependents: super::Dependents::Unsupported,
+    name_rule: |_| NameRule::PathSegment,
+    ..PLAIN
+};
+/// One without a name gets one.
+pub static LIMIT_RANGE: Strategy = Strategy {
+    create_on_update: true,
+    prepare_create: |cx, range| {
+        if range.str_at(&["metadata", "name"]).is_empty() {
+            let name = range.str_at(&["metadata", "uid"]).to_owned();
+            range.set(&["metadata", "name"], name);
+        }
+        super::prepare_create(cx, range)
+    },
+    ..PLAIN
+};
 pub static ROLE: Strategy = Strategy { create_on_update: true, name_rule: |_| NameRule::PathSegment, ..PLAIN };
 pub static IP_ADDRESS: Strategy = Strategy { name_rule: |_| NameRule::Ip, ..PLAIN };
 
@@ -123,9 +178,34 @@ pub static PERSISTENT_VOLUME: Strategy = Strategy {
     ..PLAIN
 };
 
+/// `dataSourceRef` is the newer name of `dataSource`: who sets one has both, unless the reference is to another namespace.
+fn sync_data_source(claim: &mut Value) {
+    let old_style = |reference: &Value| {
+        let told = (reference.str_at(&["apiGroup"]), reference.str_at(&["kind"]));
+        matches!(told, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"))
+    };
+    let spec = &claim["spec"];
+    let (source, reference) = (spec["dataSource"].clone(), spec["dataSourceRef"].clone());
+    if !source.is_null() && reference.is_null() {
+        if old_style(&source) {
+            claim.set(&["spec", "dataSourceRef"], source);
+        } else {
+            // The old name never took anything else.
+            claim.remove(&["spec", "dataSource"]);
+        }
+    } else if source.is_null() && old_style(&reference) && reference.str_at(&["namespace"]).is_empty() {
+        claim.set(&["spec", "dataSource"], reference);
+    }
+}
+
 pub static PERSISTENT_VOLUME_CLAIM: Strategy = Strategy {
     returns_deleted: true,
+    prepare_update: |_, claim, _| {
+        sync_data_source(claim);
+        Ok(())
+    },
     prepare_create: |_, claim| {
+        sync_data_source(claim);
         claim.set(&["status"], Value::object([("phase", "Pending".into())]));
         Ok(())
     },
@@ -239,6 +319,7 @@ fn trust_anchors(text: &str) -> Option<String> {
 
 /// A request for a certificate is made in the name of its creator and never changes.
 pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
+    name_rule: |_| NameRule::PathSegment,
     prepare_create: |cx, request| {
         request.remove(&["status"]);
         let user = cx.user;
@@ -290,6 +371,18 @@ fn signing_progress(new: &Value, old: &Value) -> Vec<FieldError> {
     let count =
         |v: &Value, ty: &str| v.list_at(&["status", "conditions"]).iter().filter(|c| c.str_at(&["type"]) == ty).count();
     let mut errors = Vec::new();
+    for (i, condition) in new.list_at(&["status", "conditions"]).iter().enumerate() {
+        let known = matches!(condition.str_at(&["type"]), "Approved" | "Denied" | "Failed");
+        let supported: &[&str] = if known { &["True"] } else { &["True", "False", "Unknown"] };
+        let field = format!("{CONDITIONS}[{i}].status");
+        match condition.str_at(&["status"]) {
+            "" => errors.push(FieldError::required(field, "")),
+            status if !supported.contains(&status) => {
+                errors.push(FieldError::not_supported(field, status, supported));
+            }
+            _ => {}
+        }
+    }
     if count(old, "Approved").min(count(old, "Denied")) == 0 && count(new, "Approved").min(count(new, "Denied")) > 0 {
         let mut last = new.list_at(&["status", "conditions"]).iter().map(|c| c.str_at(&["type"]));
         let last = last.rfind(|ty| ["Approved", "Denied"].contains(ty)).unwrap_or_default();
@@ -347,9 +440,6 @@ fn stamp_conditions(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
     let before = old.list_at(&["status", "conditions"]).to_vec();
     let now = cx.server.now_text();
     for condition in new.get_mut(&["status", "conditions"]).and_then(Value::as_list_mut).into_iter().flatten() {
-        if condition["status"].is_empty() {
-            condition.set(&["status"], "True");
-        }
         if condition["lastUpdateTime"].is_null() {
             condition.set(&["lastUpdateTime"], now.as_str());
         }
@@ -385,7 +475,11 @@ pub static API_SERVICE: Strategy = Strategy {
         let name = service.str_at(&["metadata", "name"]);
         let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
         let wrong = (name != wanted).then(|| FieldError::invalid("metadata.name", name, detail));
-        wrong.into_iter().collect()
+        let bundle = STANDARD.decode(service.str_at(&["spec", "caBundle"])).map_or(0, |bundle| bundle.len());
+        let unused = (bundle > 0 && service["spec"]["service"].is_null()).then(|| {
+            FieldError::invalid("spec.caBundle", format!("{bundle} bytes"), "local APIServices may not have a caBundle")
+        });
+        wrong.into_iter().chain(unused).collect()
     },
     ..PLAIN
 };

@@ -58,7 +58,6 @@ fn prepare_create(cx: &Cx<'_>, pod: &mut Value) -> Result<()> {
             ("reason", "SchedulingGated".into()),
             ("message", "Scheduling is blocked due to non-empty scheduling gates".into()),
             ("lastTransitionTime", cx.server.now_text().into()),
-            ("observedGeneration", 1i64.into()),
         ]);
         pod.set(&["status", "conditions"], Value::List(vec![condition]));
     }
@@ -175,6 +174,13 @@ fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         "" => {}
         "ephemeralcontainers" => return ephemeral_containers(new, old),
         "resize" => return resize(new, old),
+        "status" => {
+            let (class, before) = (new.str_at(&["status", "qosClass"]), old.str_at(&["status", "qosClass"]));
+            if !before.is_empty() && class != before {
+                errors.push(FieldError::invalid("status.qosClass", class, "field is immutable"));
+            }
+            return errors;
+        }
         _ => return errors,
     }
     for field in ["containers", "initContainers"] {
@@ -228,6 +234,11 @@ fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.str_at(&["name"]));
         errors.push(field_error(ErrorKind::Forbidden, "spec.schedulingGates", Value::Null, &detail));
     }
+    let (wanted, before) = (&new["spec"]["nodeSelector"], &old["spec"]["nodeSelector"]);
+    if gated && before.as_object().into_iter().flatten().any(|(key, value)| wanted.get(&[key]) != Some(value)) {
+        let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        errors.push(FieldError::invalid("spec.nodeSelector", wanted.clone(), detail));
+    }
     // All that may change is made equal; what still differs may not.
     let mut munged = new["spec"].clone();
     let mut free = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
@@ -256,7 +267,15 @@ fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
 
 /// Ephemeral containers come, and stay as they came.
 fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
+    const NEVER: [&str; 7] =
+        ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy"];
     let list = |pod| Value::list_at(pod, &["spec", "ephemeralContainers"]);
+    let set = list(new).iter().enumerate().flat_map(|(i, container)| {
+        NEVER.iter().filter(|name| !container[**name].is_empty()).map(move |name| {
+            let field = format!("spec.ephemeralContainers[{i}].{name}");
+            FieldError::forbidden(field, "cannot be set for an Ephemeral Container")
+        })
+    });
     let wrong = list(old).iter().filter_map(|before| {
         let name = before.str_at(&["name"]);
         let what = match list(new).iter().find(|c| c.str_at(&["name"]) == name) {
@@ -267,7 +286,7 @@ fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
         let detail = format!("existing ephemeral containers {name:?} may not be {what}\n");
         Some(field_error(ErrorKind::Forbidden, "spec.ephemeralContainers", Value::Null, &detail))
     });
-    wrong.collect()
+    set.chain(wrong).collect()
 }
 
 /// What a container asks for may change, but not away, and not so that the pod is of another class.
@@ -296,10 +315,10 @@ fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 fn warnings(pod: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut out = Vec::new();
     if old.is_some() {
-        return out;
+        return Vec::new();
     }
+    let mut out = super::warnings::pod(&pod["spec"], "spec");
     let name = pod.str_at(&["metadata", "name"]);
     let problems = schema::validate::names::dns1123_label(name);
     if !problems.is_empty() {

@@ -15,6 +15,7 @@ use crate::seams::Random;
 use crate::status::{Result, Status, field_error};
 
 pub static SERVICE: Strategy = Strategy {
+    warnings: |service, _| super::warnings::service(service),
     create_on_update: true,
     returns_deleted: true,
     name_rule: |_| schema::validate::NameRule::Label,
@@ -245,11 +246,11 @@ fn keep_allocated(kind: &crate::kind::Kind, new: &mut Value, old: &Value) {
     let has_ip = |t: &str| t != "ExternalName" && !t.is_empty();
     let has_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
     if has_ip(old_type) && has_ip(&new_type) {
-        if new["spec"]["clusterIP"].is_empty() && new["spec"]["clusterIPs"].is_empty() {
+        if new["spec"]["clusterIP"].is_empty() {
             keep(new, old, &["spec", "clusterIP"]);
+        }
+        if new["spec"]["clusterIPs"].is_empty() && new["spec"]["clusterIP"] == old["spec"]["clusterIP"] {
             keep(new, old, &["spec", "clusterIPs"]);
-        } else if new["spec"]["clusterIP"].is_empty() {
-            keep(new, old, &["spec", "clusterIP"]);
         }
     }
     if has_ports(old_type) && has_ports(&new_type) {

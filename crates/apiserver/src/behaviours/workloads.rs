@@ -3,7 +3,7 @@
 use schema::Value;
 use schema::checks::same;
 use schema::selector::LabelSelector;
-use schema::validate::{ErrorKind, FieldError};
+use schema::validate::{ErrorKind, FieldError, label_selector};
 
 use super::{
     Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, wipe_for_create,
@@ -11,7 +11,16 @@ use super::{
 use crate::meta;
 use crate::status::{Result, field_error};
 
-pub static WORKLOAD: Strategy = Strategy { generation: true, validate: selector_and_template, ..PLAIN };
+pub static WORKLOAD: Strategy =
+    Strategy { generation: true, validate: selector_and_template, warnings: template_warnings, ..PLAIN };
+
+/// Of a template that comes or changes.
+fn template_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some_and(|old| old["spec"]["template"] == new["spec"]["template"]) {
+        return Vec::new();
+    }
+    super::warnings::pod(&new["spec"]["template"]["spec"], "spec.template.spec")
+}
 
 pub static REPLICATION_CONTROLLER: Strategy = Strategy { dependents: Dependents::Orphan, ..WORKLOAD };
 
@@ -86,6 +95,7 @@ pub static JOB: Strategy = Strategy {
         generate_selector(job)
     },
     validate: job_validate,
+    warnings: template_warnings,
     ..PLAIN
 };
 
@@ -125,6 +135,17 @@ fn job_validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
         return Vec::new();
     }
     let mut errors = Vec::new();
+    let selector = &new["spec"]["selector"];
+    if selector.is_null() {
+        errors.push(FieldError::required("spec.selector", ""));
+    }
+    let labels = &new["spec"]["template"]["metadata"]["labels"];
+    let selects =
+        |parsed: LabelSelector| !parsed.nothing && parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str));
+    if !LabelSelector::from_value(selector).is_ok_and(selects) {
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
+    }
     for field in
         ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "selector"]
     {
@@ -198,7 +219,12 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
                 errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
             }
         }
-        Err(error) => errors.push(FieldError::invalid(field, selector.clone(), error.to_string())),
+        Err(_) => {
+            errors.extend(label_selector(selector, field));
+            if kind == "Deployment" {
+                errors.push(FieldError::invalid(field, selector.clone(), "invalid label selector"));
+            }
+        }
     }
     if old.is_some_and(|o| !simple && !same(&o["spec"]["selector"], selector)) {
         errors.push(immutable(field, selector));

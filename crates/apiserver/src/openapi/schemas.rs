@@ -259,7 +259,11 @@ impl Schemas {
                 schema.set(&["default"], default.clone());
             }
             if !field.enumeration.is_empty() && schema["$ref"].is_null() {
-                schema.set(&["enum"], Value::list(field.enumeration.iter().map(|s| &**s)));
+                let values = Value::list(field.enumeration.iter().map(|s| &**s));
+                match schema.get_mut(&["items"]) {
+                    Some(items) => items.set(&["enum"], values),
+                    None => schema.set(&["enum"], values),
+                }
             }
             let patch = &field.patch;
             let mut strategy = Vec::new();

@@ -109,7 +109,11 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
         },
         "crd.versions" => {
             let versions = object.list_at(&["spec", "versions"]).iter().filter(|v| v.bool_at(&["served"]));
-            versions.map(|v| v.str_at(&["name"])).collect::<Vec<_>>().join(",").into()
+            let told = versions.map(|v| {
+                let stored = if v.bool_at(&["storage"]) { "(storage)" } else { "" };
+                format!("{}{stored}", v.str_at(&["name"]))
+            });
+            told.collect::<Vec<_>>().join(",").into()
         }
         "crd.established" => condition(object, "Established").is_some_and(|c| c.str_at(&["status"]) == "True").into(),
         "default.name" => {
@@ -181,7 +185,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
         // Kinds of versions that are off until they are asked for show their conditions.
         _ => {
             let latest = object.list_at(&["status", "conditions"]).iter().rfind(|c| c.str_at(&["status"]) == "True");
-            latest.map_or("", |c| c.str_at(&["type"])).into()
+            or(latest.map_or("", |c| c.str_at(&["type"])), "Unknown")
         }
     }
 }

@@ -28,6 +28,8 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             Value::String(_) => value.clone(),
             other => other.to_string().into(),
         },
+        "raw" if value.is_null() => default(cell.arg(1)).into(),
+        "raw" => value.clone(),
         "int" => Value::Int(value.as_i64().unwrap_or(0)),
         "bool" => Value::String(if value.as_bool().unwrap_or(false) { "True" } else { "False" }.into()),
         "is" => Value::Bool(value.as_bool().unwrap_or(cell.arg(1) == "true")),
@@ -38,7 +40,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
         "names" => containers(value, "name"),
         "images" => containers(value, "image"),
         "labels" => labels(value).into(),
-        "selector" | "selector.string" => {
+        "selector" => {
             if value.is_null() {
                 return "<none>".into();
             }

@@ -36,6 +36,31 @@ pub fn service(c: &mut Check<'_>) {
             c.forbidden(&at("nodePort"), "may not be used when `type` is 'ClusterIP'");
         }
     }
+    const BALANCED_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    let ranges = value.list_at(&["loadBalancerSourceRanges"]);
+    if !ranges.is_empty() && ty != "LoadBalancer" {
+        c.forbidden("LoadBalancerSourceRanges", BALANCED_ONLY);
+    }
+    for (i, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
+        c.problems(&format!("LoadBalancerSourceRanges[{i}]"), range, names::cidr(range.trim()));
+    }
+    if c.has("loadBalancerClass") && ty != "LoadBalancer" {
+        c.forbidden("loadBalancerClass", BALANCED_ONLY);
+    }
+    let addresses = value.list_at(&["externalIPs"]);
+    for (i, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
+        special_ip(c, &format!("externalIPs[{i}]"), address);
+    }
+    let outside = matches!(ty, "LoadBalancer" | "NodePort") || ty == "ClusterIP" && !addresses.is_empty();
+    let policy = c.text("externalTrafficPolicy");
+    if !policy.is_empty() && !outside {
+        c.invalid("externalTrafficPolicy", policy, "may only be set for externally-accessible services");
+    }
+    let local = ty == "LoadBalancer" && c.text("externalTrafficPolicy") == "Local";
+    if let Some(port) = value.i64_at(&["healthCheckNodePort"]).filter(|port| *port != 0 && !local) {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        c.invalid("healthCheckNodePort", port, detail);
+    }
     if ip == "None" && matches!(ty, "LoadBalancer" | "NodePort") {
         let detail = format!("may not be set to 'None' for {ty} services");
         c.invalid("clusterIPs[0]", "None", detail);
@@ -104,6 +129,7 @@ pub fn endpoint_slice(c: &mut Check<'_>) {
         for (j, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
             let path = format!("endpoints[{i}].addresses[{j}]");
             let problems = match family {
+                "IPv4" | "IPv6" if address.parse::<std::net::IpAddr>().is_err() => names::ip(address),
                 "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => vec!["must be an IPv4 address".to_owned()],
                 "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => vec!["must be an IPv6 address".to_owned()],
                 "IPv4" | "IPv6" => {
@@ -114,14 +140,6 @@ pub fn endpoint_slice(c: &mut Check<'_>) {
                 _ => Vec::new(),
             };
             c.problems(&path, address, problems);
-        }
-        let node = endpoint.str_at(&["nodeName"]);
-        if !node.is_empty() {
-            c.problems(&at("nodeName"), node, names::dns1123_subdomain(node));
-        }
-        let host = endpoint.str_at(&["hostname"]);
-        if !host.is_empty() {
-            c.problems(&at("hostname"), host, names::dns1123_label(host));
         }
     }
     let ports = value.list_at(&["ports"]);
@@ -138,16 +156,8 @@ pub fn endpoint_slice(c: &mut Check<'_>) {
     c.immutable("addressType");
 }
 
-pub fn event(c: &mut Check<'_>) {
-    let (own, other) = (c.value.str_at(&["metadata", "namespace"]), c.value.str_at(&["involvedObject", "namespace"]));
-    let expected = if other.is_empty() { "default" } else { other };
-    if own != expected {
-        let other = other.to_owned();
-        c.invalid("involvedObject.namespace", other, "does not match event.namespace");
-    }
-}
-
 pub fn taints(c: &mut Check<'_>) {
+    const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     let value = c.value;
     let taints = value.list_at(&["taints"]);
     for (i, taint) in taints.iter().enumerate() {
@@ -160,6 +170,8 @@ pub fn taints(c: &mut Check<'_>) {
         }
         if effect.is_empty() {
             c.required(&at("effect"), "");
+        } else if !EFFECTS.contains(&effect) {
+            c.not_supported(&at("effect"), effect, &EFFECTS);
         }
         let id = |t: &Value| (t["key"].clone(), t["effect"].clone());
         if taints[..i].iter().any(|t| id(t) == id(taint)) {
@@ -183,7 +195,10 @@ pub fn namespace(c: &mut Check<'_>) {
 pub fn limit_range_item(c: &mut Check<'_>) {
     let value = c.value;
     let ty = c.text("type").to_owned();
-    if !["Pod", "Container", "PersistentVolumeClaim"].contains(&ty.as_str()) && !ty.contains('/') {
+    let problems = names::label_key(&ty);
+    if !problems.is_empty() {
+        c.problems("type", ty.as_str(), problems);
+    } else if !["Pod", "Container", "PersistentVolumeClaim"].contains(&ty.as_str()) && !ty.contains('/') {
         c.invalid("type", ty.as_str(), "must be a standard limit type or fully qualified");
     }
     if ty == "Pod" {
@@ -257,12 +272,14 @@ pub fn network_policy_port(c: &mut Check<'_>) {
     }
     let Some(end) = value.i64_at(&["endPort"]) else { return };
     match port {
-        None => c.required("endPort", "may not be specified when `port` is not specified"),
+        None => c.invalid("endPort", end, "may not be specified when `port` is not specified"),
         Some(Value::String(_)) => c.invalid("endPort", end, "may not be specified when `port` is non-numeric"),
-        Some(port) if port.as_i64().is_some_and(|port| end < port) => {
-            c.invalid("endPort", end, "must be greater than or equal to `port`");
+        Some(port) => {
+            if port.as_i64().is_some_and(|port| end < port) {
+                c.invalid("endPort", end, "must be greater than or equal to `port`");
+            }
+            c.problems("endPort", end, names::port_number(end));
         }
-        _ => c.problems("endPort", end, names::port_number(end)),
     }
 }
 
@@ -304,6 +321,13 @@ pub fn validating_policy(c: &mut Check<'_>) {
 }
 
 pub fn storage_migration(c: &mut Check<'_>) {
+    let (group, resource) = (c.value.str_at(&["resource", "group"]), c.value.str_at(&["resource", "resource"]));
+    if !group.is_empty() {
+        c.problems("resource.group", group, names::dns1123_subdomain(group));
+    }
+    if !resource.is_empty() {
+        c.problems("resource.resource", resource, names::dns1035_label(resource));
+    }
     if c.value.str_at(&["resource", "resource"]).is_empty() {
         c.required("resource.resource", "resource is required to be set");
     }
@@ -415,8 +439,7 @@ pub fn ingress_class(c: &mut Check<'_>) {
         "Cluster" if !namespace.is_empty() => {
             c.forbidden("parameters.namespace", "`parameters.scope` is set to 'Cluster'");
         }
-        "Cluster" | "Namespace" | "" => {}
-        other => c.not_supported("parameters.scope", other, &["Cluster", "Namespace"]),
+        _ => {}
     }
 }
 
@@ -520,12 +543,10 @@ pub fn priority_class(c: &mut Check<'_>) {
     } else if value > HIGHEST {
         c.forbidden("value", &format!("maximum allowed value of a user defined priority is {HIGHEST}"));
     }
-    for field in ["value", "preemptionPolicy"] {
-        if c.changed(field) {
-            let shown = c.value[field].clone();
-            c.invalid(field, shown, "field is immutable");
-        }
+    if c.changed("value") {
+        c.forbidden("value", "may not be changed in an update.");
     }
+    c.immutable("preemptionPolicy");
 }
 
 pub fn lease(c: &mut Check<'_>) {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::{Check, quantity};
 use crate::Value;
-use crate::validate::{ErrorKind, names};
+use crate::validate::{ErrorKind, annotations as meta_annotations, labels as meta_labels, names};
 
 pub fn container_port(c: &mut Check<'_>) {
     match c.value.i64_at(&["containerPort"]) {
@@ -22,8 +22,32 @@ pub fn container(c: &mut Check<'_>) {
         c.invalid("image", image, "must not have leading or trailing whitespace");
     }
     c.unique("ports", "name");
+    let policies = c.value.list_at(&["resizePolicy"]);
+    for (i, policy) in policies.iter().enumerate() {
+        for (field, known) in
+            [("resourceName", ["cpu", "memory"]), ("restartPolicy", ["NotRequired", "RestartContainer"])]
+        {
+            match policy.str_at(&[field]) {
+                "" => c.required("resizePolicy", ""),
+                given if !known.contains(&given) => c.not_supported("resizePolicy", given, &known),
+                _ => {}
+            }
+        }
+        let name = policy.str_at(&["resourceName"]);
+        if policies[..i].iter().any(|other| other.str_at(&["resourceName"]) == name) {
+            c.push(ErrorKind::Duplicate, &format!("resizePolicy[{i}]"), name, "");
+        }
+    }
     let mounts = c.value.list_at(&["volumeMounts"]);
     for (i, mount) in mounts.iter().enumerate() {
+        for (field, known) in [
+            ("recursiveReadOnly", ["Disabled", "Enabled", "IfPossible"]),
+            ("mountPropagation", ["Bidirectional", "HostToContainer", "None"]),
+        ] {
+            if let Some(given) = mount.member(field).and_then(Value::as_str).filter(|given| !known.contains(given)) {
+                c.not_supported(&format!("volumeMounts.{field}"), given, &known);
+            }
+        }
         let path = mount.str_at(&["mountPath"]);
         if !path.is_empty() && mounts[..i].iter().any(|m| m.str_at(&["mountPath"]) == path) {
             c.invalid(&format!("volumeMounts[{i}].mountPath"), path, "must be unique");
@@ -182,9 +206,36 @@ pub fn pod_spec(c: &mut Check<'_>) {
             }
         }
     }
+    const SYSTEMS: [&str; 2] = ["linux", "windows"];
+    let system = value["os"].str_at(&["name"]);
+    if !system.is_empty() && !SYSTEMS.contains(&system) {
+        c.not_supported("os", system, &SYSTEMS);
+    }
     let policy = c.text("dnsPolicy");
     if policy == "None" && value.list_at(&["dnsConfig", "nameservers"]).is_empty() {
         c.required("dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None");
+    }
+}
+
+/// Upstream names a template's metadata by what holds it: `spec.template.labels`.
+pub fn pod_template(c: &mut Check<'_>) {
+    let metadata = &c.value["metadata"];
+    let (labels, annotations) = (c.at("labels"), c.at("annotations"));
+    c.errors.extend(meta_labels(metadata.member("labels"), &labels));
+    c.errors.extend(meta_annotations(metadata.member("annotations"), &annotations));
+}
+
+pub fn seccomp_profile(c: &mut Check<'_>) {
+    if c.text("type") == "Localhost" && !c.has("localhostProfile") {
+        c.required("localhostProfile", "must be set when seccomp type is Localhost");
+    }
+}
+
+pub fn scheduling_gates(c: &mut Check<'_>) {
+    let value = c.value;
+    let gates = value.as_list().unwrap_or_default();
+    for (i, gate) in gates.iter().enumerate().filter(|(i, gate)| gates[..*i].contains(gate)) {
+        c.push(ErrorKind::Duplicate, &format!("[{i}]"), gate.str_at(&["name"]), "");
     }
 }
 
@@ -287,6 +338,9 @@ pub fn sysctl(c: &mut Check<'_>) {
 }
 
 pub fn topology_spread(c: &mut Check<'_>) {
+    if !c.has("labelSelector") && !c.value["matchLabelKeys"].is_empty() {
+        c.forbidden("matchLabelKeys", "must not be specified when labelSelector is not set");
+    }
     if let Some(skew) = c.value.i64_at(&["maxSkew"]).filter(|s| *s <= 0) {
         c.invalid("maxSkew", skew, "must be greater than zero");
     }

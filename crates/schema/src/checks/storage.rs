@@ -78,16 +78,21 @@ pub fn projected(c: &mut Check<'_>) {
     let value = c.value;
     let mut paths: Vec<&str> = Vec::new();
     for (i, source) in value.list_at(&["sources"]).iter().enumerate() {
-        let kinds: Vec<&Value> =
-            source.as_object().into_iter().flat_map(|of| of.values()).filter(|of| !of.is_null()).collect();
+        let kinds: Vec<(&str, &Value)> = source
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, of)| !of.is_null())
+            .map(|(k, of)| (k.as_str(), of))
+            .collect();
         if kinds.len() > 1 {
             c.forbidden(&format!("sources[{i}]"), "may not specify more than 1 volume type per source");
         }
-        for of in kinds {
+        for (kind, of) in kinds {
             let items = of.list_at(&["items"]).iter().map(|item| item.str_at(&["path"]));
-            for path in
-                CERTIFICATE_PATHS.iter().map(|name| of.str_at(&[name])).chain([of.str_at(&["path"])]).chain(items)
-            {
+            // Upstream does not look at the paths of tokens.
+            let own = if kind == "serviceAccountToken" { "" } else { of.str_at(&["path"]) };
+            for path in CERTIFICATE_PATHS.iter().map(|name| of.str_at(&[name])).chain([own]).chain(items) {
                 if !path.is_empty() && paths.contains(&path) {
                     c.invalid("", path, "conflicting duplicate paths");
                 }
@@ -171,6 +176,9 @@ pub fn persistent_volume(c: &mut Check<'_>) {
     if sources.is_empty() {
         c.required("spec", "must specify a volume type");
     }
+    if sources.contains(&"local") && spec["nodeAffinity"].is_null() {
+        c.required("spec.nodeAffinity", "Local volume requires node affinity");
+    }
     for extra in sources.iter().skip(1) {
         c.forbidden(&format!("spec.{extra}"), "may not specify more than 1 volume type");
     }
@@ -190,6 +198,14 @@ pub fn persistent_volume(c: &mut Check<'_>) {
 
 pub fn claim(c: &mut Check<'_>) {
     access_modes(c, "accessModes");
+    for source in ["dataSource", "dataSourceRef"] {
+        let reference = &c.value["spec"][source];
+        for field in ["kind", "name"] {
+            if !reference.is_null() && reference.str_at(&[field]).is_empty() {
+                c.required(&format!("spec.{source}.{field}"), "");
+            }
+        }
+    }
     let value = c.value;
     let requests = &value["spec"]["resources"]["requests"];
     match requests.member("storage") {
@@ -251,12 +267,33 @@ pub fn storage_class(c: &mut Check<'_>) {
         );
     }
     c.one_of("reclaimPolicy", &["Delete", "Retain"]);
+    driver_name(c, "provisioner");
+    let terms = value.list_at(&["allowedTopologies"]);
+    for (i, _) in terms.iter().enumerate().filter(|(i, term)| terms[..*i].contains(term)) {
+        c.push(ErrorKind::Duplicate, &format!("allowedTopologies[{i}].matchLabelExpressions"), "", "");
+    }
+}
+
+fn driver_name(c: &mut Check<'_>, field: &str) {
+    let name = c.text(field).to_lowercase();
+    if !name.is_empty() {
+        let problems = names::label_key(&name);
+        c.problems(field, name, problems);
+    }
+}
+
+pub fn volume_attributes_class(c: &mut Check<'_>) {
+    driver_name(c, "driverName");
+    for field in ["driverName", "parameters"] {
+        if c.changed(field) {
+            c.forbidden(field, &format!("updates to {field} are forbidden."));
+        }
+    }
 }
 
 pub fn csi_driver(c: &mut Check<'_>) {
-    c.one_of("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"]);
     let value = c.value;
-    const MODES: [&str; 2] = ["Ephemeral", "Persistent"];
+    const MODES: [&str; 2] = ["Persistent", "Ephemeral"];
     for mode in value.list_at(&["volumeLifecycleModes"]).iter().filter_map(Value::as_str).filter(|m| !MODES.contains(m))
     {
         c.not_supported("volumeLifecycleModes", mode, &MODES);
@@ -270,8 +307,15 @@ pub fn csi_node_driver(c: &mut Check<'_>) {
         c.required("nodeID", "");
     }
     let value = c.value;
-    for key in value.list_at(&["topologyKeys"]).iter().filter_map(Value::as_str) {
-        c.problems("", key, names::label_key(key));
+    let keys: Vec<&str> = value.list_at(&["topologyKeys"]).iter().filter_map(Value::as_str).collect();
+    for (i, key) in keys.iter().enumerate() {
+        if key.is_empty() {
+            c.required("", "");
+        }
+        c.problems("", *key, names::label_key(key));
+        if keys[..i].contains(key) {
+            c.push(ErrorKind::Duplicate, "", *key, "");
+        }
     }
     if value.i64_at(&["allocatable", "count"]).is_some_and(|n| n < 0) {
         let count = value["allocatable"]["count"].clone();

