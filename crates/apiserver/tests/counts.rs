@@ -43,12 +43,17 @@ fn counts_only_tighten() {
     create(0, 100);
     let get = |n: usize| allocations(&runtime, &fixture, Method::GET, &format!("{path}/a-{n:04}"), "");
     let list = || allocations(&runtime, &fixture, Method::GET, path, "");
+    let update = |n: usize| {
+        let name = format!("a-{n:04}");
+        allocations(&runtime, &fixture, Method::PUT, &format!("{path}/{name}"), &config_map(&name))
+    };
     get(0);
-    list(); // What is made once is not counted.
+    list();
+    update(0); // What is made once is not counted.
     let (one, hundred) = (get(1), list());
     let (created, syncs, pages) = create(100, 400);
     let four_hundred = list();
-    let updated = allocations(&runtime, &fixture, Method::PUT, &format!("{path}/a-0001"), &config_map("a-0001"));
+    let updated = update(1);
     println!(
         "allocations: get {one}, create {created}, update {updated}, list of 100 {hundred}, of 400 {four_hundred}; \
          syncs per create {syncs}, pages {pages:.1}"

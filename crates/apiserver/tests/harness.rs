@@ -155,7 +155,8 @@ pub fn config(store: Arc<store::sqlite::Sqlite>) -> Config {
         anonymous: Anonymous::Everywhere,
         audit: None,
         seats: 600,
-        request_timeout: Duration::from_secs(60),
+        // A clock that jumps when nobody is awake would jump over the time that the disk takes.
+        request_timeout: Duration::ZERO,
         metrics: Arc::new(|_| {}),
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::harness::{Fixture, config};
+use crate::harness::Fixture;
 
 const POD: &str = "{metadata: {name: NAME, labels: {app: web}}, spec: {containers: [{name: c, image: nginx}]}}";
 
@@ -238,10 +238,7 @@ async fn patches_are_read_strictly() {
 
 #[tokio::test(start_paused = true)]
 async fn old_pages_expire_and_old_watches_do_not() {
-    // A clock that jumps when nobody is awake would jump over the time that the disk takes.
-    let f =
-        Fixture::with(|store| apiserver::Config { request_timeout: std::time::Duration::ZERO, ..config(store) }).await;
-    f.post("/api/v1/namespaces", "{metadata: {name: default}}").await.is(201);
+    let f = Fixture::new().await;
     let maps = "/api/v1/namespaces/default/configmaps";
     for name in ["a", "b", "c"] {
         f.post(maps, &format!("{{metadata: {{name: {name}}}}}")).await.is(201);
