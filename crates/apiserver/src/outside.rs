@@ -44,6 +44,18 @@ pub async fn post(
     body: &Value,
     limit: Duration,
 ) -> Result<Value, Failure> {
+    let bytes = send(server, target, url, authorization, body, limit).await?;
+    json::parse(&bytes).map_err(|e| Failure::lasting(e.message))
+}
+
+async fn send(
+    server: &Server,
+    target: Target<'_>,
+    url: &str,
+    authorization: &str,
+    body: &Value,
+    limit: Duration,
+) -> Result<Bytes, Failure> {
     let mut request = Request::new(full(body.to_string()));
     *request.method_mut() = Method::POST;
     for (name, value) in [(header::CONTENT_TYPE, "application/json"), (header::ACCEPT, "application/json, */*")] {
@@ -52,8 +64,7 @@ pub async fn post(
     if let Some(value) = Some(authorization).filter(|a| !a.is_empty()).and_then(|a| a.parse().ok()) {
         request.headers_mut().insert(header::AUTHORIZATION, value);
     }
-    let (_, bytes) = exchange(server, target, url, request, limit).await?;
-    json::parse(&bytes).map_err(|e| Failure::lasting(e.message))
+    Ok(exchange(server, target, url, request, limit).await?.1)
 }
 
 /// Reads what is there; with the answer's headers.
@@ -200,6 +211,11 @@ impl Endpoint {
                 None => Shows::Nothing,
             },
         }
+    }
+
+    /// Sends what needs no answer.
+    pub async fn tell(&self, server: &Server, body: &Value, limit: Duration) -> Result<(), Failure> {
+        send(server, self.target(), &self.url, &self.authorization, body, limit).await.map(drop)
     }
 
     /// Asks as patiently as upstream does: five times, if what went wrong may pass.

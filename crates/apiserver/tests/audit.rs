@@ -1,15 +1,21 @@
 //! The audit log: what its sink is told of requests.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use apiserver::admission::Plugin;
-use apiserver::audit::{Audit, Event, Policy, Sink};
-use apiserver::seams::{BoxFuture, Peer};
-use apiserver::{Server, User};
-use http::Method;
+use apiserver::audit::{Audit, Backend, Backends, Event, Mode, Policy, Sink, Webhook};
+use apiserver::outside::Endpoint;
+use apiserver::seams::{BoxFuture, NodeProxy, Peer, Target};
+use apiserver::{Body, Server, Status, User};
+use http::{Method, Request};
+use http_body_util::BodyExt;
 use schema::{Value, json};
 
 use crate::harness::{Fixture, config};
+
+type Answer = http::Response<Body>;
 
 /// Keeps what it is told; loses what comes from `lost`.
 #[derive(Default)]
@@ -253,4 +259,106 @@ async fn pod_security_tells_what_it_found() {
     has(&bound[1], &[(&at("enforce-policy"), "baseline:latest")]);
     let text = bound[1].pointer(&at("audit-violations")).and_then(Value::as_str).unwrap_or("");
     assert!(text.starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation"), "{text}");
+}
+
+/// The other end of a webhook: it fails once and keeps what it is told then, or never answers.
+#[derive(Default)]
+struct Outside {
+    told: Mutex<Vec<Value>>,
+    asked: AtomicUsize,
+    hangs: bool,
+}
+
+impl NodeProxy for Outside {
+    fn to_node<'a>(&'a self, _: &'a Server, _: &'a str, _: Request<Body>) -> BoxFuture<'a, Result<Answer, Status>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn to_address<'a>(
+        &'a self,
+        _: &'a Server,
+        _: &'a str,
+        _: std::net::SocketAddr,
+        _: Request<Body>,
+    ) -> BoxFuture<'a, Result<Answer, Status>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn to_url<'a>(
+        &'a self,
+        _: &'a Server,
+        target: Target<'a>,
+        request: Request<Body>,
+    ) -> BoxFuture<'a, Result<Answer, Status>> {
+        assert_eq!(target.url, "https://audit.example/log");
+        assert_eq!(request.headers()["authorization"], "Bearer secret");
+        Box::pin(async move {
+            let is_first = self.asked.fetch_add(1, Ordering::Relaxed) == 0;
+            if self.hangs {
+                return std::future::pending().await;
+            }
+            if is_first {
+                return Err(Status::unavailable("not yet"));
+            }
+            let bytes = request.into_body().collect().await.expect("a body").to_bytes();
+            self.told.lock().expect("a lock").push(json::parse(&bytes).expect("JSON"));
+            Ok(http::Response::new(apiserver::body::empty()))
+        })
+    }
+}
+
+async fn with_webhook(outside: Arc<Outside>, mode: Mode, buffer: usize) -> (Fixture, Arc<Backends>) {
+    let kubeconfig = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], clusters: [{name: c, cluster: {server: 'https://audit.example/log'}}], users: [{name: u, user: {token: secret}}]}";
+    let webhook = Webhook {
+        endpoint: Endpoint::from_kubeconfig(std::path::Path::new("/k"), &|_| Ok(kubeconfig.into())).expect("one"),
+        batch_size_max: 2,
+        batch_wait: Duration::from_secs(60),
+        throttle: Some((1000.0, 1.0)),
+        initial_backoff: Duration::from_millis(1),
+    };
+    let backends = Arc::new(Backends(vec![Backend::webhook(mode, Some(2000), buffer, webhook)]));
+    let policy =
+        "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: RequestResponse}]}";
+    let audit = Audit::new(Policy::parse(policy.as_bytes()).expect("a policy"), backends.clone());
+    let config = |store| apiserver::Config { audit: Some(Arc::new(audit)), node_proxy: outside, ..config(store) };
+    (Fixture::with(config).await, backends)
+}
+
+#[tokio::test]
+async fn a_webhook_is_told_in_batches_and_keeps_nobody() {
+    let outside = Arc::new(Outside::default());
+    let (f, backends) = with_webhook(outside.clone(), Mode::Batch, 100).await;
+    f.post(NAMESPACES, "{metadata: {name: default}}").await.is(201);
+    f.post(MAPS, &format!("{{metadata: {{name: m}}, data: {{a: \"{}\"}}}}", "x".repeat(2000))).await.is(201);
+    for _ in 0..1000 {
+        if !outside.told.lock().expect("a lock").is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let list = outside.told.lock().expect("a lock").pop().expect("a batch");
+    has(
+        &list,
+        &[
+            ("/kind", "EventList"),
+            ("/items/0/objectRef/name", "default"),
+            ("/items/0/responseObject/kind", "Namespace"),
+            ("/items/1/objectRef/name", "m"),
+            ("/items/1/responseObject", "-"),
+            ("/items/1/annotations/audit.k8s.io~1truncated", "true"),
+        ],
+    );
+    assert!(backends.lost().iter().all(|(_, events)| *events == 0));
+
+    let (f, backends) = with_webhook(Arc::new(Outside { hangs: true, ..Outside::default() }), Mode::Batch, 1).await;
+    for _ in 0..100 {
+        f.get(NAMESPACES).await.is(200);
+    }
+    let buffered = backends.lost().into_iter().find(|(plugin, _)| *plugin == "buffered");
+    assert!(buffered.is_some_and(|(_, events)| events > 50), "{buffered:?}");
+
+    let outside = Arc::new(Outside::default());
+    let (f, _backends) = with_webhook(outside.clone(), Mode::BlockingStrict, 1).await;
+    f.get(NAMESPACES).await.is(200);
+    assert_eq!(outside.told.lock().expect("a lock").len(), 1);
 }

@@ -1,11 +1,11 @@
 //! Between a request and what writes its events: upstream's modes, truncation and counts of what is lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Event, Sink};
+use super::{Event, Sink, Webhook};
 use crate::{Server, seams::BoxFuture};
 
 /// Whether requests wait for their events to be written.
@@ -62,6 +62,8 @@ pub struct Backend {
     written: Arc<Lost>,
     buffered: Arc<Lost>,
     truncated: Arc<Lost>,
+    /// Until its worker runs, for which it needs the server.
+    webhook: Mutex<Option<(Webhook, mpsc::Receiver<Job>)>>,
 }
 
 impl Backend {
@@ -81,8 +83,18 @@ impl Backend {
             written: written.clone(),
             buffered: Lost::new("buffered"),
             truncated: Lost::new("truncate"),
+            webhook: Mutex::new(None),
         };
         (backend, jobs, written)
+    }
+
+    pub fn webhook(mode: Mode, event_bytes_max: Option<u64>, buffer: usize, mut webhook: Webhook) -> Backend {
+        let (backend, jobs, _) = Backend::new("webhook", mode, event_bytes_max, buffer);
+        if mode != Mode::Batch {
+            // Requests wait for their own events alone.
+            (webhook.batch_size_max, webhook.throttle) = (1, None);
+        }
+        Backend { webhook: Mutex::new(Some((webhook, jobs))), ..backend }
     }
 
     /// The event itself, or what is left of it in the room there is.
@@ -100,7 +112,11 @@ impl Backend {
         None
     }
 
-    async fn process(&self, event: Arc<Event>) -> bool {
+    async fn process(&self, server: &Server, event: Arc<Event>) -> bool {
+        let waiting = self.webhook.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((webhook, jobs)) = waiting {
+            tokio::spawn(webhook.run(server.clone(), jobs, self.written.clone()));
+        }
         let Some(event) = self.fitting(event) else { return true };
         if self.mode == Mode::Batch {
             if self.queue.try_send(Job { event, done: None }).is_err() {
@@ -120,11 +136,11 @@ impl Backend {
 pub struct Backends(pub Vec<Backend>);
 
 impl Sink for Backends {
-    fn process<'a>(&'a self, _: &'a Server, event: Arc<Event>) -> BoxFuture<'a, bool> {
+    fn process<'a>(&'a self, server: &'a Server, event: Arc<Event>) -> BoxFuture<'a, bool> {
         Box::pin(async move {
             let mut written = true;
             for backend in &self.0 {
-                written &= backend.process(event.clone()).await;
+                written &= backend.process(server, event.clone()).await;
             }
             written
         })

@@ -25,6 +25,10 @@ impl Event {
         Event { level, members }
     }
 
+    pub fn value(&self) -> Value {
+        Value::Object(self.members.clone())
+    }
+
     /// Without a line's end.
     pub fn json(&self) -> Vec<u8> {
         let mut out = vec![b'{'];

@@ -7,6 +7,7 @@ mod backend;
 mod event;
 mod policy;
 mod trail;
+mod webhook;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ pub use backend::{Backend, Backends, Job, Lost, Mode};
 pub use event::Event;
 pub use policy::{LEVELS, Level, Policy, Stage};
 pub use trail::Trail;
+pub use webhook::Webhook;
 
 use crate::{Server, seams::BoxFuture};
 

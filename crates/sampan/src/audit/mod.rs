@@ -2,12 +2,13 @@
 
 mod log;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use apiserver::audit::{Audit, Backend, Backends, Mode, Policy};
+use apiserver::audit::{Audit, Backend, Backends, Mode, Policy, Webhook};
+use apiserver::outside::Endpoint;
 
 use crate::cli::ServerArgs;
 use log::{Log, Rotation};
@@ -20,6 +21,8 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("loading audit policy file: {why}: from file {}", path.display())]
     Policy { path: PathBuf, why: String },
+    #[error("initializing audit webhook: {0}")]
+    Webhook(String),
     #[error("cannot write the audit log {path}: {source}")]
     Log { path: String, source: std::io::Error },
 }
@@ -33,6 +36,14 @@ fn flag<T: FromStr>(args: &ServerArgs, name: &str, default: T, wanted: &str) -> 
 
 fn number(args: &ServerArgs, name: &str, default: u64) -> Result<u64, Error> {
     flag(args, name, default, "a number that is not negative")
+}
+
+fn duration(args: &ServerArgs, name: &str, default: Duration) -> Result<Duration, Error> {
+    let Some(value) = args.api_server_arg(name) else { return Ok(default) };
+    let nanos = schema::time::parse_duration(value).and_then(|nanos| u64::try_from(nanos).ok());
+    let why = || "expected a duration, such as 30s".to_owned();
+    let wrong = || Error::Flag { name: name.to_owned(), value: value.to_owned(), why: why() };
+    nanos.map(Duration::from_nanos).ok_or_else(wrong)
 }
 
 /// One of several words.
@@ -66,6 +77,29 @@ fn waiting(args: &ServerArgs, plugin: &str, default: Mode) -> Result<(Mode, Opti
     Ok((mode, truncates.then_some(event), buffer))
 }
 
+fn webhook(args: &ServerArgs, path: &str) -> Result<Webhook, Error> {
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let throttles = word(args, "audit-webhook-batch-throttle-enable", &SWITCH, true)?;
+    let positive = |name: &str, default: f64| match flag(args, name, default, "a number")? {
+        value if value > 0.0 || !throttles => Ok(value),
+        value => Err(Error::Flag {
+            name: name.to_owned(),
+            value: value.to_string(),
+            why: "must be a positive number".to_owned(),
+        }),
+    };
+    let rate = positive("audit-webhook-batch-throttle-qps", 10.0)?;
+    let burst = positive("audit-webhook-batch-throttle-burst", 15.0)?;
+    Ok(Webhook {
+        endpoint: Endpoint::from_kubeconfig(Path::new(path), &read).map_err(Error::Webhook)?,
+        batch_size_max: number(args, "audit-webhook-batch-max-size", 400)?.max(1) as usize,
+        batch_wait: duration(args, "audit-webhook-batch-max-wait", Duration::from_secs(30))?,
+        throttle: throttles.then_some((rate, burst)),
+        initial_backoff: duration(args, "audit-webhook-initial-backoff", Duration::from_secs(10))?,
+    })
+}
+
 /// The audit log that is asked for. Without a policy or somewhere to write there is none.
 pub fn audit(args: &ServerArgs) -> Result<Option<Arc<Audit>>, Error> {
     let Some(path) = args.api_server_arg("audit-policy-file") else { return Ok(None) };
@@ -88,6 +122,10 @@ pub fn audit(args: &ServerArgs) -> Result<Option<Arc<Audit>>, Error> {
         let thread = std::thread::Builder::new().name("audit".into());
         thread.spawn(move || log.run(jobs, &lost)).map_err(failed)?;
         backends.push(backend);
+    }
+    if let Some(path) = args.api_server_arg("audit-webhook-config-file") {
+        let (mode, most, buffer) = waiting(args, "webhook", Mode::Batch)?;
+        backends.push(Backend::webhook(mode, most, buffer, webhook(args, path)?));
     }
     if backends.is_empty() {
         tracing::warn!("there is an audit policy, but neither a log nor a webhook to tell");
