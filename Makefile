@@ -17,8 +17,8 @@ test: tools lint build unit outside  ## Everything that CI runs
 unit:                       ## Each room's own tests (as root: containers and networks are real)
 	tests/unit.sh
 
-outside: build              ## The program from outside: `walk`, `faults` and `clients`, two at a time, each one's output in one piece
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients
+outside: build              ## The program from outside, two suites at a time, each one's output in one piece
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients replay
 
 walk: build                 ## A user's way through it, by kubectl
 	tests/walk.sh

@@ -85,6 +85,8 @@ pub(super) struct Writer {
     shrinking: bool,
     /// Space or permission was missing: until then, writes that need more are refused without trying.
     refusing: Option<Instant>,
+    /// Why, in the words of whoever found out.
+    refusal: String,
     /// Since the last transaction the log was moved to make space.
     log_reused: bool,
     /// Dropped last.
@@ -155,6 +157,7 @@ impl Writer {
             compaction: None,
             shrinking: false,
             refusing: None,
+            refusal: String::new(),
             log_reused: false,
             _lock: lock,
         })
@@ -300,7 +303,7 @@ impl Writer {
         let makes_room = !commit.writes.iter().any(grows);
         if !tries && !makes_room {
             add(&self.shared.counters.refused, 1);
-            let _ = commit.reply.send(Err(Error::ReadOnly("no space, or no permission to write".into())));
+            let _ = commit.reply.send(Err(Error::ReadOnly(self.refusal.as_str().into())));
             return;
         }
         loop {
@@ -327,6 +330,7 @@ impl Writer {
                 tracing::error!(error = %failure.error, "the datastore refuses writes");
             }
             self.refusing = Some(Instant::now() + PROBE_INTERVAL);
+            self.refusal = failure.error.to_string();
             let _ = commit.reply.send(Err(Error::ReadOnly(failure.error.into())));
             return;
         }
