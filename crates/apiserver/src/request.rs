@@ -24,6 +24,17 @@ impl User {
         User::new("system:anonymous", &["system:unauthenticated"])
     }
 
+    /// Of a review: a UserInfo, whose name is its `username`, or an access review's spec, where it is the `user`.
+    pub fn of(value: &Value, name: &str) -> Self {
+        let extra = value["extra"].as_object().into_iter().flatten();
+        User {
+            name: value.str_at(&[name]).into(),
+            uid: value.str_at(&["uid"]).into(),
+            groups: value["groups"].texts(),
+            extra: extra.map(|(key, values)| (key.to_string(), values.texts())).collect(),
+        }
+    }
+
     /// `authentication.k8s.io/v1` UserInfo.
     pub fn to_value(&self) -> Value {
         let texts = |list: &[String]| Value::list(list.iter().map(String::as_str));

@@ -11,10 +11,6 @@ use crate::seams::{Decision, Rule};
 use crate::status::Result;
 use crate::{Attributes, Status, User, negotiate};
 
-fn strings(value: &Value) -> Vec<String> {
-    value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     let kind = call.kind.clone();
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
@@ -50,7 +46,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    let audiences = strings(&review["spec"]["audiences"]);
+    let audiences = review["spec"]["audiences"].texts();
     let found = call.server.config().authenticate.review(&call.server, &token, &audiences).await;
     let mut status = Value::object::<&str>([]);
     match found {
@@ -71,17 +67,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<()> {
 async fn access_review(call: &Call, review: &mut Value) -> Result<()> {
     let spec = review["spec"].clone();
     let own = call.kind.kind() == "SelfSubjectAccessReview";
-    let user = if own {
-        call.user.clone()
-    } else {
-        let extra = spec["extra"].as_object().into_iter().flatten().map(|(k, v)| (k.to_string(), strings(v)));
-        User {
-            name: spec.str_at(&["user"]).into(),
-            uid: spec.str_at(&["uid"]).into(),
-            groups: strings(&spec["groups"]),
-            extra: extra.collect(),
-        }
-    };
+    let user = if own { call.user.clone() } else { User::of(&spec, "user") };
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if call.kind.resource.namespaced && review.str_at(&["metadata", "namespace"]).is_empty() {
         review.set(&["metadata", "namespace"], call.info.namespace.as_str());
@@ -193,7 +179,7 @@ fn selector(attributes: &Value, is_labels: bool) -> (String, bool) {
     }
     let requirements = attributes.list_at(&["requirements"]);
     let term = |requirement: &Value| {
-        let (key, values) = (requirement.str_at(&["key"]), strings(&requirement["values"]));
+        let (key, values) = (requirement.str_at(&["key"]), requirement["values"].texts());
         let text = match (requirement.str_at(&["operator"]), values.as_slice(), is_labels) {
             ("In", [_, ..], true) => format!("{key} in ({})", values.join(",")),
             ("NotIn", [_, ..], true) => format!("{key} notin ({})", values.join(",")),
@@ -234,7 +220,7 @@ fn selector_errors(resource: &Value) -> Vec<FieldError> {
         }
         for (at, requirement) in requirements.iter().enumerate() {
             let field = |name: &str| format!("{path}.requirements[{at}].{name}");
-            let (key, values) = (requirement.str_at(&["key"]), strings(&requirement["values"]));
+            let (key, values) = (requirement.str_at(&["key"]), requirement["values"].texts());
             let is_labels = name == "labelSelector";
             if key.is_empty() && !is_labels {
                 errors.push(FieldError::required(field("key"), "must be specified"));

@@ -155,6 +155,11 @@ impl Value {
         self.get(path).and_then(Value::as_list).unwrap_or(&[])
     }
 
+    /// The strings of a list; what is no list has none.
+    pub fn texts(&self) -> Vec<String> {
+        self.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
     pub fn object_at(&self, path: &[&str]) -> Option<&Object> {
         self.get(path)?.as_object()
     }

@@ -22,16 +22,6 @@ const CONDITIONS_MAX: usize = 64;
 fn request_type() -> Type {
     let string = || Type::String;
     let kind = |name, last| Type::object(name, [("group", string()), ("version", string()), (last, string())]);
-    let strings = || Type::list(Type::String);
-    let user = Type::object(
-        "kubernetes.UserInfo",
-        [
-            ("username", string()),
-            ("uid", string()),
-            ("groups", strings()),
-            ("extra", Type::map(Type::String, strings())),
-        ],
-    );
     Type::object(
         "kubernetes.AdmissionRequest",
         [
@@ -44,7 +34,7 @@ fn request_type() -> Type {
             ("name", string()),
             ("namespace", string()),
             ("operation", string()),
-            ("userInfo", user),
+            ("userInfo", Type::user_info()),
             ("dryRun", Type::Bool),
             ("options", Type::Dyn),
         ],

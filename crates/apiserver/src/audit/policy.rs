@@ -91,10 +91,6 @@ const RULE: [&str; 9] = [
 ];
 const RESOURCES: [&str; 3] = ["group", "resources", "resourceNames"];
 
-fn strings(value: &Value, field: &str) -> Vec<String> {
-    value.list_at(&[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 /// What goes wrong while a policy is read.
 #[derive(Default)]
 struct Reader {
@@ -110,7 +106,7 @@ impl Reader {
 
     fn stages(&mut self, value: &Value, path: &str) -> Vec<Stage> {
         let mut out = Vec::new();
-        for (at, name) in strings(value, "omitStages").iter().enumerate() {
+        for (at, name) in value["omitStages"].texts().iter().enumerate() {
             match STAGES.iter().find(|(known, _)| known == name) {
                 Some((_, stage)) => out.push(*stage),
                 None => {
@@ -135,7 +131,7 @@ impl Reader {
     }
 
     fn urls(&mut self, value: &Value, path: &str) -> Vec<String> {
-        let urls = strings(value, "nonResourceURLs");
+        let urls = value["nonResourceURLs"].texts();
         let field = format!("{path}nonResourceURLs");
         for (at, url) in urls.iter().enumerate().filter(|(_, url)| *url != "*") {
             let mut wrong =
@@ -160,8 +156,8 @@ impl Reader {
             self.known(value, &RESOURCES, &format!("{path}resources[{at}]."));
             let one = Resources {
                 group: value.str_at(&["group"]).to_owned(),
-                resources: strings(value, "resources"),
-                names: strings(value, "resourceNames"),
+                resources: value["resources"].texts(),
+                names: value["resourceNames"].texts(),
             };
             if one.group.contains('/') {
                 let why = "a group is named without its version";
@@ -204,11 +200,11 @@ impl Policy {
             };
             rules.push(Rule {
                 decided,
-                users: strings(value_of_rule, "users"),
-                user_groups: strings(value_of_rule, "userGroups"),
-                verbs: strings(value_of_rule, "verbs"),
+                users: value_of_rule["users"].texts(),
+                user_groups: value_of_rule["userGroups"].texts(),
+                verbs: value_of_rule["verbs"].texts(),
                 resources: reader.resources(value_of_rule, &path),
-                namespaces: strings(value_of_rule, "namespaces"),
+                namespaces: value_of_rule["namespaces"].texts(),
                 non_resource_urls: reader.urls(value_of_rule, &path),
             });
         }

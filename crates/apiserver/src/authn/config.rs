@@ -129,17 +129,7 @@ pub fn issuers(list: &[Value], own: &[String], algorithms: &[String]) -> (Vec<Is
 }
 
 fn env(variable: &'static str) -> Env {
-    let strings = || Type::list(Type::String);
-    let user = Type::object(
-        "kubernetes.UserInfo",
-        [
-            ("username", Type::String),
-            ("uid", Type::String),
-            ("groups", strings()),
-            ("extra", Type::map(Type::String, strings())),
-        ],
-    );
-    Env::new([(variable, if variable == "user" { user } else { Type::map(Type::String, Type::Dyn) })])
+    Env::new([(variable, if variable == "user" { Type::user_info() } else { Type::map(Type::String, Type::Dyn) })])
 }
 
 struct Reader<'a> {

@@ -108,7 +108,7 @@ impl Issuer {
     fn check(&self, claims: &Value, now: i64) -> Result<(), String> {
         let audiences: Vec<String> = match &claims["aud"] {
             Value::String(one) => vec![one.clone()],
-            many => many.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
+            many => many.texts(),
         };
         if !self.audiences.iter().any(|wanted| audiences.contains(wanted)) {
             let found = go_list(&audiences);

@@ -68,10 +68,7 @@ impl TokenWebhook {
             return Err(format!("the authentication webhook answered with {:?}", answer.str_at(&["kind"])));
         }
         let status = &answer["status"];
-        let texts = |value: &Value| -> Vec<String> {
-            value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-        };
-        let told = texts(&status["audiences"]);
+        let told = status["audiences"].texts();
         let good_for = if told.is_empty() { own } else { &told };
         let good_for: Vec<String> = wanted.iter().filter(|audience| good_for.contains(audience)).cloned().collect();
         if good_for.is_empty() {
@@ -83,14 +80,6 @@ impl TokenWebhook {
                 why => Err(why.to_owned()),
             };
         }
-        let user = &status["user"];
-        let extra = user.object_at(&["extra"]).into_iter().flatten();
-        let user = User {
-            name: user.str_at(&["username"]).into(),
-            uid: user.str_at(&["uid"]).into(),
-            groups: texts(&user["groups"]),
-            extra: extra.map(|(key, values)| (key.to_string(), texts(values))).collect(),
-        };
-        Ok(Some((user, good_for)))
+        Ok(Some((User::of(&status["user"], "username"), good_for)))
     }
 }

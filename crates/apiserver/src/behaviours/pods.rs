@@ -71,9 +71,7 @@ fn match_label_keys(pod: &mut Value) {
     let labels = pod["metadata"]["labels"].clone();
     let merge = |term: &mut Value| {
         for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
-            let keys: Vec<String> =
-                term.list_at(&[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            for key in keys {
+            for key in term[field].texts() {
                 let Some(value) = labels.get(&[&key]).and_then(Value::as_str) else { continue };
                 let requirement = Value::object([
                     ("key", key.as_str().into()),

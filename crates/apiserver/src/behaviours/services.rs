@@ -194,10 +194,6 @@ pub fn repair(server: &Server) {
     }
 }
 
-fn strings(value: &Value, path: &[&str]) -> Vec<String> {
-    value.list_at(path).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 fn refuse(service: &Value, errors: Vec<FieldError>) -> Status {
     Status::invalid("", "Service", service.str_at(&["metadata", "name"]), errors)
 }
@@ -209,7 +205,7 @@ fn invalid(field: &str, value: impl Into<Value>, detail: &str) -> FieldError {
 /// `clusterIP` and `clusterIPs[0]` are one thing: whichever the client set, both say it.
 fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
     let ip = service.str_at(&["spec", "clusterIP"]).to_owned();
-    let ips = strings(service, &["spec", "clusterIPs"]);
+    let ips = service["spec"]["clusterIPs"].texts();
     let set = |service: &mut Value, ips: Vec<String>| {
         if ips.is_empty() {
             service.remove(&["spec", "clusterIPs"]);
@@ -227,7 +223,7 @@ fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
         return;
     };
     let old_ip = old.str_at(&["spec", "clusterIP"]);
-    let old_ips = strings(old, &["spec", "clusterIPs"]);
+    let old_ips = old["spec"]["clusterIPs"].texts();
     if old_ip != ip {
         if !old_ip.is_empty() && ip.is_empty() && ips == old_ips {
             // The singular was cleared: so is the list.
@@ -301,12 +297,12 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
         service.set(&["spec", "ipFamilyPolicy"], policy);
     }
     let single = service.str_at(&["spec", "ipFamilyPolicy"]) == "SingleStack";
-    let mut ips = strings(service, &["spec", "clusterIPs"]);
-    let mut families = strings(service, &["spec", "ipFamilies"]);
+    let mut ips = service["spec"]["clusterIPs"].texts();
+    let mut families = service["spec"]["ipFamilies"].texts();
     let mut errors = Vec::new();
     let policy = service["spec"]["ipFamilyPolicy"].clone();
     if let Some(old) = old.filter(|o| o.str_at(&["spec", "type"]) != "ExternalName") {
-        let (old_ips, old_families) = (strings(old, &["spec", "clusterIPs"]), strings(old, &["spec", "ipFamilies"]));
+        let (old_ips, old_families) = (old["spec"]["clusterIPs"].texts(), old["spec"]["ipFamilies"].texts());
         if single {
             if ips == old_ips {
                 ips.truncate(1);
@@ -446,12 +442,12 @@ impl Attempt<'_> {
     }
 
     fn addresses(&mut self, service: &mut Value) -> Result<()> {
-        let mut ips = strings(service, &["spec", "clusterIPs"]);
+        let mut ips = service["spec"]["clusterIPs"].texts();
         if ips.first().is_some_and(|ip| ip == "None") {
             return Ok(());
         }
         let inner = &self.cx.server.inner;
-        for (at, family) in strings(service, &["spec", "ipFamilies"]).iter().enumerate() {
+        for (at, family) in service["spec"]["ipFamilies"].texts().iter().enumerate() {
             let Some(text) = ips.get(at) else {
                 let ip = inner.allocators.next_ip(family, &*inner.config.random, self.cx.dry_run).ok_or_else(|| {
                     let name = service.str_at(&["metadata", "name"]);

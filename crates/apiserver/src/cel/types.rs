@@ -63,6 +63,14 @@ impl Type {
         Type::Optional(Arc::new(inner))
     }
 
+    /// `authentication.k8s.io/v1` UserInfo.
+    pub fn user_info() -> Type {
+        let texts = || Type::list(Type::String);
+        let extra = Type::map(Type::String, texts());
+        let fields = [("username", Type::String), ("uid", Type::String), ("groups", texts()), ("extra", extra)];
+        Type::object("kubernetes.UserInfo", fields)
+    }
+
     /// An object of fields whose names are identifiers.
     pub fn object(name: &str, fields: impl IntoIterator<Item = (&'static str, Type)>) -> Type {
         let field = |(name, ty): (&str, Type)| (name.to_owned(), Field { name: name.to_owned(), ty });

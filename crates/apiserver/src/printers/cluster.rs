@@ -2,7 +2,7 @@
 
 use schema::Value;
 
-use super::{Cell, duration, generic::access_modes, strings};
+use super::{Cell, duration, generic::access_modes};
 
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
 
@@ -181,7 +181,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
                 .to_string()
                 .into()
         }
-        "storageVersion.versions" => strings(&object["status"]["storageVersions"]).join(",").into(),
+        "storageVersion.versions" => object["status"]["storageVersions"].texts().join(",").into(),
         // Kinds of versions that are off until they are asked for show their conditions.
         _ => {
             let latest = object.list_at(&["status", "conditions"]).iter().rfind(|c| c.str_at(&["status"]) == "True");

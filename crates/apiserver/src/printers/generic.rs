@@ -2,7 +2,7 @@
 
 use schema::Value;
 
-use super::{Cell, strings};
+use super::Cell;
 use crate::scale::selector_text;
 
 pub fn call(name: &str, cell: &Cell<'_>) -> Value {
@@ -34,7 +34,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
         "bool" => Value::String(if value.as_bool().unwrap_or(false) { "True" } else { "False" }.into()),
         "is" => Value::Bool(value.as_bool().unwrap_or(cell.arg(1) == "true")),
         "join" => {
-            let joined = strings(value).join(",");
+            let joined = value.texts().join(",");
             if joined.is_empty() { default(cell.arg(1)).into() } else { joined.into() }
         }
         "names" => containers(value, "name"),

@@ -230,9 +230,5 @@ fn some_of(list: &[String], max: usize, separator: &str) -> String {
     list.join(separator)
 }
 
-fn strings(value: &Value) -> Vec<String> {
-    value.as_list().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests;

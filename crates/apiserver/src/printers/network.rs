@@ -2,7 +2,7 @@
 
 use schema::Value;
 
-use super::{Cell, some_of, strings};
+use super::{Cell, some_of};
 
 const LOAD_BALANCER_WIDTH: usize = 16;
 
@@ -30,7 +30,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             None => "<none>".into(),
         },
         "service.externalIP" => {
-            let external = strings(&object["spec"]["externalIPs"]);
+            let external = object["spec"]["externalIPs"].texts();
             match object.str_at(&["spec", "type"]) {
                 "ClusterIP" | "NodePort" if external.is_empty() => "<none>".into(),
                 "ClusterIP" | "NodePort" => external.join(",").into(),
@@ -87,8 +87,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             unset(some_of(&ports.collect::<Vec<_>>(), 3, ","))
         }
         "endpointSlice.endpoints" => {
-            let all: Vec<String> =
-                object.list_at(&["endpoints"]).iter().flat_map(|e| strings(&e["addresses"])).collect();
+            let all: Vec<String> = object.list_at(&["endpoints"]).iter().flat_map(|e| e["addresses"].texts()).collect();
             unset(some_of(&all, 3, ","))
         }
         "ipAddress.parent" => {

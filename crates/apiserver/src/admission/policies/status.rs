@@ -126,7 +126,7 @@ fn warnings(policy: &Value, registry: &Registry) -> Vec<Value> {
 /// The kinds that rules name; a wildcard names none.
 fn kinds<'r>(constraints: &Value, registry: &'r Registry) -> Vec<&'r Arc<Kind>> {
     let strings = |value: &Value, field: &str| -> Vec<String> {
-        let list = value.list_at(&[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+        let list = value[field].texts();
         if list.iter().any(|text| text.contains('*')) { Vec::new() } else { list }
     };
     let mut out: BTreeMap<(String, String, String), &Arc<Kind>> = BTreeMap::new();
