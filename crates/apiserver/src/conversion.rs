@@ -343,12 +343,10 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         return errors;
     }
     let path = at("webhookClientConfig");
-    let (url, service) = (client["url"].as_str(), client.get(&["service"]).filter(|s| !s.is_null()));
-    match (url, service) {
-        _ if client.is_null() => errors.push(FieldError::required(&*path, "required when strategy is set to Webhook")),
-        (Some(url), None) => errors.extend(wrong_url(url, &format!("{path}.url"))),
-        (None, Some(service)) => errors.extend(wrong_service(service, &format!("{path}.service"))),
-        _ => errors.push(FieldError::required(&*path, "exactly one of url or service is required")),
+    if client.is_null() {
+        errors.push(FieldError::required(&*path, "required when strategy is set to Webhook"));
+    } else {
+        errors.extend(wrong_client(client, &path));
     }
     // A definition that is not established, or that had a bad bundle before, may still have one.
     let strict = old.is_some_and(|old| crd::is_established(old) && wrong_bundle(old).is_none());
@@ -357,25 +355,43 @@ pub fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let detail = format!("unable to load root certificates: {why}");
         errors.push(FieldError::invalid(format!("{path}.caBundle"), given, detail));
     }
-    let path = at("conversionReviewVersions");
-    if reviews.is_empty() {
-        errors.push(FieldError::required(&*path, ""));
-        return errors;
+    let known = old.is_none_or(|old| knows_review(&review_versions(old)));
+    errors.extend(wrong_reviews(&reviews, &at("conversionReviewVersions"), "", known));
+    errors
+}
+
+/// Whether one of these versions is known, or none is named.
+pub fn knows_review(versions: &[&str]) -> bool {
+    versions.is_empty() || versions.iter().any(|version| REVIEWS.contains(version))
+}
+
+/// What is wrong with the versions of reviews that a webhook understands, of which one should be `known`.
+pub fn wrong_reviews(versions: &[&str], path: &str, missing: &str, known: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if versions.is_empty() {
+        errors.push(FieldError::required(path, missing));
     }
-    let known = |versions: &[&str]| versions.is_empty() || versions.iter().any(|v| REVIEWS.contains(v));
-    for (i, version) in reviews.iter().enumerate() {
-        if reviews[..i].contains(version) {
-            errors.push(FieldError::invalid(format!("{path}[{i}]"), *version, "duplicate version"));
-            continue;
-        }
-        let problems = names::dns1035_label(version);
+    for (i, version) in versions.iter().enumerate() {
+        let problems = match versions[..i].contains(version) {
+            true => vec!["duplicate version".to_owned()],
+            false => names::dns1035_label(version),
+        };
         errors.extend(problems.into_iter().map(|p| FieldError::invalid(format!("{path}[{i}]"), *version, p)));
     }
-    if !known(&reviews) && old.is_none_or(|old| known(&review_versions(old))) {
+    if known && !knows_review(versions) {
         let detail = format!("must include at least one of {}", REVIEWS.join(", "));
-        errors.push(FieldError::invalid(&*path, Value::list(reviews), detail));
+        errors.push(FieldError::invalid(path, Value::list(versions.iter().copied()), detail));
     }
     errors
+}
+
+/// What is wrong with a webhook's `clientConfig`.
+pub fn wrong_client(client: &Value, path: &str) -> Vec<FieldError> {
+    match (client["url"].as_str(), client.get(&["service"]).filter(|service| !service.is_null())) {
+        (Some(url), None) => wrong_url(url, &format!("{path}.url")),
+        (None, Some(service)) => wrong_service(service, &format!("{path}.service")),
+        _ => vec![FieldError::required(path, "exactly one of url or service is required")],
+    }
 }
 
 fn review_versions(definition: &Value) -> Vec<&str> {
@@ -422,12 +438,12 @@ fn wrong_url(url: &str, path: &str) -> Vec<FieldError> {
     errors
 }
 
-/// Upstream's `ValidateWebhookService`.
+/// Upstream's `ValidateWebhookService`, which takes name and namespace for each other.
 fn wrong_service(service: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for field in ["name", "namespace"] {
+    for (field, told) in [("name", "namespace"), ("namespace", "name")] {
         if service.str_at(&[field]).is_empty() {
-            errors.push(FieldError::required(format!("{path}.{field}"), ""));
+            errors.push(FieldError::required(format!("{path}.{told}"), ""));
         }
     }
     if let Some(port) = service.i64_at(&["port"]) {
@@ -438,13 +454,12 @@ fn wrong_service(service: &Value, path: &str) -> Vec<FieldError> {
     }
     let url_path = service.str_at(&["path"]);
     let mut wrong = |detail: String| errors.push(FieldError::invalid(format!("{path}.path"), url_path, detail));
-    let Some(steps) = url_path.strip_prefix('/') else {
-        if !url_path.is_empty() {
-            wrong("must start with a '/'".into());
-        }
-        return errors;
-    };
-    if !steps.is_empty() {
+    if !url_path.is_empty() && !url_path.starts_with('/') {
+        wrong("must start with a '/'".into());
+    }
+    // The first character is cut off whatever it is.
+    let steps = url_path.get(1..).unwrap_or_default();
+    if !matches!(url_path, "" | "/") {
         for (i, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
             if step.is_empty() {
                 wrong(format!("segment[{i}] may not be empty"));

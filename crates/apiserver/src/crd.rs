@@ -4,14 +4,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use schema::structural::Schema;
-use schema::validate::{FieldError, names};
 use schema::{Column, MessageId, Resource, Subresource, Value};
 use tokio::task::JoinHandle;
 
-use crate::behaviours::Cx;
 use crate::cache::Storage;
 use crate::call::Call;
-use crate::conversion::{self, Converter};
+use crate::conversion::Converter;
 use crate::crd_rules::Rules;
 use crate::kind::{Custom, Held, Kind, ScalePaths, join_group_version, version_priority};
 use crate::options::{DeleteOptions, WriteOptions};
@@ -32,164 +30,6 @@ const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", 
 
 fn boxes(value: &Value) -> Vec<Box<str>> {
     value.as_list().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
-}
-
-// ---- validation
-
-pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    if !cx.subresource.is_empty() {
-        return errors;
-    }
-    let text = |path: &[&str]| new.str_at(path).to_owned();
-    let (group, plural) = (text(&["spec", "group"]), text(&["spec", "names", "plural"]));
-    let name = text(&["metadata", "name"]);
-    if name != format!("{plural}.{group}") {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(FieldError::invalid("metadata.name", name.as_str(), detail));
-    }
-    if group.is_empty() {
-        errors.push(FieldError::required("spec.group", ""));
-    } else if !group.contains('.') {
-        errors.push(FieldError::invalid("spec.group", group.as_str(), "should be a domain with at least one dot"));
-    } else {
-        let problems = names::dns1123_subdomain(&group);
-        errors.extend(problems.into_iter().map(|p| FieldError::invalid("spec.group", group.as_str(), p)));
-    }
-    for field in ["plural", "singular", "kind", "listKind"] {
-        let path = format!("spec.names.{field}");
-        let value = text(&["spec", "names", field]);
-        if value.is_empty() {
-            errors.push(FieldError::required(path, ""));
-            continue;
-        }
-        let problems = names::dns1035_label(&value.to_lowercase());
-        errors.extend(problems.into_iter().map(|p| FieldError::invalid(path.as_str(), value.as_str(), p)));
-    }
-    if text(&["spec", "names", "kind"]) == text(&["spec", "names", "listKind"])
-        && !text(&["spec", "names", "kind"]).is_empty()
-    {
-        let detail = "kind and listKind may not be the same";
-        errors.push(FieldError::invalid("spec.names.listKind", text(&["spec", "names", "listKind"]), detail));
-    }
-    let scope = text(&["spec", "scope"]);
-    if scope.is_empty() {
-        errors.push(FieldError::required("spec.scope", ""));
-    } else if !matches!(scope.as_str(), "Cluster" | "Namespaced") {
-        errors.push(FieldError::not_supported("spec.scope", scope.as_str(), &["Cluster", "Namespaced"]));
-    }
-    if new.bool_at(&["spec", "preserveUnknownFields"]) {
-        let detail =
-            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
-        errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
-    }
-    let versions = new.list_at(&["spec", "versions"]);
-    let stored = versions.iter().filter(|v| v.bool_at(&["storage"])).count();
-    if stored != 1 {
-        let detail = "must have exactly one version marked as storage version";
-        errors.push(FieldError::invalid("spec.versions", new["spec"]["versions"].clone(), detail));
-    }
-    let mut seen: Vec<&str> = Vec::new();
-    // Upstream looks at fields that all versions have in common where they once stood.
-    let same =
-        versions.windows(2).all(|w| ["schema", "selectableFields"].iter().all(|field| w[0][*field] == w[1][*field]));
-    for (at, version) in versions.iter().enumerate() {
-        let path = format!("spec.versions[{at}]");
-        let name = version.str_at(&["name"]);
-        let problems = names::dns1035_label(name);
-        errors.extend(problems.into_iter().map(|p| FieldError::invalid(format!("{path}.name"), name, p)));
-        if seen.contains(&name) {
-            let detail = "must contain unique version names";
-            errors.push(FieldError::invalid("spec.versions", new["spec"]["versions"].clone(), detail));
-        }
-        seen.push(name);
-        let schema = &version["schema"]["openAPIV3Schema"];
-        if schema.is_null() {
-            errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
-            continue;
-        }
-        let place = format!("{path}.schema.openAPIV3Schema");
-        match Schema::new(schema, &place) {
-            Err(wrong) => errors.extend(wrong),
-            Ok(_) if same && at > 0 => {}
-            Ok(parsed) => {
-                let fields = if same { "spec.selectableFields" } else { &format!("{path}.selectableFields") };
-                errors.extend(wrong_selectable(version, &parsed, fields));
-                // What was taken once stays: rules do not keep a definition from being changed elsewhere.
-                if !old.is_some_and(|old| is_known(old, name, schema)) {
-                    errors.extend(Rules::new(&parsed, &place).1);
-                }
-            }
-        }
-    }
-    errors.extend(conversion::validate(new, old));
-    if let Some(old) = old {
-        let fixed = if is_established(old) {
-            &["spec.group", "spec.names.plural", "spec.names.kind", "spec.scope"][..]
-        } else {
-            &["spec.group", "spec.names.plural"]
-        };
-        for path in fixed {
-            let (before, after) = (old.dotted(path), new.dotted(path));
-            if before != after {
-                let shown = after.cloned().unwrap_or_default();
-                errors.push(FieldError::invalid(*path, shown, "field is immutable"));
-            }
-        }
-        let left = new.list_at(&["status", "storedVersions"]);
-        for (at, stored) in left.iter().enumerate() {
-            if !seen.contains(&stored.as_str().unwrap_or("")) {
-                let detail = "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in it and removes it from status.storedVersions";
-                let detail = detail.replacen("v1", stored.as_str().unwrap_or(""), 1);
-                errors.push(FieldError::invalid(format!("status.storedVersions[{at}]"), stored.clone(), detail));
-            }
-        }
-    }
-    errors
-}
-
-/// What is wrong with a version's `selectableFields`.
-fn wrong_selectable(version: &Value, schema: &Schema, path: &str) -> Vec<FieldError> {
-    const FIELDS_MAX: usize = 8;
-    const SCALARS: [&str; 3] = ["string", "boolean", "integer"];
-    let mut errors = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for (at, field) in version.list_at(&["selectableFields"]).iter().enumerate() {
-        let (path, given) = (format!("{path}[{at}].jsonPath"), field.str_at(&["jsonPath"]));
-        if given.is_empty() {
-            errors.push(FieldError::required(path, ""));
-            continue;
-        }
-        let ty = match schema.type_at(given) {
-            Ok(ty) => ty,
-            Err(why) => {
-                errors.push(FieldError::invalid(path, given, format!("is an invalid path: {why}")));
-                continue;
-            }
-        };
-        if given.split('.').nth(1) == Some("metadata") {
-            errors.push(FieldError::invalid(&*path, given, "must not point to fields in metadata"));
-        }
-        if ty.is_none_or(|ty| !SCALARS.contains(&ty)) {
-            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
-            errors.push(FieldError::invalid(&*path, given, detail));
-        }
-        if seen.contains(&given) {
-            errors.push(FieldError::duplicate(path, given));
-        } else {
-            seen.push(given);
-        }
-    }
-    if seen.len() > FIELDS_MAX {
-        errors.push(FieldError::too_many(path, seen.len(), FIELDS_MAX));
-    }
-    errors
-}
-
-/// Whether a version had the same schema before.
-fn is_known(old: &Value, version: &str, schema: &Value) -> bool {
-    let mut versions = old.list_at(&["spec", "versions"]).iter();
-    versions.any(|v| v.str_at(&["name"]) == version && v["schema"]["openAPIV3Schema"] == *schema)
 }
 
 fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a Value> {
@@ -310,7 +150,7 @@ fn kinds_of(definition: &Value, mark: &str, storage: &Arc<Storage>) -> Vec<Kind>
         let custom = Custom {
             converter: converter.clone(),
             preserve_unknown: version["schema"]["openAPIV3Schema"].is_null(),
-            rules: Rules::new(&schema, "").0,
+            rules: Rules::new(&schema, "", true).0,
             schema,
             schemas: schemas.clone(),
             definition: definition.str_at(&["metadata", "name"]).into(),

@@ -37,9 +37,10 @@ struct Rule {
 }
 
 impl Rules {
-    /// Compiles the rules; what is wrong with them comes as field errors below `path`.
-    pub fn new(schema: &Schema, path: &str) -> (Rules, Vec<FieldError>) {
-        let mut compiler = Compiler { rules: Vec::new(), errors: Vec::new(), total: 0 };
+    /// Compiles the rules; what is wrong with them comes as field errors below `path`. Of a schema that is not sound
+    /// no expression is looked at.
+    pub fn new(schema: &Schema, path: &str, sound: bool) -> (Rules, Vec<FieldError>) {
+        let mut compiler = Compiler { rules: Vec::new(), errors: Vec::new(), total: 0, sound };
         let around = Around { root: true, cardinality: Some(1), uncorrelated: None };
         compiler.walk(schema.node(), path, &around);
         if compiler.total > SCHEMA_COST_MAX {
@@ -153,7 +154,7 @@ impl Rule {
             (path, field) => format!("{path}.{field}"),
         };
         let shown = || value.clone();
-        let error = match rule.reason.as_str() {
+        let error = match rule.reason.as_deref().unwrap_or_default() {
             "FieldValueForbidden" => FieldError::forbidden(at, detail),
             "FieldValueRequired" => FieldError::required(at, detail),
             "FieldValueDuplicate" => FieldError::duplicate(at, shown()),
@@ -186,6 +187,19 @@ struct Compiler {
     rules: Vec<(usize, Rule)>,
     errors: Vec<FieldError>,
     total: u64,
+    sound: bool,
+}
+
+/// A rule as upstream prints it.
+fn shown(rule: &CelRule) -> Value {
+    Value::object([
+        ("Rule", rule.rule.as_str().into()),
+        ("Message", rule.message.as_str().into()),
+        ("MessageExpression", rule.message_expression.as_str().into()),
+        ("Reason", rule.reason.as_deref().map_or(Value::Null, Value::from)),
+        ("FieldPath", rule.field_path.as_str().into()),
+        ("OptionalOldSelf", if rule.optional_old_self { true.into() } else { Value::Null }),
+    ])
 }
 
 fn too_costly(name: &str, cost: u64, limit: u64) -> String {
@@ -241,16 +255,16 @@ impl Compiler {
         };
         let shows_value = !matches!(node.kind, Some(Kind::Object | Kind::Array));
         let mut out = Rule { program: Err(String::new()), message: None, uses_old: false, field_path, shows_value };
+        // Words that are wrong come first; then expressions are not looked at.
+        if self.errors.len() > before || !self.sound {
+            return out;
+        }
         let Some(shape) = shape else {
             out.program = Err("failed to retrieve type information for x-kubernetes-validations".into());
             let why = "internal error: failed to retrieve type information for x-kubernetes-validations";
             self.errors.push(FieldError::new(ErrorKind::Internal, path, Value::Null, why));
             return out;
         };
-        // Words that are wrong come first; then expressions are not looked at.
-        if self.errors.len() > before {
-            return out;
-        }
         let old = if rule.optional_old_self { Type::optional(shape.ty.clone()) } else { shape.ty.clone() };
         let env = Env::new([("self", shape.ty.clone()), ("oldSelf", old)]);
         let program = match Program::compile(&rule.rule, &env) {
@@ -260,7 +274,7 @@ impl Compiler {
                     Err(error) => format!("compilation failed: {error}"),
                     Ok(_) => "cel expression must evaluate to a bool".into(),
                 };
-                self.errors.push(FieldError::invalid(format!("{path}.rule"), rule.rule.as_str(), why.clone()));
+                self.errors.push(FieldError::invalid(format!("{path}.rule"), shown(rule), why.clone()));
                 out.program = Err(why);
                 return out;
             }
@@ -281,7 +295,7 @@ impl Compiler {
                         Err(error) => format!("messageExpression compilation failed: {error}"),
                         Ok(_) => "messageExpression must evaluate to a string".into(),
                     };
-                    self.errors.push(FieldError::invalid(place, rule.message_expression.as_str(), why));
+                    self.errors.push(FieldError::invalid(place, shown(rule), why));
                 }
             }
         }
@@ -327,8 +341,8 @@ impl Compiler {
         }
         const REASONS: [&str; 4] =
             ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
-        if !rule.reason.is_empty() && !REASONS.contains(&rule.reason.as_str()) {
-            errors.push(FieldError::not_supported(place("reason"), rule.reason.as_str(), &REASONS));
+        if let Some(reason) = rule.reason.as_deref().filter(|reason| !REASONS.contains(reason)) {
+            errors.push(FieldError::not_supported(place("reason"), reason, &REASONS));
         }
     }
 }

@@ -21,6 +21,7 @@ mod connect;
 mod conversion;
 mod convert;
 mod crd;
+mod crd_checks;
 mod crd_objects;
 mod crd_rules;
 mod delete;

@@ -11,7 +11,7 @@ use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_con
 use crate::admission::matching::{Form, Shown, Subject};
 use crate::admission::{AdmissionRequest, Plugin};
 use crate::connect::endpoint;
-use crate::conversion::printed;
+use crate::conversion::{knows_review, printed, wrong_client, wrong_reviews};
 use crate::outside;
 use crate::seams::{BoxFuture, Shows, Target};
 use crate::status::Result;
@@ -129,13 +129,21 @@ fn hooks(configuration: &Value) -> Vec<Arc<Hook>> {
     configuration.list_at(&["webhooks"]).iter().enumerate().map(hook).collect()
 }
 
-/// What is wrong with a configuration's expressions.
-pub fn check(configuration: &Value) -> Vec<FieldError> {
-    let hooks = configuration.list_at(&["webhooks"]).iter().enumerate();
-    let conditions = |(at, hook): (usize, &Value)| {
-        check_conditions(hook.list_at(&["matchConditions"]), false, &format!("webhooks[{at}].matchConditions"))
-    };
-    hooks.flat_map(conditions).collect()
+/// What is wrong with a configuration's expressions, and with whom it asks.
+pub fn check(configuration: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    fn reviews(hook: &Value) -> Vec<&str> {
+        hook.list_at(&["admissionReviewVersions"]).iter().filter_map(Value::as_str).collect()
+    }
+    let known = old.is_none_or(|old| old.list_at(&["webhooks"]).iter().all(|hook| knows_review(&reviews(hook))));
+    let mut errors = Vec::new();
+    for (at, hook) in configuration.list_at(&["webhooks"]).iter().enumerate() {
+        let place = |field: &str| format!("webhooks[{at}].{field}");
+        errors.extend(wrong_client(&hook["clientConfig"], &place("clientConfig")));
+        let missing = "must specify one of v1, v1beta1";
+        errors.extend(wrong_reviews(&reviews(hook), &place("admissionReviewVersions"), missing, known));
+        errors.extend(check_conditions(hook.list_at(&["matchConditions"]), false, &place("matchConditions")));
+    }
+    errors
 }
 
 /// The form in which a webhook wants to see a request, if it does.

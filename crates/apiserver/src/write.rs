@@ -195,7 +195,7 @@ impl Call {
         meta::wipe_system_fields(&mut object);
         match_namespace(&mut object, &kind, namespace)?;
         dedup_owners(&mut object, &self.warnings, "");
-        (kind.strategy.wipe_for_create)(&kind, &mut object);
+        (kind.strategy.wipe_for_create)(&self.cx(&kind, "", options.dry_run), &mut object);
         if !managed {
             self.record_managers(&kind, None, &mut object, "", options);
         }
@@ -241,7 +241,7 @@ impl Call {
         object.set(&["metadata", "creationTimestamp"], self.server.now_text());
         object.set(&["metadata", "uid"], meta::uid(random));
         match_namespace(&mut object, kind, namespace)?;
-        (kind.strategy.wipe_for_create)(kind, &mut object);
+        (kind.strategy.wipe_for_create)(&self.cx(kind, "", options.dry_run), &mut object);
         let prepared = (kind.strategy.prepare_create)(&self.cx(kind, "", options.dry_run), &mut object);
         let name = object.str_at(&["metadata", "name"]).to_owned();
         prepared?;
@@ -368,8 +368,8 @@ impl Call {
                 let known = errors.clone();
                 let is_known = |e: &FieldError| known.iter().any(|k| k.field == e.field && k.kind == e.kind);
                 for error in crate::rules::check(kind, new, old).into_iter().filter(|e| !is_known(e)) {
-                    // Of a missing value and of one that is not supported one word is enough.
-                    let once = matches!(error.kind, ErrorKind::Required | ErrorKind::NotSupported);
+                    // Of a missing value one word is enough.
+                    let once = error.kind == ErrorKind::Required;
                     if !errors.iter().any(|e| *e == error || once && e.field == error.field && e.kind == error.kind) {
                         errors.push(error);
                     }

@@ -61,7 +61,7 @@ async fn what_may_be_asked_for() {
         ("maxExpirationSeconds", days(92), "must be in the range [3600, 7862400]"),
         ("unverifiedUserAnnotations", json!({"a.b/c": "d"}), ""),
         ("unverifiedUserAnnotations", json!({"c": "d"}), "spec.unverifiedUserAnnotations: Invalid value"),
-        ("stubPKCS10Request", json!(""), "spec.stubPKCS10Request: Required value"),
+        ("stubPKCS10Request", json!(""), "spec: Invalid value: exactly one of (stubPKCS10Request) or"),
         ("stubPKCS10Request", json!("AAAA"), "must be a valid PKCS#10 CSR"),
         ("stubPKCS10Request", json!("A".repeat(20_000)), "Too long: may not be more than 10240 bytes"),
         ("stubPKCS10Request", json!(damaged), "invalid signature"),

@@ -160,16 +160,10 @@ fn presets(facts: &Facts, name: &str, row: &Node, out: &mut String) -> Result<()
     }
 }
 
-/// The declarative markers that read as rules, then the overlay's: `v` and `w` lines of message, path and rule.
+/// The overlay's rules, whose words go before others, then the declarative markers that read as rules: `w` and `v` lines
+/// of message, path and rule.
 pub fn rules(facts: &Facts, overlay: &Overlay) -> Result<String> {
     let mut out = String::new();
-    for (id, message) in facts.messages.iter().enumerate() {
-        for field in &message.fields {
-            for marker in field.markers.iter().filter(|m| *m != "optional") {
-                let _ = writeln!(out, "v\t{id}\t{}\t{marker}", field.name);
-            }
-        }
-    }
     for version in 0..overlay.versions.len() {
         for (name, row) in overlay.types(facts, version)? {
             let id = facts.by_name.get(&name).ok_or_else(|| format!("overlay: facts have no message {name}"))?;
@@ -182,6 +176,13 @@ pub fn rules(facts: &Facts, overlay: &Overlay) -> Result<String> {
                 for rule in rules.text().split("; ") {
                     let _ = writeln!(out, "w\t{id}\t{}\t{rule}", path.trim_matches('.'));
                 }
+            }
+        }
+    }
+    for (id, message) in facts.messages.iter().enumerate() {
+        for field in &message.fields {
+            for marker in field.markers.iter().filter(|m| *m != "optional") {
+                let _ = writeln!(out, "v\t{id}\t{}\t{marker}", field.name);
             }
         }
     }

@@ -43,7 +43,11 @@ fn rules(text: &str) -> Result<RuleBook, String> {
         let mut next = || words.next().unwrap_or_default();
         let (origin, id, path, rule) = (next(), next(), next(), next());
         let id = MessageId(id.parse().map_err(|_| line.to_owned())?);
+        let message = Table::builtin().message(id);
+        let refers = message.position(path).is_some_and(|at| message.fields[at].pointer);
         match Rule::parse(rule) {
+            Some(Rule::Required(detail)) if origin == "v" && refers => book.add(id, path, Rule::Present(detail)),
+            Some(rule) if origin == "v" && refers => book.add(id, path, rule.given()),
             Some(rule) => book.add(id, path, rule),
             None if origin == "v" => {}
             None => return Err(line.to_owned()),

@@ -25,6 +25,36 @@ pub struct Schema {
     has_rules: bool,
 }
 
+/// What is wrong with a schema and with the defaults that it declares, as field errors below `path`.
+pub fn check(schema: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = check::structural(schema, path);
+    if errors.is_empty() {
+        let mut node = Node::new(schema);
+        node.embedded = true;
+        defaults(&node, path, &mut errors);
+    }
+    errors
+}
+
+/// Defaults are values of their schemas, without unknown fields. Those within metadata are not looked at.
+fn defaults(node: &Node, path: &str, errors: &mut Vec<FieldError>) {
+    if let Some(declared) = &node.default {
+        let (at, mut unknown) = (format!("{path}.default"), Vec::new());
+        prune(&mut declared.clone(), Some(node), "", &mut unknown);
+        if !unknown.is_empty() {
+            errors.push(FieldError::invalid(&*at, declared.clone(), "must not have unknown fields"));
+        }
+        errors.extend(values::below(&at, values::validate(node, declared, None)));
+    }
+    if let Some(items) = &node.items {
+        defaults(items, &format!("{path}.items"), errors);
+    }
+    let members = node.properties.iter().filter(|(name, _)| !(node.embedded && META_FIELDS.contains(&name.as_str())));
+    for (name, inner) in members {
+        defaults(inner, &format!("{path}.properties[{name}]"), errors);
+    }
+}
+
 /// Evaluates a rule on a value (and the old one) at a path.
 pub type Evaluate<'e> = dyn FnMut(&CelRule, &Value, Option<&Value>, &str) -> Vec<FieldError> + 'e;
 
@@ -33,15 +63,21 @@ const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 impl Schema {
     /// `spec.versions[].schema.openAPIV3Schema`; what is wrong with it comes as field errors below `path`.
     pub fn new(open_api_v3: &Value, path: &str) -> Result<Schema, Vec<FieldError>> {
-        let errors = check::structural(open_api_v3, path);
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        let errors = check(open_api_v3, path);
+        if errors.is_empty() { Ok(Schema::parse(open_api_v3)) } else { Err(errors) }
+    }
+
+    /// What can be read of a schema that may be wrong.
+    pub fn parse(open_api_v3: &Value) -> Schema {
         let mut node = Node::new(open_api_v3);
         node.embedded = true;
         let (table, root) = table::build(&node);
         let has_rules = node.number_rules(0) > 0;
-        Ok(Schema { table, root, node, has_rules })
+        Schema { table, root, node, has_rules }
+    }
+
+    pub fn has_defaults(&self) -> bool {
+        self.node.has_defaults()
     }
 
     /// Drops unknown fields and reports them, sorted; `metadata` comes out in its own type's normal form.
@@ -88,13 +124,7 @@ impl Schema {
     pub fn validate_status(&self, value: &Value, old: &Value) -> Vec<FieldError> {
         let status = value.member("status").zip(self.node.properties.get("status"));
         let errors = status.map(|(status, node)| values::validate(node, status, old.member("status")));
-        let mut errors = errors.unwrap_or_default();
-        for error in &mut errors {
-            error.field = match error.field.as_str() {
-                "" | "<nil>" => "status".to_owned(),
-                field => format!("status.{field}"),
-            };
-        }
+        let mut errors = values::below("status", errors.unwrap_or_default());
         errors.extend(self.validate_lists(value, Some(old)));
         errors
     }

@@ -49,8 +49,8 @@ fn mutate(cx: &Cx<'_>, request: &mut AdmissionRequest) -> Result<(), Status> {
     if policy.is_empty() {
         return Ok(());
     }
-    let given = request.object.str_at(&["spec", "preemptionPolicy"]);
-    if !given.is_empty() && given != policy {
+    let given = request.object.get(&["spec", "preemptionPolicy"]).and_then(Value::as_str);
+    if let Some(given) = given.filter(|given| *given != policy) {
         return request.refuse(format!(
             "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission \
              controller computed {policy} from the given PriorityClass name"

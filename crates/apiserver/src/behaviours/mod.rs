@@ -3,6 +3,7 @@
 //! [`Strategy`] lists the places where a kind may differ; [`PLAIN`] is what all others do, and a kind's row
 //! (`..PLAIN`) names only its differences.
 
+mod devices;
 mod objects;
 mod pod_certificates;
 pub mod pods;
@@ -49,7 +50,7 @@ pub struct Strategy {
     /// Defaults that depend on other fields.
     pub default: fn(&mut Value),
     /// Resets what a creator may not set: before managers are recorded and after admission.
-    pub wipe_for_create: fn(&Kind, &mut Value),
+    pub wipe_for_create: fn(&Cx<'_>, &mut Value),
     pub keep_for_update: fn(&Kind, &mut Value, &Value),
     pub keep_for_status: fn(&Kind, &mut Value, &Value),
     /// For subresources that take the whole object but mean a part of it.
@@ -108,8 +109,8 @@ fn has_status(kind: &Kind) -> bool {
 }
 
 /// Status is not the creator's business.
-pub fn wipe_for_create(kind: &Kind, object: &mut Value) {
-    if has_status(kind) {
+pub fn wipe_for_create(cx: &Cx<'_>, object: &mut Value) {
+    if has_status(cx.kind) {
         object.remove(&["status"]);
     }
 }
@@ -264,13 +265,15 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("storage.k8s.io", "csinodes" | "volumeattachments") => &o::RETURNS_STRICT,
         ("storage.k8s.io", "csistoragecapacities") => &o::STRICT,
         ("storage.k8s.io", _) => &o::RETURNS,
-        ("resource.k8s.io", "resourceslices" | "deviceclasses") => &o::RETURNS_COUNTED,
-        ("resource.k8s.io", "devicetaintrules") => &o::COUNTED_STRICT,
+        ("resource.k8s.io", "resourceslices") => &devices::SLICE,
+        ("resource.k8s.io", "deviceclasses") => &devices::CLASS,
+        ("resource.k8s.io", "devicetaintrules") => &devices::TAINT_RULE,
+        ("resource.k8s.io", "resourceclaims" | "resourceclaimtemplates") => &devices::CLAIM,
         ("resource.k8s.io", _) => &o::RETURNS,
         ("scheduling.k8s.io", "priorityclasses")
         | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies")
-        | ("flowcontrol.apiserver.k8s.io", _)
-        | ("autoscaling", _) => &o::COUNTED,
+        | ("flowcontrol.apiserver.k8s.io", _) => &o::COUNTED,
+        ("autoscaling", _) => &o::AUTOSCALER,
         _ => &DEFAULT,
     }
 }

@@ -10,10 +10,23 @@ use crate::status::{Result, field_error};
 
 /// Nothing but a generation.
 pub static COUNTED: Strategy = Strategy { generation: true, ..PLAIN };
+/// The old version's only metric counts where there are no others.
+pub static AUTOSCALER: Strategy = Strategy {
+    default: |autoscaler| {
+        let others = &autoscaler["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/metrics"];
+        let target = ["spec", "targetCPUUtilizationPercentage"];
+        let is_old = autoscaler.str_at(&["apiVersion"]) == "autoscaling/v1";
+        if is_old && others.is_null() && autoscaler.get(&target).is_none_or(Value::is_null) {
+            autoscaler.set(&target, 80);
+        }
+    },
+    generation: true,
+    ..PLAIN
+};
 const COUNTED_STRICT_LIKE: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
 pub static DISRUPTION_BUDGET: Strategy = Strategy { name_rule: |_| NameRule::PathSegment, ..COUNTED_STRICT_LIKE };
-pub static COUNTED_STRICT: Strategy = COUNTED_STRICT_LIKE;
-pub static WEBHOOKS: Strategy = Strategy { validate: |_, new, _| crate::webhooks::check(new), ..COUNTED_STRICT_LIKE };
+pub static WEBHOOKS: Strategy =
+    Strategy { validate: |_, new, old| crate::webhooks::check(new, old), ..COUNTED_STRICT_LIKE };
 pub static POLICIES: Strategy = Strategy {
     validate: |cx, new, _| match cx.subresource {
         "" => crate::admission::policies::check(cx.kind.kind(), new),
@@ -359,7 +372,7 @@ pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
             Err(pki::Error::NoPem { .. }) => "PEM block type must be CERTIFICATE REQUEST".to_owned(),
             Err(error) => error.to_string(),
         };
-        vec![field_error(ErrorKind::Invalid, "spec.request", text.into(), &why)]
+        vec![field_error(ErrorKind::Invalid, "spec.request", new["spec"]["request"].clone(), &why)]
     },
     ..PLAIN
 };
@@ -475,11 +488,15 @@ pub static API_SERVICE: Strategy = Strategy {
         let name = service.str_at(&["metadata", "name"]);
         let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
         let wrong = (name != wanted).then(|| FieldError::invalid("metadata.name", name, detail));
+        let legacy = service.str_at(&["spec", "group"]).is_empty() && service.str_at(&["spec", "version"]) != "v1";
+        let legacy = legacy.then(|| {
+            FieldError::required("spec.group", "only v1 may have an empty group and it better be legacy kube")
+        });
         let bundle = STANDARD.decode(service.str_at(&["spec", "caBundle"])).map_or(0, |bundle| bundle.len());
         let unused = (bundle > 0 && service["spec"]["service"].is_null()).then(|| {
             FieldError::invalid("spec.caBundle", format!("{bundle} bytes"), "local APIServices may not have a caBundle")
         });
-        wrong.into_iter().chain(unused).collect()
+        wrong.into_iter().chain(legacy).chain(unused).collect()
     },
     ..PLAIN
 };
@@ -508,7 +525,7 @@ pub static DEFINITION: Strategy = Strategy {
         }
         Ok(())
     },
-    validate: crate::crd::validate,
+    validate: crate::crd_checks::validate,
     may_remove: |definition| meta::is_deleting(definition) && !meta::has_finalizers(definition),
     marked: crate::crd::mark,
     ..PLAIN

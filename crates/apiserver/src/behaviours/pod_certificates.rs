@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use pki::{Certificate, CertificateRequest, Pem, PublicKey};
-use schema::validate::{FieldError, names};
+use schema::validate::{ErrorKind, FieldError, names};
 use schema::{Value, checks, time};
 
 use super::{Cx, PLAIN, Strategy, keep, keep_for_status};
@@ -38,13 +38,15 @@ fn invalid(field: &str, value: impl Into<Value>, detail: impl Into<String>) -> F
 fn requested_key(request: &Value) -> Result<PublicKey, FieldError> {
     const FIELD: &str = "spec.stubPKCS10Request";
     let stub = STANDARD.decode(request.str_at(&["spec", "stubPKCS10Request"])).unwrap_or_default();
+    let wrong = |field: &str, detail: String| FieldError::new(ErrorKind::InvalidWhole, field, Value::Null, detail);
     if stub.is_empty() {
-        return Err(FieldError::required(FIELD, "must be a PKCS#10 CSR"));
+        let detail = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
+        return Err(wrong("spec", detail.to_owned()));
     }
     if stub.len() > MAX_REQUEST_BYTES {
         return Err(FieldError::too_long(FIELD, MAX_REQUEST_BYTES));
     }
-    let wrong = |detail: String| invalid(FIELD, "<value omitted>", detail);
+    let wrong = |detail: String| wrong(FIELD, detail);
     let key = match CertificateRequest::from_der(&stub) {
         Ok(request) => request.public_key,
         Err(pki::Error::Signature(_)) => return Err(wrong("invalid signature".to_owned())),

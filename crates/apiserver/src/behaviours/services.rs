@@ -131,8 +131,7 @@ impl Allocators {
 
     fn take_port(&self, port: u16, dry_run: bool) -> std::result::Result<(), String> {
         if !self.ports.contains(&port) {
-            let (low, high) = (self.ports.start(), self.ports.end());
-            return Err(format!("provided port is not in the valid range. The range of valid ports is {low}-{high}"));
+            return Err(self.port_range());
         }
         let mut taken = self.taken();
         if taken.ports.contains(&port) {
@@ -142,6 +141,11 @@ impl Allocators {
             taken.ports.insert(port);
         }
         Ok(())
+    }
+
+    fn port_range(&self) -> String {
+        let (low, high) = (self.ports.start(), self.ports.end());
+        format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")
     }
 
     fn next_port(&self, random: &dyn Random, dry_run: bool) -> Option<u16> {
@@ -283,6 +287,23 @@ fn other(family: &str) -> &'static str {
     if family == "IPv4" { "IPv6" } else { "IPv4" }
 }
 
+/// What nothing can be settled by.
+fn unknown_families(service: &Value) -> Vec<FieldError> {
+    const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    let (policy, families) = (service.str_at(&["spec", "ipFamilyPolicy"]), service["spec"]["ipFamilies"].texts());
+    let wrong = !POLICIES.contains(&policy);
+    let wrong = wrong.then(|| FieldError::not_supported("spec.ipFamilyPolicy", policy, &POLICIES));
+    let families = families.iter().enumerate().filter_map(|(i, family)| {
+        let field = format!("spec.ipFamilies[{i}]");
+        match family.as_str() {
+            name if families[..i].iter().any(|other| other == name) => Some(FieldError::duplicate(field, name)),
+            "IPv4" | "IPv6" => None,
+            name => Some(FieldError::not_supported(field, name, &["IPv4", "IPv6"])),
+        }
+    });
+    wrong.into_iter().chain(families).collect()
+}
+
 /// Settles `ipFamilyPolicy` and `ipFamilies` by what the cluster has.
 fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Value>) -> Result<()> {
     if service.str_at(&["spec", "type"]) == "ExternalName" {
@@ -290,11 +311,15 @@ fn init_families(allocators: &Allocators, service: &mut Value, old: Option<&Valu
     }
     let headless = service.str_at(&["spec", "clusterIP"]) == "None";
     let selectorless = service["spec"]["selector"].is_empty();
-    if service["spec"]["ipFamilyPolicy"].is_empty() {
+    if service["spec"]["ipFamilyPolicy"].is_null() {
         let before = old.map(|o| o.str_at(&["spec", "ipFamilyPolicy"]).to_owned()).filter(|p| !p.is_empty());
         let policy = before
             .unwrap_or_else(|| if headless && selectorless { "RequireDualStack" } else { "SingleStack" }.to_owned());
         service.set(&["spec", "ipFamilyPolicy"], policy);
+    }
+    let errors = unknown_families(service);
+    if !errors.is_empty() {
+        return Err(refuse(service, errors));
     }
     let single = service.str_at(&["spec", "ipFamilyPolicy"]) == "SingleStack";
     let mut ips = service["spec"]["clusterIPs"].texts();
@@ -481,6 +506,10 @@ impl Attempt<'_> {
         let mut by_port: Vec<(i64, u16)> = Vec::new();
         for (at, port) in ports.iter().enumerate() {
             let number = port.i64_at(&["port"]).unwrap_or(0);
+            if let Some(node) = port.i64_at(&["nodePort"]).filter(|node| u16::try_from(*node).is_err()) {
+                let why = self.cx.server.inner.allocators.port_range();
+                return Err(refuse(service, vec![invalid(&format!("spec.ports[{at}].nodePort"), node, &why)]));
+            }
             // Ports of the same number in other protocols share one.
             let shared = || by_port.iter().find(|(other, _)| *other == number).map(|(_, chosen)| *chosen);
             let later = || {
@@ -510,6 +539,8 @@ impl Attempt<'_> {
 
     fn health_port(&mut self, service: &mut Value) -> Result<()> {
         match port_at(&service["spec"], "healthCheckNodePort") {
+            // What is no port at all is left to validation.
+            None if !service["spec"]["healthCheckNodePort"].is_empty() => Ok(()),
             Some(port) if self.held.ports.contains(&port) => Ok(()),
             Some(port) => self.take_port(port).map_err(|why| {
                 Status::internal(format_args!("failed to allocate requested HealthCheck NodePort {port}: {why}"))

@@ -55,17 +55,54 @@ fn container_warnings(container: &Value, path: &str, out: &mut Vec<String>) {
 
 fn volume_warnings(volume: &Value, out: &mut Vec<String>) {
     let name = volume.str_at(&["name"]);
-    if volume.member("projected").is_some_and(|of| !of.is_null() && of.list_at(&["sources"]).is_empty()) {
-        out.push(format!("volume {name:?} (Projected) has no sources provided"));
+    for (source, kind, key) in SOURCES {
+        let of = told(kind, volume[source].str_at(&[key]));
+        let paths = volume[source].list_at(&["items"]).iter().map(|item| (item.str_at(&["path"]), String::new()));
+        overlaps(&format!("volume {name:?} ({of})"), paths.collect(), out);
     }
-    for (source, kind, key) in
-        [("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName"), ("downwardAPI", "DownwardAPI", "")]
-    {
-        let paths: Vec<&str> = volume[source].list_at(&["items"]).iter().map(|item| item.str_at(&["path"])).collect();
-        let of = volume[source].str_at(&[key]);
-        let of = if key.is_empty() { kind.to_owned() } else { format!("{kind} {of:?}") };
-        for (_, path) in paths.iter().enumerate().filter(|(i, path)| paths[..*i].contains(path)) {
-            out.push(format!("volume {name:?} ({of}): overlapping paths: {path:?} with {path:?}"));
+    let mut paths = Vec::new();
+    for source in volume["projected"].list_at(&["sources"]) {
+        if source.is_empty() {
+            out.push(format!("volume {name:?} (Projected) has no sources provided"));
+        }
+        for (field, kind, key) in SOURCES {
+            let key = if key == "secretName" { "name" } else { key };
+            let of = told(kind, source[field].str_at(&[key]));
+            paths.extend(
+                source[field].list_at(&["items"]).iter().map(|item| (item.str_at(&["path"]), format!(" ({of})"))),
+            );
+        }
+        let bundle = &source["clusterTrustBundle"];
+        let signer = if bundle["name"].is_null() { "signerName" } else { "name" };
+        let certificate = &source["podCertificate"];
+        for (of, path, kind) in [
+            (&source["serviceAccountToken"], "path", "ServiceAccountToken".to_owned()),
+            (bundle, "path", told("ClusterTrustBundle", bundle.str_at(&[signer]))),
+            (certificate, "certificateChainPath", "PodCertificate chain".to_owned()),
+            (certificate, "keyPath", "PodCertificate key".to_owned()),
+            (certificate, "credentialBundlePath", "PodCertificate credential bundle".to_owned()),
+        ] {
+            paths.push((of.str_at(&[path]), format!(" ({kind})")));
+        }
+    }
+    overlaps(&format!("volume {name:?} (Projected)"), paths, out);
+}
+
+const SOURCES: [(&str, &str, &str); 3] =
+    [("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName"), ("downwardAPI", "DownwardAPI", "")];
+
+fn told(kind: &str, name: &str) -> String {
+    if kind == "DownwardAPI" { kind.to_owned() } else { format!("{kind} {name:?}") }
+}
+
+/// Files that are the same, or stand where another's directory is; each path with where it comes from.
+fn overlaps(place: &str, paths: Vec<(&str, String)>, out: &mut Vec<String>) {
+    let paths: Vec<_> = paths.iter().map(|(path, of)| (path.trim_end_matches('/'), of)).collect();
+    for (i, (path, of)) in paths.iter().enumerate() {
+        let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let others = paths[..i].iter().filter(|(other, _)| !other.is_empty() && !path.is_empty());
+        for (other, its) in others.filter(|(other, _)| below(path, other) || below(other, path)) {
+            out.push(format!("{place}: overlapping paths: {path:?}{of} with {other:?}{its}"));
         }
     }
 }

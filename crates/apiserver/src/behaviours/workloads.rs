@@ -45,8 +45,8 @@ pub static DEPLOYMENT: Strategy = Strategy {
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub static DAEMON_SET: Strategy = Strategy {
-    wipe_for_create: |kind, set| {
-        wipe_for_create(kind, set);
+    wipe_for_create: |cx, set| {
+        wipe_for_create(cx, set);
         set.set(&["metadata", "annotations", TEMPLATE_GENERATION], "1");
     },
     keep_for_update: |kind, new, old| {
@@ -67,6 +67,14 @@ pub static DAEMON_SET: Strategy = Strategy {
 };
 
 pub static STATEFUL_SET: Strategy = Strategy {
+    warnings: |new, old| {
+        let mut warnings = template_warnings(new, old);
+        if new.i64_at(&["spec", "revisionHistoryLimit"]).is_some_and(|limit| limit < 0) {
+            let detail = "a negative value retains all historical revisions; a value >= 0 is recommended";
+            warnings.push(format!("spec.revisionHistoryLimit: {detail}"));
+        }
+        warnings
+    },
     validate: |cx, new, old| {
         let mut errors = selector_and_template(cx, new, old);
         let Some(old) = old else { return errors };
@@ -130,7 +138,7 @@ fn immutable(field: &str, value: &Value) -> FieldError {
 }
 
 fn job_validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let Some(old) = old else { return template_policy(new, &["OnFailure", "Never"]) };
+    let Some(old) = old else { return Vec::new() };
     if cx.subresource == "status" {
         return Vec::new();
     }
@@ -173,20 +181,6 @@ fn job_validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
     errors
 }
 
-fn template_policy(object: &Value, allowed: &[&str]) -> Vec<FieldError> {
-    let policy = object.str_at(&["spec", "template", "spec", "restartPolicy"]);
-    if allowed.contains(&policy) {
-        return Vec::new();
-    }
-    let shown: Vec<String> = allowed.iter().map(|p| format!("{p:?}")).collect();
-    let detail = format!("supported values: {}", shown.join(", "));
-    if policy == "Always" && allowed.len() > 1 {
-        let detail = format!("valid values: {}", shown.join(", "));
-        return vec![field_error(ErrorKind::Required, "spec.template.spec.restartPolicy", Value::Null, &detail)];
-    }
-    vec![field_error(ErrorKind::NotSupported, "spec.template.spec.restartPolicy", policy.into(), &detail)]
-}
-
 /// The selector is there, never changes and selects the template's pods.
 fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -202,7 +196,8 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
             errors.push(FieldError::required(field, ""));
         }
     } else if !simple && empty {
-        let detail = format!("empty selector is invalid for {}", kind.to_lowercase());
+        let called = if kind == "ReplicaSet" { "deployment" } else { &*kind.to_lowercase() };
+        let detail = format!("empty selector is invalid for {called}");
         errors.push(FieldError::invalid(field, selector.clone(), detail));
     }
     let parsed = if simple {
@@ -210,25 +205,34 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
     } else {
         LabelSelector::from_value(selector)
     };
+    if simple && new["spec"]["template"].is_null() {
+        errors.push(FieldError::required("spec.template", ""));
+        return errors;
+    }
     let labels = &new["spec"]["template"]["metadata"]["labels"];
     match parsed {
-        Ok(parsed) => {
-            let selects = !parsed.nothing && parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str));
-            if !(selects || simple && selector.is_empty()) {
-                let detail = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
+        Err(_) if !simple => {
+            errors.extend(label_selector(selector, field));
+            match kind {
+                "Deployment" | "ReplicaSet" => {
+                    errors.push(FieldError::invalid(field, selector.clone(), "invalid label selector"));
+                }
+                "StatefulSet" => errors.push(FieldError::invalid(field, selector.clone(), "")),
+                _ => {}
             }
         }
-        Err(_) => {
-            errors.extend(label_selector(selector, field));
-            if kind == "Deployment" {
-                errors.push(FieldError::invalid(field, selector.clone(), "invalid label selector"));
+        parsed => {
+            let selects = |parsed: LabelSelector| {
+                !parsed.nothing && parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str))
+            };
+            if !(parsed.is_ok_and(selects) || simple && selector.is_empty()) {
+                let detail = "`selector` does not match template `labels`";
+                errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
             }
         }
     }
     if old.is_some_and(|o| !simple && !same(&o["spec"]["selector"], selector)) {
         errors.push(immutable(field, selector));
     }
-    errors.extend(template_policy(new, &["Always"]));
     errors
 }

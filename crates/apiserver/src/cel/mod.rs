@@ -61,6 +61,10 @@ impl CompileError {
             let text: String =
                 source.split('\n').nth(line).unwrap_or_default().chars().skip(hidden).take(LINE_MAX).collect();
             let dots = ".".repeat(column - hidden);
+            // There is no place in nothing.
+            if source.is_empty() {
+                return format!("ERROR: <input>:1:0: {message}");
+            }
             format!("ERROR: <input>:{}:{}: {message}\n | {text}\n | {dots}^", line + 1, column + 1)
         });
         CompileError(shown.collect::<Vec<_>>().join("\n"))

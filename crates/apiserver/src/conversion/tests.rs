@@ -147,14 +147,14 @@ fn definitions() {
         (webhook("{url: 'https://u:p@a'}", "[v1]"), format!("{AT}.url: Invalid value: \"u:p\": user information")),
         (webhook("{url: 'https://a#b'}", "[v1]"), format!("{AT}.url: Invalid value: \"b\": fragments are")),
         (webhook("{url: 'https://a?b=c'}", "[v1]"), format!("{AT}.url: Invalid value: \"b=c\": query parameters")),
-        (webhook("{service: {namespace: b}}", "[v1]"), format!("{AT}.service.name: Required value")),
+        (webhook("{service: {namespace: b}}", "[v1]"), format!("{AT}.service.namespace: Required value")),
         (
             webhook("{service: {name: a, namespace: b, port: 0}}", "[v1]"),
             format!("{AT}.service.port: Invalid value: 0: port is not valid: must be between"),
         ),
         (
-            webhook("{service: {name: a, namespace: b, path: c}}", "[v1]"),
-            format!("{AT}.service.path: Invalid value: \"c\": must start with a '/'"),
+            webhook("{service: {name: a, namespace: b, path: cd}}", "[v1]"),
+            format!("{AT}.service.path: Invalid value: \"cd\": must start with a '/'"),
         ),
         (
             webhook("{service: {name: a, namespace: b, path: //}}", "[v1]"),

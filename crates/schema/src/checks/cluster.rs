@@ -2,6 +2,8 @@
 
 use super::{Check, quantity, same};
 use crate::Value;
+use crate::cidr::Cidr;
+use crate::selector::LabelSelector;
 use crate::validate::{ErrorKind, names};
 
 pub fn service(c: &mut Check<'_>) {
@@ -32,7 +34,12 @@ pub fn service(c: &mut Check<'_>) {
         if ports[..i].iter().any(|p| key(p) == key(port)) {
             c.push(ErrorKind::Duplicate, &format!("ports[{i}]"), port.clone(), "");
         }
-        if port.i64_at(&["nodePort"]).unwrap_or(0) != 0 && ty == "ClusterIP" {
+        let node = port.i64_at(&["nodePort"]).filter(|node| *node != 0);
+        let is_twin = |p: &Value| p["protocol"] == port["protocol"] && p.i64_at(&["nodePort"]) == node;
+        if let Some(node) = node.filter(|_| ports[..i].iter().any(is_twin)) {
+            c.push(ErrorKind::Duplicate, &at("nodePort"), node, "");
+        }
+        if node.is_some() && ty == "ClusterIP" {
             c.forbidden(&at("nodePort"), "may not be used when `type` is 'ClusterIP'");
         }
     }
@@ -44,8 +51,10 @@ pub fn service(c: &mut Check<'_>) {
     for (i, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
         c.problems(&format!("LoadBalancerSourceRanges[{i}]"), range, names::cidr(range.trim()));
     }
-    if c.has("loadBalancerClass") && ty != "LoadBalancer" {
-        c.forbidden("loadBalancerClass", BALANCED_ONLY);
+    for field in ["loadBalancerClass", "allocateLoadBalancerNodePorts"] {
+        if c.has(field) && ty != "LoadBalancer" {
+            c.forbidden(field, BALANCED_ONLY);
+        }
     }
     let addresses = value.list_at(&["externalIPs"]);
     for (i, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
@@ -77,9 +86,11 @@ pub fn endpoint_subset(c: &mut Check<'_>) {
         for (i, address) in items.iter().enumerate() {
             let ip = address.str_at(&["ip"]);
             let path = format!("{list}[{i}].ip");
-            let problems = names::ip(ip);
+            let mut problems = names::ip(ip);
             if problems.is_empty() {
                 special_ip(c, &path, ip);
+            } else {
+                problems.push("must be a valid IP address".to_owned());
             }
             c.problems(&path, ip, problems);
         }
@@ -122,10 +133,6 @@ pub fn endpoint_slice(c: &mut Check<'_>) {
     let family = c.text("addressType");
     for (i, endpoint) in value.list_at(&["endpoints"]).iter().enumerate() {
         let addresses = endpoint.list_at(&["addresses"]);
-        let at = |field: &str| format!("endpoints[{i}].{field}");
-        if addresses.is_empty() {
-            c.required(&at("addresses"), "must contain at least 1 address");
-        }
         for (j, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
             let path = format!("endpoints[{i}].addresses[{j}]");
             let problems = match family {
@@ -208,20 +215,35 @@ pub fn limit_range_item(c: &mut Check<'_>) {
             }
         }
     }
-    let words = [("min", "min"), ("defaultRequest", "default request"), ("default", "default"), ("max", "max")];
-    let amount = |field: &str, name: &str| value.get(&[field, name]).and_then(quantity);
-    let show = |field: &str, name: &str| value.str_at(&[field, name]).to_owned();
-    for (i, (low, low_word)) in words.iter().enumerate() {
-        for (high, high_word) in &words[i + 1..] {
-            for name in value.object_at(&[low]).into_iter().flatten().map(|(name, _)| name.as_str()) {
-                let (Some(a), Some(b)) = (amount(low, name), amount(high, name)) else { continue };
-                if a.nanos > b.nanos {
-                    let (a, b) = (show(low, name), show(high, name));
-                    let (field, shown) = if *low == "min" && *high != "max" { (high, &b) } else { (low, &a) };
-                    let detail = format!("{low_word} value {a} is greater than {high_word} value {b}");
-                    c.invalid(&format!("{field}[{name}]"), shown.as_str(), detail);
-                }
+    // Two of a limit's amounts and what they are called, the field that is wrong, and the amount that is shown.
+    const PAIRS: [(&str, &str, &str, &str, &str, &str); 6] = [
+        ("min", "min", "max", "max", "min", "min"),
+        ("min", "min", "defaultRequest", "default request", "defaultRequest", "defaultRequest"),
+        ("min", "min", "default", "default", "default", "min"),
+        ("defaultRequest", "default request", "max", "max", "defaultRequest", "defaultRequest"),
+        ("defaultRequest", "default request", "default", "default limit", "defaultRequest", "defaultRequest"),
+        ("default", "default", "max", "max", "default", "max"),
+    ];
+    let amount = |field: &str, name: &str| value.get(&[field, name]).and_then(quantity).map(|amount| amount.nanos);
+    let show = |field: &str, name: &str| value.str_at(&[field, name]);
+    for (low, low_word, high, high_word, field, shown) in PAIRS {
+        for name in value.object_at(&[low]).into_iter().flatten().map(|(name, _)| name.as_str()) {
+            if amount(low, name).zip(amount(high, name)).is_some_and(|(low, high)| low > high) {
+                let (low, high) = (show(low, name), show(high, name));
+                let detail = format!("{low_word} value {low} is greater than {high_word} value {high}");
+                c.invalid(&format!("{field}[{name}]"), show(shown, name), detail);
             }
+        }
+    }
+    for name in value.object_at(&["maxLimitRequestRatio"]).into_iter().flatten().map(|(name, _)| name.as_str()) {
+        let (at, shown) = (format!("maxLimitRequestRatio[{name}]"), show("maxLimitRequestRatio", name));
+        let ratio = amount("maxLimitRequestRatio", name).unwrap_or(0) as f64 / 1e9;
+        if ratio < 1.0 {
+            c.invalid(&at, shown, format!("ratio {shown} is less than 1"));
+        }
+        let most = amount("max", name).zip(amount("min", name)).map(|(max, min)| max as f64 / min as f64);
+        if let Some(most) = most.filter(|most| ratio > *most) {
+            c.invalid(&at, shown, format!("ratio {shown} is greater than max/min = {most:.6}"));
         }
     }
 }
@@ -250,9 +272,36 @@ pub fn quota_spec(c: &mut Check<'_>) {
     for _ in scopes.iter().filter(|s| !known.contains(s)) {
         c.invalid("scopes", value["scopes"].clone(), "unsupported scope");
     }
+    let mut selected: Vec<&str> = Vec::new();
+    for requirement in value.list_at(&["scopeSelector", "matchExpressions"]) {
+        let at = |field: &str| format!("scopeSelector.matchExpressions.{field}");
+        let (scope, operator) = (requirement.str_at(&["scopeName"]), requirement.str_at(&["operator"]));
+        selected.push(scope);
+        if !known.contains(&scope) {
+            c.invalid(&at("scopeName"), scope, "unsupported scope");
+        } else if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" {
+            let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            c.invalid(&at("operator"), operator, detail);
+        }
+        let (values, none) = (&requirement["values"], requirement["values"].is_empty());
+        match operator {
+            "In" | "NotIn" if none => {
+                let detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+                c.required(&at("values"), detail);
+            }
+            "Exists" | "DoesNotExist" if !none => {
+                let detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                c.invalid(&at("values"), values.clone(), detail);
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => c.invalid(&at("operator"), operator, "not a valid selector operator"),
+        }
+    }
     for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if scopes.contains(&a) && scopes.contains(&b) {
-            c.invalid("scopes", value["scopes"].clone(), "conflicting scopes");
+        for (list, path) in [(&scopes, "scopes"), (&selected, "scopeSelector.matchExpressions")] {
+            if list.contains(&a) && list.contains(&b) {
+                c.invalid(path, value["scopes"].clone(), "conflicting scopes");
+            }
         }
     }
     c.immutable("scopes");
@@ -307,6 +356,9 @@ pub fn network_policy(c: &mut Check<'_>) {
 }
 
 pub fn ingress(c: &mut Check<'_>) {
+    if c.has("defaultBackend") {
+        ingress_backend(c, "defaultBackend");
+    }
     if c.value["rules"].is_empty() && !c.has("defaultBackend") {
         c.invalid("", Value::Null, "either `defaultBackend` or `rules` must be specified");
     }
@@ -317,6 +369,31 @@ pub fn validating_policy(c: &mut Check<'_>) {
         for field in ["validations", "auditAnnotations"] {
             c.required(field, "validations or auditAnnotations must contain at least one item");
         }
+    }
+}
+
+/// Of an admission rule: `*` stands for all resources or subresources, which are then not named.
+pub fn rule_resources(c: &mut Check<'_>) {
+    let value = c.value;
+    let names: Vec<&str> = value.as_list().into_iter().flatten().filter_map(Value::as_str).collect();
+    for (i, name) in names.iter().enumerate() {
+        let at = format!("[{i}]");
+        if name.is_empty() {
+            c.required(&at, "");
+        }
+        let Some((resource, sub)) = name.split_once('/') else { continue };
+        for all in [format!("{resource}/*"), format!("*/{sub}")] {
+            if names[..i].contains(&&*all) {
+                c.invalid(&at, *name, format!("if '{all}' is present, must not specify {name}"));
+            }
+        }
+    }
+    if names.len() > 1 && names.contains(&"*/*") {
+        c.invalid("", value.clone(), "if '*/*' is present, must not specify other resources");
+    }
+    if names.contains(&"*") && names.iter().any(|name| *name != "*" && !name.contains('/')) {
+        let detail = "if '*' is present, must not specify other resources without subresources";
+        c.invalid("", value.clone(), detail);
     }
 }
 
@@ -351,9 +428,12 @@ pub fn ingress_rule(c: &mut Check<'_>) {
 }
 
 pub fn ingress_path(c: &mut Check<'_>) {
+    if !c.has("pathType") {
+        return c.required("pathType", "pathType must be specified");
+    }
+    ingress_backend(c, "backend");
     let path = c.text("path").to_owned();
     match c.text("pathType") {
-        "" => c.required("pathType", "pathType must be specified"),
         "Exact" | "Prefix" => {
             if !path.starts_with('/') {
                 c.invalid("path", path.as_str(), "must be an absolute path");
@@ -381,26 +461,27 @@ pub fn ingress_path(c: &mut Check<'_>) {
     }
 }
 
-pub fn ingress_backend(c: &mut Check<'_>) {
-    let value = c.value;
-    match (c.has("service"), c.has("resource")) {
-        (true, true) => c.invalid("", "", "cannot set both resource and service backends"),
-        (false, false) => c.invalid("", "", "resource or service backend is required"),
+fn ingress_backend(c: &mut Check<'_>, path: &str) {
+    let value = &c.value[path];
+    match (!value["service"].is_null(), !value["resource"].is_null()) {
+        (true, true) => c.invalid(path, "", "cannot set both resource and service backends"),
+        (false, false) => c.invalid(path, "", "resource or service backend is required"),
         (false, true) => {}
         (true, false) => {
             let name = value.str_at(&["service", "name"]);
+            let at = |field: &str| format!("{path}.service.{field}");
             if name.is_empty() {
-                c.required("service.name", "");
+                c.required(&at("name"), "");
             } else {
-                c.problems("service.name", name, names::dns1035_label(name));
+                c.problems(&at("name"), name, names::dns1123_label(name));
             }
             let (port, number) =
                 (value.str_at(&["service", "port", "name"]), value.i64_at(&["service", "port", "number"]).unwrap_or(0));
             match (port.is_empty(), number) {
-                (true, 0) => c.required("", "port name or number is required"),
-                (false, 0) => c.problems("service.port.name", port, names::port_name(port)),
-                (true, number) => c.problems("service.port.number", number, names::port_number(number)),
-                _ => c.invalid("", "", "cannot set both port name & port number"),
+                (true, 0) => c.required(path, "port name or number is required"),
+                (false, 0) => c.problems(&at("port.name"), port, names::port_name(port)),
+                (true, number) => c.problems(&at("port.number"), number, names::port_number(number)),
+                _ => c.invalid(path, "", "cannot set both port name & port number"),
             }
         }
     }
@@ -411,13 +492,11 @@ pub fn ingress_class(c: &mut Check<'_>) {
     if controller.len() > 250 {
         c.push(ErrorKind::TooLong, "controller", "<value omitted>", "may not be more than 250 bytes");
     }
-    let prefixed = controller
-        .split_once('/')
-        .is_some_and(|(domain, path)| names::dns1123_subdomain(domain).is_empty() && !path.is_empty());
     if controller.is_empty() {
         c.required("controller", "");
-    } else if !prefixed {
-        c.invalid("controller", controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    } else {
+        let problems = names::domain_path(&controller);
+        c.problems("controller", controller, problems);
     }
     c.immutable("controller");
     let value = c.value;
@@ -425,18 +504,12 @@ pub fn ingress_class(c: &mut Check<'_>) {
     for field in ["kind", "name"] {
         let text = parameters.str_at(&[field]);
         let path = format!("parameters.{field}");
-        if text.is_empty() {
-            c.required(&path, &format!("{field} is required"));
-        } else {
-            c.problems(&path, text, names::path_segment(text));
-        }
+        c.problems(&path, text, names::path_segment(text));
     }
-    let namespace = parameters.str_at(&["namespace"]);
+    let unset = parameters["namespace"].is_null();
     match parameters.str_at(&["scope"]) {
-        "Namespace" if namespace.is_empty() => {
-            c.required("parameters.namespace", "`parameters.scope` is set to 'Namespace'")
-        }
-        "Cluster" if !namespace.is_empty() => {
+        "Namespace" if unset => c.required("parameters.namespace", "`parameters.scope` is set to 'Namespace'"),
+        "Cluster" if !unset => {
             c.forbidden("parameters.namespace", "`parameters.scope` is set to 'Cluster'");
         }
         _ => {}
@@ -461,6 +534,26 @@ pub fn policy_rule(c: &mut Check<'_>) {
     }
     if count("resources") == 0 {
         c.required("resources", "resource rules must supply at least one resource");
+    }
+}
+
+/// Of what is aggregated, selectors that select nothing at all.
+pub fn cluster_role(c: &mut Check<'_>) {
+    for (i, selector) in c.value.list_at(&["aggregationRule", "clusterRoleSelectors"]).iter().enumerate() {
+        if LabelSelector::from_value(selector).is_err() {
+            let path = format!("aggregationRule.clusterRoleSelectors[{i}]");
+            c.invalid(&path, Value::Null, "invalid label selector.");
+        }
+    }
+}
+
+/// Of a range at most one for each family.
+pub fn families(c: &mut Check<'_>) {
+    let value = c.value;
+    let cidrs = value.as_list().into_iter().flatten().filter_map(|cidr| cidr.as_str()?.parse::<Cidr>().ok());
+    let families: Vec<_> = cidrs.map(|cidr| cidr.family()).collect();
+    if (1..families.len()).any(|i| families[..i].contains(&families[i])) {
+        c.invalid("", value.clone(), "");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::Value;
-use crate::validate::ErrorKind;
+use crate::validate::{ErrorKind, names};
 
 pub fn device_request(c: &mut Check<'_>) {
     let several = !c.value["firstAvailable"].is_empty();
@@ -34,7 +34,14 @@ pub fn device_claim(c: &mut Check<'_>) {
     }
     for list in ["constraints", "config"] {
         for (i, item) in value.list_at(&[list]).iter().enumerate() {
+            if list == "constraints" && item["matchAttribute"].is_null() && item["distinctAttribute"].is_null() {
+                let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+                c.required(&format!("constraints[{i}]"), detail);
+            }
             for (j, name) in item.list_at(&["requests"]).iter().filter_map(Value::as_str).enumerate() {
+                for part in name.splitn(2, '/') {
+                    c.problems(&format!("{list}[{i}].requests[{j}]"), part, names::dns1123_label(part));
+                }
                 if !known.iter().any(|known| known == name) {
                     let detail = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
                     c.invalid(&format!("{list}[{i}].requests[{j}]"), name, detail);
@@ -66,12 +73,19 @@ pub fn device_attribute(c: &mut Check<'_>) {
 const PLACES: [&str; 4] = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"];
 
 pub fn resource_slice(c: &mut Check<'_>) {
-    let names = PLACES.map(|name| format!("`{name}`")).join(", ");
+    let places = PLACES.map(|name| format!("`{name}`")).join(", ");
+    let value = c.value;
+    let devices = value.list_at(&["devices"]);
+    for (i, device) in devices.iter().enumerate() {
+        if devices[..i].iter().any(|other| other["name"] == device["name"]) {
+            c.push(ErrorKind::Duplicate, &format!("devices[{i}]"), device.str_at(&["name"]), "");
+        }
+    }
     if c.value.member("nodeName").and_then(Value::as_str) == Some("") {
         c.invalid("nodeName", "", "must be either unset or set to a non-empty string");
     }
     let set = PLACES.iter().filter(|name| c.value.member(name).is_some_and(|v| !v.is_empty())).count();
     if set == 0 {
-        c.required("", &format!("exactly one of {names} is required"));
+        c.required("", &format!("exactly one of {places} is required"));
     }
 }

@@ -4,26 +4,25 @@ use super::{Check, same};
 use crate::Value;
 use crate::validate::names;
 
-/// An event lives beside what it tells of, and in `default` if that has no namespace.
-fn place(c: &mut Check<'_>, involved: &str) {
+/// What all events are: beside what they tell of, and, if they have a time of their own, by somebody.
+fn any_event(c: &mut Check<'_>, involved: &str, controller: &str, note: &str) {
     let (own, other) = (c.value.str_at(&["metadata", "namespace"]), c.value.str_at(&[involved, "namespace"]));
-    if own != if other.is_empty() { "default" } else { other } {
+    let timed = !c.value["eventTime"].is_empty();
+    let misplaced = match other {
+        "" => own != "default" && !(timed && own == "kube-system"),
+        other => !timed && own != other,
+    };
+    if misplaced {
         c.invalid("involvedObject.namespace", other, "does not match event.namespace");
     }
-}
-
-pub fn event(c: &mut Check<'_>) {
-    place(c, "involvedObject");
-}
-
-/// `events.k8s.io/v1`; upstream names its fields as the old group does.
-pub fn new_event(c: &mut Check<'_>) {
-    place(c, "regarding");
-    if c.value["eventTime"].is_empty() {
-        c.required("eventTime", "");
+    if !timed {
+        return;
     }
-    let controller = c.text("reportingController");
-    c.problems("reportingController", controller, names::label_key(controller));
+    let name = c.text(controller);
+    if name.is_empty() {
+        c.required(controller, "");
+    }
+    c.problems(controller, name, names::label_key(name));
     for field in ["reportingInstance", "action", "reason"] {
         match c.text(field).len() {
             0 => c.required(field, ""),
@@ -31,8 +30,20 @@ pub fn new_event(c: &mut Check<'_>) {
             _ => c.invalid(field, "", "can have at most 128 characters"),
         }
     }
-    if c.text("note").len() > 1024 {
+    if c.text(note).len() > 1024 {
         c.invalid("message", "", "can have at most 1024 characters");
+    }
+}
+
+pub fn event(c: &mut Check<'_>) {
+    any_event(c, "involvedObject", "reportingComponent", "message");
+}
+
+/// `events.k8s.io/v1`; upstream names its fields as the old group does.
+pub fn new_event(c: &mut Check<'_>) {
+    any_event(c, "regarding", "reportingController", "note");
+    if c.value["eventTime"].is_empty() {
+        c.required("eventTime", "");
     }
     let ty = c.text("type");
     if !matches!(ty, "Normal" | "Warning") {

@@ -8,12 +8,10 @@ const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list",
 
 fn verbs(c: &mut Check<'_>, path: &str, rule: &Value) {
     let list = rule.list_at(&["verbs"]);
-    let has_all = list.iter().any(|verb| verb.as_str() == Some("*"));
-    let shown = rule["verbs"].clone();
-    if has_all && list.len() > 1 {
-        c.invalid(&format!("{path}.verbs"), shown, "if '*' is present, must not specify other verbs");
-    } else if !has_all && list.iter().any(|verb| !VERBS.contains(&verb.as_str().unwrap_or_default())) {
-        c.not_supported(&format!("{path}.verbs"), shown, &VERBS);
+    if !list.iter().any(|verb| verb.as_str() == Some("*"))
+        && list.iter().any(|verb| !VERBS.contains(&verb.as_str().unwrap_or_default()))
+    {
+        c.not_supported(&format!("{path}.verbs"), rule["verbs"].clone(), &VERBS);
     }
 }
 
@@ -54,7 +52,12 @@ pub fn flow_schema(c: &mut Check<'_>) {
             c.required(&format!("rules[{i}]"), detail);
         }
         for (j, resource) in resources.iter().enumerate() {
-            verbs(c, &format!("rules[{i}].resourceRules[{j}]"), resource);
+            let at = format!("rules[{i}].resourceRules[{j}]");
+            verbs(c, &at, resource);
+            if resource["namespaces"].is_empty() && !resource.bool_at(&["clusterScope"]) {
+                let detail = "resource rules that are not cluster scoped must supply at least one namespace";
+                c.required(&format!("{at}.namespaces"), detail);
+            }
         }
         for (j, path) in paths.iter().enumerate() {
             let at = format!("rules[{i}].nonResourceRules[{j}]");

@@ -38,6 +38,14 @@ pub fn container(c: &mut Check<'_>) {
             c.push(ErrorKind::Duplicate, &format!("resizePolicy[{i}]"), name, "");
         }
     }
+    for source in c.value.list_at(&["envFrom"]) {
+        let detail = match (!source["configMapRef"].is_null(), !source["secretRef"].is_null()) {
+            (false, false) => "must specify one of: `configMapRef` or `secretRef`",
+            (true, true) => "may not have more than one field specified at a time",
+            _ => continue,
+        };
+        c.invalid("envFrom", "", detail);
+    }
     let mounts = c.value.list_at(&["volumeMounts"]);
     for (i, mount) in mounts.iter().enumerate() {
         for (field, known) in [
@@ -61,6 +69,12 @@ pub fn container(c: &mut Check<'_>) {
 
 pub fn env_var(c: &mut Check<'_>) {
     let Some(source) = c.value.member("valueFrom").and_then(Value::as_object) else { return };
+    const PATHS: [&str; 9] = [
+        "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
+        "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+    ];
+    field_ref(c, "valueFrom.fieldRef", &c.value["valueFrom"]["fieldRef"], &PATHS);
+    resource_ref(c, "valueFrom.resourceFieldRef", &c.value["valueFrom"]["resourceFieldRef"], false);
     let sources = source.values().filter(|v| !v.is_null()).count();
     let detail = match sources {
         0 => "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
@@ -71,13 +85,93 @@ pub fn env_var(c: &mut Check<'_>) {
     c.invalid("valueFrom", "", detail);
 }
 
-pub fn env_from(c: &mut Check<'_>) {
-    let detail = match (c.has("configMapRef"), c.has("secretRef")) {
-        (false, false) => "must specify one of: `configMapRef` or `secretRef`",
-        (true, true) => "may not have more than one field specified at a time",
-        _ => return,
+/// A field of the pod itself.
+fn field_ref(c: &mut Check<'_>, path: &str, given: &Value, supported: &[&str]) {
+    const LABELS: [&str; 14] = [
+        "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid",
+        "spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "spec.schedulerName", "status.phase",
+        "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
+    ];
+    if given.is_null() {
+        return;
+    }
+    let at = format!("{path}.fieldPath");
+    let (version, field) = (given.str_at(&["apiVersion"]), given.str_at(&["fieldPath"]));
+    let subscript = field.strip_suffix("']").and_then(|field| field.split_once("['"));
+    let why = match (version, field, subscript) {
+        ("", ..) => return c.required(&format!("{path}.apiVersion"), ""),
+        (_, "", _) => return c.required(&at, ""),
+        ("v1", _, Some(("metadata.annotations", key))) => {
+            return c.problems(path, key.to_lowercase(), names::label_key(&key.to_lowercase()));
+        }
+        ("v1", _, Some(("metadata.labels", key))) => return c.problems(path, key, names::label_key(key)),
+        ("v1", _, Some(_)) => format!("field label does not support subscript: {field}"),
+        ("v1", _, None) if supported.contains(&field) || field == "spec.host" => return,
+        ("v1", _, None) if LABELS.contains(&field) => return c.not_supported(&at, field, supported),
+        ("v1", ..) => format!("field label not supported: {field}"),
+        _ => format!("unsupported pod version: {version}"),
     };
-    c.invalid("", "", detail);
+    c.invalid(&at, field, format!("error converting fieldPath: {why}"));
+}
+
+/// What a container asks for or may have; a volume says of which container.
+fn resource_ref(c: &mut Check<'_>, path: &str, given: &Value, volume: bool) {
+    const RESOURCES: [&str; 6] = [
+        "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage",
+        "requests.memory",
+    ];
+    let resource = given.str_at(&["resource"]);
+    let huge = ["requests.hugepages-", "limits.hugepages-"].iter().any(|prefix| resource.starts_with(prefix));
+    if given.is_null() {
+        return;
+    }
+    if volume && given.str_at(&["containerName"]).is_empty() {
+        c.required(&format!("{path}.containerName"), "");
+    } else if resource.is_empty() {
+        c.required(&format!("{path}.resource"), "");
+    } else if !huge && !RESOURCES.contains(&resource) {
+        c.not_supported(&format!("{path}.resource"), resource, &RESOURCES);
+    }
+}
+
+const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+
+/// Files of the downward API: upstream says not which of them.
+pub fn downward_files(c: &mut Check<'_>) {
+    const PATHS: [&str; 5] =
+        ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+    let value = c.value;
+    for file in value.list_at(&["items"]) {
+        let (path, of_pod, of_container) = (file.str_at(&["path"]), &file["fieldRef"], &file["resourceFieldRef"]);
+        if path.is_empty() {
+            c.required("path", "");
+        }
+        c.problems("path", path, names::relative_path(path));
+        match (of_pod.is_null(), of_container.is_null()) {
+            (true, true) => c.required("", "one of fieldRef and resourceFieldRef is required"),
+            (true, false) => resource_ref(c, "resourceFieldRef", of_container, true),
+            (false, _) => field_ref(c, "fieldRef", of_pod, &PATHS),
+        }
+        if !of_pod.is_null() && !of_container.is_null() {
+            c.invalid("", "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+        }
+        if let Some(mode) = file.i64_at(&["mode"]).filter(|mode| !(0..=0o777).contains(mode)) {
+            c.invalid("mode", mode, MODE);
+        }
+    }
+}
+
+pub fn http_get(c: &mut Check<'_>) {
+    for header in c.value.list_at(&["httpHeaders"]) {
+        let name = header.str_at(&["name"]);
+        c.problems("httpHeaders", name, names::http_header_name(name));
+    }
+}
+
+pub fn pod_affinity_term(c: &mut Check<'_>) {
+    for namespace in c.value.list_at(&["namespaces"]).iter().filter_map(Value::as_str) {
+        c.problems("namespace", namespace, names::dns1123_label(namespace));
+    }
 }
 
 const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
@@ -99,7 +193,7 @@ pub fn probe(c: &mut Check<'_>) {
     }
 }
 
-fn standard(resource: &str) -> bool {
+pub fn standard(resource: &str) -> bool {
     matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-")
 }
 
@@ -193,6 +287,15 @@ pub fn pod_spec(c: &mut Check<'_>) {
             }
         }
     }
+    let spreads = value.list_at(&["topologySpreadConstraints"]);
+    let key =
+        |spread: &Value| format!("{{{}, {}}}", spread.str_at(&["topologyKey"]), spread.str_at(&["whenUnsatisfiable"]));
+    for (i, spread) in spreads.iter().enumerate() {
+        if spreads[i + 1..].iter().any(|other| key(other) == key(spread)) {
+            let path = format!("topologySpreadConstraints[{i}].{{topologyKey, whenUnsatisfiable}}");
+            c.push(ErrorKind::Duplicate, &path, key(spread), "");
+        }
+    }
     if value.bool_at(&["hostNetwork"]) {
         for group in ["containers", "initContainers"] {
             for (i, container) in value.list_at(&[group]).iter().enumerate() {
@@ -206,14 +309,45 @@ pub fn pod_spec(c: &mut Check<'_>) {
             }
         }
     }
+    let mut ports: Vec<String> = Vec::new();
+    for (i, container) in value.list_at(&["containers"]).iter().enumerate() {
+        for (j, port) in container.list_at(&["ports"]).iter().enumerate() {
+            let host = port.i64_at(&["hostPort"]).unwrap_or(0);
+            let shown = format!("{}/{}/{host}", port.str_at(&["protocol"]), port.str_at(&["hostIP"]));
+            if host != 0 && ports.contains(&shown) {
+                c.push(ErrorKind::Duplicate, &format!("containers[{i}].ports[{j}].hostPort"), &*shown, "");
+            }
+            ports.push(shown);
+        }
+    }
+    // What is negative counts as 1.
+    let grace = value.i64_at(&["terminationGracePeriodSeconds"]).map(|grace| if grace < 0 { 1 } else { grace });
+    for group in ["initContainers", "containers"] {
+        for (i, container) in value.list_at(&[group]).iter().enumerate() {
+            for hook in ["postStart", "preStop"] {
+                let seconds = container.i64_at(&["lifecycle", hook, "sleep", "seconds"]);
+                if let (Some(seconds), Some(grace)) = (seconds, grace)
+                    && !(0..=grace).contains(&seconds)
+                {
+                    let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    c.invalid(&format!("{group}[{i}].lifecycle.{hook}.sleep"), seconds, detail);
+                }
+            }
+        }
+    }
     const SYSTEMS: [&str; 2] = ["linux", "windows"];
     let system = value["os"].str_at(&["name"]);
     if !system.is_empty() && !SYSTEMS.contains(&system) {
         c.not_supported("os", system, &SYSTEMS);
     }
-    let policy = c.text("dnsPolicy");
-    if policy == "None" && value.list_at(&["dnsConfig", "nameservers"]).is_empty() {
+    let dns = &value["dnsConfig"];
+    if c.text("dnsPolicy") == "None" && dns.is_null() {
+        c.required("dnsConfig", "must provide `dnsConfig` when `dnsPolicy` is None");
+    } else if c.text("dnsPolicy") == "None" && dns["nameservers"].is_empty() {
         c.required("dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None");
+    }
+    for (i, _) in dns.list_at(&["options"]).iter().enumerate().filter(|(_, of)| of.str_at(&["name"]).is_empty()) {
+        c.required(&format!("dnsConfig.options[{i}]"), "must not be empty");
     }
 }
 
@@ -226,14 +360,22 @@ pub fn pod_template(c: &mut Check<'_>) {
 }
 
 pub fn seccomp_profile(c: &mut Check<'_>) {
-    if c.text("type") == "Localhost" && !c.has("localhostProfile") {
-        c.required("localhostProfile", "must be set when seccomp type is Localhost");
+    match (c.text("type"), c.has("localhostProfile")) {
+        ("Localhost", false) => c.required("localhostProfile", "must be set when seccomp type is Localhost"),
+        ("Localhost", true) | (_, false) => {}
+        _ => {
+            c.invalid("localhostProfile", c.value.clone(), "can only be set when seccomp type is Localhost");
+        }
     }
 }
 
 pub fn scheduling_gates(c: &mut Check<'_>) {
     let value = c.value;
     let gates = value.as_list().unwrap_or_default();
+    for (i, gate) in gates.iter().enumerate() {
+        let name = gate.str_at(&["name"]);
+        c.problems(&format!("[{i}]"), name, names::label_key(name));
+    }
     for (i, gate) in gates.iter().enumerate().filter(|(i, gate)| gates[..*i].contains(gate)) {
         c.push(ErrorKind::Duplicate, &format!("[{i}]"), gate.str_at(&["name"]), "");
     }
@@ -241,6 +383,15 @@ pub fn scheduling_gates(c: &mut Check<'_>) {
 
 pub fn pod_mounts(c: &mut Check<'_>) {
     let value = c.value;
+    let pod = value.str_at(&["metadata", "name"]);
+    for (i, volume) in value.list_at(&["spec", "volumes"]).iter().enumerate() {
+        let name = volume.str_at(&["name"]);
+        let claim = format!("{pod}-{name}");
+        if !volume["ephemeral"].is_null() && !name.is_empty() && !pod.is_empty() {
+            let problems = names::dns1123_subdomain(&claim).into_iter().map(|p| format!("PVC name {claim:?}: {p}"));
+            c.problems(&format!("spec.volumes[{i}].name"), name, problems.collect());
+        }
+    }
     mounts(c, "spec", &value["spec"], &[]);
 }
 
@@ -250,9 +401,14 @@ pub fn template_mounts(c: &mut Check<'_>) {
     mounts(c, "template.spec", &value["template"]["spec"], value.list_at(&["volumeClaimTemplates"]));
 }
 
-/// What containers mount is there.
+/// What containers mount is there, and nothing is wrong with it.
 fn mounts(c: &mut Check<'_>, path: &str, spec: &Value, claims: &[Value]) {
-    let volumes = spec.list_at(&["volumes"]);
+    let is_good = |i: usize| {
+        let place = c.at(&format!("{path}.volumes[{i}]"));
+        !c.errors.iter().any(|error| error.field.starts_with(&place))
+    };
+    let volumes = spec.list_at(&["volumes"]).iter().enumerate();
+    let volumes: Vec<&Value> = volumes.filter(|(i, _)| is_good(*i)).map(|(_, volume)| volume).collect();
     for group in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in spec.list_at(&[group]).iter().enumerate() {
             for (list, block) in [("volumeMounts", false), ("volumeDevices", true)] {
@@ -285,6 +441,7 @@ pub fn toleration(c: &mut Check<'_>) {
         let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         c.invalid("operator", operator.as_str(), detail);
     }
+    c.one_of("effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
     if c.has("tolerationSeconds") && effect != "NoExecute" {
         c.invalid("effect", effect.as_str(), "effect must be 'NoExecute' when `tolerationSeconds` is set");
     }
@@ -306,7 +463,30 @@ pub fn toleration(c: &mut Check<'_>) {
 
 pub fn node_selector_requirement(c: &mut Check<'_>) {
     let operator = c.text("operator").to_owned();
-    let count = c.value.list_at(&["values"]).len();
+    let values: Vec<&str> = c.value.list_at(&["values"]).iter().filter_map(Value::as_str).collect();
+    let count = values.len();
+    let each = |c: &mut Check<'_>, check: fn(&str) -> Vec<String>| {
+        values.iter().enumerate().for_each(|(i, text)| c.problems(&format!("values[{i}]"), *text, check(text)));
+    };
+    // Of a node's fields there is but its name.
+    if c.path.contains(".matchFields[") {
+        match &*operator {
+            "In" | "NotIn" if count != 1 => {
+                let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+                c.required("values", detail);
+            }
+            "In" | "NotIn" => {}
+            _ => c.invalid("operator", operator, "not a valid selector operator"),
+        }
+        return match c.text("key") {
+            "metadata.name" => each(c, names::dns1123_subdomain),
+            key => c.invalid("key", key, "not a valid field selector key"),
+        };
+    }
+    // A preference that nothing fulfils does no harm.
+    if !c.path.contains(".preference.") && c.old.is_none_or(|old| old != c.value) {
+        each(c, names::label_value);
+    }
     match operator.as_str() {
         "In" | "NotIn" if count == 0 => c.required("values", "must be specified when `operator` is 'In' or 'NotIn'"),
         "Exists" | "DoesNotExist" if count > 0 => {
@@ -341,7 +521,8 @@ pub fn topology_spread(c: &mut Check<'_>) {
     if !c.has("labelSelector") && !c.value["matchLabelKeys"].is_empty() {
         c.forbidden("matchLabelKeys", "must not be specified when labelSelector is not set");
     }
-    if let Some(skew) = c.value.i64_at(&["maxSkew"]).filter(|s| *s <= 0) {
+    let skew = c.value.i64_at(&["maxSkew"]).unwrap_or(0);
+    if skew <= 0 {
         c.invalid("maxSkew", skew, "must be greater than zero");
     }
     if let Some(domains) = c.value.i64_at(&["minDomains"]) {

@@ -7,6 +7,12 @@ use crate::validate::{ErrorKind, names};
 /// `MaxSecretSize`, of the values of one object together.
 const MAX_DATA: usize = 1 << 20;
 
+pub fn revision_data(c: &mut Check<'_>) {
+    if c.value.as_object().is_none() {
+        c.required("", "data must be a valid JSON object");
+    }
+}
+
 pub fn config_map(c: &mut Check<'_>) {
     let value = c.value;
     let mut size = 0;
@@ -88,6 +94,12 @@ pub fn projected(c: &mut Check<'_>) {
         if kinds.len() > 1 {
             c.forbidden(&format!("sources[{i}]"), "may not specify more than 1 volume type per source");
         }
+        if let Some(token) = source.member("serviceAccountToken").filter(|token| !token.is_null()) {
+            match token.str_at(&["path"]) {
+                "" => c.required("path", ""),
+                path => c.problems("path", path, names::relative_path(path)),
+            }
+        }
         for (kind, of) in kinds {
             let items = of.list_at(&["items"]).iter().map(|item| item.str_at(&["path"]));
             // Upstream does not look at the paths of tokens.
@@ -128,21 +140,18 @@ pub fn host_path(c: &mut Check<'_>) {
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
-fn access_modes(c: &mut Check<'_>, field: &str) {
+fn access_modes(c: &mut Check<'_>, missing: &str) {
+    const PATH: &str = "spec.accessModes";
     let value = c.value;
-    let modes: Vec<&str> = value.list_at(&["spec", field]).iter().filter_map(Value::as_str).collect();
-    let path = format!("spec.{field}");
+    let modes: Vec<&str> = value.list_at(&["spec", "accessModes"]).iter().filter_map(Value::as_str).collect();
     if modes.is_empty() {
-        c.required(
-            &path,
-            if c.value["spec"]["resources"].is_null() { "" } else { "at least 1 access mode is required" },
-        );
+        c.required(PATH, missing);
     }
     for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
-        c.not_supported(&path, *mode, &ACCESS_MODES);
+        c.not_supported(PATH, *mode, &ACCESS_MODES);
     }
     if modes.len() > 1 && modes.contains(&"ReadWriteOncePod") {
-        c.forbidden(&path, "may not use ReadWriteOncePod with other access modes");
+        c.forbidden(PATH, "may not use ReadWriteOncePod with other access modes");
     }
 }
 
@@ -153,7 +162,7 @@ const VOLUME_FIELDS: [&str; 9] = [
 ];
 
 pub fn persistent_volume(c: &mut Check<'_>) {
-    access_modes(c, "accessModes");
+    access_modes(c, "");
     let value = c.value;
     let spec = &value["spec"];
     let capacity = spec.object_at(&["capacity"]);
@@ -197,7 +206,7 @@ pub fn persistent_volume(c: &mut Check<'_>) {
 }
 
 pub fn claim(c: &mut Check<'_>) {
-    access_modes(c, "accessModes");
+    access_modes(c, "at least 1 access mode is required");
     for source in ["dataSource", "dataSourceRef"] {
         let reference = &c.value["spec"][source];
         for field in ["kind", "name"] {
@@ -215,7 +224,8 @@ pub fn claim(c: &mut Check<'_>) {
         }
         Some(_) => {}
     }
-    let Some(old) = c.old else { return };
+    // A template may change as what it stands in may.
+    let Some(old) = c.old.filter(|_| c.path.is_empty()) else { return };
     let bound = value.str_at(&["status", "phase"]) == "Bound" || old.str_at(&["status", "phase"]) == "Bound";
     let (mut new_spec, old_spec) = (value["spec"].clone(), &old["spec"]);
     let mut free = vec![];
@@ -269,7 +279,8 @@ pub fn storage_class(c: &mut Check<'_>) {
     c.one_of("reclaimPolicy", &["Delete", "Retain"]);
     driver_name(c, "provisioner");
     let terms = value.list_at(&["allowedTopologies"]);
-    for (i, _) in terms.iter().enumerate().filter(|(i, term)| terms[..*i].contains(term)) {
+    let is_twin = |i: usize, term: &Value| term["matchLabelExpressions"].is_empty() || terms[..i].contains(term);
+    for (i, _) in terms.iter().enumerate().filter(|(i, term)| is_twin(*i, term)) {
         c.push(ErrorKind::Duplicate, &format!("allowedTopologies[{i}].matchLabelExpressions"), "", "");
     }
 }
@@ -324,7 +335,7 @@ pub fn csi_node_driver(c: &mut Check<'_>) {
 }
 
 pub fn volume_attachment_source(c: &mut Check<'_>) {
-    match (c.has("inlineVolumeSpec"), !c.text("persistentVolumeName").is_empty()) {
+    match (c.has("inlineVolumeSpec"), c.has("persistentVolumeName")) {
         (false, false) => c.required("", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         (true, true) => c.forbidden("", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
         _ => {}

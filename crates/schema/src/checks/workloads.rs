@@ -2,7 +2,8 @@
 
 use super::{Check, quantity};
 use crate::Value;
-use crate::validate::names;
+use crate::selector::LabelSelector;
+use crate::validate::{ErrorKind, names};
 
 /// The percentage or number is zero.
 fn zero(value: &Value) -> bool {
@@ -53,6 +54,59 @@ pub fn daemon_set_update(c: &mut Check<'_>) {
     }
 }
 
+pub fn stateful_set_update(c: &mut Check<'_>) {
+    amount(c, "maxUnavailable", true);
+    if c.has("maxUnavailable") && zero(&c.value["maxUnavailable"]) {
+        c.invalid("maxUnavailable", c.value["maxUnavailable"].clone(), "cannot be 0");
+    }
+}
+
+/// The whole strategy is told where its type is none.
+fn strategy(c: &mut Check<'_>, known: &[&str]) {
+    if !c.text("type").is_empty() && !known.contains(&c.text("type")) {
+        c.not_supported("", c.value.clone(), known);
+    }
+}
+
+pub fn deployment_strategy(c: &mut Check<'_>) {
+    strategy(c, &["Recreate", "RollingUpdate"]);
+}
+
+pub fn daemon_set_strategy(c: &mut Check<'_>) {
+    strategy(c, &["RollingUpdate", "OnDelete"]);
+}
+
+pub fn stateful_set(c: &mut Check<'_>) {
+    let value = c.value;
+    let policy = c.text("podManagementPolicy");
+    if !matches!(policy, "" | "OrderedReady" | "Parallel") {
+        c.invalid("podManagementPolicy", policy, "must be 'OrderedReady' or 'Parallel'");
+    }
+    let update = &value["updateStrategy"];
+    if !matches!(update.str_at(&["type"]), "" | "RollingUpdate" | "OnDelete") {
+        c.invalid("updateStrategy", update.clone(), "must be 'RollingUpdate' or 'OnDelete'");
+    }
+    // Claims are volumes of the pods, before the others.
+    for (i, claim) in value.list_at(&["volumeClaimTemplates"]).iter().enumerate() {
+        let (name, path) = (claim.str_at(&["metadata", "name"]), format!("template.spec.volumes[{i}]"));
+        if name.is_empty() {
+            c.required(&format!("{path}.name"), "");
+            c.required(&format!("{path}.persistentVolumeClaim.claimName"), "");
+        } else {
+            c.problems(&format!("{path}.name"), name, names::dns1123_label(name));
+        }
+    }
+}
+
+/// Pods of what runs on are started again, whatever ended them.
+pub fn runs_on(c: &mut Check<'_>) {
+    let policy = c.value.str_at(&["template", "spec", "restartPolicy"]);
+    let selects = LabelSelector::from_value(&c.value["selector"]).is_ok();
+    if selects && !matches!(policy, "" | "Always") {
+        c.not_supported("template.spec.restartPolicy", policy, &["Always"]);
+    }
+}
+
 pub fn disruption_budget(c: &mut Check<'_>) {
     if c.has("minAvailable") && c.has("maxUnavailable") {
         let shown = c.value.clone();
@@ -93,14 +147,6 @@ pub fn cron_job(c: &mut Check<'_>) {
             c.invalid("timeZone", zone, detail);
         }
     }
-    let template = &c.value["jobTemplate"]["spec"]["template"]["spec"];
-    match template.str_at(&["restartPolicy"]) {
-        "Always" | "" => {
-            c.required("jobTemplate.spec.template.spec.restartPolicy", "valid values: \"OnFailure\", \"Never\"")
-        }
-        "OnFailure" | "Never" => {}
-        other => c.not_supported("jobTemplate.spec.template.spec.restartPolicy", other, &["OnFailure", "Never"]),
-    }
 }
 
 pub fn deployment(c: &mut Check<'_>) {
@@ -114,17 +160,33 @@ pub fn deployment(c: &mut Check<'_>) {
 /// What a job of indexes has that another has not.
 pub fn job(c: &mut Check<'_>) {
     const PARALLELISM_MAX: i64 = 100_000;
-    if c.text("completionMode") == "Indexed" {
-        if !c.has("completions") {
+    let completions = c.value.i64_at(&["completions"]);
+    let mode = c.text("completionMode");
+    if mode == "Indexed" {
+        if completions.is_none() {
             c.required("completions", "when completion mode is Indexed");
+        }
+        if let Some(failed) = c.value.i64_at(&["maxFailedIndexes"]) {
+            if completions.is_some_and(|completions| failed > completions) {
+                c.invalid("maxFailedIndexes", failed, "must be less than or equal to completions");
+            }
+            if failed > PARALLELISM_MAX {
+                let detail = format!("must be less than or equal to {PARALLELISM_MAX}");
+                c.invalid("maxFailedIndexes", failed, detail);
+            }
+        }
+        let rules = c.value.list_at(&["successPolicy", "rules"]);
+        for (i, rule) in rules.iter().enumerate().filter(|_| completions.is_some()) {
+            success_rule(c, rule, &format!("successPolicy.rules[{i}]"), completions.unwrap_or(0));
         }
         if let Some(parallelism) = c.value.i64_at(&["parallelism"]).filter(|n| *n > PARALLELISM_MAX) {
             let detail = format!("must be less than or equal to {PARALLELISM_MAX} when completion mode is Indexed");
             c.invalid("parallelism", parallelism, detail);
         }
     } else {
+        let strange = !matches!(mode, "" | "NonIndexed") || c.value["completionMode"].as_str() == Some("");
         for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
-            if c.has(field) {
+            if c.has(field) && !(strange && field != "successPolicy") {
                 c.invalid(field, c.value[field].clone(), "requires indexed completion mode");
             }
         }
@@ -133,7 +195,20 @@ pub fn job(c: &mut Check<'_>) {
     let template = &value["template"]["spec"];
     let containers = template.list_at(&["containers"]).iter().chain(template.list_at(&["initContainers"]));
     let containers: Vec<&str> = containers.map(|container| container.str_at(&["name"])).collect();
+    const POLICY: &str = "template.spec.restartPolicy";
+    match template.str_at(&["restartPolicy"]) {
+        "Always" | "" => c.required(POLICY, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if c.has("podFailurePolicy") => {
+            c.invalid(POLICY, "OnFailure", "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        "OnFailure" | "Never" => {}
+        other => c.not_supported(POLICY, other, &["OnFailure", "Never"]),
+    }
     for (i, rule) in value.list_at(&["podFailurePolicy", "rules"]).iter().enumerate() {
+        if rule.str_at(&["action"]) == "FailIndex" && !c.has("backoffLimitPerIndex") {
+            let detail = "requires the backoffLimitPerIndex to be set";
+            c.invalid(&format!("podFailurePolicy.rules[{i}].action"), "FailIndex", detail);
+        }
         let name = rule["onExitCodes"].member("containerName").and_then(Value::as_str);
         if let Some(name) = name.filter(|name| !containers.contains(name)) {
             let detail = "must be one of the container or initContainer names in the pod template";
@@ -145,10 +220,66 @@ pub fn job(c: &mut Check<'_>) {
     }
 }
 
-pub fn success_rule(c: &mut Check<'_>) {
-    if !c.has("succeededCount") && !c.has("succeededIndexes") {
-        c.required("", "at least one of succeededCount or succeededIndexes must be specified");
+fn success_rule(c: &mut Check<'_>, rule: &Value, path: &str, completions: i64) {
+    let (count, indexes) = (rule.i64_at(&["succeededCount"]), rule["succeededIndexes"].as_str());
+    if count.is_none() && indexes.is_none() {
+        c.required(path, "at least one of succeededCount or succeededIndexes must be specified");
     }
+    let total = indexes.map(|indexes| count_indexes(indexes, completions));
+    if let (Some(indexes), Some(Err(why))) = (indexes, &total) {
+        let detail = format!("error parsing succeededIndexes: {why}");
+        c.invalid(&format!("{path}.succeededIndexes"), indexes, detail);
+    }
+    let Some(count) = count else { return };
+    let limits = [
+        (Some(completions), "specified completions"),
+        (total.map(|total| total.unwrap_or(0)), "indexes in the specified succeededIndexes field"),
+    ];
+    for (limit, of) in limits.into_iter().filter_map(|(limit, of)| Some((limit?, of))).filter(|(most, _)| count > *most)
+    {
+        let detail = format!("must be less than or equal to {limit} (the number of {of})");
+        c.invalid(&format!("{path}.succeededCount"), count, detail);
+    }
+}
+
+/// How many indexes a text like `0,2-4` names.
+fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+    let (mut last, mut total): (Option<i64>, i64) = (None, 0);
+    for interval in text.split(',').filter(|_| !text.is_empty()) {
+        let mut ends = interval.split('-').map(|end| match end.parse::<i64>() {
+            Err(_) => Err(format!("cannot convert string to integer for index: {end:?}")),
+            Ok(index) if index >= completions => Err(format!("too large index: {end:?}")),
+            Ok(index) => Ok(index),
+        });
+        if interval.matches('-').count() > 1 {
+            return Err(format!(
+                "the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+            ));
+        }
+        let first = ends.next().unwrap_or(Ok(0))?;
+        let end = ends.next().transpose()?;
+        let before = end.filter(|end| first >= *end).map(|end| (first, end));
+        let before = before.or(last.filter(|last| *last >= first).map(|last| (last, first)));
+        if let Some((previous, current)) = before {
+            return Err(format!("non-increasing order, previous: {previous}, current: {current}"));
+        }
+        let end = end.unwrap_or(first);
+        total += end - first + 1;
+        last = Some(end);
+    }
+    Ok(total)
+}
+
+pub fn failure_rule(c: &mut Check<'_>) {
+    if c.text("action").is_empty() {
+        c.required("action", "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]");
+    }
+    let detail = match (c.has("onExitCodes"), !c.value["onPodConditions"].is_empty()) {
+        (true, true) => "specifying both OnExitCodes and OnPodConditions is not supported",
+        (false, false) => "specifying one of OnExitCodes and OnPodConditions is required",
+        _ => return,
+    };
+    c.push(ErrorKind::InvalidWhole, "", Value::Null, detail);
 }
 
 pub fn exit_codes(c: &mut Check<'_>) {
@@ -163,6 +294,14 @@ pub fn exit_codes(c: &mut Check<'_>) {
         c.invalid("values", shown, "at least one value is required");
     } else if codes.windows(2).any(|two| two[0] > two[1]) {
         c.invalid("values", shown, "must be ordered");
+    }
+    for (i, code) in codes.iter().enumerate() {
+        if *code == 0 && c.text("operator") == "In" {
+            c.invalid(&format!("values[{i}]"), 0, "must not be 0 for the In operator");
+        }
+        if codes[..i].contains(code) {
+            c.push(ErrorKind::Duplicate, &format!("values[{i}]"), *code, "");
+        }
     }
 }
 
@@ -229,8 +368,14 @@ fn cron_range(part: &str, (min, max, names, first): (u32, u32, &[&str], u32)) ->
 
 pub fn pod_autoscaler(c: &mut Check<'_>) {
     let (least, most) = (c.value.i64_at(&["minReplicas"]), c.value.i64_at(&["maxReplicas"]).unwrap_or(0));
-    if most < 1 {
-        c.required("maxReplicas", "");
+    let metrics = c.value.list_at(&["metrics"]);
+    if least == Some(0) && !metrics.iter().any(|of| matches!(of.str_at(&["type"]), "Object" | "External")) {
+        let detail = "must specify at least one Object or External metric to support scaling to zero replicas";
+        c.forbidden("metrics", detail);
+    }
+    // The old version's only metric.
+    if let Some(percent) = c.value.i64_at(&["targetCPUUtilizationPercentage"]).filter(|percent| *percent < 1) {
+        c.invalid("metrics[0].resource.target.averageUtilization", percent, "must be greater than 0");
     }
     if least.is_some_and(|least| most < least) {
         c.invalid("maxReplicas", most, "must be greater than or equal to `minReplicas`");
@@ -242,6 +387,18 @@ pub fn pod_autoscaler(c: &mut Check<'_>) {
     let api_version = c.value.str_at(&["scaleTargetRef", "apiVersion"]).to_owned();
     if !api_version.contains('/') {
         c.invalid("scaleTargetRef.apiVersion", api_version, "apiVersion must specify API group");
+    }
+}
+
+/// A container has resources of the standard, or those of somebody's domain.
+pub fn container_resource(c: &mut Check<'_>) {
+    let name = c.text("name");
+    if name.is_empty() {
+        return;
+    }
+    c.problems("name", name, names::label_key(name));
+    if !name.contains('/') && !super::pods::standard(name) {
+        c.invalid("name", name, "must be a standard resource for containers");
     }
 }
 

@@ -167,8 +167,8 @@ impl<'a> Decoder<'a> {
                 self.reader.report(|| FieldProblem::Duplicate(path.member(&key)));
                 object.remove(&key);
             }
-            // An empty managedFields is an order to forget them: see `apply::update`.
-            let reset = &*field.name == "managedFields" && matches!(value, Value::List(_));
+            // An empty managedFields is an order to forget them: see `apply::update`. No policies are not the default ones.
+            let reset = matches!(&*field.name, "managedFields" | "policies") && matches!(value, Value::List(_));
             if table.omits(field, &value) && !reset {
                 omitted.push(&field.name);
             } else if *field.name == *key {

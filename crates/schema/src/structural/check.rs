@@ -1,8 +1,8 @@
 //! Whether a schema is structural, in upstream's words.
 
-use super::members;
+use super::{members, values::type_name};
 use crate::Value;
-use crate::validate::FieldError;
+use crate::validate::{ErrorKind, FieldError};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
@@ -79,9 +79,9 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
 
     let must_be_object = "must be object if x-kubernetes-embedded-resource is true";
     match kind {
-        "" if embedded => errors.push(FieldError::required(at("type"), must_be_object)),
         "object" => {}
-        other if embedded => errors.push(FieldError::invalid(at("type"), other, must_be_object)),
+        "" if embedded => errors.push(FieldError::required(at("type"), must_be_object)),
+        _ if embedded => errors.push(FieldError::invalid(at("type"), kind, must_be_object)),
         "" if !int_or_string && !preserve => {
             let detail = match level {
                 Level::Root => "must not be empty at the root",
@@ -90,15 +90,20 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
             };
             errors.push(FieldError::required(at("type"), detail));
         }
-        other if level == Level::Root && !other.is_empty() => {
-            errors.push(FieldError::invalid(at("type"), other, "must be object at the root"));
+        _ => {}
+    }
+    if level == Level::Root && !matches!(kind, "" | "object") {
+        errors.push(FieldError::invalid(at("type"), kind, "must be object at the root"));
+    }
+    const KINDS: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+    if !kind.is_empty() && !KINDS.contains(&kind) {
+        errors.push(FieldError::not_supported(at("type"), kind, &KINDS));
+        // No value is of such a type.
+        if let Some(default) = schema.member("default") {
+            let given = type_name(default);
+            let detail = format!(" in body must be of type {kind}: {given:?}");
+            errors.push(FieldError::new(ErrorKind::TypeInvalid, at("default"), given, detail));
         }
-        "array" | "string" | "integer" | "number" | "boolean" | "" => {}
-        other => errors.push(FieldError::not_supported(
-            at("type"),
-            other,
-            &["array", "boolean", "integer", "number", "object", "string"],
-        )),
     }
     let check_metadata = level == Level::Root || embedded;
     if check_metadata {
@@ -123,14 +128,23 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
             "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
         errors.push(FieldError::required(at("properties"), detail));
     }
-    let list_type = schema.str_at(&["x-kubernetes-list-type"]);
-    if !list_type.is_empty() && kind != "array" {
-        errors.push(if kind.is_empty() {
-            FieldError::required(at("type"), "must be array if x-kubernetes-list-type is specified")
-        } else {
-            FieldError::invalid(at("type"), kind, "must be array if x-kubernetes-list-type is specified")
-        });
+    for (field, wanted, known) in [
+        ("x-kubernetes-list-type", "array", &["atomic", "set", "map"][..]),
+        ("x-kubernetes-map-type", "object", &["atomic", "granular"][..]),
+    ] {
+        let Some(given) = schema.member(field).and_then(Value::as_str) else { continue };
+        if kind != wanted {
+            let detail = format!("must be {wanted} if {field} is specified");
+            errors.push(match kind {
+                "" => FieldError::required(at("type"), detail),
+                _ => FieldError::invalid(at("type"), kind, detail),
+            });
+        }
+        if !known.contains(&given) {
+            errors.push(FieldError::not_supported(at(field), given, known));
+        }
     }
+    let list_type = schema.str_at(&["x-kubernetes-list-type"]);
     let keys = schema.list_at(&["x-kubernetes-list-map-keys"]);
     match (list_type, keys.is_empty()) {
         ("map", true) => {
@@ -142,13 +156,6 @@ fn generic(schema: &Value, level: Level, path: &str, errors: &mut Vec<FieldError
             let detail = "must be map if x-kubernetes-list-map-keys is non-empty";
             errors.push(FieldError::invalid(at("x-kubernetes-list-type"), other, detail));
         }
-    }
-    if !matches!(list_type, "" | "atomic" | "set" | "map") {
-        errors.push(FieldError::not_supported(at("x-kubernetes-list-type"), list_type, &["atomic", "map", "set"]));
-    }
-    let map_type = schema.str_at(&["x-kubernetes-map-type"]);
-    if !matches!(map_type, "" | "atomic" | "granular") {
-        errors.push(FieldError::not_supported(at("x-kubernetes-map-type"), map_type, &["atomic", "granular"]));
     }
     if flag("uniqueItems") {
         errors.push(FieldError::forbidden(

@@ -67,7 +67,7 @@ pub struct CelRule {
     pub rule: String,
     pub message: String,
     pub message_expression: String,
-    pub reason: String,
+    pub reason: Option<String>,
     /// `.foo.bar`, relative to the rule's place.
     pub field_path: String,
     pub optional_old_self: bool,
@@ -153,7 +153,7 @@ impl Node {
                     rule: text(rule, "rule"),
                     message: text(rule, "message"),
                     message_expression: text(rule, "messageExpression"),
-                    reason: text(rule, "reason"),
+                    reason: rule.member("reason").and_then(Value::as_str).map(str::to_owned),
                     field_path: text(rule, "fieldPath"),
                     optional_old_self: rule.bool_at(&["optionalOldSelf"]),
                 })
@@ -193,6 +193,12 @@ impl Node {
             (None, Additional::Any) => Some(None),
             (None, Additional::No) => None,
         }
+    }
+
+    pub fn has_defaults(&self) -> bool {
+        self.default.is_some()
+            || self.items.iter().any(|items| items.has_defaults())
+            || self.properties.values().any(Node::has_defaults)
     }
 
     /// Numbers the rules here and below, and says which number is next.

@@ -16,6 +16,17 @@ pub fn validate(node: &Node, value: &Value, old: Option<&Value>) -> Vec<FieldErr
     errors
 }
 
+/// Errors of a value that stands at a place.
+pub fn below(place: &str, mut errors: Vec<FieldError>) -> Vec<FieldError> {
+    for error in &mut errors {
+        error.field = match error.field.as_str() {
+            "" | "<nil>" => place.to_owned(),
+            field => format!("{place}.{field}"),
+        };
+    }
+    errors
+}
+
 struct Check<'e> {
     errors: &'e mut Vec<FieldError>,
     /// How many checks passed: of several alternatives, the one with the most tells best what is wrong.
@@ -23,7 +34,7 @@ struct Check<'e> {
 }
 
 /// The name of a value's type in JSON Schema.
-fn type_name(value: &Value) -> &'static str {
+pub fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

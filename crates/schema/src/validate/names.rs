@@ -87,6 +87,83 @@ pub fn dns1123_subdomain(value: &str) -> Problems {
     })
 }
 
+/// `IsDNS1123SubdomainCaseless`
+pub fn caseless_subdomain(value: &str) -> Problems {
+    let told = dns1123_subdomain(&value.to_ascii_lowercase()).into_iter();
+    told.map(|p| {
+        p.replace("a lowercase RFC", "an RFC").replace("lower case ", "").replace("example.com", "Example.com")
+    })
+    .collect()
+}
+
+/// A domain to search in: as a subdomain, with underscores; a dot is the root.
+pub fn search_domain(value: &str) -> Problems {
+    let value = value.strip_suffix('.').unwrap_or(value);
+    let inner = |b| lower_alnum(b) || matches!(b, b'-' | b'_');
+    let is_label = |text: &str| shaped(text.strip_prefix('_').unwrap_or(text), lower_alnum, inner, lower_alnum);
+    formed(value, 253, value.split('.').all(is_label), || {
+        regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
+            &["example.com"],
+        )
+    })
+}
+
+/// A path that stays below where it begins.
+pub fn relative_path(value: &str) -> Problems {
+    match value {
+        _ if value.starts_with('/') => vec!["must be a relative path".to_owned()],
+        _ if value.split('/').any(|part| part == "..") => vec!["must not contain '..'".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+/// `IsFullyQualifiedName`
+pub fn fully_qualified(value: &str) -> Problems {
+    let problems = dns1123_subdomain(value);
+    if problems.is_empty() && value.split('.').count() < 3 {
+        return vec!["should be a domain with at least three segments separated by dots".to_owned()];
+    }
+    problems
+}
+
+/// `IsDomainPrefixedPath`
+pub fn domain_path(value: &str) -> Problems {
+    match value.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => dns1123_subdomain(domain),
+        _ => vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()],
+    }
+}
+
+/// The name of a kind: a label in any case.
+pub fn kind(value: &str) -> Problems {
+    let problems = dns1035_label(&value.to_lowercase()).into_iter();
+    problems.map(|p| format!("may have mixed case, but should otherwise match: {p}")).collect()
+}
+
+/// The name of an extended resource, which quotas put `requests.` before.
+pub fn extended_resource(value: &str) -> Problems {
+    let wrong = [
+        (!value.contains('/'), "a name must be a domain-prefixed path, such as 'example.com/my-prop'"),
+        (value.contains("kubernetes.io/"), "must not have \"kubernetes.io/\" domain"),
+        (value.starts_with("requests."), "must not have \"requests.\" prefix"),
+    ];
+    let wrong = wrong.into_iter().filter(|(wrong, _)| *wrong).map(|(_, sentence)| sentence.to_owned());
+    wrong.chain(label_key(&format!("requests.{value}"))).collect()
+}
+
+/// The whole name of a device's attribute: a domain and an identifier.
+pub fn device_attribute(value: &str) -> Problems {
+    let Some((domain, name)) = value.split_once('/') else {
+        let mut problems = c_identifier(value);
+        problems.push("a fully qualified name must be a domain and a name separated by a slash".to_owned());
+        return problems;
+    };
+    let prefix = dns1123_subdomain(domain).into_iter().map(|p| format!("prefix: {p}"));
+    prefix.chain(c_identifier(name)).collect()
+}
+
 /// `IsDNS1035Label`
 pub fn dns1035_label(value: &str) -> Problems {
     let good = shaped(value, |b| b.is_ascii_lowercase(), |b| lower_alnum(b) || b == b'-', lower_alnum);
@@ -344,4 +421,18 @@ pub fn c_identifier(value: &str) -> Problems {
         "[A-Za-z_][A-Za-z0-9_]*",
         &["my_name", "MY_NAME", "MyName"],
     )]
+}
+
+/// A version of semver.org's second specification.
+pub fn semver(value: &str) -> Problems {
+    let (rest, build) = value.split_once('+').map_or((value, None), |(rest, build)| (rest, Some(build)));
+    let (core, release) = rest.split_once('-').map_or((rest, None), |(core, release)| (core, Some(release)));
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let released = |text: &str| word(text) && (number(text) || text.bytes().any(|b| !b.is_ascii_digit()));
+    let good = core.split('.').count() == 3
+        && core.split('.').all(|part| !part.is_empty() && number(part))
+        && release.is_none_or(|release| release.split('.').all(released))
+        && build.is_none_or(|build| build.split('.').all(word));
+    if good { Vec::new() } else { vec!["must be a string compatible with semver.org spec 2.0.0".to_owned()] }
 }

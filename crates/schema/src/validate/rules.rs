@@ -13,6 +13,8 @@ use crate::{Form, ListKind, MessageId, Object, Table, Type, Value, quantity::Qua
 pub enum Rule {
     /// Not empty. `required`, `required(must specify a name)`
     Required(String),
+    /// There, if only as an empty text: `present`, `present(must be given)`.
+    Present(String),
     /// Empty. `forbidden(may not be set by users)`
     Forbidden(String),
     /// Never changes. `immutable`
@@ -42,6 +44,8 @@ pub enum Rule {
     Enum(Vec<String>),
     /// `unique=set`: no element twice.
     Unique,
+    /// `alone(API groups)`: where `*` is, no other element is; the word says what they are.
+    Alone(String),
     /// `unique=map(name)`: no two elements with these fields alike; the error names the last one of them.
     UniqueBy(Vec<String>),
     /// `eachVal=…`, `eachKey=…`
@@ -60,6 +64,10 @@ pub enum Rule {
     Given(Box<Rule>),
     /// `zero=minimum=1`: what is absent is an empty text or 0, and the rule holds for it.
     Zero(Box<Rule>),
+    /// `unlisted`: whether the value is one of those of its field, other rules say.
+    Unlisted,
+    /// `late=check=podMounts`: the rule sees what is wrong with the fields.
+    Late(Box<Rule>),
     /// `says(must be positive)=minimum=1`: the rule in other words.
     Says(String, Box<Rule>),
 }
@@ -78,12 +86,15 @@ type Format = fn(&Value, &str) -> names::Problems;
 static FORMATS: &[(&str, Format)] = &[
     ("k8s-short-name", |_, text| names::dns1123_label(text)),
     ("k8s-long-name", |_, text| names::dns1123_subdomain(text)),
-    ("k8s-long-name-caseless", |_, text| names::dns1123_subdomain(text)),
+    ("k8s-long-name-caseless", |_, text| names::caseless_subdomain(text)),
     ("k8s-resource-pool-name", |_, text| names::dns1123_subdomain(text)),
     ("dns1035", |_, text| names::dns1035_label(text)),
+    ("kind", |_, text| names::kind(text)),
+    ("domain-path", |_, text| names::domain_path(text)),
+    ("fully-qualified", |_, text| names::fully_qualified(text)),
     ("k8s-label-key", |_, text| names::label_key(text)),
-    ("k8s-extended-resource-name", |_, text| names::label_key(text)),
-    ("k8s-resource-fully-qualified-name", |_, text| names::label_key(text)),
+    ("k8s-extended-resource-name", |_, text| names::extended_resource(text)),
+    ("k8s-resource-fully-qualified-name", |_, text| names::device_attribute(text)),
     ("k8s-prefixed-label-key", |_, text| names::prefixed_label_key(text)),
     ("k8s-label-value", |_, text| names::label_value(text)),
     ("k8s-path-segment-name", |_, text| names::path_segment(text)),
@@ -96,19 +107,16 @@ static FORMATS: &[(&str, Format)] = &[
     ("percent", |_, text| names::percent(text)),
     ("env-name", |_, text| names::env_name(text)),
     ("config-map-key", |_, text| names::config_map_key(text)),
-    ("header-name", |_, text| names::http_header_name(text)),
     ("ip", |_, text| names::ip(text)),
     ("cidr", |_, text| names::cidr(text)),
+    ("semver", |_, text| names::semver(text)),
     ("c-identifier", |_, text| names::c_identifier(text)),
     ("absolute-path", |_, text| match text.starts_with('/') {
         true => Vec::new(),
         false => vec!["must be an absolute path".to_owned()],
     }),
-    ("relative-path", |_, text| match text {
-        text if text.starts_with('/') => vec!["must be a relative path".to_owned()],
-        text if text.split('/').any(|part| part == "..") => vec!["must not contain '..'".to_owned()],
-        _ => Vec::new(),
-    }),
+    ("relative-path", |_, text| names::relative_path(text)),
+    ("search-domain", |_, text| if text == "." { Vec::new() } else { names::search_domain(text) }),
     // One which is not negative.
     ("quantity", |_, text| match Quantity::parse(text) {
         Ok(quantity) if quantity.nanos < 0 => vec!["must be greater than or equal to 0".to_owned()],
@@ -159,16 +167,23 @@ impl Rule {
         let list = |text: &str| text.split(',').map(|w| w.trim().trim_matches('"').to_owned()).collect::<Vec<_>>();
         match text {
             "required" => return Some(Rule::Required(String::new())),
+            "present" => return Some(Rule::Present(String::new())),
             "forbidden" => return Some(Rule::Forbidden(String::new())),
             "immutable" => return Some(Rule::Immutable),
+            "unlisted" => return Some(Rule::Unlisted),
             "unique=set" => return Some(Rule::Unique),
             _ => {}
         }
-        if let Some(detail) = argument("required") {
-            return Some(Rule::Required(detail.to_owned()));
-        }
-        if let Some(detail) = argument("forbidden") {
-            return Some(Rule::Forbidden(detail.to_owned()));
+        let worded: [(&str, fn(String) -> Rule); 4] = [
+            ("required", Rule::Required),
+            ("present", Rule::Present),
+            ("forbidden", Rule::Forbidden),
+            ("alone", Rule::Alone),
+        ];
+        for (name, rule) in worded {
+            if let Some(detail) = argument(name) {
+                return Some(rule(detail.to_owned()));
+            }
         }
         if let Some(fields) = argument("unique=map") {
             return Some(Rule::UniqueBy(list(fields)));
@@ -212,9 +227,10 @@ impl Rule {
             "maxItems" | "maxProperties" => Rule::MaxItems(value.parse().ok()?),
             "minItems" | "minProperties" => Rule::MinItems(value.parse().ok()?),
             "enum" => Rule::Enum(list(value)),
-            "eachVal" => Rule::EachValue(Box::new(Rule::parse(value)?)),
-            "eachKey" => Rule::EachKey(Box::new(Rule::parse(value)?)),
+            "eachVal" => Rule::EachValue(Box::new(Rule::parse(value)?.given())),
+            "eachKey" => Rule::EachKey(Box::new(Rule::parse(value)?.given())),
             "given" => Rule::Given(Box::new(Rule::parse(value)?)),
+            "late" => Rule::Late(Box::new(Rule::parse(value)?)),
             "zero" => Rule::Zero(Box::new(Rule::parse(value)?)),
             "update" => Rule::Update(match value {
                 "NoSet" => UpdateRule::NoSet,
@@ -226,6 +242,15 @@ impl Rule {
         })
     }
 
+    /// The rule as it holds for what may be an empty text, and is one nevertheless: an element, or what a pointer refers to.
+    pub fn given(self) -> Rule {
+        match self {
+            Rule::Format(_) | Rule::Enum(_) | Rule::MinLength(_) => Rule::Given(Box::new(self)),
+            Rule::Says(detail, rule) => Rule::Says(detail, Box::new(rule.given())),
+            other => other,
+        }
+    }
+
     /// Checks one value: `holder` is the object it is a member of.
     fn check(&self, value: &Value, old: Option<&Value>, holder: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let invalid = |detail: String| FieldError::invalid(path, value.clone(), detail);
@@ -234,11 +259,16 @@ impl Rule {
         };
         match self {
             Rule::Required(detail) => {
-                // A number or boolean that is there is given, zero or not; so is an empty struct.
-                let given = !matches!(value, Value::Null)
+                // A boolean that is there is given, false or not; so is an empty struct.
+                let given = !matches!(value, Value::Null | Value::Int(0))
                     && !matches!(value, Value::String(s) if s.is_empty())
                     && !matches!(value, Value::List(l) if l.is_empty());
                 if !given {
+                    errors.push(FieldError::required(path, detail.as_str()));
+                }
+            }
+            Rule::Present(detail) => {
+                if value.is_null() {
                     errors.push(FieldError::required(path, detail.as_str()));
                 }
             }
@@ -300,12 +330,16 @@ impl Rule {
                     check(&mut checks::Check { value, old, path, errors });
                 }
             }
+            Rule::Late(rule) => rule.check(value, old, holder, path, errors),
             Rule::Says(detail, rule) => {
                 let known = errors.len();
                 rule.check(value, old, holder, path, errors);
                 errors.iter_mut().skip(known).for_each(|error| error.detail.clone_from(detail));
             }
-            Rule::Given(rule) if !value.is_null() => rule.shape(value, holder, path, errors),
+            Rule::Given(rule) if !value.is_null() => match **rule {
+                Rule::Required(_) => rule.check(value, old, holder, path, errors),
+                _ => rule.shape(value, holder, path, errors),
+            },
             Rule::Zero(rule) if value.is_null() => {
                 let number = matches!(**rule, Rule::Minimum(_) | Rule::Maximum(_) | Rule::Range(..));
                 let zero = if number { Value::Int(0) } else { Value::from("") };
@@ -365,6 +399,12 @@ impl Rule {
             }
             Rule::Enum(values) if !values.iter().any(|v| v == text()) => {
                 errors.push(FieldError::not_supported(path, value.clone(), values));
+            }
+            Rule::Alone(others) => {
+                let list = value.as_list().unwrap_or_default();
+                if list.len() > 1 && list.iter().any(|item| item.as_str() == Some("*")) {
+                    errors.push(invalid(format!("if '*' is present, must not specify other {others}")));
+                }
             }
             Rule::Unique => {
                 let mut seen = HashSet::new();
@@ -432,6 +472,14 @@ impl RuleBook {
     pub fn add(&mut self, message: MessageId, path: &str, rule: Rule) {
         self.rows.entry(message).or_default().push(Row { path: path.to_owned(), rule });
     }
+
+    fn of(&self, message: MessageId) -> impl Iterator<Item = &Row> {
+        self.rows.get(&message).into_iter().flatten()
+    }
+
+    fn is_unlisted(&self, message: MessageId, field: &str) -> bool {
+        self.of(message).any(|row| row.path == field && row.rule == Rule::Unlisted)
+    }
 }
 
 /// Everything wrong with an object by the rules of its kind (`old` on update, for immutability),
@@ -454,36 +502,46 @@ fn join(path: &str, name: &str) -> String {
 
 impl Walk<'_> {
     fn message(&mut self, id: MessageId, new: &Value, old: Option<&Value>, path: &str) {
-        let (table, rules) = (self.table, self.rules);
+        let table = self.table;
         let message = table.message(id);
         let Value::Object(object) = new else { return };
         if message.form != Form::Struct {
             return;
         }
-        self.rows(rules.rows.get(&id), new, old, path);
-        for (_, inner) in table.inlined(message) {
-            self.rows(table.by_name.get(&inner.name).and_then(|id| rules.rows.get(id)), new, old, path);
-        }
+        self.rows(id, new, old, path, false);
+        // A plain struct is always there in Go.
+        let nothing = Value::Object(Object::new());
         table.each_field(message, &mut |field| {
-            let Some(value) = object.get(&field.name) else { return };
+            let plain = !field.pointer && table.is_struct(&field.ty);
+            let value = object.get(&field.name).filter(|value| !plain || !value.is_null());
+            let Some(value) = value.or(plain.then_some(&nothing)) else { return };
             if path.is_empty() && matches!(&*field.name, "metadata" | "status") {
                 return;
             }
             let at = join(path, &field.name);
             if let Value::String(text) = value
-                && !text.is_empty()
+                && (field.pointer || !text.is_empty())
                 && !field.enumeration.is_empty()
                 && !field.enumeration.iter().any(|e| **e == **text)
-                && !self.errors.iter().any(|e| e.kind == ErrorKind::NotSupported && e.field == at)
+                && !self.errors.iter().any(|e| e.field == at)
+                && !self.rules.is_unlisted(id, &field.name)
             {
                 self.errors.push(FieldError::not_supported(&at, text.as_str(), &field.enumeration));
             }
             self.value(&field.ty, value, old.and_then(|o| o.member(&field.name)), &at);
         });
+        self.rows(id, new, old, path, true);
     }
 
-    fn rows(&mut self, rows: Option<&Vec<Row>>, new: &Value, old: Option<&Value>, path: &str) {
-        for row in rows.into_iter().flatten() {
+    /// The rows of a message, and of those that stand in it inline.
+    fn rows(&mut self, id: MessageId, new: &Value, old: Option<&Value>, path: &str, late: bool) {
+        for inner in self.table.message(id).fields.iter().filter(|field| field.inline) {
+            if let Type::Message(id) = inner.ty {
+                self.rows(id, new, old, path, late);
+            }
+        }
+        let rules = self.rules;
+        for row in rules.of(id).filter(|row| matches!(row.rule, Rule::Late(_)) == late) {
             let (value, was, at) = if row.path.is_empty() {
                 (Some(new), old, path.to_owned())
             } else {
@@ -495,6 +553,12 @@ impl Walk<'_> {
                 }
                 (new.dotted(&row.path), old.and_then(|o| o.dotted(&row.path)), join(path, &row.path))
             };
+            // A number that is missing is not too small as well.
+            if matches!(row.rule, Rule::Minimum(_) | Rule::Range(..))
+                && self.errors.iter().any(|error| error.kind == ErrorKind::Required && error.field == at)
+            {
+                continue;
+            }
             let was = was.or(old.map(|_| &Value::Null));
             row.rule.check(value.unwrap_or(&Value::Null), was, new, &at, &mut self.errors);
         }

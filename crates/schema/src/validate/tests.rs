@@ -99,7 +99,7 @@ fn rules_are_read_and_applied() {
             r#"containers[1].name: Duplicate value: "a""#,
             r#"containers[0]: Invalid value: "command, args": must specify at most one of: `command`, `args`"#,
             r#"containers[2].name: Invalid value: "B_": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#,
-            "containers[2].ports[0].containerPort: Invalid value: 0: must be between 1 and 65535, inclusive",
+            "containers[2].ports[0].containerPort: Required value",
             r#"containers[2].ports[0].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP""#,
             r#"restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure""#,
         ]

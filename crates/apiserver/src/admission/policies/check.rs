@@ -1,7 +1,7 @@
 //! What is wrong with a policy or a binding: expressions that do not compile, and what no table can say.
 
+use schema::Value;
 use schema::validate::{FieldError, names};
-use schema::{Value, selector::LabelSelector};
 
 use super::{Expressions, mutating};
 use crate::admission::expressions::check_conditions;
@@ -21,9 +21,12 @@ pub fn check(kind: &str, object: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn compiles(text: &str, env: &Env, wanted: &[Type], path: String, errors: &mut Vec<FieldError>) {
+const UNSPECIFIED: &str = "expression is not specified";
+
+/// `missing` is said where there is no expression.
+fn compiles(text: &str, missing: &str, env: &Env, wanted: &[Type], path: String, errors: &mut Vec<FieldError>) {
     if text.trim().is_empty() {
-        return errors.push(FieldError::required(path, "expression is not specified"));
+        return errors.push(FieldError::required(path, missing));
     }
     if let Err(why) = Program::compile_to(text, env, wanted) {
         errors.push(FieldError::invalid(path, text, why));
@@ -33,18 +36,11 @@ fn compiles(text: &str, env: &Env, wanted: &[Type], path: String, errors: &mut V
 fn policy(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
     let spec = &object["spec"];
     let has_params = !spec["paramKind"].is_null();
-    if has_params {
-        for field in ["apiVersion", "kind"] {
-            if spec["paramKind"].str_at(&[field]).is_empty() {
-                errors.push(FieldError::required(format!("spec.paramKind.{field}"), ""));
-            }
-        }
-    }
+    param_version(spec.str_at(&["paramKind", "apiVersion"]), "spec.paramKind.apiVersion", errors);
     let constraints = &spec["matchConstraints"];
     if !constraints.is_null() && constraints.list_at(&["resourceRules"]).is_empty() {
         errors.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
     }
-    selectors(constraints, "spec.matchConstraints", errors);
     errors.extend(check_conditions(spec.list_at(&["matchConditions"]), has_params, "spec.matchConditions"));
     let expressions = Expressions::new(spec, Type::Dyn, Type::Dyn);
     for (at, (variable, value)) in expressions.variables.iter().zip(spec.list_at(&["variables"])).enumerate() {
@@ -58,7 +54,7 @@ fn policy(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
         }
         match &variable.program {
             _ if text.trim().is_empty() => {
-                errors.push(FieldError::required(place("expression"), "expression is not specified"));
+                errors.push(FieldError::required(place("expression"), UNSPECIFIED));
             }
             Err(why) => errors.push(FieldError::invalid(place("expression"), text, why.clone())),
             Ok(_) => {}
@@ -111,7 +107,8 @@ fn mutations(spec: &Value, expressions: &Expressions, errors: &mut Vec<FieldErro
         } else {
             let text = mutation.str_at(&[own, "expression"]).trim();
             let env = expressions.env.clone().with_patches();
-            compiles(text, &env, &[mutating::result_of(patch_type)], place(&format!("{own}.expression")), errors);
+            let path = place(&format!("{own}.expression"));
+            compiles(text, "", &env, &[mutating::result_of(patch_type)], path, errors);
         }
         if !mutation[other].is_null() {
             let why = format!("must not be specified when patchType is {patch_type}");
@@ -125,14 +122,14 @@ fn validations(object: &Value, expressions: &Expressions, errors: &mut Vec<Field
     for (at, validation) in spec.list_at(&["validations"]).iter().enumerate() {
         let place = |field: &str| format!("spec.validations[{at}].{field}");
         let text = |field: &str| validation.str_at(&[field]);
-        compiles(text("expression"), &expressions.env, &[Type::Bool], place("expression"), errors);
+        compiles(text("expression"), UNSPECIFIED, &expressions.env, &[Type::Bool], place("expression"), errors);
         let message_expression = text("messageExpression");
         if !message_expression.is_empty() {
             let path = place("messageExpression");
             if message_expression.trim().is_empty() {
                 errors.push(FieldError::invalid(path, message_expression, "must be non-empty if specified"));
             } else {
-                compiles(message_expression, &expressions.message_env, &[Type::String], path, errors);
+                compiles(message_expression, "", &expressions.message_env, &[Type::String], path, errors);
             }
         }
         let message = text("message");
@@ -142,8 +139,9 @@ fn validations(object: &Value, expressions: &Expressions, errors: &mut Vec<Field
             errors.push(FieldError::invalid(place("message"), message, "must not contain line breaks"));
         }
         let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-        if !text("reason").is_empty() && !reasons.contains(&text("reason")) {
-            errors.push(FieldError::not_supported(place("reason"), text("reason"), &reasons[..3]));
+        let reason = validation.member("reason").and_then(Value::as_str);
+        if let Some(reason) = reason.filter(|reason| !reasons.contains(reason)) {
+            errors.push(FieldError::not_supported(place("reason"), reason, &reasons[..3]));
         }
     }
     let annotations = spec.list_at(&["auditAnnotations"]);
@@ -173,31 +171,28 @@ fn validations(object: &Value, expressions: &Expressions, errors: &mut Vec<Field
             errors.push(FieldError::required(place("valueExpression"), detail));
         } else {
             let wanted = [Type::String, Type::Null];
-            compiles(text, &expressions.env, &wanted, place("valueExpression"), errors);
+            compiles(text, "", &expressions.env, &wanted, place("valueExpression"), errors);
         }
     }
 }
 
-fn selectors(resources: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    for field in ["namespaceSelector", "objectSelector"] {
-        if !resources[field].is_null()
-            && let Err(why) = LabelSelector::from_value(&resources[field])
-        {
-            errors.push(FieldError::invalid(format!("{path}.{field}"), resources[field].clone(), why.to_string()));
-        }
+/// A group, which may be empty, and a version.
+fn param_version(api_version: &str, path: &str, errors: &mut Vec<FieldError>) {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let wrong = match (api_version.matches('/').count(), version) {
+        (0, "") => return,
+        (2.., _) => vec![(api_version, format!("unexpected GroupVersion string: {api_version}"))],
+        (_, "") => vec![(api_version, "version must be specified".to_owned())],
+        _ => vec![(version, names::dns1035_label(version).join(","))],
+    };
+    let of_group = (group, if group.is_empty() { String::new() } else { names::dns1123_subdomain(group).join(",") });
+    for (shown, why) in wrong.into_iter().chain([of_group]).filter(|(_, why)| !why.is_empty()) {
+        errors.push(FieldError::invalid(path, shown, why));
     }
 }
 
 fn binding(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
     let spec = &object["spec"];
-    let policy = spec.str_at(&["policyName"]);
-    if policy.is_empty() {
-        errors.push(FieldError::required("spec.policyName", ""));
-    } else {
-        let problems = names::dns1123_subdomain(policy).into_iter();
-        errors.extend(problems.map(|why| FieldError::invalid("spec.policyName", policy, why)));
-    }
-    selectors(&spec["matchResources"], "spec.matchResources", errors);
     let reference = &spec["paramRef"];
     if !reference.is_null() {
         let (has_name, has_selector) = (!reference.str_at(&["name"]).is_empty(), !reference["selector"].is_null());
@@ -229,7 +224,7 @@ fn actions(value: &Value, errors: &mut Vec<FieldError>) {
     let path = "spec.validationActions";
     let actions: Vec<&str> = value.as_list().into_iter().flatten().filter_map(Value::as_str).collect();
     if actions.is_empty() {
-        return errors.push(FieldError::required(path, "at least one validation action is required"));
+        return errors.push(FieldError::required(path, ""));
     }
     for (at, action) in actions.iter().enumerate() {
         if !["Audit", "Deny", "Warn"].contains(action) {

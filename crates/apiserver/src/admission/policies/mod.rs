@@ -56,7 +56,9 @@ impl Expressions {
         for variable in spec.list_at(&["variables"]) {
             let program = Program::compile_to(variable.str_at(&["expression"]), &env, &[]);
             variables.push(Variable { name: variable.str_at(&["name"]).to_owned(), program });
-            let known = variables.iter().map(|v| {
+            // One without an expression is none.
+            let given = |of: &&Value| !of.str_at(&["expression"]).trim().is_empty();
+            let known = variables.iter().zip(spec.list_at(&["variables"])).filter(|(_, of)| given(of)).map(|(v, _)| {
                 let ty = v.program.as_ref().map_or(Type::Dyn, |program| program.ty.clone());
                 (v.name.clone(), types::Field { name: v.name.clone(), ty })
             });
