@@ -519,9 +519,6 @@ pub fn ingress_class(c: &mut Check<'_>) {
 pub fn policy_rule(c: &mut Check<'_>) {
     let value = c.value;
     let count = |field: &str| value.list_at(&[field]).len();
-    if count("verbs") == 0 {
-        c.required("verbs", "verbs must contain at least one value");
-    }
     if count("nonResourceURLs") > 0 {
         if count("apiGroups") > 0 || count("resources") > 0 || count("resourceNames") > 0 {
             let detail = "rules cannot apply to both regular resources and non-resource URLs";
