@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use schema::api::Object;
+use schema::api::{Message, Object, meta::v1::ObjectMeta};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
 use crate::backoff::Backoff;
@@ -40,9 +41,23 @@ pub struct Trigger {
     kind: TypeId,
     map: Box<dyn Fn(&World, &dyn std::any::Any) -> Vec<Key> + Send + Sync>,
     add: fn(&mut World),
-    /// Only metadata is kept.
-    slim: bool,
-    follow: fn(Arc<Shared>, Client, bool) -> BoxFuture<'static, ()>,
+    contents: Contents,
+    follow: fn(Arc<Shared>, Client, Kept) -> BoxFuture<'static, ()>,
+}
+
+/// Of which objects a row reads more than metadata.
+#[derive(Clone, Copy)]
+enum Contents {
+    All,
+    Named(&'static str),
+    None,
+}
+
+/// Of which objects the world keeps more than metadata.
+#[derive(Clone, Default)]
+struct Kept {
+    all: bool,
+    named: Vec<&'static str>,
 }
 
 impl Trigger {
@@ -56,14 +71,19 @@ impl Trigger {
                     .map_or_else(Vec::new, |change| map(world, change.old.as_deref(), change.new.as_deref()))
             }),
             add: World::add::<K>,
-            slim: false,
-            follow: |shared, client, slim| Box::pin(follow::<K>(shared, client, slim)),
+            contents: Contents::All,
+            follow: |shared, client, kept| Box::pin(follow::<K>(shared, client, kept)),
         }
     }
 
     /// As [`Trigger::on`] for who needs no more than metadata: the world keeps no more, unless another row reads it all.
     pub fn on_metadata<K: Object>(map: fn(&World, Option<&K>, Option<&K>) -> Vec<Key>) -> Self {
-        Self { slim: true, ..Self::on(map) }
+        Self { contents: Contents::None, ..Self::on(map) }
+    }
+
+    /// As [`Trigger::on_metadata`] for who needs all of the objects with this name.
+    pub fn on_named<K: Object>(name: &'static str, map: fn(&World, Option<&K>, Option<&K>) -> Vec<Key>) -> Self {
+        Self { contents: Contents::Named(name), ..Self::on(map) }
     }
 
     /// The object's own key.
@@ -226,32 +246,32 @@ impl RowState {
 
 struct Feed {
     shared: Arc<Shared>,
-    slim: bool,
-}
-
-impl Feed {
-    fn shape<K: Object>(&self, mut object: K) -> K {
-        if !self.slim {
-            return object;
-        }
-        let mut slim = K::default();
-        std::mem::swap(slim.metadata_mut(), object.metadata_mut());
-        slim.metadata_mut().managed_fields.clear();
-        slim.metadata_mut().annotations.clear();
-        slim
-    }
+    kept: Kept,
 }
 
 impl<K: Object> Sink<K> for Feed {
+    fn decode(&self, raw: &Bytes) -> Option<K> {
+        if self.kept.all {
+            return reflector::without_managed_fields(raw);
+        }
+        let mut metadata = ObjectMeta::decode(&reflector::metadata_of(raw)?).ok()?;
+        if self.kept.named.contains(&metadata.name.as_str()) {
+            return reflector::without_managed_fields(raw);
+        }
+        metadata.managed_fields = Vec::new();
+        metadata.annotations.clear();
+        let mut slim = K::default();
+        *slim.metadata_mut() = metadata;
+        Some(slim)
+    }
+
     fn replace(&mut self, items: Vec<K>, revision: u64) {
-        let items = items.into_iter().map(|object| self.shape(object)).collect();
         self.shared.change::<K>(|world| world.of_mut::<K>().replace(items, revision));
         // Rows wait for their first complete view.
         self.shared.rows.iter().for_each(|state| state.wake.notify_one());
     }
 
     fn put(&mut self, object: K) {
-        let object = self.shape(object);
         self.shared.change::<K>(|world| world.of_mut::<K>().put(object).into_iter().collect());
     }
 
@@ -263,8 +283,8 @@ impl<K: Object> Sink<K> for Feed {
     }
 }
 
-async fn follow<K: Object>(shared: Arc<Shared>, client: Client, slim: bool) {
-    reflector::run::<K>(client, Scope::default(), Feed { shared, slim }).await;
+async fn follow<K: Object>(shared: Arc<Shared>, client: Client, kept: Kept) {
+    reflector::run::<K>(client, Scope::default(), Feed { shared, kept }).await;
 }
 
 /// Runs a table of rows.
@@ -290,11 +310,15 @@ impl Runner {
         let mut tasks = JoinSet::new();
         let mut followed = HashMap::new();
         for trigger in self.shared.rows.iter().flat_map(|state| &state.row.triggers) {
-            let (_, slim) = followed.entry(trigger.kind).or_insert((trigger.follow, true));
-            *slim &= trigger.slim;
+            let (_, kept) = followed.entry(trigger.kind).or_insert((trigger.follow, Kept::default()));
+            match trigger.contents {
+                Contents::All => kept.all = true,
+                Contents::Named(name) => kept.named.push(name),
+                Contents::None => {}
+            }
         }
-        for (follow, slim) in followed.into_values() {
-            tasks.spawn(follow(self.shared.clone(), self.client.clone(), slim));
+        for (follow, kept) in followed.into_values() {
+            tasks.spawn(follow(self.shared.clone(), self.client.clone(), kept));
         }
         for index in 0..self.shared.rows.len() {
             tasks.spawn(drive(self.shared.clone(), index, self.client.clone()));

@@ -16,7 +16,7 @@ pub fn row(server_ca: String) -> Row {
         user: "system:serviceaccount:kube-system:root-ca-cert-publisher",
         triggers: vec![
             Trigger::itself::<Namespace>(),
-            Trigger::on::<ConfigMap>(|_, old, new| {
+            Trigger::on_named::<ConfigMap>(NAME, |_, old, new| {
                 let ours = old.or(new).filter(|map| map.metadata.name == NAME);
                 ours.map(|map| Key::new("", &map.metadata.namespace)).into_iter().collect()
             }),

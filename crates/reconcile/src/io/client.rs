@@ -97,6 +97,16 @@ impl Client {
 
     /// `query` without its question mark: `fieldSelector=…&limit=…`; namespace `""` for all.
     pub async fn list<K: Object>(&self, namespace: &str, query: &str) -> Result<List<K>, Error> {
+        self.list_as(namespace, query, |raw| K::decode(raw).ok()).await
+    }
+
+    /// As [`Client::list`], by who reads an object's protobuf in another way.
+    pub(super) async fn list_as<K: Object>(
+        &self,
+        namespace: &str,
+        query: &str,
+        decode: impl Fn(&Bytes) -> Option<K>,
+    ) -> Result<List<K>, Error> {
         let path = with_query(plan::path(K::GROUP, K::VERSION, K::PLURAL, Some(namespace), None), query);
         let raw = self.request_raw(build(Method::GET, path.clone(), None, Bytes::new())).await?;
         let mut list = List { items: Vec::new(), resource_version: String::new() };
@@ -109,9 +119,9 @@ impl Client {
                         .unwrap_or_default();
                 }
                 // One object that cannot be read never spoils a list.
-                2 => match K::decode(&value) {
-                    Ok(object) => list.items.push(object),
-                    Err(error) => tracing::warn!(%path, %error, "an object in a list cannot be decoded"),
+                2 => match decode(&value) {
+                    Some(object) => list.items.push(object),
+                    None => tracing::warn!(%path, "an object in a list cannot be decoded"),
                 },
                 _ => {}
             }

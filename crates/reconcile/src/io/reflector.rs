@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use schema::api::Object;
 
 use super::{Client, Error, Event, EventKind, frames};
@@ -17,10 +18,21 @@ pub struct Scope {
 }
 
 /// Where a reflector puts what it learns.
-pub trait Sink<K>: Send {
+pub trait Sink<K: Object>: Send + Sync {
+    /// Reads an object's protobuf, or as much of it as is wanted; [`without_managed_fields`] is all that anybody wants.
+    fn decode(&self, raw: &Bytes) -> Option<K> {
+        without_managed_fields(raw)
+    }
     fn replace(&mut self, items: Vec<K>, revision: u64);
     fn put(&mut self, object: K);
     fn remove(&mut self, object: K);
+}
+
+/// Whole but for its managedFields, which only the API server reads: an update without them leaves them as they are.
+pub fn without_managed_fields<K: Object>(raw: &Bytes) -> Option<K> {
+    let mut object = K::decode(raw).ok()?;
+    object.metadata_mut().managed_fields = Vec::new();
+    Some(object)
 }
 
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -53,7 +65,7 @@ async fn follow<K: Object>(
     let at = match revision.clone() {
         Some(at) => at,
         None => {
-            let list = client.list::<K>(&scope.namespace, &scope.query).await?;
+            let list = client.list_as(&scope.namespace, &scope.query, |raw| sink.decode(raw)).await?;
             sink.replace(list.items, list.resource_version.parse().unwrap_or(0));
             revision.insert(list.resource_version).clone()
         }
@@ -65,7 +77,7 @@ async fn follow<K: Object>(
         if kind == EventKind::Error {
             return Err(watch_error(&path, &raw));
         }
-        let object = K::decode(&raw).map_err(|_| Error::Decode { path: path.clone(), expected: K::KIND })?;
+        let object = sink.decode(&raw).ok_or_else(|| Error::Decode { path: path.clone(), expected: K::KIND })?;
         *revision = Some(object.metadata().resource_version.clone());
         match kind {
             EventKind::Added | EventKind::Modified => sink.put(object),
@@ -76,7 +88,7 @@ async fn follow<K: Object>(
     Ok(())
 }
 
-fn watch_error(path: &str, raw: &bytes::Bytes) -> Error {
+fn watch_error(path: &str, raw: &Bytes) -> Error {
     use schema::api::{Message, meta::v1::Status};
     let status = Status::decode(raw).unwrap_or_default();
     Error::Api {
@@ -90,6 +102,6 @@ fn watch_error(path: &str, raw: &bytes::Bytes) -> Error {
 }
 
 /// Reads any kind as `(metadata protobuf)`: for those who follow all kinds, such as the garbage collector.
-pub fn metadata_of(raw: &bytes::Bytes) -> Option<bytes::Bytes> {
+pub fn metadata_of(raw: &Bytes) -> Option<Bytes> {
     frames::fields(raw).find(|(tag, _)| *tag == 1).map(|(_, metadata)| metadata)
 }
