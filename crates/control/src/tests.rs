@@ -80,6 +80,7 @@ impl Fixture {
             "PersistentVolumeClaim" => self.add(object::<core::PersistentVolumeClaim>(json)),
             "StorageClass" => self.add(object::<storage::StorageClass>(json)),
             "VolumeAttributesClass" => self.add(object::<storage::VolumeAttributesClass>(json)),
+            "CertificateSigningRequest" => self.add(object::<certificates::CertificateSigningRequest>(json)),
             "PodCertificateRequest" => self.add(object::<certificates::PodCertificateRequest>(json)),
             "Lease" => self.add(object::<coordination::Lease>(json)),
             "ReplicaSet" => self.add(object::<apps::ReplicaSet>(json)),

@@ -38,8 +38,6 @@ pub enum Command {
     },
     /// Look after the encryption of Secrets.
     SecretsEncrypt {
-        #[command(flatten)]
-        place: DataDir,
         #[command(subcommand)]
         action: SecretsEncryptCommand,
     },
@@ -209,7 +207,10 @@ pub struct AgentArgs {
 #[derive(Debug, Subcommand)]
 pub enum SecretsEncryptCommand {
     /// Print whether it is on, and the names of its keys.
-    Status,
+    Status {
+        #[command(flatten)]
+        place: DataDir,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pki::{Algorithm, Authority, Certificate, DAY, JoinToken, KeyPair, Leaf, Names, SystemRandom};
 use rustls::pki_types::pem::{self, PemObject};
@@ -43,8 +44,8 @@ impl Pair {
 
 /// What a server needs to be one.
 pub struct Identity {
-    pub server_ca: Authority,
-    pub client_ca: Authority,
+    pub server_ca: Arc<Authority>,
+    pub client_ca: Arc<Authority>,
     pub front_proxy_ca: Authority,
     pub service_account_key: KeyPair,
     /// The API's serving certificate.
@@ -100,8 +101,8 @@ impl Identity {
             .map_err(|source| Error::Pki { path: dir.join("node-token"), source })?;
         files::write(&dir.join("node-token"), format!("{node_token}\n").as_bytes(), 0o600)?;
         Ok(Self {
-            server_ca,
-            client_ca,
+            server_ca: server_ca.into(),
+            client_ca: client_ca.into(),
             front_proxy_ca,
             service_account_key,
             serving,

@@ -6,6 +6,7 @@
 //! server by the CA's hash in the token.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use apiserver::{Body, Server, User, body};
 use http::{Method, Request, Response, StatusCode, header};
@@ -63,8 +64,8 @@ pub struct Cluster {
 
 /// The server's side.
 pub struct Desk {
-    pub server_ca: Authority,
-    pub client_ca: Authority,
+    pub server_ca: Arc<Authority>,
+    pub client_ca: Arc<Authority>,
     pub server_secret: String,
     pub agent_secret: String,
     /// The node that runs in the server itself.

@@ -20,6 +20,7 @@ mod machine;
 mod manners;
 mod places;
 mod server;
+mod signing;
 mod token;
 mod who;
 mod wiring;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
         }
         Command::Images { place, action } => finish(images::run(&place.data_dir, action)),
         Command::Token { place, agent } => finish(token::run(&place.data_dir, agent)),
-        Command::SecretsEncrypt { place, action: cli::SecretsEncryptCommand::Status } => {
+        Command::SecretsEncrypt { action: cli::SecretsEncryptCommand::Status { place } } => {
             finish(encryption::status(&places::Places::new(&place.data_dir)).map(|text| print!("{text}")))
         }
         Command::Check { place } => finish(check::run(&place.data_dir)),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use apiserver::seams::Random;
 use apiserver::{Body, Server, User, bootstrap};
 use http::{Request, Response};
-use pki::{Authority, Leaf};
+use pki::Leaf;
 use reconcile::Runner;
 use reconcile::io::{Client, Identity as Component};
 use runtime::images::registries::Registries;
@@ -31,7 +31,7 @@ use crate::wiring::local::Local;
 use crate::wiring::node_proxy::Proxy;
 use crate::wiring::process;
 use crate::wiring::servicelb;
-use crate::{facts, files, machine};
+use crate::{facts, files, machine, signing};
 
 /// The API that this release serves.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";
@@ -196,8 +196,8 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
     };
     let ca_pem = identity.server_ca.bundle_pem();
     let desk = Desk {
-        server_ca: Authority::from_pem(&ca_pem, &identity.server_ca.key_pem())?,
-        client_ca: Authority::from_pem(&identity.client_ca.bundle_pem(), &identity.client_ca.key_pem())?,
+        server_ca: identity.server_ca.clone(),
+        client_ca: identity.client_ca.clone(),
         server_secret: identity.server_secret.clone(),
         agent_secret: identity.agent_secret.clone(),
         own: (!args.disable_agent).then(|| settings.node_name.clone()),
@@ -210,6 +210,7 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
     let control = control::cluster::Config {
         server_ca: identity.server_ca.bundle_pem(),
         cluster_cidrs: settings.cluster_cidrs.clone(),
+        signer: signing::signer(&identity),
     };
     let clock = || (now_ns(), random_bits());
     let mut rows = Vec::new();

@@ -1,6 +1,6 @@
 //! Reconcilers of what belongs to the cluster rather than to a workload.
 
-mod certificate_cleaner;
+mod certificates;
 mod disruption;
 pub mod endpoint_slices;
 mod endpoints;
@@ -14,6 +14,7 @@ mod root_ca;
 mod service_accounts;
 pub mod volumes;
 
+pub use certificates::Signer;
 use reconcile::{Key, World};
 use schema::api::{Object, core::v1::Namespace};
 
@@ -24,6 +25,7 @@ pub struct Config {
     pub server_ca: String,
     /// Ranges of pods, at most one per family: `10.42.0.0/16`.
     pub cluster_cidrs: Vec<String>,
+    pub signer: Signer,
 }
 
 /// Rows of this folder.
@@ -31,7 +33,9 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
     vec![
         service_accounts::row(),
         root_ca::row(config.server_ca.clone()),
-        certificate_cleaner::row(),
+        certificates::signer_row(config.signer.clone()),
+        certificates::cleaner_row(),
+        certificates::pod_cleaner_row(),
         node_ipam::row(config.cluster_cidrs.clone()),
         endpoint_slices::row(),
         node_lifecycle::row(),

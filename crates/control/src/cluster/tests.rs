@@ -413,7 +413,53 @@ fn certificate_requests_live_a_quarter_of_an_hour() {
         ("2025-12-31T23:45:01Z", "again in 1s"),
         ("2025-12-31T23:45:00Z", "delete podcertificaterequests n/r"),
     ] {
-        Fixture::new(&[request(made)]).check(certificate_cleaner::reconcile, "n/r", &[expected]);
+        Fixture::new(&[request(made)]).check(certificates::clean_of_pod, "n/r", &[expected]);
+    }
+}
+
+#[test]
+fn signing_requests_are_answered_and_then_go() {
+    const AN_HOUR_AGO: &str = "2025-12-31T23:00:00Z";
+    const A_DAY_AGO: &str = "2025-12-31T00:00:00Z";
+    let signer = |answer: Option<Result<&'static str, &'static str>>| {
+        let answer = answer.map(|answer| answer.map(str::to_owned).map_err(str::to_owned));
+        Signer(std::sync::Arc::new(move |_, _| answer.clone()))
+    };
+    let request = |made: &str, conditions: Json, certificate: &str| {
+        let status = json!({"conditions": conditions, "certificate": certificate});
+        json!({"kind": "CertificateSigningRequest", "metadata": {"name": "r", "creationTimestamp": made}, "status": status})
+    };
+    let condition = |kind: &str, at: &str| json!({"type": kind, "status": "True", "lastUpdateTime": at});
+    let approved = |at: &str| json!([condition("Approved", at)]);
+    let pem = Some(Ok("PEM"));
+    for (conditions, certificate, answer, expected) in [
+        (json!([]), "", pem, &[][..]),
+        (approved(JAN_1), "UEVN", pem, &[]),
+        (approved(JAN_1), "", None, &[]),
+        (json!([condition("Approved", JAN_1), condition("Failed", JAN_1)]), "", pem, &[]),
+        (approved(JAN_1), "", pem, &[r#"status certificatesigningrequests r {"status":{"certificate":"UEVN"}}"#]),
+        (
+            approved(JAN_1),
+            "",
+            Some(Err("no")),
+            &[
+                r#"status certificatesigningrequests r {"status":{"conditions":[{"lastTransitionTime":null,"lastUpdateTime":"2026-01-01T00:00:00Z","status":"True","type":"Approved"},{"lastTransitionTime":null,"lastUpdateTime":"2026-01-01T00:00:00Z","message":"no","reason":"SignerValidationFailure","status":"True","type":"Failed"}]}}"#,
+            ],
+        ),
+    ] {
+        let signer = signer(answer);
+        let sign = |world: &World, key: &Key, ctx: &mut Ctx| certificates::sign(world, key, ctx, &signer);
+        Fixture::new(&[request(JAN_1, conditions, certificate)]).check(sign, "r", expected);
+    }
+    for (made, conditions, certificate, expected) in [
+        (JAN_1, json!([]), "", "again in 86400s"),
+        (A_DAY_AGO, json!([]), "", "delete certificatesigningrequests r"),
+        (A_DAY_AGO, approved(JAN_1), "", "again in 86400s"),
+        (A_DAY_AGO, approved(JAN_1), "UEVN", "again in 3600s"),
+        (A_DAY_AGO, approved(AN_HOUR_AGO), "UEVN", "delete certificatesigningrequests r"),
+        (A_DAY_AGO, json!([condition("Denied", AN_HOUR_AGO)]), "", "delete certificatesigningrequests r"),
+    ] {
+        Fixture::new(&[request(made, conditions, certificate)]).check(certificates::clean, "r", &[expected]);
     }
 }
 
