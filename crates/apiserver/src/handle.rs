@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Request, header, request::Parts};
+use http::{HeaderName, HeaderValue, Request, header, request::Parts};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -165,6 +165,16 @@ fn deprecation(kind: &Kind) -> Option<String> {
     }
 }
 
+/// A request of somebody who is known.
+struct Asked<'a> {
+    parts: Parts,
+    query: Query,
+    user: User,
+    info: &'a Attributes,
+    body: Body,
+    warnings: &'a Warnings,
+}
+
 impl Server {
     /// Answers a request. In-process callers put their [`User`] into its extensions; for all others the
     /// connection's [`Peer`] stands there, and they are authenticated.
@@ -196,7 +206,8 @@ impl Server {
                 passage.patience = limit.or(most).map_or(QUEUE_WAIT, |limit| limit / 4);
                 let work = async {
                     let user = self.identify(&mut parts, &mut info, &mut warnings).await?;
-                    self.admit(parts, query, user, &info, body, &warnings, &mut passage).await
+                    let asked = Asked { parts, query, user, info: &info, body, warnings: &warnings };
+                    self.admit(asked, &mut passage).await
                 };
                 match limit {
                     None => work.await,
@@ -247,27 +258,18 @@ impl Server {
     }
 
     /// Is it their turn, and may they?
-    #[expect(clippy::too_many_arguments)]
-    async fn admit(
-        &self,
-        parts: Parts,
-        query: Query,
-        user: User,
-        info: &Attributes,
-        body: Body,
-        warnings: &Warnings,
-        passage: &mut Passage,
-    ) -> Result<Reply> {
+    async fn admit(&self, mut asked: Asked<'_>, passage: &mut Passage) -> Result<Reply> {
+        let info = asked.info;
         if is_long_running(info) && info.verb != "watch" {
-            self.allow(&user, info, warnings).await?;
-            return self.dispatch(parts, query, user, info, body, warnings).await;
+            self.allow(&asked.user, info, asked.warnings).await?;
+            return self.dispatch(asked).await;
         }
         let fairness = &self.inner.fairness;
-        let Some(schema) = fairness.classify(&user, info) else { return Err(Status::internal("no flow schema")) };
+        let Some(schema) = fairness.classify(&asked.user, info) else { return Err(Status::internal("no flow schema")) };
         let schema = passage.schema.insert(schema);
-        let seats = width::seats(self, info, &query, schema.seats_max());
+        let seats = width::seats(self, info, &asked.query, schema.seats_max());
         let arrived = Instant::now();
-        let permit = match fairness.enter(schema, &user, info, seats, passage.patience).await {
+        let permit = match fairness.enter(schema, &asked.user, info, seats, passage.patience).await {
             Ok(permit) => passage.permit.insert(permit),
             Err(Refused(after)) => {
                 let mut refusal = reply::text(429, "Too many requests, please try again later.\n");
@@ -277,13 +279,13 @@ impl Server {
         };
         passage.waited = arrived.elapsed();
         let _counted = self.inner.metrics.enter(info);
-        self.allow(&user, info, warnings).await?;
-        let body = permit.with_body(body);
+        self.allow(&asked.user, info, asked.warnings).await?;
+        asked.body = permit.with_body(asked.body);
         if info.is_resource && self.registry().get(&info.api_group, &info.api_version, &info.resource).is_none() {
             // Another server's work: its slowness is not this one's.
             permit.clients_turn();
         }
-        self.dispatch(parts, query, user, info, body, warnings).await
+        self.dispatch(asked).await
     }
 
     async fn allow(&self, user: &User, info: &Attributes, warnings: &Warnings) -> Result<()> {
@@ -329,15 +331,8 @@ impl Server {
         }
     }
 
-    async fn dispatch(
-        &self,
-        parts: Parts,
-        query: Query,
-        user: User,
-        info: &Attributes,
-        body: Body,
-        warnings: &Warnings,
-    ) -> Result<Reply> {
+    async fn dispatch(&self, asked: Asked<'_>) -> Result<Reply> {
+        let Asked { parts, query, user, info, body, warnings } = asked;
         if !info.is_resource {
             return nonresource::serve(self, parts, &query, &user, body).await;
         }
@@ -421,10 +416,7 @@ impl Server {
             };
             verbs.iter().any(|v| &**v == verb)
         };
-        let verb = match (&parts.method, call.info.verb.as_str()) {
-            (&Method::GET | &Method::HEAD, verb) => verb.to_owned(),
-            (_, verb) => verb.to_owned(),
-        };
+        let verb = call.info.verb.clone();
         if !allowed(&verb) {
             return Err(Status::method_not_allowed());
         }
