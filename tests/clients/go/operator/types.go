@@ -132,7 +132,6 @@ webhooks:
 - name: mutate.operator.example
   admissionReviewVersions: [v1]
   sideEffects: None
-  matchPolicy: Exact
   clientConfig: {url: "https://127.0.0.1:PORT/mutate-operator-example-v2-boat", caBundle: BUNDLE}
   rules: [{apiGroups: [operator.example], apiVersions: [v2], resources: [boats], operations: [CREATE, UPDATE]}]
 ---
@@ -143,7 +142,6 @@ webhooks:
 - name: validate.operator.example
   admissionReviewVersions: [v1]
   sideEffects: None
-  matchPolicy: Exact
   clientConfig: {url: "https://127.0.0.1:PORT/validate-operator-example-v2-boat", caBundle: BUNDLE}
   rules: [{apiGroups: [operator.example], apiVersions: [v2], resources: [boats], operations: [CREATE, UPDATE, DELETE]}]
 `
