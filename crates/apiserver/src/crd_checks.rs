@@ -2,7 +2,7 @@
 //! in the specification itself, and so do its field paths.
 
 use schema::Value;
-use schema::structural::{self, Schema};
+use schema::structural::Schema;
 use schema::validate::{FieldError, names};
 
 use crate::behaviours::Cx;
@@ -114,10 +114,14 @@ fn versions(spec: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
             false => Some(format!("{path}.{field}")),
         };
         let has_status = |version: &Value| !version["subresources"]["status"].is_null();
-        let schema = place("schema", "validation");
-        if let Some(place) = &schema {
+        let (schema, fields) = (place("schema", "validation"), place("selectableFields", "selectableFields"));
+        let fields = fields.filter(|_| !version["selectableFields"].is_empty());
+        let parsed =
+            (schema.is_some() || fields.is_some()).then(|| Schema::parse(&version["schema"]["openAPIV3Schema"]));
+        if let Some((place, parsed)) = schema.zip(parsed.as_ref()) {
             let has_status = if alike("schema") { versions.iter().any(has_status) } else { has_status(version) };
-            check_schema(spec, version, old, &format!("{place}.openAPIV3Schema"), has_status, errors);
+            let path = format!("{place}.openAPIV3Schema");
+            check_schema(spec, version, parsed, old, &path, has_status, errors);
         }
         if let Some(place) = place("subresources", "subresources") {
             scale(&version["subresources"]["scale"], &place, errors);
@@ -127,19 +131,16 @@ fn versions(spec: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
                 check_column(of, &format!("{place}[{column}]"), errors);
             }
         }
-        let fields = place("selectableFields", "selectableFields");
-        if let Some(place) = fields.filter(|_| !version["selectableFields"].is_empty()) {
-            match &version["schema"] {
-                Value::Null if alike("selectableFields") => {
-                    let detail = "may only be set when validations.schema is included";
-                    errors.push(FieldError::invalid(place, "", detail));
-                }
-                Value::Null => {
-                    let detail = "may only be set when `version.schema.openAPIV3Schema` is not included";
-                    errors.push(FieldError::invalid(place, "", detail));
-                }
-                schema => errors.extend(selectable(version, &Schema::parse(&schema["openAPIV3Schema"]), &place)),
+        if let Some((place, parsed)) = fields.zip(parsed) {
+            if !version["schema"].is_null() {
+                errors.extend(selectable(version, &parsed, &place));
+                continue;
             }
+            let detail = match alike("selectableFields") {
+                true => "may only be set when validations.schema is included",
+                false => "may only be set when `version.schema.openAPIV3Schema` is not included",
+            };
+            errors.push(FieldError::invalid(place, "", detail));
         }
     }
 }
@@ -165,6 +166,7 @@ fn deprecation(deprecated: bool, warning: &str) -> Vec<String> {
 fn check_schema(
     spec: &Value,
     version: &Value,
+    parsed: &Schema,
     old: Option<&Value>,
     path: &str,
     has_status: bool,
@@ -180,15 +182,14 @@ fn check_schema(
             "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         errors.push(FieldError::invalid(format!("{path}.type"), kind, detail));
     }
-    let parsed = Schema::parse(schema);
     if parsed.has_defaults() && spec.bool_at(&["preserveUnknownFields"]) {
         let detail = "must be false in order to use defaults in the schema";
         errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
     }
-    let wrong = structural::check(schema, path);
+    let wrong = parsed.check(schema, path);
     // What was taken once stays: rules do not keep a definition from being changed elsewhere.
     if !old.is_some_and(|old| is_known(old, version.str_at(&["name"]), schema)) {
-        errors.extend(Rules::new(&parsed, path, wrong.is_empty()).1);
+        errors.extend(Rules::new(parsed, path, wrong.is_empty()).1);
     }
     errors.extend(wrong);
 }

@@ -282,6 +282,9 @@ fn record(
     manager: &str,
 ) -> Vec<Entry> {
     let changes = typed.compare(before, after).without(&Set::of_fields(writer.resets));
+    if changes.nameless {
+        return Vec::new();
+    }
     let taken = changes.modified.union(&changes.added);
     for entry in &mut entries {
         if entry.fields.is_touched_by(&taken) || entry.fields.is_touched_by(&changes.removed) {

@@ -25,17 +25,6 @@ pub struct Schema {
     has_rules: bool,
 }
 
-/// What is wrong with a schema and with the defaults that it declares, as field errors below `path`.
-pub fn check(schema: &Value, path: &str) -> Vec<FieldError> {
-    let mut errors = check::structural(schema, path);
-    if errors.is_empty() {
-        let mut node = Node::new(schema);
-        node.embedded = true;
-        defaults(&node, path, &mut errors);
-    }
-    errors
-}
-
 /// Defaults are values of their schemas, without unknown fields. Those within metadata are not looked at.
 fn defaults(node: &Node, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(declared) = &node.default {
@@ -63,8 +52,9 @@ const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 impl Schema {
     /// `spec.versions[].schema.openAPIV3Schema`; what is wrong with it comes as field errors below `path`.
     pub fn new(open_api_v3: &Value, path: &str) -> Result<Schema, Vec<FieldError>> {
-        let errors = check(open_api_v3, path);
-        if errors.is_empty() { Ok(Schema::parse(open_api_v3)) } else { Err(errors) }
+        let schema = Schema::parse(open_api_v3);
+        let errors = schema.check(open_api_v3, path);
+        if errors.is_empty() { Ok(schema) } else { Err(errors) }
     }
 
     /// What can be read of a schema that may be wrong.
@@ -74,6 +64,15 @@ impl Schema {
         let (table, root) = table::build(&node);
         let has_rules = node.number_rules(0) > 0;
         Schema { table, root, node, has_rules }
+    }
+
+    /// What is wrong with the schema that this was read from, and with its defaults, as field errors below `path`.
+    pub fn check(&self, open_api_v3: &Value, path: &str) -> Vec<FieldError> {
+        let mut errors = check::structural(open_api_v3, path);
+        if errors.is_empty() {
+            defaults(&self.node, path, &mut errors);
+        }
+        errors
     }
 
     pub fn has_defaults(&self) -> bool {

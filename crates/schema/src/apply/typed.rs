@@ -389,7 +389,9 @@ impl<'t> Typed<'t> {
         path: &Path<'_>,
         out: &mut Comparison,
     ) {
-        let (old, new) = (self.named(keys, element, old), self.named(keys, element, new));
+        let (old, count) = (self.named(keys, element, old), new.len());
+        let new = self.named(keys, element, new);
+        out.nameless |= new.len() < count;
         let (olds, news) = (index(&old), index(&new));
         let mut seen = HashSet::with_capacity(old.len().max(new.len()));
         for (name, _) in old.iter().chain(&new).filter(|(name, _)| seen.insert(&**name)) {
@@ -588,12 +590,15 @@ pub struct Comparison {
     pub removed: Set,
     pub modified: Set,
     pub added: Set,
+    /// The new value has elements that nothing tells from each other.
+    pub nameless: bool,
 }
 
 impl Comparison {
     /// Without the fields that the request may not set.
     pub fn without(self, ignored: &Set) -> Comparison {
         Comparison {
+            nameless: self.nameless,
             removed: self.removed.without(ignored),
             modified: self.modified.without(ignored),
             added: self.added.without(ignored),

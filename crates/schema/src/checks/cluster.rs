@@ -307,18 +307,9 @@ pub fn quota_spec(c: &mut Check<'_>) {
     c.immutable("scopes");
 }
 
-fn port_number_or_name(c: &mut Check<'_>, path: &str, port: &Value) {
-    let problems =
-        port.as_i64().map_or_else(|| names::port_name(port.as_str().unwrap_or_default()), names::port_number);
-    c.problems(path, port.clone(), problems);
-}
-
 pub fn network_policy_port(c: &mut Check<'_>) {
     let value = c.value;
     let port = value.member("port").filter(|p| !p.is_null());
-    if let Some(port) = port {
-        port_number_or_name(c, "port", port);
-    }
     let Some(end) = value.i64_at(&["endPort"]) else { return };
     match port {
         None => c.invalid("endPort", end, "may not be specified when `port` is not specified"),

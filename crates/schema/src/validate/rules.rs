@@ -51,9 +51,6 @@ pub enum Rule {
     /// `eachVal=…`, `eachKey=…`
     EachValue(Box<Rule>),
     EachKey(Box<Rule>),
-    /// `oneOf(a,b,c)`: exactly one is set. `atMostOneOf(…)`: or none.
-    OneOf(Vec<String>),
-    AtMostOneOf(Vec<String>),
     /// `dependentRequired(other)`: if this is set, the other has to be.
     DependentRequired(String),
     /// `check=toleration`: a function of [`crate::checks`], by its place.
@@ -101,16 +98,13 @@ static FORMATS: &[(&str, Format)] = &[
     ("signer-name", |_, text| names::signer_name(text)),
     ("k8s-uuid", |_, text| names::uuid(text)),
     ("port-name", |_, text| names::port_name(text)),
-    ("port-number", |value, _| names::port_number(value.as_i64().unwrap_or(0))),
     // An IntOrString: a port's number or name.
     ("port", |value, text| value.as_i64().map_or_else(|| names::port_name(text), names::port_number)),
-    ("percent", |_, text| names::percent(text)),
     ("env-name", |_, text| names::env_name(text)),
     ("config-map-key", |_, text| names::config_map_key(text)),
     ("ip", |_, text| names::ip(text)),
     ("cidr", |_, text| names::cidr(text)),
     ("semver", |_, text| names::semver(text)),
-    ("c-identifier", |_, text| names::c_identifier(text)),
     ("absolute-path", |_, text| match text.starts_with('/') {
         true => Vec::new(),
         false => vec!["must be an absolute path".to_owned()],
@@ -187,12 +181,6 @@ impl Rule {
         }
         if let Some(fields) = argument("unique=map") {
             return Some(Rule::UniqueBy(list(fields)));
-        }
-        if let Some(fields) = argument("oneOf") {
-            return Some(Rule::OneOf(list(fields)));
-        }
-        if let Some(fields) = argument("atMostOneOf") {
-            return Some(Rule::AtMostOneOf(list(fields)));
         }
         if let Some(field) = argument("dependentRequired") {
             return Some(Rule::DependentRequired(field.trim_matches('"').to_owned()));
@@ -302,20 +290,6 @@ impl Rule {
                 let same = found.as_str().map_or_else(|| found.to_string() == *wanted, |s| s == wanted);
                 if same {
                     rule.check(value, old, holder, path, errors);
-                }
-            }
-            Rule::OneOf(fields) | Rule::AtMostOneOf(fields) => {
-                let set: Vec<&String> = fields.iter().filter(|f| is_set(f)).collect();
-                if set.is_empty() && matches!(self, Rule::OneOf(_)) {
-                    errors.push(FieldError::required(path, format!("must specify one of: {}", quoted(fields))));
-                }
-                if set.len() > 1 {
-                    let detail = format!("must specify at most one of: {}", quoted(fields));
-                    errors.push(FieldError::invalid(
-                        path,
-                        set.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "),
-                        detail,
-                    ));
                 }
             }
             Rule::DependentRequired(other) => {
@@ -449,10 +423,6 @@ impl Rule {
             _ => {}
         }
     }
-}
-
-fn quoted(fields: &[String]) -> String {
-    fields.iter().map(|f| format!("`{f}`")).collect::<Vec<_>>().join(", ")
 }
 
 #[derive(Debug)]

@@ -77,7 +77,6 @@ fn rules_are_read_and_applied() {
         ("PodSpec", "containers", "required; maxItems=2; unique=map(name)"),
         ("PodSpec", "nodeName", "format=k8s-long-name; immutable"),
         ("Container", "name", "required; format=k8s-short-name"),
-        ("Container", "", "atMostOneOf(command,args)"),
         ("ContainerPort", "containerPort", "required; range=1..65535"),
         ("ContainerPort", "protocol", "when(name=x)=enum=TCP,UDP"),
     ] {
@@ -90,14 +89,13 @@ fn rules_are_read_and_applied() {
     assert_eq!(check("{}", None), ["containers: Required value"]);
     assert_eq!(
         check(
-            r#"{"restartPolicy":"Sometimes","containers":[{"name":"a","command":["x"],"args":["y"]},{"name":"a"},
+            r#"{"restartPolicy":"Sometimes","containers":[{"name":"a"},{"name":"a"},
                 {"name":"B_","ports":[{"containerPort":0,"protocol":"SCTP","name":"x"}]}]}"#,
             None
         ),
         [
             "containers: Too many: 3: must have at most 2 items",
             r#"containers[1].name: Duplicate value: "a""#,
-            r#"containers[0]: Invalid value: "command, args": must specify at most one of: `command`, `args`"#,
             r#"containers[2].name: Invalid value: "B_": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#,
             "containers[2].ports[0].containerPort: Required value",
             r#"containers[2].ports[0].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP""#,
