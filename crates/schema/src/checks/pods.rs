@@ -239,10 +239,6 @@ pub fn resources(c: &mut Check<'_>) {
     for name in requests.keys().filter(|n| !limits.contains_key(n) && !overcommits(n)) {
         c.required("limits", &format!("Limit must be set for non overcommitable resources: {name}"));
     }
-    let claims = value.list_at(&["claims"]);
-    for (i, claim) in claims.iter().enumerate().filter(|(i, claim)| claims[..*i].contains(claim)) {
-        c.push(ErrorKind::Duplicate, &format!("claims[{i}]"), claim.clone(), "");
-    }
 }
 
 pub fn security_context(c: &mut Check<'_>) {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{ErrorKind, FieldError, meta, names};
 use crate::checks;
-use crate::{Form, ListKind, MessageId, Object, Table, Type, Value, quantity::Quantity, selector};
+use crate::{Field, Form, ListKind, MessageId, Object, Table, Type, Value, quantity::Quantity, selector};
 
 /// A demand on one field, or on a whole message.
 #[derive(Clone, Debug, PartialEq)]
@@ -489,18 +489,25 @@ impl Walk<'_> {
                 return;
             }
             let at = join(path, &field.name);
-            if let Value::String(text) = value
-                && (field.pointer || !text.is_empty())
-                && !field.enumeration.is_empty()
-                && !field.enumeration.iter().any(|e| **e == **text)
-                && !self.errors.iter().any(|e| e.field == at)
-                && !self.rules.is_unlisted(id, &field.name)
-            {
-                self.errors.push(FieldError::not_supported(&at, text.as_str(), &field.enumeration));
+            if !field.enumeration.is_empty() && !self.rules.is_unlisted(id, &field.name) {
+                match value {
+                    Value::String(text) if field.pointer || !text.is_empty() => self.listed(field, text, &at),
+                    Value::List(list) => list.iter().enumerate().for_each(|(i, item)| {
+                        self.listed(field, item.as_str().unwrap_or_default(), &format!("{at}[{i}]"));
+                    }),
+                    _ => {}
+                }
             }
             self.value(&field.ty, value, old.and_then(|o| o.member(&field.name)), &at);
         });
         self.rows(id, new, old, path, true);
+    }
+
+    /// The value is one of those of its field, unless a rule found something wrong with it.
+    fn listed(&mut self, field: &Field, text: &str, at: &str) {
+        if !field.enumeration.iter().any(|e| **e == *text) && !self.errors.iter().any(|e| e.field == at) {
+            self.errors.push(FieldError::not_supported(at, text, &field.enumeration));
+        }
     }
 
     /// The rows of a message, and of those that stand in it inline.
