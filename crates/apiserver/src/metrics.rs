@@ -1,5 +1,6 @@
 //! `/metrics`: upstream's names and labels for what an operator looks at first.
 
+pub mod admission;
 mod page;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::admission::Operation;
 use crate::kind::Kind;
 use crate::nonresource::VERSION;
 use crate::{Attributes, Server};
@@ -21,7 +21,6 @@ const DURATIONS: &[f64] = &[
     45.0, 60.0,
 ];
 const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
-const ADMISSION: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 /// Kinds come and go with their definitions: the table does not grow without end.
 const SERIES_MAX: usize = 8192;
 
@@ -137,7 +136,7 @@ pub struct Metrics {
     series: Mutex<HashMap<u64, Series>>,
     /// Reading ones, and changing ones.
     in_flight: [AtomicI64; 2],
-    admission: Mutex<BTreeMap<(&'static str, &'static str, &'static str), Histogram>>,
+    pub admission: admission::Admission,
     /// Group, resource, subresource and version.
     deprecated: Mutex<BTreeSet<[String; 4]>>,
 }
@@ -205,12 +204,6 @@ impl Metrics {
         Some(LongRunning { metrics: self.clone(), key })
     }
 
-    pub fn admitted(&self, operation: Operation, step: &'static str, took: Duration, is_rejected: bool) {
-        let key = (operation.as_str(), if is_rejected { "true" } else { "false" }, step);
-        let mut all = lock(&self.admission);
-        all.entry(key).or_insert_with(|| Histogram::new(ADMISSION)).observe(took.as_secs_f64());
-    }
-
     pub fn deprecated(&self, kind: &Kind, subresource: &str) {
         let r = &kind.resource;
         let key = [&*r.group, &*r.plural, subresource, &*r.version].map(str::to_owned);
@@ -225,11 +218,7 @@ impl Metrics {
         for (kind, count) in ["readOnly", "mutating"].iter().zip(&self.in_flight) {
             page.sample(&[("request_kind", kind)], count.load(Ordering::Relaxed));
         }
-        let help = "[STABLE] Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).";
-        page.family("apiserver_admission_step_admission_duration_seconds", "histogram", help);
-        for ((operation, rejected, step), histogram) in &*lock(&self.admission) {
-            page.histogram(&[("operation", operation), ("rejected", rejected), ("type", step)], histogram);
-        }
+        self.admission.write(&mut page);
         let help = "[STABLE] Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.";
         page.family("apiserver_requested_deprecated_apis", "gauge", help);
         for [group, resource, subresource, version] in &*lock(&self.deprecated) {

@@ -12,6 +12,7 @@ use crate::admission::matching::{Form, Shown, Subject};
 use crate::admission::{AdmissionRequest, Plugin};
 use crate::connect::endpoint;
 use crate::conversion::{knows_review, printed, wrong_client, wrong_reviews};
+use crate::metrics::admission::Asked;
 use crate::outside;
 use crate::seams::{BoxFuture, Shows, Target};
 use crate::status::Result;
@@ -88,10 +89,13 @@ impl Plugin for Validating {
             // All at once; the first refusal in their order is told.
             let (request, shown) = (&*request, &shown);
             let asked = wanted.iter().enumerate().map(|(at, (hook, form))| async move {
-                match ask(server, hook, form, request, shown, false).await {
-                    Ok(response) => allowed(hook, &response),
-                    Err(failure) => failure.unless_ignored(hook, request, "validating", &format!("round_0_index_{at}")),
-                }
+                let started = Instant::now();
+                let answer = ask(server, hook, form, request, shown, false).await;
+                let outcome = answer.and_then(|response| allowed(hook, &response));
+                observe(server, hook, request, "validating", started, &outcome);
+                outcome.or_else(|failure| {
+                    failure.unless_ignored(hook, request, "validating", &format!("round_0_index_{at}"))
+                })
             });
             futures_util::future::join_all(asked).await.into_iter().collect()
         })
@@ -219,6 +223,8 @@ pub async fn post(
 enum Failure {
     /// It could not be asked, or gave no sensible answer: `failurePolicy` decides.
     Call(String),
+    /// It refuses.
+    Denied(Status),
     Other(Status),
 }
 
@@ -226,7 +232,7 @@ impl Failure {
     /// `place` names the annotation that tells of it.
     fn unless_ignored(self, hook: &Hook, request: &AdmissionRequest, by: &str, place: &str) -> Result<()> {
         match self {
-            Failure::Other(status) => Err(status),
+            Failure::Denied(status) | Failure::Other(status) => Err(status),
             Failure::Call(why) if hook.may_fail() => {
                 tracing::warn!(webhook = hook.name, configuration = hook.configuration, why, "failed open");
                 let key = format!("failed-open.{by}.webhook.admission.k8s.io/{place}");
@@ -306,7 +312,25 @@ fn verified(mut answer: Value, api_version: &str, uid: &str, mutating: bool) -> 
     }
 }
 
-fn allowed(hook: &Hook, response: &Value) -> Result<()> {
+/// Counts what came of a webhook.
+fn observe<T>(
+    server: &Server,
+    hook: &Hook,
+    request: &AdmissionRequest,
+    step: &'static str,
+    started: Instant,
+    outcome: &std::result::Result<T, Failure>,
+) {
+    let asked = match outcome {
+        Ok(_) => Asked::Allowed,
+        Err(Failure::Denied(status)) => Asked::Denied(status.code),
+        Err(Failure::Call(_)) => Asked::Failed { is_ignored: hook.may_fail() },
+        Err(Failure::Other(_)) => Asked::Broken,
+    };
+    server.inner.metrics.admission.webhook(&hook.name, request.operation, step, started.elapsed(), asked);
+}
+
+fn allowed(hook: &Hook, response: &Value) -> std::result::Result<(), Failure> {
     if response.bool_at(&["allowed"]) {
         return Ok(());
     }
@@ -317,7 +341,7 @@ fn allowed(hook: &Hook, response: &Value) -> Result<()> {
         ("", reason) => format!("{by}: {reason}"),
         (message, _) => format!("{by}: {message}"),
     };
-    Err(Status::denied(status.i64_at(&["code"]).unwrap_or(0), status.str_at(&["reason"]), message))
+    Err(Failure::Denied(Status::denied(status.i64_at(&["code"]).unwrap_or(0), status.str_at(&["reason"]), message)))
 }
 
 /// Asks a webhook and applies its patch; true: the object is another.
@@ -330,10 +354,12 @@ async fn call_mutating(
     shown: &mut Shown,
 ) -> Result<bool> {
     let place = format!("round_{}_index_{at}", u8::from(request.turns.is_second));
+    let started = Instant::now();
     let patched = match ask(server, hook, form, request, shown, true).await {
         Ok(response) => patched(server, hook, form, request, shown, &response, &place),
         Err(failure) => Err(failure),
     };
+    observe(server, hook, request, "admit", started, &patched);
     let made = match patched {
         Ok(made) => made,
         Err(failure) => {
@@ -374,7 +400,7 @@ fn patched(
     response: &Value,
     place: &str,
 ) -> std::result::Result<Option<Value>, Failure> {
-    allowed(hook, response).map_err(Failure::Other)?;
+    allowed(hook, response)?;
     let undecodable =
         |why: &dyn std::fmt::Display| Failure::Call(format!("received undecodable patch in webhook response: {why}"));
     let bytes = STANDARD.decode(response.str_at(&["patch"])).map_err(|e| undecodable(&e))?;

@@ -9,7 +9,7 @@ use schema::{Value, apply, time};
 use store::{Guard, Write};
 use tokio::time::Instant;
 
-use crate::admission::{AdmissionRequest, Operation, Turns, give_back};
+use crate::admission::{AdmissionRequest, Operation, Plugin, Turns, give_back};
 use crate::behaviours::Cx;
 use crate::cache::Entry;
 use crate::call::{Call, match_name, match_namespace};
@@ -87,37 +87,63 @@ impl Server {
     }
 
     pub(crate) async fn mutate(&self, request: &mut AdmissionRequest) -> Result<()> {
-        let started = Instant::now();
-        let outcome = self.mutate_in_turns(request).await;
-        self.inner.metrics.admitted(request.operation, "admit", started.elapsed(), outcome.is_err());
+        let mut times = Times::new(&self.inner.config.admission);
+        let mut outcome = self.mutate_once(request, &mut times).await;
+        if outcome.is_ok() && std::mem::take(&mut request.turns.again) {
+            request.turns.is_second = true;
+            outcome = self.mutate_once(request, &mut times).await;
+        }
+        if outcome.is_ok() {
+            dedup_owners(&mut request.object, &request.warnings, " after mutating admission happens");
+        }
+        times.tell(self, request.operation, "admit", outcome.is_err());
         outcome
     }
 
-    async fn mutate_in_turns(&self, request: &mut AdmissionRequest) -> Result<()> {
+    async fn mutate_once(&self, request: &mut AdmissionRequest, times: &mut Times) -> Result<()> {
         for plugin in &self.inner.config.admission {
-            plugin.mutate(self, request).await?;
+            let outcome = plugin.mutate(self, request).await;
+            times.add(plugin.name());
+            outcome?;
         }
-        if std::mem::take(&mut request.turns.again) {
-            request.turns.is_second = true;
-            for plugin in &self.inner.config.admission {
-                plugin.mutate(self, request).await?;
-            }
-        }
-        dedup_owners(&mut request.object, &request.warnings, " after mutating admission happens");
         Ok(())
     }
 
     pub(crate) async fn validate(&self, request: &mut AdmissionRequest) -> Result<()> {
-        let started = Instant::now();
+        let mut times = Times::new(&self.inner.config.admission);
         let mut outcome = Ok(());
         for plugin in &self.inner.config.admission {
             outcome = plugin.validate(self, request).await;
+            times.add(plugin.name());
             if outcome.is_err() {
                 break;
             }
         }
-        self.inner.metrics.admitted(request.operation, "validate", started.elapsed(), outcome.is_err());
+        times.tell(self, request.operation, "validate", outcome.is_err());
         outcome
+    }
+}
+
+/// How long the plugins of a step took.
+struct Times {
+    started: Instant,
+    last: Instant,
+    plugins: Vec<(&'static str, Duration)>,
+}
+
+impl Times {
+    fn new(plugins: &[Box<dyn Plugin>]) -> Times {
+        let now = Instant::now();
+        Times { started: now, last: now, plugins: Vec::with_capacity(plugins.len()) }
+    }
+
+    fn add(&mut self, plugin: &'static str) {
+        let now = Instant::now();
+        self.plugins.push((plugin, now - std::mem::replace(&mut self.last, now)));
+    }
+
+    fn tell(&self, server: &Server, operation: Operation, step: &'static str, is_rejected: bool) {
+        server.inner.metrics.admission.step(operation, step, self.last - self.started, &self.plugins, is_rejected);
     }
 }
 

@@ -127,6 +127,33 @@ async fn webhooks_change_and_refuse() {
         .is(403)
         .has(&[("/message", "admission webhook \"deny.example.com\" denied the request: it is bad")]);
     f.delete(&format!("{registration}/validatingwebhookconfigurations/gone")).await;
+    let text = f.get("/metrics").await.text();
+    let create = "operation=\"CREATE\"";
+    for wanted in [
+        format!(
+            "request_total{{code=\"200\",name=\"label.example.com\",{create},rejected=\"false\",type=\"admit\"}} 2"
+        ),
+        format!(
+            "request_total{{code=\"403\",name=\"deny.example.com\",{create},rejected=\"true\",type=\"validating\"}} 1"
+        ),
+        format!(
+            "request_total{{code=\"0\",name=\"gone.example.com\",{create},rejected=\"false\",type=\"validating\"}} 2"
+        ),
+        format!(
+            "rejection_count{{error_type=\"no_error\",name=\"deny.example.com\",{create},rejection_code=\"403\",type=\"validating\"}} 1"
+        ),
+        "fail_open_count{name=\"gone.example.com\",type=\"validating\"} 2".to_owned(),
+        format!(
+            "admission_duration_seconds_count{{name=\"label.example.com\",{create},rejected=\"false\",type=\"admit\"}} 2"
+        ),
+    ] {
+        let wanted = format!("apiserver_admission_webhook_{wanted}");
+        assert!(text.lines().any(|line| line == wanted), "{wanted}\n{text}");
+    }
+    let wanted = format!(
+        "apiserver_admission_controller_admission_duration_seconds_count{{name=\"ValidatingAdmissionWebhook\",{create},rejected=\"true\",type=\"validate\"}} 1"
+    );
+    assert!(text.lines().any(|line| line == wanted), "{wanted}\n{text}");
 }
 
 const FLUNDERS: &str = "{kind: APIResourceList, resources: [{name: flunders, singularName: flunder, namespaced: true, kind: Flunder, verbs: [get, list]}, {name: flunders/status, namespaced: true, kind: Flunder, verbs: [update]}]}";

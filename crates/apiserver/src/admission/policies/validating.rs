@@ -1,6 +1,7 @@
 //! ValidatingAdmissionPolicy: expressions that must be true of a request, or it is refused, warned of or noted.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use schema::Value;
 
@@ -63,11 +64,16 @@ pub(super) fn validations(spec: &Value, expressions: &Expressions) -> Validation
 struct Violation {
     message: String,
     reason: String,
+    /// What kept its expression from being evaluated, as metrics have it.
+    error: &'static str,
+    took: Duration,
 }
 
 impl Violation {
+    /// Of an expression that cannot be evaluated.
     fn new(message: impl Into<String>) -> Violation {
-        Violation { message: message.into(), reason: String::new() }
+        let (reason, took) = (String::new(), Duration::ZERO);
+        Violation { message: message.into(), reason, error: "invalid_error", took }
     }
 }
 
@@ -84,7 +90,7 @@ impl Validation {
             ("", message) => message.to_owned(),
             (made, _) => made.to_owned(),
         };
-        Violation { message, reason: self.reason.clone() }
+        Violation { message, reason: self.reason.clone(), error: "no_error", took: Duration::ZERO }
     }
 }
 
@@ -120,14 +126,19 @@ fn outcome(
     let mut cx = inputs.cx(object, old, params, BUDGET);
     cx.set_variables(variables);
     for (at, validation) in part.validations.iter().enumerate() {
+        let started = Instant::now();
         match evaluate(&mut cx, &validation.condition.text, &validation.condition.program) {
             Ok(Val::Bool(true)) => {}
             Ok(_) => out.violations.push((at, validation.violation(&mut cx))),
             Err(why) if cx.budget() == 0 => {
                 out.violations = failed(0, why).into_iter().collect();
+                out.violations.iter_mut().for_each(|(_, violation)| violation.error = "out_of_budget");
                 return out;
             }
             Err(why) => out.violations.extend(failed(at, why)),
+        }
+        if let Some((_, violation)) = out.violations.last_mut().filter(|(place, _)| *place == at) {
+            violation.took = started.elapsed();
         }
     }
     for (key, annotation) in &part.annotations {
@@ -189,6 +200,12 @@ impl Validating {
             let outcome = outcome(invocation, inputs, shown.get(request, &invocation.form), params);
             for (at, violation) in outcome.violations {
                 let message = &violation.message;
+                for (action, name) in [("Deny", "deny"), ("Audit", "audit"), ("Warn", "warn")] {
+                    if actions.contains(&action) {
+                        let (policy, binding) = (&invocation.policy.name, &binding.name);
+                        server.inner.metrics.admission.check(policy, binding, violation.error, name, violation.took);
+                    }
+                }
                 if actions.contains(&"Warn") {
                     request.warnings.push(format!("Validation failed for {by}: {message}"));
                 }
