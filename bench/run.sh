@@ -2,6 +2,7 @@
 # Measures Sampan beside upstream's components in one run: bench/run.sh [--quick]
 # Prints a table and writes bench/out/<time>.json. As root: pods are real. Peers (kube-apiserver on kine/SQLite and on etcd) and the load
 # generator kload come from the tools in $BENCH_TOOLS; without them only Sampan is measured, and the table says so.
+# BENCH_PARTS='growth pods' says what is measured besides starts, idle figures and the common load.
 # CPU time per operation and memory are the figures to trust; rates and latencies only as a ratio within one run.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,8 +15,9 @@ mkdir -p "$out"
 work=$(mktemp -d)
 size=(--seq 1000 --par 5000 --get-seconds 10 --upd 5000 --list 5000 --list-reps 11 --watchers 50 --updates 500)
 idle=${IDLE_SECONDS:-60}
+parts=${BENCH_PARTS-growth pods}
 pods=50
-[ "${1:-}" = --quick ] && { size=(--seq 200 --par 1000 --get-seconds 3 --upd 1000 --list 1000 --list-reps 5 --watchers 20 --updates 100); idle=10; pods=20; }
+[ "${1:-}" = --quick ] && { size=(--seq 200 --par 1000 --get-seconds 3 --upd 1000 --list 1000 --list-reps 5 --watchers 20 --updates 100); idle=10; pods=20; parts=${BENCH_PARTS-pods}; }
 pid=
 cleanup() {
   [ -n "$pid" ] && kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
@@ -60,6 +62,6 @@ if [ -x "$kload" ] && [ -x "$tools/peers/up.sh" ] && [ -x "$peers/bin/kube-apise
 else
   echo "bench: no peers in $peers: nothing to compare with" >&2
 fi
-if [ -x "$kload" ] && [ "${1:-}" != --quick ]; then "$here/growth.sh" "$work" "$tools"; fi
-if [ -x "$kload" ]; then "$here/pods.sh" "$work" "$tools" "$pods"; fi
+if [ -x "$kload" ] && [[ $parts = *growth* ]]; then "$here/growth.sh" "$work" "$tools"; fi
+if [ -x "$kload" ] && [[ $parts = *pods* ]]; then "$here/pods.sh" "$work" "$tools" "$pods"; fi
 python3 "$here/table.py" "$work" "$out/$(date +%Y%m%dT%H%M%S).json"
