@@ -54,6 +54,9 @@ impl Server {
         while self.inner.stop.in_flight.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
             tokio::time::sleep(LOOK).await;
         }
+        if let Some(audit) = &self.config().audit {
+            audit.flush().await;
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

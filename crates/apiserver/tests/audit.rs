@@ -350,6 +350,12 @@ async fn a_webhook_is_told_in_batches_and_keeps_nobody() {
     );
     assert!(backends.lost().iter().all(|(_, events)| *events == 0));
 
+    // A server that stops does not wait for a batch to fill.
+    outside.told.lock().expect("a lock").clear();
+    f.get(NAMESPACES).await.is(200);
+    f.server.drain(false, Duration::from_secs(1)).await;
+    assert_eq!(outside.told.lock().expect("a lock").len(), 1);
+
     let (f, backends) = with_webhook(Arc::new(Outside { hangs: true, ..Outside::default() }), Mode::Batch, 1).await;
     for _ in 0..100 {
         f.get(NAMESPACES).await.is(200);

@@ -1,9 +1,11 @@
 //! Between a request and what writes its events: upstream's modes, truncation and counts of what is lost.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
 
 use super::{Event, Sink, Webhook};
 use crate::{Server, seams::BoxFuture};
@@ -23,6 +25,31 @@ pub struct Job {
     pub event: Arc<Event>,
     /// Is told whether it was.
     done: Option<oneshot::Sender<bool>>,
+    _place: Place,
+}
+
+/// Events on their way out.
+#[derive(Default)]
+pub struct Waiting {
+    events: AtomicUsize,
+    /// The server stops: nothing waits for more to come.
+    pub hurry: watch::Sender<bool>,
+}
+
+/// Of one event among them.
+struct Place(Arc<Waiting>);
+
+impl Place {
+    fn take(waiting: &Arc<Waiting>) -> Place {
+        waiting.events.fetch_add(1, Ordering::Relaxed);
+        Place(waiting.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.events.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Job {
@@ -58,6 +85,7 @@ pub struct Backend {
     mode: Mode,
     event_bytes_max: Option<u64>,
     queue: mpsc::Sender<Job>,
+    waiting: Arc<Waiting>,
     /// For the worker; the others are this one's own.
     written: Arc<Lost>,
     buffered: Arc<Lost>,
@@ -80,6 +108,7 @@ impl Backend {
             mode,
             event_bytes_max,
             queue,
+            waiting: Arc::default(),
             written: written.clone(),
             buffered: Lost::new("buffered"),
             truncated: Lost::new("truncate"),
@@ -115,18 +144,20 @@ impl Backend {
     async fn process(&self, server: &Server, event: Arc<Event>) -> bool {
         let waiting = self.webhook.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((webhook, jobs)) = waiting {
-            tokio::spawn(webhook.run(server.clone(), jobs, self.written.clone()));
+            let (waiting, written) = (self.waiting.clone(), self.written.clone());
+            tokio::spawn(webhook.run(server.clone(), jobs, waiting, written));
         }
         let Some(event) = self.fitting(event) else { return true };
+        let _place = Place::take(&self.waiting);
         if self.mode == Mode::Batch {
-            if self.queue.try_send(Job { event, done: None }).is_err() {
+            if self.queue.try_send(Job { event, done: None, _place }).is_err() {
                 let is_first = self.buffered.events.load(Ordering::Relaxed) == 0;
                 self.buffered.add(1, &"audit buffer queue blocked", is_first);
             }
             return true;
         }
         let (done, told) = oneshot::channel();
-        let sent = self.queue.send(Job { event, done: Some(done) }).await;
+        let sent = self.queue.send(Job { event, done: Some(done), _place }).await;
         let written = sent.is_ok() && told.await.unwrap_or(false);
         written || self.mode == Mode::Blocking
     }
@@ -143,6 +174,20 @@ impl Sink for Backends {
                 written &= backend.process(server, event.clone()).await;
             }
             written
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        const AT_MOST: Duration = Duration::from_secs(10);
+        const LOOK: Duration = Duration::from_millis(5);
+        let deadline = Instant::now() + AT_MOST;
+        Box::pin(async move {
+            for backend in &self.0 {
+                backend.waiting.hurry.send_replace(true);
+                while backend.waiting.events.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+                    sleep(LOOK).await;
+                }
+            }
         })
     }
 

@@ -25,6 +25,11 @@ pub trait Sink: Send + Sync {
     /// Takes an event. False: it is lost, and the request must not go on without.
     fn process<'a>(&'a self, server: &'a Server, event: Arc<Event>) -> BoxFuture<'a, bool>;
 
+    /// Writes what waits to be written, as far as that can be done in seconds: the server stops.
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// How many events were lost, by upstream's name of the part that lost them.
     fn lost(&self) -> Vec<(&'static str, u64)>;
 }
@@ -41,6 +46,10 @@ pub struct Audit {
 impl Audit {
     pub fn new(policy: Policy, sink: Arc<dyn Sink>) -> Self {
         Audit { policy, sink, levels: Default::default(), events: AtomicU64::new(0), rejected: AtomicU64::new(0) }
+    }
+
+    pub(crate) async fn flush(&self) {
+        self.sink.flush().await;
     }
 
     /// For `/metrics`, under upstream's names.

@@ -7,7 +7,7 @@ use schema::{Object, Value};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::backend::{Job, Lost};
+use super::backend::{Job, Lost, Waiting};
 use crate::Server;
 use crate::outside::{Endpoint, Failure};
 
@@ -29,16 +29,27 @@ const IN_FLIGHT_MAX: usize = 16;
 
 impl Webhook {
     /// Sends what comes until nobody can send any more.
-    pub(super) async fn run(self, server: Server, mut jobs: mpsc::Receiver<Job>, lost: Arc<Lost>) {
+    pub(super) async fn run(
+        self,
+        server: Server,
+        mut jobs: mpsc::Receiver<Job>,
+        waiting: Arc<Waiting>,
+        lost: Arc<Lost>,
+    ) {
+        let mut hurry = waiting.hurry.subscribe();
         let webhook = Arc::new(self);
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let (mut tokens, mut counted) = (webhook.throttle.map_or(0.0, |(_, burst)| burst), Instant::now());
         while let Some(first) = jobs.recv().await {
             let mut batch = vec![first];
             let until = Instant::now() + webhook.batch_wait;
-            while batch.len() < webhook.batch_size_max
-                && let Ok(Some(job)) = timeout_at(until, jobs.recv()).await
-            {
+            while batch.len() < webhook.batch_size_max {
+                let more = tokio::select! {
+                    biased;
+                    more = timeout_at(until, jobs.recv()) => more.ok().flatten(),
+                    _ = hurry.wait_for(|is| *is) => None,
+                };
+                let Some(job) = more else { break };
                 batch.push(job);
             }
             if let Some((rate, burst)) = webhook.throttle {
