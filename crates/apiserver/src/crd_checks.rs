@@ -149,18 +149,11 @@ fn deprecation(deprecated: bool, warning: &str) -> Vec<String> {
     if !deprecated {
         return vec!["can only be set for deprecated versions".to_owned()];
     }
-    let mut wrong = Vec::new();
-    if warning.len() > 256 {
-        wrong.push("must be <= 256 characters long".to_owned());
-    }
-    if warning.is_empty() {
-        wrong.push("must not be an empty string".to_owned());
-    }
-    if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
-        let text = "must only contain printable UTF-8 characters; non-printable character found at index";
-        wrong.push(format!("{text} {at}"));
-    }
-    wrong
+    const CONTROL: &str = "must only contain printable UTF-8 characters; non-printable character found at index";
+    let control = warning.char_indices().find(|(_, c)| c.is_control()).map(|(at, _)| format!("{CONTROL} {at}"));
+    let long = (warning.len() > 256).then(|| "must be <= 256 characters long".to_owned());
+    let empty = warning.is_empty().then(|| "must not be an empty string".to_owned());
+    long.into_iter().chain(empty).chain(control).collect()
 }
 
 fn check_schema(
@@ -201,39 +194,38 @@ fn scale(scale: &Value, place: &str, errors: &mut Vec<FieldError>) {
         ("labelSelectorPath", [".spec.", ".status."], false, "either .spec or .status"),
     ] {
         let (path, given) = (format!("{place}.scale.{field}"), scale.str_at(&[field]));
-        if given.is_empty() {
-            errors.extend((must && !scale.is_null()).then(|| FieldError::required(path, "")));
-        } else if !given.starts_with('.') {
-            errors.push(FieldError::invalid(path, given, SIMPLE_PATH));
-        } else if !below.iter().any(|root| given.starts_with(root)) {
+        let is_below = below.iter().any(|root| given.starts_with(root));
+        if !given.is_empty() && given.starts_with('.') && !is_below {
             errors.push(FieldError::invalid(path, given, format!("should be a json path under {word}")));
+        } else if !given.is_empty() || must && !scale.is_null() {
+            simple_path(given, path, errors);
         }
     }
 }
 
-const SIMPLE_PATH: &str = "must be a simple json path starting with .";
+fn simple_path(given: &str, path: String, errors: &mut Vec<FieldError>) {
+    if given.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else if !given.starts_with('.') {
+        errors.push(FieldError::invalid(path, given, "must be a simple json path starting with ."));
+    }
+}
 
 fn check_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-    const FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
-    let one_of = |list: &[&str]| format!("must be one of {}", list.join(","));
-    let (ty, format, given) = (column.str_at(&["type"]), column.str_at(&["format"]), column.str_at(&["jsonPath"]));
+    const TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
+    const FORMATS: &[&str] = &["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
     if column.str_at(&["name"]).is_empty() {
         errors.push(FieldError::required(format!("{path}.name"), ""));
     }
-    if ty.is_empty() {
-        errors.push(FieldError::required(format!("{path}.type"), one_of(&TYPES)));
-    } else if !TYPES.contains(&ty) {
-        errors.push(FieldError::invalid(format!("{path}.type"), ty, one_of(&TYPES)));
+    for (field, known, must) in [("type", TYPES, true), ("format", FORMATS, false)] {
+        let (given, detail) = (column.str_at(&[field]), format!("must be one of {}", known.join(",")));
+        if given.is_empty() && must {
+            errors.push(FieldError::required(format!("{path}.{field}"), detail));
+        } else if !given.is_empty() && !known.contains(&given) {
+            errors.push(FieldError::invalid(format!("{path}.{field}"), given, detail));
+        }
     }
-    if !format.is_empty() && !FORMATS.contains(&format) {
-        errors.push(FieldError::invalid(format!("{path}.format"), format, one_of(&FORMATS)));
-    }
-    if given.is_empty() {
-        errors.push(FieldError::required(format!("{path}.JSONPath"), ""));
-    } else if !given.starts_with('.') {
-        errors.push(FieldError::invalid(format!("{path}.JSONPath"), given, SIMPLE_PATH));
-    }
+    simple_path(column.str_at(&["jsonPath"]), format!("{path}.JSONPath"), errors);
 }
 
 /// What is wrong with a version's `selectableFields`.

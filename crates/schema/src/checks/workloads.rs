@@ -61,19 +61,13 @@ pub fn stateful_set_update(c: &mut Check<'_>) {
     }
 }
 
-/// The whole strategy is told where its type is none.
-fn strategy(c: &mut Check<'_>, known: &[&str]) {
+/// Of a deployment or a daemon set; the whole is told where its type is none.
+pub fn strategy(c: &mut Check<'_>) {
+    let daemons = c.path.ends_with("updateStrategy");
+    let known = if daemons { ["RollingUpdate", "OnDelete"] } else { ["Recreate", "RollingUpdate"] };
     if !c.text("type").is_empty() && !known.contains(&c.text("type")) {
-        c.not_supported("", c.value.clone(), known);
+        c.not_supported("", c.value.clone(), &known);
     }
-}
-
-pub fn deployment_strategy(c: &mut Check<'_>) {
-    strategy(c, &["Recreate", "RollingUpdate"]);
-}
-
-pub fn daemon_set_strategy(c: &mut Check<'_>) {
-    strategy(c, &["RollingUpdate", "OnDelete"]);
 }
 
 pub fn stateful_set(c: &mut Check<'_>) {
