@@ -7,10 +7,11 @@
 #   REPLAY_KEEP=DIR               keep every answer there as it came
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-sampan=$(realpath "${SAMPAN:-$here/target/release/sampan}")
+sampan=$(realpath -m "${SAMPAN:-$here/target/release/sampan}")
 work=$(mktemp -d /tmp/sampan-replay.XXXXXX)
 pid=
 cleanup() {
+  exec 5>&-
   [ -z "$pid" ] || { kill "$pid" && wait "$pid"; } 2>/dev/null
   rm -rf "$work"
 }

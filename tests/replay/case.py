@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 @dataclass
 class Case:
     id: str
-    method: str
+    method: str  # HOOK: what the webhooks' server was asked at this path
     path: str
     body: object = None  # a JSON value, text, or client.Raw
     headers: dict = field(default_factory=dict)
@@ -14,7 +14,7 @@ class Case:
     keep: bool = False  # the raw answer is wanted by a later case
     generated: str = ''  # names with this prefix are the server's choice
     pause: float = 0  # seconds to wait before
-    only: str = ''  # 'status', 'lines', 'text', 'openapi': what of the answer counts
+    only: str = ''  # 'status', 'lines', 'text', 'openapi [PREFIX]', 'group NAME': what of the answer counts
 
 
 JSON, YAML, PROTOBUF = 'application/json', 'application/yaml', 'application/vnd.kubernetes.protobuf'

@@ -21,6 +21,7 @@ class Server:
         self.context.load_cert_chain(certificate, key)
         self.connections = {}
         self.answers = {}
+        self.hook = None
 
     def take(self, text):
         """Fills in `${CASE:json.path}` from the answers so far; `quote:` before the case escapes it for a query."""
@@ -47,6 +48,8 @@ class Server:
         """Sends a case; returns status, headers, body, and the request's own text."""
         time.sleep(case.pause)
         path, body = self.take(case.path), case.body
+        if case.method == 'HOOK':
+            return 200, [('Content-Type', 'application/json')], self.hook.take(path), path
         headers = {'User-Agent': 'replay/1', **{k: self.take(v) for k, v in case.headers.items()}}
         if isinstance(body, Raw):
             body = body.of(self)

@@ -25,7 +25,7 @@ def relaxed(text):
             return {'true': True, 'false': False, 'null': None}[token]
         if re.fullmatch(r'-?\d+(\.\d+)?', token):
             return float(token) if '.' in token else int(token)
-        return {'CSR': CSR, 'CERT': CERT}.get(token, token)
+        return {'CSR': CSR, 'CERT': CERT, 'LONG': 'x' * 6000}.get(token, token)
 
     def value(token):
         if token == '[':
@@ -62,6 +62,23 @@ def load():
         value.setdefault('metadata', {}).setdefault('name', 'full')
         found[version, resource] = value
     return found
+
+
+def tables(name):
+    """{section: [(label, [value...])]} of lines "LABEL value | value ..."; a value "old => new" is a pair."""
+    with open(os.path.join(HERE, name)) as file:
+        text = re.sub(r'^#.*\n', '', file.read(), flags=re.M)
+    found = {}
+    for section in re.split(r'^== ', text, flags=re.M)[1:]:
+        head, body = section.split('\n', 1)
+        rows = [line.split(None, 1) for line in re.sub(r'\n +', ' ', body).splitlines() if line]
+        found[head] = [(label, [one_or_pair(part) for part in rest.split(' | ')]) for label, rest in rows]
+    return found
+
+
+def one_or_pair(text):
+    parts = tuple(relaxed(part) for part in text.split(' => '))
+    return parts if len(parts) > 1 else parts[0]
 
 
 def leaves(value, path=()):

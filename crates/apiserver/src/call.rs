@@ -8,10 +8,12 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use schema::{Value, defaults, json, proto, validate::FieldError, yaml};
 
+use crate::conversion::unregistered;
 use crate::encode::{IncludeObject, View, message_of};
 use crate::kind::{Kind, builtin};
 use crate::negotiate::{self, Accepted, Encoding, Shape};
 use crate::options::FieldValidation;
+use crate::outside::is_object;
 use crate::reply::Warnings;
 use crate::request::Query;
 use crate::status::Result;
@@ -214,12 +216,16 @@ pub fn default_object(kind: &Kind, value: &mut Value) {
     }
 }
 
-/// An object that admission has changed, again in its kind's normal form.
-pub fn settled(kind: &Kind, object: Value) -> std::result::Result<Value, String> {
-    let (mut object, _) = typed(kind, object)?;
+/// An object that admission has changed, again in its kind's normal form; and what a strict reader of a built-in type
+/// says of it.
+pub fn settled(kind: &Kind, object: Value) -> std::result::Result<(Value, Vec<String>), String> {
+    let (mut object, mut problems) = typed(kind, object)?;
+    if kind.custom.is_some() {
+        problems.clear();
+    }
     kind.stamp(&mut object);
     default_object(kind, &mut object);
-    Ok(object)
+    Ok((object, problems))
 }
 
 fn cannot_handle(kind: &Kind, why: &str) -> Status {
@@ -282,8 +288,9 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
     if parsed.value.is_null() {
         parsed.value = Value::object::<&str>([]);
     }
-    if parsed.value.as_object().is_none() {
-        return Err(unrecognized(kind, &"it is not an object"));
+    if let Err(why) = is_object(&parsed.value) {
+        let why = format!("couldn't get version/kind; json parse error: {why} ({})", summary(body));
+        return Err(unrecognized(kind, &why));
     }
     if kind.custom.is_some() {
         named_custom(kind, &parsed.value, body)?;
@@ -309,16 +316,27 @@ fn named(kind: &Kind, value: &Value) -> Result<()> {
 /// A custom resource always says what it is.
 fn named_custom(kind: &Kind, value: &Value, body: &[u8]) -> Result<()> {
     let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
-    if name.is_empty() || api_version.is_empty() {
-        let missing = if name.is_empty() { "Kind" } else { "apiVersion" };
+    if name.is_empty() {
         let text = String::from_utf8_lossy(body);
-        return Err(unrecognized(kind, &format!("Object '{missing}' is missing in '{text}' ({})", summary(body))));
+        return Err(unrecognized(kind, &format!("Object 'Kind' is missing in '{text}' ({})", summary(body))));
     }
-    if api_version == &*kind.api_version && name != kind.kind() {
-        let error = FieldError::invalid("kind", name, format!("must be {}", kind.kind()));
-        return Err(Status::invalid(&kind.resource.group, name, value.str_at(&["metadata", "name"]), vec![error]));
+    if api_version != &*kind.api_version {
+        return Err(mismatch(kind, api_version, name));
     }
-    named(kind, value)
+    same_custom_kind(kind, value)
+}
+
+/// What a custom resource says it is; other than with built-in kinds, that is looked at with its fields.
+pub fn same_custom_kind(kind: &Kind, value: &Value) -> Result<()> {
+    let name = value.str_at(&["metadata", "name"]);
+    for (field, wanted) in [("kind", kind.kind()), ("apiVersion", &*kind.api_version)] {
+        let given = value.str_at(&[field]);
+        if given != wanted {
+            let error = FieldError::invalid(field, given, format!("must be {wanted}"));
+            return Err(Status::invalid(&kind.resource.group, value.str_at(&["kind"]), name, vec![error]));
+        }
+    }
+    Ok(())
 }
 
 /// The beginning of a body, for an error message.
@@ -348,28 +366,37 @@ pub fn typed(kind: &Kind, value: Value) -> std::result::Result<(Value, Vec<Strin
     }
     if !custom.preserve_unknown {
         problems.extend(custom.schema.prune(&mut value).iter().map(ToString::to_string));
+        let embedded = custom.schema.coerce_embedded(&mut value).map_err(|e| e.to_string())?;
+        problems.extend(embedded.iter().map(ToString::to_string));
     }
     Ok((value, problems))
 }
 
 fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Status {
-    let (group, version) = crate::kind::split_api_version(api_version);
-    let known = builtin().kind(group, version, name).is_some();
-    let short = |group: &str| {
-        if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or("").to_owned() }
-    };
-    let own = short(&kind.resource.group);
-    let why = if known && name != kind.kind() {
-        format!("converting ({version}.{name}) to ({own}.{}): unknown conversion", kind.kind())
-    } else if known || kind.custom.is_some() {
+    let Some(why) = unconvertible(kind, api_version, name) else {
         return Status::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({})",
             kind.api_version
         ));
-    } else {
-        format!("no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
     };
+    let version = crate::kind::split_api_version(api_version).1;
     Status::bad_request(format!("{name} in version {version:?} cannot be handled as a {}: {why}", kind.kind()))
+}
+
+/// Why an object of some type is none of this kind, in whichever version.
+pub fn unconvertible(kind: &Kind, api_version: &str, name: &str) -> Option<String> {
+    let (group, version) = crate::kind::split_api_version(api_version);
+    // What says nothing is of the kind that is wanted.
+    let known = name.is_empty() || builtin().kind(group, version, name).is_some();
+    let group = &*kind.resource.group;
+    let own = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or("") };
+    if known && !name.is_empty() && name != kind.kind() {
+        Some(format!("converting ({version}.{name}) to ({own}.{}): unknown conversion", kind.kind()))
+    } else if known || kind.custom.is_some() {
+        None
+    } else {
+        Some(unregistered(api_version, name))
+    }
 }
 
 fn check_type(value: &Value, kind: &Kind) -> Result<()> {

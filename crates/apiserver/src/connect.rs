@@ -113,7 +113,7 @@ fn connect_options(call: &Call, subresource: &str) -> Value {
     };
     let mut out = Value::object([("apiVersion", "v1".into()), ("kind", kind.into())]);
     if kind.ends_with("ProxyOptions") {
-        out.set(&["path"], call.info.rest.as_str());
+        out.set(&["path"], format!("/{}", call.info.rest));
         return out;
     }
     for name in ["stdin", "stdout", "stderr", "tty"] {
@@ -225,9 +225,9 @@ async fn refused(reply: Reply, name: String) -> Status {
         500 => Status::internal(said),
         404 => {
             let message = format!("the server could not find the requested resource ( pods/log {name})");
-            Status::denied(404, "NotFound", message)
+            Status::relayed(404, "NotFound", message)
         }
-        code => Status::denied(code.into(), "", said),
+        code => Status::relayed(code, "", said),
     }
 }
 
@@ -258,6 +258,9 @@ async fn to_node(
     path: &str,
     query: &[(&str, &str)],
 ) -> Result<Reply> {
+    if call.server.read("", "nodes", "", node).is_none() {
+        return Err(Status::not_found(&call.kind.group_resource(), node));
+    }
     let request = rebuild(parts, body, path, &encode_query(query))?;
     call.server.config().node_proxy.to_node(&call.server, node, request).await
 }
@@ -348,6 +351,24 @@ pub fn endpoint(server: &Server, namespace: &str, name: &str, port: &str) -> Res
         .into_iter()
         .nth(at)
         .ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))
+}
+
+/// The same for the service that a webhook is, with errors as upstream's clients of webhooks have them.
+pub fn webhook_endpoint(
+    server: &Server,
+    namespace: &str,
+    name: &str,
+    port: i64,
+) -> std::result::Result<SocketAddr, String> {
+    let service = server.read("", "services", namespace, name).ok_or_else(|| format!("service {name:?} not found"))?;
+    let (ty, ports) = (service.str_at(&["spec", "type"]), service.list_at(&["spec", "ports"]));
+    if ty == "ExternalName" {
+        return Err(format!("unsupported service type {ty:?}"));
+    }
+    if !ports.iter().any(|p| p.i64_at(&["port"]) == Some(port)) {
+        return Err(format!("no service port {port} found for service {name:?}"));
+    }
+    endpoint(server, namespace, name, &port.to_string()).map_err(|status| status.message)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl Converter {
             .then(|| Converter { client: webhook["clientConfig"].clone(), review })
     }
 
-    async fn convert(&self, server: &Server, objects: &[Value], to: &str) -> Result<Vec<Value>> {
+    pub async fn convert(&self, server: &Server, objects: &[Value], to: &str) -> Result<Vec<Value>> {
         let (Some(first), Some(version)) = (objects.first(), self.review) else {
             return Err(Status::plain_internal("no supported conversion review versions"));
         };
@@ -68,6 +68,11 @@ impl Converter {
     }
 }
 
+/// What upstream's registry of types says of one that it does not know.
+pub fn unregistered(api_version: &str, kind: &str) -> String {
+    format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"")
+}
+
 /// As Go prints a `GroupVersionKind`.
 pub fn printed(api_version: &str, kind: &str) -> String {
     let (group, version) = split_api_version(api_version);
@@ -81,10 +86,7 @@ fn accepted(answer: &mut Value, api_version: &str, uid: &str) -> std::result::Re
     // v1beta1 never looked at what came back.
     let strict = api_version.ends_with("/v1");
     if of != "/, Kind=" && !REVIEWS.iter().any(|v| of == printed(&format!("{GROUP}/{v}"), "ConversionReview")) {
-        let (given, kind) = (answer.str_at(&["apiVersion"]), answer.str_at(&["kind"]));
-        return Err(format!(
-            "no kind {kind:?} is registered for version {given:?} in scheme \"pkg/runtime/scheme.go:111\""
-        ));
+        return Err(unregistered(answer.str_at(&["apiVersion"]), answer.str_at(&["kind"])));
     }
     if strict && of != wanted {
         return Err(format!("expected webhook response of {wanted}, got {of}"));
@@ -175,14 +177,15 @@ fn restore_metadata(original: &Value, converted: &mut Value) -> std::result::Res
 
 impl Server {
     /// Stored objects in the version of a kind, each one where it was, with the defaults of the version they are stored
-    /// in. The webhook is asked once for many; the error names those that it was asked for.
+    /// in. The webhook is asked once for many, and for each of them if that fails; the error names those that it did not
+    /// convert.
     async fn converted(
         &self,
         kind: &Kind,
         mut entries: Vec<Arc<Entry>>,
-    ) -> std::result::Result<Vec<Arc<Entry>>, (Vec<Arc<Entry>>, Status)> {
+    ) -> std::result::Result<Vec<Arc<Entry>>, Vec<(Arc<Entry>, Status)>> {
         let Some((custom, converter)) = converter(kind) else { return Ok(entries) };
-        let mut others = Vec::new();
+        let (mut others, mut unread) = (Vec::new(), Vec::new());
         for (at, entry) in entries.iter_mut().enumerate() {
             // What cannot be read stays as it is, for whoever encodes it to say so.
             let Ok(mut object) = json::parse(&entry.body) else { continue };
@@ -202,23 +205,35 @@ impl Server {
                 places.push(at);
                 objects.push(object);
             }
-            match converter.convert(self, &objects, &kind.api_version).await {
-                Ok(converted) => {
-                    for (at, mut object) in places.into_iter().zip(converted) {
+            let together = converter.convert(self, &objects, &kind.api_version).await;
+            let mut results: Vec<_> = match together {
+                Ok(converted) => converted.into_iter().map(Ok).collect(),
+                Err(why) if objects.len() == 1 => vec![Err(why)],
+                Err(_) => Vec::new(),
+            };
+            // Some of them may be what is wrong.
+            for object in objects.iter().skip(results.len()) {
+                let one = converter.convert(self, std::slice::from_ref(object), &kind.api_version).await;
+                results.push(one.map(|converted| converted.into_iter().next().unwrap_or_default()));
+            }
+            for (at, result) in places.into_iter().zip(results) {
+                match result {
+                    Ok(mut object) => {
                         custom.prune(&mut object);
                         entries[at] = replaced(&entries[at], &object);
                     }
+                    Err(why) => unread.push((entries[at].clone(), why)),
                 }
-                Err(why) => return Err((places.into_iter().map(|at| entries[at].clone()).collect(), why)),
             }
         }
-        Ok(entries)
+        if unread.is_empty() { Ok(entries) } else { Err(unread) }
     }
 
     /// Stored objects in the version of a kind, as a list reads them.
     pub(crate) async fn in_version(&self, kind: &Kind, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>> {
-        self.converted(kind, entries).await.map_err(|(unread, why)| {
-            let rows = unread.iter().map(|entry| (entry.key.to_string(), corrupt(entry, &entry.key, &why)));
+        self.converted(kind, entries).await.map_err(|unread| {
+            let rows =
+                unread.iter().map(|(entry, why)| (entry.key.to_string(), corrupt(entry, &entry.key, &why.message)));
             Status::unreadable(&kind.group_resource(), rows.collect())
         })
     }
@@ -227,7 +242,7 @@ impl Server {
     pub(crate) async fn one_in_version(&self, kind: &Kind, entry: &Arc<Entry>) -> Result<Arc<Entry>> {
         let key = entry.key.strip_prefix("/registry").unwrap_or(&entry.key);
         let converted = self.converted(kind, vec![entry.clone()]).await;
-        let converted = converted.map_err(|(_, why)| Status::internal(corrupt(entry, key, &why)))?;
+        let converted = converted.map_err(|unread| Status::internal(corrupt(entry, key, first(&unread))))?;
         Ok(converted.into_iter().next().unwrap_or_else(|| entry.clone()))
     }
 
@@ -254,7 +269,7 @@ impl Server {
     /// The same, to be changed.
     pub(crate) async fn object_to_update(&self, kind: &Kind, entry: &Arc<Entry>) -> Result<Value> {
         let converted = self.converted(kind, vec![entry.clone()]).await;
-        let converted = converted.map_err(|(_, why)| Status::plain_internal(not_decodable(entry, &why)))?;
+        let converted = converted.map_err(|unread| Status::plain_internal(not_decodable(entry, first(&unread))))?;
         encode::decode(kind, &converted.first().unwrap_or(entry).body)
     }
 
@@ -305,12 +320,16 @@ fn replaced(entry: &Entry, object: &Value) -> Arc<Entry> {
     })
 }
 
-fn not_decodable(entry: &Entry, why: &Status) -> String {
-    format!("object not decodable revision={}: {}", entry.revision, why.message)
+fn first(unread: &[(Arc<Entry>, Status)]) -> &str {
+    unread.first().map_or("", |(_, why)| &why.message)
+}
+
+fn not_decodable(entry: &Entry, why: &str) -> String {
+    format!("object not decodable revision={}: {why}", entry.revision)
 }
 
 /// In the words of upstream's storage.
-fn corrupt(entry: &Entry, key: &str, why: &Status) -> String {
+fn corrupt(entry: &Entry, key: &str, why: &str) -> String {
     let why = not_decodable(entry, why);
     format!("StorageError: corrupt object, Code: 7, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}")
 }

@@ -1,9 +1,10 @@
 //! CustomResourceDefinitions: from the stored definition to served kinds, and the definition's own life
 //! (names, Established, the end of its objects).
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::collections::{BTreeSet, HashMap};
+use std::{sync::Arc, time::Duration};
 
-use schema::structural::Schema;
+use schema::structural::{Schema, supported_format};
 use schema::{Column, MessageId, Resource, Subresource, Value};
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,27 @@ const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", 
 
 fn boxes(value: &Value) -> Vec<Box<str>> {
     value.as_list().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect()
+}
+
+/// What a client is told of a new definition: formats that mean nothing, and did not stand there before.
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let formats = |definition: &Value| {
+        let mut found = BTreeSet::new();
+        unknown_formats(&definition["spec"]["versions"], &mut found);
+        found
+    };
+    let known = old.map(formats).unwrap_or_default();
+    formats(new).difference(&known).map(|format| format!("unrecognized format {format:?}")).collect()
+}
+
+fn unknown_formats(schema: &Value, out: &mut BTreeSet<String>) {
+    let (ty, format) = (schema.str_at(&["type"]), schema.str_at(&["format"]));
+    if !format.is_empty() && supported_format(ty, format).is_empty() {
+        out.insert(format.to_owned());
+    }
+    let is_schema = |name: &str| !matches!(name, "default" | "enum" | "example" | "additionalPrinterColumns");
+    let members = schema.as_object().into_iter().flatten().filter(|(name, _)| is_schema(name)).map(|(_, inner)| inner);
+    members.chain(schema.as_list().into_iter().flatten()).for_each(|inner| unknown_formats(inner, out));
 }
 
 fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a Value> {
@@ -303,6 +325,7 @@ async fn update_definition(
         options: WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() },
         may_create: false,
         admission: false,
+        versions: crate::versions::Versions::default(),
     };
     let produce = |old: Option<&Value>| {
         let mut object = old.cloned().ok_or_else(Status::no_such_resource)?;
@@ -393,6 +416,9 @@ async fn settle(server: &Server, definition: &Value, all: &[Value]) -> Result<()
 
 /// A deletion first marks the definition: its objects go before it.
 pub fn mark(definition: &mut Value) {
+    if condition(definition, "Terminating").is_some() {
+        return;
+    }
     definition.remove(&["metadata", "deletionGracePeriodSeconds"]);
     // A mark is no change of the definition.
     let generation = meta::generation(definition) - 1;
@@ -436,7 +462,7 @@ async fn end(server: &Server, definition: &Value) -> Result<()> {
             if schema::stored::meta(&entry.body).is_ok_and(|meta| meta.deleting) {
                 continue;
             }
-            match call.delete_object(kind, &namespace, entry.name(), DeleteOptions::default()).await {
+            match call.delete_object(kind, &namespace, entry.name(), DeleteOptions::default(), None).await {
                 Ok(_) => {}
                 Err(status) if status.is_not_found() => {}
                 Err(status) => return Err(status),

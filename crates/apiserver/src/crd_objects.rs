@@ -15,10 +15,7 @@ pub fn problems(
     let mut warnings = Vec::new();
     let mut errors = match old.filter(|_| subresource == "status") {
         Some(old) => custom.schema.validate_status(new, old),
-        None => {
-            warnings.extend(finalizers(new, old));
-            custom.schema.validate(new, old)
-        }
+        None => custom.schema.validate(new, old),
     };
     if let Some(paths) = &custom.scale {
         scale(paths, new, subresource == "status", &mut errors);
@@ -92,7 +89,7 @@ fn wrong_type(path: &str, value: &Value, wanted: &str) -> String {
 }
 
 /// Finalizers that are new and may be somebody else's.
-fn finalizers(new: &Value, old: Option<&Value>) -> Vec<String> {
+pub fn finalizers(new: &Value, old: Option<&Value>) -> Vec<String> {
     const STANDARD: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
     let listed = |object: &Value| -> Vec<String> {
         let list = object.list_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str);

@@ -33,7 +33,8 @@ struct Rule {
     uses_old: bool,
     /// Below the rule's place.
     field_path: String,
-    shows_value: bool,
+    /// The type at the rule's place, which stands for values that are not shown.
+    kind: &'static str,
 }
 
 impl Rules {
@@ -94,7 +95,7 @@ impl Rule {
         if self.uses_old && old.is_none() && !rule.optional_old_self {
             return Vec::new();
         }
-        let failed = |why: String| vec![FieldError::new(ErrorKind::InvalidWhole, path, Value::Null, why)];
+        let failed = |why: String| vec![FieldError::invalid(path, self.kind, why)];
         let program = match &self.program {
             Ok(program) => program,
             Err(why) => return failed(format!("rule compile error: {why}")),
@@ -153,13 +154,14 @@ impl Rule {
             ("", field) => field.to_owned(),
             (path, field) => format!("{path}.{field}"),
         };
-        let shown = || value.clone();
+        let whole = matches!(self.kind, "object" | "array");
+        let shown = || if whole { Value::Null } else { value.clone() };
         let error = match rule.reason.as_deref().unwrap_or_default() {
             "FieldValueForbidden" => FieldError::forbidden(at, detail),
             "FieldValueRequired" => FieldError::required(at, detail),
             "FieldValueDuplicate" => FieldError::duplicate(at, shown()),
-            _ if self.shows_value => FieldError::invalid(at, shown(), detail),
-            _ => FieldError::new(ErrorKind::InvalidWhole, at, Value::Null, detail),
+            _ if whole => FieldError::new(ErrorKind::InvalidWhole, at, Value::Null, detail),
+            _ => FieldError::invalid(at, shown(), detail),
         };
         // What was wrong before and is as it was does not hinder other changes.
         if !self.uses_old && old == Some(value) {
@@ -253,8 +255,8 @@ impl Compiler {
                 String::new()
             }
         };
-        let shows_value = !matches!(node.kind, Some(Kind::Object | Kind::Array));
-        let mut out = Rule { program: Err(String::new()), message: None, uses_old: false, field_path, shows_value };
+        let kind = node.kind.map_or("", Kind::name);
+        let mut out = Rule { program: Err(String::new()), message: None, uses_old: false, field_path, kind };
         // Words that are wrong come first; then expressions are not looked at.
         if self.errors.len() > before || !self.sound {
             return out;

@@ -73,7 +73,7 @@ pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
     if kind.kind() == "Job" && options.propagation.is_none() && options.orphan_dependents.is_none() {
         call.warnings.push(JOB_KEEPS_PODS);
     }
-    let deleted = call.delete_object(&kind, &namespace, &name, options.clone()).await?;
+    let deleted = call.delete_object(&kind, &namespace, &name, options.clone(), Some(&name)).await?;
     let orphan_false = options.orphan_dependents == Some(false);
     Ok(match deleted {
         Deleted::Gone(entry, _) if kind.strategy.returns_deleted => {
@@ -101,7 +101,7 @@ pub async fn delete_collection(mut call: Call, body: &[u8]) -> Result<Reply> {
     let mut left = Vec::with_capacity(selected.entries.len());
     for entry in &selected.entries {
         let namespace = storage.namespace_of(entry).to_owned();
-        match call.delete_object(&kind, &namespace, entry.name(), options.clone()).await {
+        match call.delete_object(&kind, &namespace, entry.name(), options.clone(), Some("")).await {
             Ok(Deleted::Gone(entry, _) | Deleted::Pending(entry)) => left.push(entry),
             Err(status) if status.is_not_found() => {}
             Err(status) => return Err(status),
@@ -113,13 +113,15 @@ pub async fn delete_collection(mut call: Call, body: &[u8]) -> Result<Reply> {
 }
 
 impl Call {
-    /// Deletes one object, or begins to.
+    /// Deletes one object, or begins to. Admission sees it by the name in the request; `None`: it was asked about
+    /// something else, of which this follows.
     pub async fn delete_object(
         &mut self,
         kind: &Arc<Kind>,
         namespace: &str,
         name: &str,
         mut options: DeleteOptions,
+        requested: Option<&str>,
     ) -> Result<Deleted> {
         let storage = kind.storage()?.clone();
         let key: Arc<str> = storage.key(namespace, name).into();
@@ -129,7 +131,7 @@ impl Call {
             let entry = storage.get(&key).ok_or_else(|| Status::not_found(&gr, name))?;
             let old = Arc::new(self.server.object(kind, &entry).await?);
             check_preconditions(kind, &options, &old)?;
-            if validated_at != Some(entry.revision) {
+            if let Some(requested) = requested.filter(|_| validated_at != Some(entry.revision)) {
                 let ns = if kind.resource.namespaced {
                     namespace
                 } else if &*gr.resource == "namespaces" {
@@ -138,7 +140,7 @@ impl Call {
                     ""
                 };
                 let mut request =
-                    self.admission(kind, Operation::Delete, name, ns, "", options.to_value(), options.dry_run);
+                    self.admission(kind, Operation::Delete, requested, ns, "", options.to_value(), options.dry_run);
                 request.old = Some(old.clone());
                 self.server.mutate(&mut request).await?;
                 self.server.validate(&mut request).await?;

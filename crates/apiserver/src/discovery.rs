@@ -114,7 +114,11 @@ pub fn serve(server: &Server, parts: &Parts, segments: &[&str]) -> Result<Reply>
             None => Ok(not_found()),
         },
         ["api", version] => answer(resources(&registry, "", version).ok_or_else(Status::no_such_resource)?),
-        ["apis", name, version] => answer(resources(&registry, name, version).ok_or_else(Status::no_such_resource)?),
+        ["apis", name, version] => match resources(&registry, name, version) {
+            Some(resources) => answer(resources),
+            None if registry.has_builtin(name) => Err(Status::no_such_resource()),
+            None => Ok(not_found()),
+        },
         _ => Ok(not_found()),
     }
 }
@@ -320,7 +324,9 @@ fn aggregated_value(server: &Server, registry: &Registry, core: bool) -> Value {
                 }
                 if !r.subresources.is_empty() {
                     let mut subs: Vec<&schema::Subresource> = r.subresources.iter().collect();
-                    subs.sort_by(|a, b| a.name.cmp(&b.name));
+                    if kind.custom.is_none() {
+                        subs.sort_by(|a, b| a.name.cmp(&b.name));
+                    }
                     let subs = subs.into_iter().map(|s| {
                         Value::object([
                             ("subresource", (&*s.name).into()),

@@ -344,7 +344,7 @@ impl Server {
             {
                 return reply;
             }
-            let known = registry.groups().iter().any(|(g, _)| *g == info.api_group);
+            let known = registry.has_builtin(&info.api_group);
             return if known { Err(Status::no_such_resource()) } else { Ok(nonresource::not_found()) };
         };
         if let Some(storage) = kind.storage.as_ref().filter(|storage| storage.custom)
@@ -360,8 +360,9 @@ impl Server {
         } else {
             info.namespace.is_empty() || &*kind.resource.plural == "namespaces"
         };
+        let is_custom = kind.custom.is_some();
         if !fits {
-            return Err(Status::no_such_resource());
+            return if is_custom { Ok(nonresource::not_found()) } else { Err(Status::no_such_resource()) };
         }
         if scoped && info.namespace.is_empty() && matches!(info.verb.as_str(), "create" | "deletecollection") {
             return Err(Status::method_not_allowed());
@@ -373,7 +374,8 @@ impl Server {
         }
         let subresource = info.subresource.clone();
         if !subresource.is_empty() && kind.subresource(&subresource).is_none() {
-            return Err(Status::no_such_resource());
+            let of_custom = || Status::not_found(&kind.group_resource(), &info.name);
+            return Err(if is_custom { of_custom() } else { Status::no_such_resource() });
         }
         let stored = kind.storage.is_some();
         let streaming = matches!(subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
@@ -417,8 +419,10 @@ impl Server {
             verbs.iter().any(|v| &**v == verb)
         };
         let verb = call.info.verb.clone();
+        let is_custom = call.kind.custom.is_some();
         if !allowed(&verb) {
-            return Err(Status::method_not_allowed());
+            let of_custom = || Status::method_not_supported(&call.kind.group_resource(), &verb);
+            return Err(if is_custom { of_custom() } else { Status::method_not_allowed() });
         }
         if call.kind.storage.is_none() && matches!(verb.as_str(), "get" | "list") {
             return crate::reviews::component_statuses(&call);
@@ -429,12 +433,13 @@ impl Server {
             "list" => read::list(&call).await,
             "watch" => watch::watch(&call).await,
             "create" if call.kind.storage.is_none() => crate::reviews::create(call, &read_body(body).await?).await,
-            "create" if single => Err(Status::method_not_allowed()),
+            "create" if single && !is_custom => Err(Status::method_not_allowed()),
             "create" => write::create(call, &read_body(body).await?).await,
             "update" if single => write::update(call, &read_body(body).await?, part).await,
             "patch" if single => patch::patch(call, &read_body(body).await?, part).await,
             "delete" if single && part == Part::Main => delete::delete(call, &read_body(body).await?).await,
             "deletecollection" if part == Part::Main => delete::delete_collection(call, &read_body(body).await?).await,
+            "update" | "patch" | "delete" if is_custom => Err(Status::bad_request("name must be provided")),
             _ => Err(Status::method_not_allowed()),
         }
     }

@@ -267,6 +267,11 @@ impl Registry {
         &self.groups
     }
 
+    /// Whether a group has kinds that are not custom.
+    pub fn has_builtin(&self, group: &str) -> bool {
+        self.kinds.values().any(|kind| kind.custom.is_none() && &*kind.resource.group == group)
+    }
+
     /// All kinds of a group and version, by plural.
     pub fn of_version(&self, group: &str, version: &str) -> Vec<&Arc<Kind>> {
         let mut kinds: Vec<_> =

@@ -57,6 +57,7 @@ mod server;
 pub mod status;
 mod stop;
 mod subresources;
+mod versions;
 pub mod view;
 mod watch;
 pub mod webhooks;

@@ -24,7 +24,7 @@ pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, bo
         path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice()
         && server.registry().of_version(group, version).is_empty()
     {
-        let known = path.starts_with("/apis") && server.registry().groups().iter().any(|(name, _)| name == group);
+        let known = path.starts_with("/apis") && server.registry().has_builtin(group);
         return crate::aggregate::proxy(server, user, (*group, *version), parts, body)
             .await
             .unwrap_or_else(|| if known { Err(Status::no_such_resource()) } else { Ok(not_found()) });

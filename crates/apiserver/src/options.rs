@@ -22,6 +22,8 @@ pub enum FieldValidation {
 pub struct WriteOptions {
     pub dry_run: bool,
     pub field_manager: String,
+    /// The request names its manager.
+    pub names_manager: bool,
     pub field_validation: FieldValidation,
     /// As it was asked for.
     pub validation: String,
@@ -55,9 +57,14 @@ impl WriteOptions {
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
         }
-        let manager = if manager.is_empty() { manager_of(user_agent) } else { manager.into() };
-        let validation = query.get("fieldValidation").unwrap_or("").to_owned();
-        Ok(WriteOptions { dry_run, field_manager: manager, field_validation, validation, force: query.flag("force") })
+        Ok(WriteOptions {
+            dry_run,
+            field_manager: if manager.is_empty() { manager_of(user_agent) } else { manager.into() },
+            names_manager: !manager.is_empty(),
+            field_validation,
+            validation: query.get("fieldValidation").unwrap_or("").to_owned(),
+            force: query.flag("force"),
+        })
     }
 
     /// The options object that admission sees.
@@ -66,7 +73,7 @@ impl WriteOptions {
         if self.dry_run {
             out.set(&["dryRun"], Value::list(["All"]));
         }
-        if !self.field_manager.is_empty() {
+        if self.names_manager {
             out.set(&["fieldManager"], self.field_manager.as_str());
         }
         if !self.validation.is_empty() {

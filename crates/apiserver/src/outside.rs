@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, header, response::Parts};
 use schema::{Value, json, yaml};
 use tokio::time::Instant;
 
 use crate::Server;
 use crate::body::full;
-use crate::call::read_body;
+use crate::call::read_limited;
 use crate::seams::{Shows, Target};
 
 /// How much of what a server says about a failure is told.
 pub const ERROR_BYTES_MAX: usize = 2048;
+/// Upstream reads on until the time is over.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +46,44 @@ pub async fn post(
     body: &Value,
     limit: Duration,
 ) -> Result<Value, Failure> {
-    let bytes = send(server, target, url, authorization, body, limit).await?;
-    json::parse(&bytes).map_err(|e| Failure::lasting(e.message))
+    let (parts, bytes) = send(server, target, url, authorization, body, limit).await?;
+    if bytes.is_empty() {
+        let (code, kind) = (parts.status.as_u16(), content_type(&parts.headers));
+        return Err(Failure::lasting(format!(
+            "0-length response with status code: {code} and content type: {}",
+            if kind.is_empty() { "application/json" } else { kind }
+        )));
+    }
+    parsed(&bytes).map_err(Failure::lasting)
+}
+
+/// An object as clients read it: what does not begin as JSON is YAML.
+fn parsed(bytes: &[u8]) -> Result<Value, String> {
+    let parsed = if bytes.trim_ascii_start().starts_with(b"{") {
+        json::parse(bytes).map_err(|e| e.message)
+    } else {
+        yaml::parse(bytes).map(|parsed| parsed.value).map_err(|e| e.to_string())
+    };
+    let object = parsed.and_then(|value| is_object(&value).map(|()| value));
+    object.map_err(|why| format!("couldn't get version/kind; json parse error: {why}"))
+}
+
+/// In the words in which clients say that a value is no object; nothing counts as an empty one.
+pub fn is_object(value: &Value) -> Result<(), String> {
+    let given = match value {
+        Value::Object(_) | Value::Null => return Ok(()),
+        Value::List(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Int(_) | Value::Float(_) => "number",
+    };
+    Err(format!(
+        r#"json: cannot unmarshal {given} into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }}"#
+    ))
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 async fn send(
@@ -55,7 +93,7 @@ async fn send(
     authorization: &str,
     body: &Value,
     limit: Duration,
-) -> Result<Bytes, Failure> {
+) -> Result<(Parts, Bytes), Failure> {
     let mut request = Request::new(full(body.to_string()));
     *request.method_mut() = Method::POST;
     for (name, value) in [(header::CONTENT_TYPE, "application/json"), (header::ACCEPT, "application/json, */*")] {
@@ -64,12 +102,13 @@ async fn send(
     if let Some(value) = Some(authorization).filter(|a| !a.is_empty()).and_then(|a| a.parse().ok()) {
         request.headers_mut().insert(header::AUTHORIZATION, value);
     }
-    Ok(exchange(server, target, url, request, limit).await?.1)
+    exchange(server, target, url, request, limit).await
 }
 
 /// Reads what is there; with the answer's headers.
 pub async fn get(server: &Server, target: Target<'_>, limit: Duration) -> Result<(HeaderMap, Bytes), Failure> {
-    exchange(server, target, target.url, Request::new(full("")), limit).await
+    let (parts, bytes) = exchange(server, target, target.url, Request::new(full("")), limit).await?;
+    Ok((parts.headers, bytes))
 }
 
 async fn exchange(
@@ -78,7 +117,7 @@ async fn exchange(
     url: &str,
     mut request: Request<crate::Body>,
     limit: Duration,
-) -> Result<(HeaderMap, Bytes), Failure> {
+) -> Result<(Parts, Bytes), Failure> {
     let verb = if request.method() == Method::POST { "Post" } else { "Get" };
     let uri: http::Uri = url.parse().map_err(|e| Failure::lasting(format!("{url}: {e}")))?;
     let unreached = |why: &str| format!("{verb} {url:?}: {why}");
@@ -94,35 +133,51 @@ async fn exchange(
             is_passing: status.message.contains("reset by peer"),
         })?;
         let (parts, body) = response.into_parts();
-        let bytes = read_body(body).await.map_err(|status| Failure::lasting(status.message))?;
+        let bytes = read_limited(body, ANSWER_BYTES_MAX).await.map_err(|status| Failure::lasting(status.message))?;
         Ok((parts, bytes))
     };
     let late = |_| Failure::lasting(unreached("context deadline exceeded"));
     let (parts, bytes) = tokio::time::timeout(limit, answer).await.map_err(late)??;
     if parts.status.is_success() {
-        return Ok((parts.headers, bytes));
+        return Ok((parts, bytes));
     }
     let is_passing =
         matches!(parts.status.as_u16(), 429 | 500 | 504) || parts.headers.contains_key(header::RETRY_AFTER);
-    Err(Failure { why: refusal(parts.status, &bytes), is_passing })
+    Err(Failure { why: refusal(&parts, &bytes), is_passing })
 }
 
 /// What clients say of an answer that is an error.
-fn refusal(status: StatusCode, body: &[u8]) -> String {
-    match status.as_u16() {
-        401 => "the server has asked for the client to provide credentials".into(),
-        403 => "the server does not allow access to the requested resource".into(),
-        404 => "the server could not find the requested resource".into(),
-        429 => "the server has received too many requests and has asked us to try again later".into(),
-        503 => "the server is currently unable to handle the request".into(),
-        504 => "the server was unable to return a response in the time allotted, but may still be processing the \
-                request"
-            .into(),
-        _ => format!(
-            "an error on the server ({:?}) has prevented the request from succeeding",
-            String::from_utf8_lossy(body.get(..ERROR_BYTES_MAX).unwrap_or(body))
-        ),
+fn refusal(parts: &Parts, body: &[u8]) -> String {
+    if let Ok(said) = parsed(body)
+        && said.str_at(&["kind"]) == "Status"
+        && said.str_at(&["status"]) != "Success"
+    {
+        return said.str_at(&["message"]).to_owned();
     }
+    let kind = content_type(&parts.headers);
+    let text = String::from_utf8_lossy(body.get(..ERROR_BYTES_MAX).unwrap_or(body));
+    let said = if kind.is_empty() || kind.starts_with("text/") { text.trim() } else { "unknown" };
+    let why = match parts.status.as_u16() {
+        400 => "the server rejected our request for an unknown reason",
+        401 => "the server has asked for the client to provide credentials",
+        403 | 415 => said,
+        404 => "the server could not find the requested resource",
+        405 => "the server does not allow this method on the requested resource",
+        406 if said != "unknown" && !said.is_empty() => said,
+        406 => "the server was unable to respond with a content type that the client supports",
+        409 => "the server reported a conflict",
+        422 => "the server rejected our request due to an error in our request",
+        429 => "the server has received too many requests and has asked us to try again later",
+        503 => "the server is currently unable to handle the request",
+        504 => {
+            "the server was unable to return a response in the time allotted, but may still be processing the request"
+        }
+        500.. => return format!("an error on the server ({said:?}) has prevented the request from succeeding"),
+        code => {
+            return format!("the server responded with the status code {code} but did not return more information");
+        }
+    };
+    why.to_owned()
 }
 
 /// Reads a file that a configuration names.

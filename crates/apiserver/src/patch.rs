@@ -4,11 +4,13 @@ use schema::patch::{self, PatchError};
 use schema::validate::ErrorKind;
 use schema::{Value, apply, json, yaml};
 
-use crate::call::{Call, default_object, match_name, match_namespace, typed, warned};
+use crate::call::{Call, default_object, match_name, match_namespace, same_custom_kind, typed, warned};
 use crate::kind::Kind;
 use crate::options::{FieldValidation, WriteOptions};
+use crate::outside::is_object;
 use crate::reply::Reply;
 use crate::status::{Cause, Result, field_error};
+use crate::versions::Versions;
 use crate::write::{Part, Produced, Update};
 use crate::{Status, meta, negotiate};
 
@@ -34,7 +36,7 @@ pub fn format_of(call: &Call) -> Result<Format> {
         "application/merge-patch+json" => Ok(Format::Merge),
         "application/strategic-merge-patch+json" if !custom => Ok(Format::Strategic),
         "application/apply-patch+yaml" => Ok(Format::Apply),
-        "application/strategic-merge-patch+json" => Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3]])),
+        _ if custom => Err(Status::unsupported_media_type(&[ALL[0], ALL[1], ALL[3]])),
         _ => Err(Status::no_such_patch()),
     }
 }
@@ -66,6 +68,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         options: options.clone(),
         may_create: format == Format::Apply && subresource.is_empty(),
         admission: true,
+        versions: Versions::default(),
     };
     let (namespace, name) = (update.namespace.clone(), update.name.clone());
     let strict = options.field_validation == FieldValidation::Strict;
@@ -87,6 +90,7 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
                 subresource: &subresource,
                 now: &now,
                 resets: kind.resets(&subresource),
+                others: Some(&|version, before, after| update.versions.compare(&kind, version, before, after)),
             };
             let applied = apply::apply(kind.table(), &kind.ty, old, &config, writer, options.force);
             let applied = applied.map_err(apply_error)?;
@@ -138,6 +142,10 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             let refuse = |why: &str| {
                 Status::invalid("", "", "", vec![field_error(ErrorKind::Invalid, "patch", shown.as_str().into(), why)])
             };
+            if kind.custom.is_some() {
+                is_object(&object)
+                    .map_err(|why| refuse(&format!("couldn't get version/kind; json parse error: {why}")))?;
+            }
             let (mut object, unknown) = typed(&kind, object).map_err(|why| refuse(&why))?;
             let problems = [warnings.clone(), unknown].concat();
             if strict && !problems.is_empty() {
@@ -165,6 +173,9 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
 
 fn check_identity(kind: &Kind, object: &Value) -> Result<()> {
     let (api_version, name) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+    if kind.custom.is_some() {
+        return same_custom_kind(kind, object);
+    }
     if (!api_version.is_empty() && api_version != &*kind.api_version) || (!name.is_empty() && name != kind.kind()) {
         return Err(Status::bad_request(format!(
             "the API version in the data ({api_version}, Kind={name}) does not match the expected API version ({}, Kind={})",

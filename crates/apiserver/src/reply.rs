@@ -140,9 +140,8 @@ impl Warnings {
     pub fn extend(&self, warnings: impl IntoIterator<Item = String>) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
-            // A control character would end the header.
-            let warning: String = warning.chars().filter(|c| !c.is_control()).collect();
-            if !warning.is_empty() && !list.contains(&warning) {
+            // A control character would end the header: upstream sends no such warning.
+            if !warning.is_empty() && !warning.contains(char::is_control) && !list.contains(&warning) {
                 list.push(warning);
             }
         }

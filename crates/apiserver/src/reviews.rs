@@ -9,6 +9,7 @@ use crate::options::WriteOptions;
 use crate::reply::{self, Reply};
 use crate::seams::{Decision, Rule};
 use crate::status::Result;
+use crate::versions::Versions;
 use crate::{Attributes, Status, User, negotiate};
 
 pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
@@ -17,7 +18,7 @@ pub async fn create(mut call: Call, body: &[u8]) -> Result<Reply> {
     let encoding = negotiate::content_type(&call.headers, true)?;
     let mut review = call.decode_object(body, encoding, options.field_validation)?;
     if !matches!(kind.kind(), "Binding" | "SelfSubjectRulesReview") {
-        call.record_managers(&kind, None, &mut review, "", &options);
+        call.record_managers(&kind, None, &mut review, "", &options, &Versions::default());
     }
     match kind.kind() {
         "TokenReview" => token_review(&call, &mut review).await?,

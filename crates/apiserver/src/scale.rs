@@ -126,7 +126,19 @@ impl Change {
         let ty = Type::Message(id);
         if method != Method::PATCH {
             let options = WriteOptions::parse(&call.query, "UpdateOptions", call.user_agent())?;
-            let what = What::Put(call.decode_other(body, "autoscaling/v1", "Scale")?);
+            let given = call.decode_other(body, "autoscaling/v1", "Scale");
+            let is_scale = |scale: &Value| scale.str_at(&["apiVersion"]) == "autoscaling/v1";
+            let given = match given {
+                Ok(scale) if call.kind.custom.is_none() || is_scale(&scale) => scale,
+                Err(status) if call.kind.custom.is_none() || !status.message.ends_with("unknown conversion") => {
+                    return Err(status);
+                }
+                _ => {
+                    let why = "no kind is registered for the type v1.Scale in scheme \"pkg/runtime/scheme.go:111\"";
+                    return Err(Status::bad_request(why));
+                }
+            };
+            let what = What::Put(given);
             return Ok(Change { options, what, ty });
         }
         let format = format_of(call)?;
@@ -145,7 +157,14 @@ impl Change {
     fn wanted(&self, before: &Value, now: &str) -> Result<Option<Value>> {
         let manager = &self.options.field_manager;
         let manager = if manager.is_empty() { "unknown" } else { manager };
-        let writer = apply::Writer { manager, api_version: "autoscaling/v1", subresource: "scale", now, resets: &[] };
+        let writer = apply::Writer {
+            manager,
+            api_version: "autoscaling/v1",
+            subresource: "scale",
+            now,
+            resets: &[],
+            others: None,
+        };
         let mut after = match &self.what {
             What::Apply(config) => {
                 let applied = apply::apply(builtin(), &self.ty, Some(before), config, writer, self.options.force);
@@ -160,7 +179,12 @@ impl Change {
                 };
                 let Type::Message(id) = self.ty else { return Ok(None) };
                 let patched = patched.map_err(patch_error)?;
-                json::typed(builtin(), id, patched).map_err(|e| Status::bad_request(e.to_string()))?.value
+                let shown = patched.to_string();
+                let refuse = |why: json::DecodeError| {
+                    let error = field_error(ErrorKind::Invalid, "patch", shown.as_str().into(), &why.to_string());
+                    Status::invalid("", "", "", vec![error])
+                };
+                json::typed(builtin(), id, patched).map_err(refuse)?.value
             }
         };
         apply::update(builtin(), &self.ty, Some(before), &mut after, writer);
@@ -187,6 +211,7 @@ impl Change {
         let dry_run = self.options.dry_run;
         let mut request = call.admission(&kind, Operation::Update, &name, &namespace, "scale", options, dry_run);
         request.object = after;
+        before.remove(&["metadata", "managedFields"]);
         request.old = Some(Arc::new(before));
         call.server.mutate(&mut request).await?;
         after = std::mem::take(&mut request.object);

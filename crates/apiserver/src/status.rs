@@ -16,6 +16,8 @@ pub struct Status {
     pub details: Option<Box<Details>>,
     /// `metadata.continue` of an expired list's 410.
     pub continue_token: Option<String>,
+    /// What goes on the wire, where somebody else made it.
+    given: Option<Box<Value>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -225,6 +227,13 @@ impl Status {
         Status { details: Some(Box::default()), ..Status::make(405, "MethodNotAllowed", message) }
     }
 
+    /// The same of custom resources.
+    pub fn method_not_supported(gr: &GroupResource, action: &str) -> Self {
+        let qualified = gr.to_string();
+        let message = format!("{action} is not supported on resources of kind {qualified:?}");
+        Status::about(405, "MethodNotAllowed", gr, "", message)
+    }
+
     pub fn internal(why: impl std::fmt::Display) -> Self {
         Status::make(500, "InternalError", format!("Internal error occurred: {why}")).with_cause(
             "",
@@ -233,16 +242,28 @@ impl Status {
         )
     }
 
-    /// A webhook's refusal, in its own code and reason.
-    pub fn denied(code: i64, reason: &str, message: String) -> Self {
-        const REASONS: [&str; 16] = [
-            "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "InternalError", "Invalid",
-            "MethodNotAllowed", "NotAcceptable", "NotFound", "RequestEntityTooLarge", "ServiceUnavailable", "Timeout",
-            "TooManyRequests", "Unauthorized",
-        ];
-        let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
-        let reason = REASONS.into_iter().find(|r| *r == reason).unwrap_or("");
-        Status::make(code, reason, message)
+    /// An answer of somebody else's that is passed on.
+    pub fn relayed(code: u16, reason: &'static str, message: String) -> Self {
+        Status::make(if (400..600).contains(&code) { code } else { 400 }, reason, message)
+    }
+
+    /// A webhook's refusal, as it has it: a `Status` in normal form, or nothing.
+    pub fn denied(mut given: Value, message: &str) -> Self {
+        const CODE_MAX: i64 = 999;
+        let code = given.i64_at(&["code"]).unwrap_or(0).clamp(400, CODE_MAX) as u16;
+        if matches!(given.str_at(&["status"]), "" | "Success") {
+            given.set(&["status"], "Failure");
+        }
+        for (field, value) in [("kind", "Status"), ("apiVersion", "v1"), ("message", message)] {
+            given.set(&[field], value);
+        }
+        given.set(&["code"], i64::from(code));
+        if given["metadata"].is_null() {
+            given.set(&["metadata"], Value::object::<&str>([]));
+        }
+        let retry_after = given.i64_at(&["details", "retryAfterSeconds"]).and_then(|s| u32::try_from(s).ok());
+        let status = Status { given: Some(Box::new(given)), ..Status::make(code, "", message.into()) };
+        retry_after.map_or(status.clone(), |seconds| status.with_retry_after(seconds))
     }
 
     /// An admission policy's refusal, for the policy's reason.
@@ -294,6 +315,9 @@ impl Status {
 
     /// The object that goes on the wire.
     pub fn to_value(&self) -> Value {
+        if let Some(given) = &self.given {
+            return (**given).clone();
+        }
         let text = |s: &str| Value::String(s.into());
         let mut metadata = Object::new();
         if let Some(token) = &self.continue_token {

@@ -10,6 +10,7 @@ use crate::patch::patch as patch_object;
 use crate::reply::{self, Reply};
 use crate::request::GroupResource;
 use crate::status::{Result, field_error};
+use crate::versions::Versions;
 use crate::write::{self, Part, Produced, Update};
 use crate::{Status, meta, read};
 
@@ -48,6 +49,7 @@ impl Call {
             options,
             may_create: false,
             admission: false,
+            versions: Versions::default(),
         }
     }
 
@@ -64,7 +66,7 @@ impl Call {
 // ---- binding
 
 /// Binds a pod to a node.
-pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
+pub async fn bind(mut call: Call, name: &str, mut binding: Value) -> Result<Reply> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
     let registry = call.server.registry();
     let pods = registry.get("", "v1", "pods").cloned().ok_or_else(Status::no_such_resource)?;
@@ -100,6 +102,7 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
         options.to_value("CreateOptions"),
         options.dry_run,
     );
+    binding.set(&["metadata", "namespace"], call.info.namespace.as_str());
     request.object = binding;
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
@@ -152,7 +155,7 @@ pub async fn bind(mut call: Call, name: &str, binding: Value) -> Result<Reply> {
 
 async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", call.user_agent())?;
-    let eviction = call.decode_other(body, "policy/v1", "Eviction")?;
+    let mut eviction = call.decode_other(body, "policy/v1", "Eviction")?;
     let name = call.info.name.clone();
     let namespace = call.info.namespace.clone();
     if eviction.str_at(&["metadata", "name"]) != name {
@@ -169,6 +172,7 @@ async fn evict(mut call: Call, body: &[u8]) -> Result<Reply> {
         options.to_value("CreateOptions"),
         delete.dry_run,
     );
+    eviction.set(&["metadata", "namespace"], namespace.as_str());
     request.object = eviction;
     call.server.mutate(&mut request).await?;
     call.server.validate(&mut request).await?;
@@ -255,6 +259,7 @@ async fn spend(call: &mut Call, pod: &str, budget: &Value, dry_run: bool) -> Res
         options,
         may_create: false,
         admission: false,
+        versions: Versions::default(),
     };
     let produce = |old: Option<&Value>| {
         let budget = old.ok_or_else(|| Status::not_found(&gr, &name))?;
@@ -339,7 +344,7 @@ async fn disrupt(call: &mut Call, namespace: &str, name: &str, mut delete: Delet
             delete.resource_version = Some(written.entry.revision.to_string());
         }
     }
-    call.delete_object(&kind, namespace, name, delete).await.map(|_| ())
+    call.delete_object(&kind, namespace, name, delete, None).await.map(|_| ())
 }
 
 // ---- token

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::admission::expressions::{Compiled, Inputs, MatchConditions, check_conditions, request_value};
 use crate::admission::matching::{Form, Shown, Subject};
 use crate::admission::{AdmissionRequest, Plugin};
-use crate::connect::endpoint;
-use crate::conversion::{knows_review, printed, wrong_client, wrong_reviews};
+use crate::connect::webhook_endpoint;
+use crate::conversion::{knows_review, printed, unregistered, wrong_client, wrong_reviews};
+use crate::kind::{builtin, split_api_version};
 use crate::metrics::admission::Asked;
 use crate::outside;
 use crate::seams::{BoxFuture, Shows, Target};
@@ -205,15 +206,16 @@ pub async fn post(
         (client.str_at(&["url"]).to_owned(), None)
     } else {
         let (name, namespace) = (service.str_at(&["name"]), service.str_at(&["namespace"]));
-        let port = service.i64_at(&["port"]).unwrap_or(443).to_string();
-        let address = endpoint(server, namespace, name, &port).map_err(|s| s.message)?;
+        let port = service.i64_at(&["port"]).unwrap_or(443);
         let path = service.str_at(&["path"]);
-        let slash = if path.starts_with('/') || path.is_empty() { "" } else { "/" };
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let address = webhook_endpoint(server, namespace, name, port);
         (format!("https://{name}.{namespace}.svc:{port}{slash}{path}"), Some(address))
     };
     let separator = if url.contains('?') { '&' } else { '?' };
     let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
     let asked = format!("{url}{separator}timeout={seconds}s");
+    let address = address.transpose().map_err(|why| format!("Post {asked:?}: {why}"))?;
     let (shows, server_name) = (Shows::Nothing, "");
     let target = Target { url: &url, address, server_name, ca_bundle: &bundle, insecure: false, shows };
     outside::post(server, target, &asked, "", body, limit).await.map_err(|failure| failure.why)
@@ -269,6 +271,7 @@ async fn ask(
     let seconds = hook.config.i64_at(&["timeoutSeconds"]).unwrap_or(TIMEOUT_SECONDS_DEFAULT).clamp(1, 30);
     let limit = Duration::from_secs(seconds as u64).min(request.deadline.saturating_duration_since(Instant::now()));
     let answer = post(server, &hook.config["clientConfig"], limit, &review).await;
+    let answer = answer.and_then(|answer| typed(answer, &api_version));
     let answer = answer.map_err(|why| Failure::Call(format!("failed to call webhook: {why}")))?;
     let response = verified(answer, &api_version, &uid, mutating)
         .map_err(|why| Failure::Call(format!("received invalid webhook response: {why}")))?;
@@ -278,6 +281,25 @@ async fn ask(
     let texts = response.list_at(&["warnings"]).iter().filter_map(Value::as_str);
     request.warnings.extend(texts.map(str::to_owned));
     Ok(response)
+}
+
+/// The answer in the normal form of what was asked for, if that is what it is; it need not say so.
+fn typed(answer: Value, wanted: &str) -> std::result::Result<Value, String> {
+    const KIND: &str = "AdmissionReview";
+    let (api_version, kind) = (answer.str_at(&["apiVersion"]), answer.str_at(&["kind"]));
+    let (api_version, kind) = (Some(api_version).filter(|v| !v.is_empty()), Some(kind).filter(|k| !k.is_empty()));
+    let (api_version, kind) = (api_version.unwrap_or(wanted), kind.unwrap_or(KIND));
+    let is_review = kind == KIND && ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"].contains(&api_version);
+    let version = |api_version: &str| split_api_version(api_version).1.to_owned();
+    if !is_review && (api_version, kind) != ("v1", "Status") {
+        return Err(unregistered(api_version, kind));
+    }
+    if !is_review || api_version != wanted {
+        let (given, wanted) = (version(api_version), version(wanted));
+        return Err(format!("converting ({given}.{kind}) to ({wanted}.{KIND}): unknown conversion"));
+    }
+    let Some(id) = builtin().kind("admission.k8s.io", "v1", KIND) else { return Ok(answer) };
+    json::typed(builtin(), id, answer).map(|decoded| decoded.value).map_err(|e| e.to_string())
 }
 
 /// The response of a review that belongs to what was asked. Of v1beta1 upstream never looked at what came back.
@@ -341,7 +363,7 @@ fn allowed(hook: &Hook, response: &Value) -> std::result::Result<(), Failure> {
         ("", reason) => format!("{by}: {reason}"),
         (message, _) => format!("{by}: {message}"),
     };
-    Err(Failure::Denied(Status::denied(status.i64_at(&["code"]).unwrap_or(0), status.str_at(&["reason"]), message)))
+    Err(Failure::Denied(Status::denied(status.clone(), &message)))
 }
 
 /// Asks a webhook and applies its patch; true: the object is another.
@@ -408,8 +430,16 @@ fn patched(
         return Ok(None);
     }
     let operations = json::parse(&bytes).map_err(|e| undecodable(&e))?;
-    if operations.as_list().is_some_and(|list| list.is_empty()) {
-        return Ok(None);
+    match operations.as_list() {
+        Some([]) => return Ok(None),
+        None if operations.is_null() => return Ok(None),
+        None => {
+            let kind = operations.kind_name();
+            return Err(undecodable(&format_args!(
+                "json: cannot unmarshal {kind} into Go value of type jsonpatch.Patch"
+            )));
+        }
+        Some(_) => {}
     }
     let (object, _) = shown.get(request, form);
     if object.is_null() {
@@ -424,7 +454,7 @@ fn patched(
     }
     let failed = |why: &dyn std::fmt::Display| Failure::Other(Status::internal(why));
     let made = patch::json_patch(object.clone(), &operations).map_err(|e| failed(&e))?;
-    let made = form.settled(server, request, made).map_err(|e| failed(&e))?;
+    let (made, _) = form.settled(server, request, made).map_err(Failure::Other)?;
     let told = Value::object([
         ("configuration", hook.configuration.as_str().into()),
         ("webhook", hook.name.as_str().into()),

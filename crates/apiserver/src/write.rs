@@ -18,6 +18,7 @@ use crate::options::WriteOptions;
 use crate::read::store_error;
 use crate::reply::{self, Reply, Warnings};
 use crate::status::{Result, field_error};
+use crate::versions::Versions;
 use crate::{Attributes, Server, Status, crd_objects, meta, negotiate};
 
 const REQUEST_TIME: Duration = Duration::from_secs(60);
@@ -67,6 +68,7 @@ pub struct Update<'a> {
     pub may_create: bool,
     /// Off for the server's own bookkeeping.
     pub admission: bool,
+    pub versions: Versions,
 }
 
 /// What a write has left.
@@ -223,7 +225,7 @@ impl Call {
         dedup_owners(&mut object, &self.warnings, "");
         (kind.strategy.wipe_for_create)(&self.cx(&kind, "", options.dry_run), &mut object);
         if !managed {
-            self.record_managers(&kind, None, &mut object, "", options);
+            self.record_managers(&kind, None, &mut object, "", options, &Versions::default());
         }
         let name = object.str_at(&["metadata", "name"]).to_owned();
         let options_value = options.to_value("CreateOptions");
@@ -356,6 +358,7 @@ impl Call {
         new: &mut Value,
         subresource: &str,
         options: &WriteOptions,
+        versions: &Versions,
     ) {
         let now = self.server.now_text();
         let writer = apply::Writer {
@@ -364,6 +367,7 @@ impl Call {
             subresource,
             now: &now,
             resets: kind.resets(subresource),
+            others: Some(&|version, before, after| versions.compare(kind, version, before, after)),
         };
         apply::update(kind.table(), &kind.ty, old, new, writer);
     }
@@ -420,7 +424,11 @@ impl Call {
                 return self.create_by_update(update, produce).await;
             };
             let old = Arc::new(self.server.object_to_update(&kind, &entry).await?);
-            let produced = match produce(Some(&old))? {
+            let produced = produce(Some(&old));
+            if update.versions.fetch(&self.server, &kind).await? {
+                continue;
+            }
+            let produced = match produced? {
                 Some(produced) => produced,
                 None if self.is_stale(&key).await? => Produced { object: (*old).clone(), managed: true },
                 None => return Ok(Written { entry, created: false }),
@@ -498,7 +506,10 @@ impl Call {
         }
         self.keep(update, &mut object, &old);
         if !managed {
-            self.record_managers(kind, Some(&old), &mut object, update.subresource, &update.options);
+            self.record_managers(kind, Some(&old), &mut object, update.subresource, &update.options, &update.versions);
+            if update.versions.fetch(&self.server, kind).await? {
+                return Ok(None);
+            }
         }
         let options = update.options.to_value("UpdateOptions");
         let dry_run = update.options.dry_run;
@@ -511,6 +522,9 @@ impl Call {
             options,
             dry_run,
         );
+        if request.is("", "namespaces") {
+            request.namespace.clone_from(&update.name);
+        }
         request.old = Some(old.clone());
         request.object = object;
         if update.admission {
@@ -722,6 +736,7 @@ pub async fn update(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
         options,
         may_create: false,
         admission: true,
+        versions: Versions::default(),
     };
     let written = call.update(&update, &|_| Ok(Some(Produced::new(object.clone())))).await?;
     call.written(&written).await

@@ -175,7 +175,7 @@ async fn what_subresources_take() {
     let apply = mutations("Object{spec: Object.spec{replicas: 8}}");
     f.post(&policies, &policy("apply", "deployments/scale", &apply)).await.is(201);
     f.post(&bindings, &binding("apply", "apply", "matchResources: {}")).await.is(201);
-    f.patch(&scale, "merge-patch", "{spec: {replicas: 3}}").await.is(422).has(&[("/message", "policy 'apply' with binding 'apply' denied request: error applying patch: failed to convert patch object to typed object: no corresponding type for autoscaling/v1, Kind=Scale")]);
+    f.patch(&scale, "merge-patch", "{spec: {replicas: 3}}").await.is(403).has(&[("/message", "policy 'apply' with binding 'apply' denied request: error applying patch: failed to convert patch object to typed object: no corresponding type for autoscaling/v1, Kind=Scale")]);
     // A Binding's labels become the pod's.
     let label = mutations("Object{metadata: Object.metadata{labels: {'bound': 'yes'}}}");
     f.post(&policies, &policy("bind", "pods/binding", &label)).await.is(201);

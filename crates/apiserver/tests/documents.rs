@@ -174,6 +174,7 @@ async fn scale_and_status() {
 async fn connects_and_reviews() {
     let f = Fixture::new().await;
     let pods = "/api/v1/namespaces/default/pods";
+    f.post("/api/v1/nodes", "{metadata: {name: n1}}").await.is(201);
     f.post(pods, "{metadata: {name: p}, spec: {nodeName: n1, containers: [{name: c, image: nginx}]}}").await.is(201);
     for (path, want) in [
         ("p/log?tailLines=5", "n1 GET /containerLogs/default/p/c?tailLines=5"),

@@ -37,7 +37,7 @@ async fn objects_obey_rules() {
     let reply = f.post(THINGS, &thing("b", "{x: 0, y: 0}")).await.is(422);
     assert_eq!(
         reply.at("/message"),
-        "Thing.stable.example.com \"b\" is invalid: [spec: Invalid value: failed rule: self.x + self.y > 0, spec: Invalid value: no such key: firstArray evaluating rule: self.firstArray.isSorted() && ((self.firstArray.sum() + self.firstArray.sum()) % 2 == 0), spec: Invalid value: no such key: largeArray evaluating rule: self.largeArray.all(x, self.largeArray.all(y, y == x))]"
+        "Thing.stable.example.com \"b\" is invalid: [spec: Invalid value: failed rule: self.x + self.y > 0, spec: Invalid value: \"object\": no such key: firstArray evaluating rule: self.firstArray.isSorted() && ((self.firstArray.sum() + self.firstArray.sum()) % 2 == 0), spec: Invalid value: \"object\": no such key: largeArray evaluating rule: self.largeArray.all(x, self.largeArray.all(y, y == x))]"
     );
     let large = vec!["20"; 725].join(",");
     let spec = format!("{{x: 1, y: 1, firstArray: [], largeArray: [{large}]}}");

@@ -72,6 +72,7 @@ fn main() {
             subresource: "",
             now: "2026-11-22T17:46:12Z",
             resets: &["status"],
+            others: None,
         };
         let mut changed = decoded.value.clone();
         changed.set(&["metadata", "labels", "new"], "label");

@@ -1,8 +1,8 @@
 //! Server-side apply and managed fields, after sigs.k8s.io/structured-merge-diff and apimachinery's managedfields.
 //!
 //! [`update`] records who set what in a create, update or patch; [`apply`] does server-side apply; [`settle`]
-//! undoes a change of nothing but managedFields' times. Values are of the version in hand; upstream compares
-//! each manager's fields in that manager's own version, which differs only where field names do.
+//! undoes a change of nothing but managedFields' times. Values are of the version in hand; what a change did to a
+//! manager's fields in another version is asked of the caller ([`Others`]).
 
 mod set;
 #[cfg(test)]
@@ -10,12 +10,22 @@ mod tests;
 mod typed;
 
 pub use set::Set;
+pub use typed::Comparison;
 use typed::{Typed, equal};
 
 use crate::{Object, Table, Type, Value, json};
 
+/// What a change did, by another version and the objects before and after in the version in hand; `None`: the same as
+/// in that.
+pub type Others<'a> = dyn Fn(&str, &Value, &Value) -> Option<Comparison> + 'a;
+
+/// Two objects in the version of a table.
+pub fn compare(table: &Table, ty: &Type, before: &Value, after: &Value) -> Comparison {
+    Typed::new(table, ty).compare(before, after)
+}
+
 /// Who writes, as what, and when (RFC 3339 seconds): nothing here reads a clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Writer<'a> {
     pub manager: &'a str,
     /// The version of the object in hand: `apps/v1`.
@@ -25,6 +35,38 @@ pub struct Writer<'a> {
     pub now: &'a str,
     /// The fields (`status`, `metadata.labels`) which the request cannot set, and so cannot own.
     pub resets: &'a [&'a str],
+    /// `None`: all versions have the same fields.
+    pub others: Option<&'a Others<'a>>,
+}
+
+/// What a change did, in the versions of all who own fields.
+struct Changes<'a> {
+    own: Comparison,
+    before: &'a Value,
+    after: &'a Value,
+    ignored: Set,
+    writer: Writer<'a>,
+    known: Vec<(String, Comparison)>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(typed: Typed<'_>, before: &'a Value, after: &'a Value, writer: Writer<'a>) -> Changes<'a> {
+        let ignored = Set::of_fields(writer.resets);
+        let own = typed.compare(before, after).without(&ignored);
+        Changes { own, before, after, ignored, writer, known: Vec::new() }
+    }
+
+    /// As a manager sees it; nothing has changed there if nothing has here.
+    fn of(&mut self, api_version: &str) -> &Comparison {
+        let Some(others) = self.writer.others.filter(|_| api_version != self.writer.api_version) else {
+            return &self.own;
+        };
+        if !self.known.iter().any(|(version, _)| version == api_version) {
+            let seen = others(api_version, self.before, self.after).map(|seen| seen.without(&self.ignored));
+            self.known.push((api_version.to_owned(), seen.unwrap_or_else(|| self.own.clone())));
+        }
+        self.known.iter().find(|(version, _)| version == api_version).map_or(&self.own, |(_, seen)| seen)
+    }
 }
 
 /// A field that another manager owns with another value.
@@ -281,19 +323,20 @@ fn record(
     writer: Writer<'_>,
     manager: &str,
 ) -> Vec<Entry> {
-    let changes = typed.compare(before, after).without(&Set::of_fields(writer.resets));
-    if changes.nameless {
+    let mut changes = Changes::new(typed, before, after, writer);
+    if changes.own.nameless {
         return Vec::new();
     }
-    let taken = changes.modified.union(&changes.added);
     for entry in &mut entries {
-        if entry.fields.is_touched_by(&taken) || entry.fields.is_touched_by(&changes.removed) {
+        let seen = changes.of(&entry.api_version);
+        let taken = seen.modified.union(&seen.added);
+        if entry.fields.is_touched_by(&taken) || entry.fields.is_touched_by(&seen.removed) {
             let set = entry.fields.set();
-            entry.fields = Fields::of(&set.difference(&set.intersection(&taken)).difference(&changes.removed));
+            entry.fields = Fields::of(&set.difference(&set.intersection(&taken)).difference(&seen.removed));
         }
     }
     entries.retain(|e| !e.fields.is_empty());
-    let own = taken.difference(&Set::of_fields(&STRIPPED));
+    let own = changes.own.modified.union(&changes.own.added).difference(&Set::of_fields(&STRIPPED));
     if !own.is_empty() {
         let mut mine = Entry::new(writer, manager, false, &own);
         match entries.iter_mut().find(|e| e.same(&mine)) {
@@ -408,7 +451,8 @@ pub fn apply(
 /// What would replace a list, a map or a struct as a whole is refused. The result is in normal form, not yet defaulted.
 pub fn overlay(table: &Table, ty: &Type, live: &Value, config: &Value) -> Result<Value, ApplyError> {
     let typed = Typed::new(table, ty);
-    check(typed, config)?;
+    misfits(typed, config)
+        .map_err(|why| ApplyError::Invalid(format!("failed to convert patch object to typed object: {why}")))?;
     let mut atomics = Vec::new();
     typed.atomics(config, "", &mut atomics);
     if !atomics.is_empty() {
@@ -419,17 +463,22 @@ pub fn overlay(table: &Table, ty: &Type, live: &Value, config: &Value) -> Result
     normal(table, ty, typed.merge(Some(live), Some(config)).unwrap_or_default())
 }
 
-fn check(typed: Typed<'_>, config: &Value) -> Result<(), ApplyError> {
+/// What of a configuration does not fit its type.
+fn misfits(typed: Typed<'_>, config: &Value) -> Result<(), String> {
     let mut errors = Vec::new();
     typed.validate(config, "", &mut errors);
-    let text = match errors.as_slice() {
-        [] => return Ok(()),
-        [one] => one.clone(),
-        many => std::iter::once("errors:".to_owned())
+    match errors.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        many => Err(std::iter::once("errors:".to_owned())
             .chain(many.iter().map(|e| format!("  {e}")))
             .collect::<Vec<_>>()
-            .join("\n"),
-    };
+            .join("\n")),
+    }
+}
+
+fn check(typed: Typed<'_>, config: &Value) -> Result<(), ApplyError> {
+    let Err(text) = misfits(typed, config) else { return Ok(()) };
     let (group_version, kind) = (config.str_at(&["apiVersion"]), config.str_at(&["kind"]));
     let group_version =
         if group_version.contains('/') { group_version.to_owned() } else { format!("/{group_version}") };
@@ -469,11 +518,12 @@ fn merge(
     };
     let result = prune(typed, merged, &entries, &own, &last);
 
-    let changes = typed.compare(live, &result).without(&ignored);
-    let taken = changes.modified.union(&changes.added);
+    let mut changes = Changes::new(typed, live, &result, writer);
     let mut conflicts = Vec::new();
     for entry in &mut entries {
-        if !entry.fields.is_touched_by(&taken) && !entry.fields.is_touched_by(&changes.removed) {
+        let seen = changes.of(&entry.api_version);
+        let taken = seen.modified.union(&seen.added);
+        if !entry.fields.is_touched_by(&taken) && !entry.fields.is_touched_by(&seen.removed) {
             continue;
         }
         let set = entry.fields.set();
@@ -482,10 +532,11 @@ fn merge(
             let message = entry.conflict();
             conflicts.extend(lost.paths().into_iter().map(|field| Conflict { message: message.clone(), field }));
         }
-        entry.fields = Fields::of(&set.difference(&lost).difference(&changes.removed));
+        entry.fields = Fields::of(&set.difference(&lost).difference(&seen.removed));
     }
     if !conflicts.is_empty() {
-        conflicts.sort();
+        // One manager's in the order of its set.
+        conflicts.sort_by(|a, b| a.message.cmp(&b.message));
         return Err(ApplyError::Conflicts(conflicts));
     }
     entries.retain(|e| !e.fields.is_empty());

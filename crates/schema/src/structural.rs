@@ -5,6 +5,7 @@
 
 mod check;
 mod embedded;
+mod formats;
 mod node;
 mod table;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod values;
 
 use crate::value::Key;
 use crate::{Decoded, FieldProblem, MessageId, Object, Table, Value, json, validate::FieldError};
+pub use formats::supported as supported_format;
 pub use node::{Additional, CelRule, Kind, ListType, Node};
 
 /// One CRD version's schema, ready for use.
@@ -103,6 +105,16 @@ impl Schema {
             other => other,
         });
         Ok(placed.collect())
+    }
+
+    /// Brings the metadata of the objects inside into the normal form of its type; says what it does not know.
+    ///
+    /// # Errors
+    /// Metadata that does not fit its type.
+    pub fn coerce_embedded(&self, value: &mut Value) -> Result<Vec<FieldProblem>, FieldError> {
+        let mut unknown = Vec::new();
+        embedded::coerce(&self.node, value, "", &mut unknown)?;
+        Ok(unknown)
     }
 
     /// Sets declared defaults, after nulls without a default or `nullable` were dropped.

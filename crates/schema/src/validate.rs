@@ -138,6 +138,8 @@ impl FieldError {
             | ErrorKind::TooLong
             | ErrorKind::TooShort
             | ErrorKind::Internal => {}
+            // A whole object is not shown.
+            ErrorKind::Duplicate if self.bad_value.is_null() => {}
             _ => {
                 text.push_str(": ");
                 match &self.bad_value {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use schema::{MessageId, Value, defaults, json, selector::LabelSelector};
 
 use super::AdmissionRequest;
-use crate::call::settled;
+use crate::call::{settled, unconvertible};
 use crate::kind::{Kind, builtin, split_api_version};
 use crate::{Server, Status};
 
@@ -174,23 +174,36 @@ impl Form {
         }
     }
 
-    /// An object that was changed in this form, in normal form and with its defaults.
+    /// An object that was changed in this form, in normal form and with its defaults; and what a strict reader of a
+    /// built-in type says of it.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn settled(&self, server: &Server, request: &AdmissionRequest, object: Value) -> Result<Value, String> {
+    pub fn settled(
+        &self,
+        server: &Server,
+        request: &AdmissionRequest,
+        object: Value,
+    ) -> Result<(Value, Vec<String>), Status> {
         let (kind, message) = self.schema(server, request);
         match (kind, message) {
-            (Some(kind), _) => settled(&kind, object),
+            (Some(kind), _) => {
+                match unconvertible(&kind, object.str_at(&["apiVersion"]), object.str_at(&["kind"])) {
+                    Some(why) if why.starts_with("converting") => return Err(Status::plain_internal(why)),
+                    Some(why) => return Err(Status::internal(why)),
+                    None => {}
+                }
+                settled(&kind, object).map_err(Status::internal)
+            }
             (None, Some(id)) => {
-                let mut object = json::typed(builtin(), id, object).map_err(|e| e.to_string())?.value;
+                let mut object = json::typed(builtin(), id, object).map_err(Status::internal)?.value;
                 defaults::apply(builtin(), id, &mut object);
                 let (api_version, kind) = self.kind(request);
                 object.set(&["apiVersion"], api_version);
                 object.set(&["kind"], kind);
-                Ok(object)
+                Ok((object, Vec::new()))
             }
-            (None, None) => Ok(object),
+            (None, None) => Ok((object, Vec::new())),
         }
     }
 

@@ -208,6 +208,7 @@ pub static CUSTOM: Strategy = Strategy {
         }
     },
     unconditional_update: false,
+    warnings: crate::crd_objects::finalizers,
     prepare_update: |cx, new, old| {
         bump_generation(new, old);
         // Without a status subresource the status is content like any other.

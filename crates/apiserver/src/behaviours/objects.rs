@@ -526,6 +526,7 @@ pub static DEFINITION: Strategy = Strategy {
         Ok(())
     },
     validate: crate::crd_checks::validate,
+    warnings: crate::crd::warnings,
     may_remove: |definition| meta::is_deleting(definition) && !meta::has_finalizers(definition),
     marked: crate::crd::mark,
     ..PLAIN

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::ast::{ACCU, Call, Const, Expr, Fold, Kind, Select};
-use super::types::Type;
+use super::types::{self, Type};
 use super::value::{Evaluated, Fault, Key, Text, Val};
 use super::{Program, Variable, authz::Authorize};
 
@@ -271,7 +271,11 @@ impl<'v> Cx<'v> {
         }
         match self.field(&operand, &select.field)? {
             Some(value) => self.typed(value, ty),
-            None => Err(Fault::no_such_key(&select.field)),
+            None => {
+                // By the name that the expression has for it; what has underscores already is no other name.
+                let escaped = types::escape(&select.field).filter(|_| !select.field.contains("__"));
+                Err(Fault::no_such_key(escaped.as_ref().unwrap_or(&select.field)))
+            }
         }
     }
 

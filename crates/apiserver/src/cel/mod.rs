@@ -131,7 +131,10 @@ impl Program {
         let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
         Err(match names.as_slice() {
             [one] => format!("must evaluate to {one} but got {}", program.ty),
-            many => format!("must evaluate to one of [{}] but got {}", many.join(" "), program.ty),
+            many => {
+                let many = many.join(" ").replace("null", "null_type");
+                format!("must evaluate to one of [{many}] but got {}", program.ty)
+            }
         })
     }
 

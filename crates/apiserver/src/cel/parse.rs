@@ -228,6 +228,7 @@ impl Parser<'_> {
                 self.advance();
                 Ok(name)
             }
+            Token::End => self.fail(self.here().at, "Syntax error: no viable alternative at input '.'"),
             _ => Err(self.unexpected("no viable alternative at input", "IDENTIFIER")),
         }
     }
@@ -347,7 +348,7 @@ impl Parser<'_> {
             return Ok(Expr::call(at, &name, args));
         }
         match args.pop().map(|arg| (arg.at, arg.kind)) {
-            Some((at, Kind::Select(mut select))) if !select.test => {
+            Some((_, Kind::Select(mut select))) if !select.test => {
                 select.test = true;
                 Ok(Expr::new(at, Kind::Select(select)))
             }

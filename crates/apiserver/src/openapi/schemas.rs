@@ -140,24 +140,17 @@ impl Schemas {
         let mut schema = Value::object([("type", "object".into())]);
         if !anything && !open_api.is_null() {
             schema = open_api.clone();
+            self.complete(&mut schema);
             if self.dialect == Dialect::V2 {
                 to_v2(&mut schema);
             }
-            for (name, said) in COMMON {
-                let member = if name == "metadata" { self.extended(self.reference_to(META)) } else { text.clone() };
-                schema.set(&["properties", name], member);
-                schema.set(&["properties", name, "description"], said);
-            }
+            self.add_common(&mut schema);
         }
         schema.set(&["x-kubernetes-group-version-kind"], Value::List(vec![gvk(&r.group, &r.version, &r.kind)]));
-        if !r.selectable.is_empty() {
-            let paths = r.selectable.iter().map(|path| Value::object([("fieldPath", (&**path).into())]));
-            schema.set(&["x-kubernetes-selectable-fields"], Value::List(paths.collect()));
-        }
         let name = name_of(kind);
         self.wait_for(builtin().id(META));
         self.wait_for(builtin().id(LIST_META));
-        let list = Value::object([
+        let mut list = Value::object([
             ("type", "object".into()),
             ("required", Value::list(["items"])),
             (
@@ -166,13 +159,50 @@ impl Schemas {
                     ("apiVersion", text.clone()),
                     ("kind", text),
                     ("items", Value::object([("type", "array".into()), ("items", self.reference_to(&name))])),
-                    ("metadata", self.reference_to(LIST_META)),
+                    ("metadata", self.extended(self.reference_to(LIST_META))),
                 ]),
             ),
             ("x-kubernetes-group-version-kind", Value::List(vec![gvk(&r.group, &r.version, &kind.list_kind())])),
         ]);
+        if !r.selectable.is_empty() {
+            let paths = r.selectable.iter().map(|path| Value::object([("fieldPath", (&**path).into())]));
+            let paths = Value::List(paths.collect());
+            list.set(&["x-kubernetes-selectable-fields"], paths.clone());
+            schema.set(&["x-kubernetes-selectable-fields"], paths);
+        }
         self.out.insert(custom_name(&r.group, &r.version, &kind.list_kind()), list);
         self.out.insert(name, schema);
+    }
+
+    /// What every object has.
+    fn add_common(&self, schema: &mut Value) {
+        for (name, said) in COMMON {
+            let member = match name {
+                "metadata" => self.extended(self.reference_to(META)),
+                _ => Value::object([("type", "string".into())]),
+            };
+            schema.set(&["properties", name], member);
+            schema.set(&["properties", name, "description"], said);
+        }
+    }
+
+    /// Says in OpenAPI's words what Kubernetes' extensions mean.
+    fn complete(&self, schema: &mut Value) {
+        if schema.bool_at(&["x-kubernetes-embedded-resource"]) {
+            self.add_common(schema);
+            schema.set(&["required"], Value::list(["kind", "apiVersion"]));
+        }
+        if schema.bool_at(&["x-kubernetes-int-or-string"]) && schema["anyOf"].is_null() {
+            let either = ["integer", "string"].map(|ty| Value::object([("type", ty.into())]));
+            schema.set(&["anyOf"], Value::List(either.into()));
+        }
+        let Some(members) = schema.as_object_mut() else { return };
+        if let Some(properties) = members.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.values_mut().for_each(|inner| self.complete(inner));
+        }
+        for name in ["items", "additionalProperties"] {
+            members.get_mut(name).into_iter().for_each(|inner| self.complete(inner));
+        }
     }
 
     fn reference_to(&self, name: &str) -> Value {
@@ -351,7 +381,7 @@ fn to_v2(schema: &mut Value) {
     let preserve = schema.bool_at(&["x-kubernetes-preserve-unknown-fields"]);
     let int_or_string = schema.bool_at(&["x-kubernetes-int-or-string"]);
     let Some(members) = schema.as_object_mut() else { return };
-    for name in ["oneOf", "anyOf", "allOf", "not"] {
+    for name in ["oneOf", "anyOf", "allOf", "not", "default"] {
         members.remove(name);
     }
     if members.remove("nullable").is_some_and(|n| n.as_bool() == Some(true)) || int_or_string {
@@ -361,11 +391,8 @@ fn to_v2(schema: &mut Value) {
         }
     }
     if preserve {
-        for name in ["items", "properties"] {
+        for name in ["type", "items", "properties", "required"] {
             members.remove(name);
-        }
-        if members.get("type").and_then(Value::as_str) == Some("object") {
-            members.remove("required");
         }
     }
     if let Some(properties) = members.get_mut("properties").and_then(Value::as_object_mut) {

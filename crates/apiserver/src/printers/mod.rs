@@ -123,14 +123,12 @@ fn path(object: &Value, source: &str, ty: &str, now: i64) -> Value {
 pub fn lookup(object: &Value, source: &str) -> Option<Value> {
     let mut here: Vec<&Value> = vec![object];
     let mut rest = source.trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
-    let mut many = false;
     while !rest.is_empty() {
         if let Some(tail) = rest.strip_prefix('[') {
             let end = tail.find(']')?;
             let inner = &tail[..end];
             rest = &tail[end + 1..];
             if inner == "*" {
-                many = true;
                 here = here.iter().flat_map(|v| v.as_list().unwrap_or(&[])).collect();
             } else if let Some(filter) = inner.strip_prefix("?(@.").and_then(|f| f.strip_suffix(')')) {
                 let (name, wanted) = filter.split_once("==")?;
@@ -178,9 +176,6 @@ pub fn lookup(object: &Value, source: &str) -> Option<Value> {
             continue;
         }
         here = here.iter().filter_map(|v| v.member(&name)).collect();
-    }
-    if many && here.len() > 1 {
-        return Some(Value::List(here.into_iter().cloned().collect()));
     }
     here.first().map(|v| (*v).clone())
 }

@@ -26,7 +26,7 @@ fn paths_of_custom_columns() {
     for (path, want) in [
         (".spec.list[1].n", "\"y\""),
         (".spec.list[-1].n", "\"y\""),
-        (".spec.list[*].n", "[\"x\",\"y\"]"),
+        (".spec.list[*].n", "\"x\""),
         (".spec['a.b']", "1"),
         (".spec.a\\.b", "1"),
         (".status.conditions[?(@.type==\"Ready\")].status", "\"True\""),

@@ -100,7 +100,7 @@ impl NodeProxy for Proxy {
         request: Request<Body>,
     ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
         Box::pin(async move {
-            let failed = |error: remote::Error| Status::internal(format!("failed calling {}: {error}", target.url));
+            let failed = |error: remote::Error| Status::plain_internal(error.to_string());
             if let Some(rest) = target.url.strip_prefix("http://") {
                 let authority = rest.split('/').next().unwrap_or(rest);
                 let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());

@@ -1,5 +1,6 @@
 //! HTTPS to other processes of the cluster: an agent to its server, the server to kubelets, webhooks and pods.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,11 +29,12 @@ use crate::identity::Pair;
 
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Connections fail in Go's words: clients of the API read them where it calls webhooks.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot connect to {address}: {source}")]
+    #[error("{}", unconnected(address, source))]
     Connect { address: String, source: std::io::Error },
-    #[error("{address} does not answer within {} s", CONNECT.as_secs())]
+    #[error("dial tcp {address}: i/o timeout")]
     Timeout { address: String },
     #[error("{0:?} is no URL of a server")]
     Url(String),
@@ -42,8 +44,71 @@ pub enum Error {
     Pem,
     #[error("trusted certificates: {0}")]
     Untrusting(#[from] rustls::client::VerifierBuilderError),
-    #[error("HTTP with {address}: {source}")]
+    #[error("{}", unanswered(address, source))]
     Http { address: String, source: hyper::Error },
+}
+
+fn unconnected(address: &str, source: &std::io::Error) -> String {
+    if let Some(error) = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return unsecured(error);
+    }
+    let why = match source.kind() {
+        ErrorKind::UnexpectedEof => return "EOF".to_owned(),
+        ErrorKind::ConnectionRefused => "connect: connection refused",
+        ErrorKind::HostUnreachable => "connect: no route to host",
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable",
+        ErrorKind::ConnectionReset => "read: connection reset by peer",
+        _ if source.to_string().starts_with("failed to lookup") => {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            return format!("dial tcp: lookup {host}: no such host");
+        }
+        _ => &source.to_string(),
+    };
+    format!("dial tcp {address}: {why}")
+}
+
+fn unanswered(address: &str, source: &hyper::Error) -> String {
+    use std::error::Error;
+    let cause = source.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause {
+        _ if source.is_incomplete_message() => "EOF".to_owned(),
+        Some(cause) => unconnected(address, cause),
+        None => format!("HTTP with {address}: {source}"),
+    }
+}
+
+fn unsecured(error: &rustls::Error) -> String {
+    use CertificateError::{
+        BadSignature, ExpiredContext, NotValidForNameContext, NotValidYetContext, Other, UnknownIssuer,
+    };
+    let why = match error {
+        rustls::Error::InvalidMessage(_) => return "http: server gave HTTP response to HTTPS client".into(),
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature | Other(_)) => {
+            "certificate signed by unknown authority".to_owned()
+        }
+        rustls::Error::InvalidCertificate(ExpiredContext { .. } | NotValidYetContext { .. }) => {
+            "certificate has expired or is not yet valid".to_owned()
+        }
+        rustls::Error::InvalidCertificate(NotValidForNameContext { expected, presented }) => {
+            let (wanted, is_address) = (expected.to_str(), matches!(expected, ServerName::IpAddress(_)));
+            // As `DnsName("a")` and `IpAddress(1.2.3.4)`.
+            let of = |kind: &str| -> Vec<&str> {
+                let names = presented.iter().filter_map(|name| name.strip_prefix(kind)?.strip_suffix(')'));
+                names.map(|name| name.trim_matches('"')).collect()
+            };
+            match (of(if is_address { "IpAddress(" } else { "DnsName(" }).join(", "), is_address) {
+                (none, true) if none.is_empty() => {
+                    format!("cannot validate certificate for {wanted} because it doesn't contain any IP SANs")
+                }
+                (none, false) if none.is_empty() => {
+                    format!("certificate is not valid for any names, but wanted to match {wanted}")
+                }
+                (names, _) => format!("certificate is valid for {names}, not {wanted}"),
+            }
+        }
+        other => return format!("tls: {other}"),
+    };
+    format!("tls: failed to verify certificate: x509: {why}")
 }
 
 /// Whom to trust.

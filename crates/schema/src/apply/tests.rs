@@ -51,6 +51,7 @@ fn follow(text: &str, table: &Table, read: impl Fn(&Value) -> Value) {
                 subresource: "",
                 now: "2026-01-01T00:00:00Z",
                 resets: if std::ptr::eq(table, Table::builtin()) { &["status"] } else { &[] },
+                others: None,
             };
             let mut error = String::new();
             if step.str_at(&["op"]) == "apply" {
@@ -92,7 +93,7 @@ fn built_in_objects_go_the_way_of_upstream() {
 }
 
 fn writer<'a>(manager: &'a str, now: &'a str) -> Writer<'a> {
-    Writer { manager, api_version: "v1", subresource: "", now, resets: &["status"] }
+    Writer { manager, api_version: "v1", subresource: "", now, resets: &["status"], others: None }
 }
 
 fn config_map(data: &[(&str, &str)]) -> (Type, Value) {
@@ -190,6 +191,7 @@ fn the_status_is_not_owned_by_the_main_resource() {
     let status = Writer {
         subresource: "status",
         resets: &["spec", "metadata.labels"],
+        others: None,
         ..writer("kubelet", "2026-01-01T00:00:00Z")
     };
     update(table, &ty, Some(&new), &mut later, status);

@@ -585,7 +585,7 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Comparison {
     pub removed: Set,
     pub modified: Set,

@@ -243,6 +243,7 @@ fn nested(schema: &Value, spare_any_of: bool, path: &str, errors: &mut Vec<Field
         ("x-kubernetes-list-map-keys", "must be empty to be structural"),
         ("x-kubernetes-list-type", "must be undefined to be structural"),
         ("x-kubernetes-map-type", "must be undefined to be structural"),
+        ("x-kubernetes-validations", "must be empty to be structural"),
     ] {
         if schema.member(name).is_some_and(|v| !v.is_empty()) {
             errors.push(FieldError::forbidden(format!("{path}.{name}"), detail));

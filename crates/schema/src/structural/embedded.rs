@@ -2,8 +2,8 @@
 
 use super::node::{Additional, Node};
 use super::{decode_metadata, join};
-use crate::Value;
 use crate::validate::{FieldError, NameRule, metadata, names};
+use crate::{FieldProblem, Value};
 
 /// The root is not one of them: the server has looked at its metadata.
 pub fn validate(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -29,6 +29,38 @@ pub fn validate(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldEr
         }
         _ => {}
     }
+}
+
+/// Metadata of embedded objects in the normal form of its type.
+pub fn coerce(node: &Node, value: &mut Value, path: &str, unknown: &mut Vec<FieldProblem>) -> Result<(), FieldError> {
+    match value {
+        Value::Object(object) => {
+            if let Some(meta) = object.get_mut("metadata").filter(|_| node.embedded && !path.is_empty()) {
+                let at = join(path, "metadata");
+                let decoded =
+                    decode_metadata(meta).map_err(|why| FieldError::invalid(&*at, meta.clone(), why.to_string()))?;
+                *meta = decoded.value;
+                unknown.extend(decoded.problems.into_iter().filter_map(|problem| match problem {
+                    FieldProblem::Unknown(path) => Some(FieldProblem::Unknown(format!("{at}.{path}"))),
+                    _ => None,
+                }));
+            }
+            for (key, member) in object {
+                if let Some(Some(inner)) = node.member(key) {
+                    coerce(inner, member, &join(path, key), unknown)?;
+                }
+            }
+        }
+        Value::List(list) => {
+            for (i, item) in list.iter_mut().enumerate() {
+                if let Some(inner) = &node.items {
+                    coerce(inner, item, &format!("{path}[{i}]"), unknown)?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn embedded(value: &Value, path: &str, errors: &mut Vec<FieldError>) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Evaluate, join, members};
+use super::{Evaluate, formats, join, members};
 use crate::Value;
 use crate::validate::FieldError;
 use crate::value::Key;
@@ -91,6 +91,7 @@ pub struct Node {
     /// Whether there are rules here or below, once they have numbers.
     pub has_rules: bool,
 
+    /// One that is known for the type; others mean nothing.
     pub format: String,
     pub enumeration: Vec<Value>,
     pub maximum: Option<f64>,
@@ -159,7 +160,7 @@ impl Node {
                 })
                 .collect(),
             has_rules: false,
-            format: text(schema, "format"),
+            format: formats::supported(schema.str_at(&["type"]), schema.str_at(&["format"])).to_owned(),
             enumeration: schema.list_at(&["enum"]).to_vec(),
             maximum: number("maximum"),
             exclusive_maximum: flag("exclusiveMaximum"),

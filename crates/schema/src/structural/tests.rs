@@ -100,7 +100,8 @@ fn apply_serves_custom_resources_by_the_table() {
         .unwrap()
     };
     let now = "2026-01-01T00:00:00Z";
-    let writer = |manager| apply::Writer { manager, api_version: "x/v1", subresource: "", now, resets: &[] };
+    let writer =
+        |manager| apply::Writer { manager, api_version: "x/v1", subresource: "", now, resets: &[], others: None };
     let one = object(r#"{"m":[{"v":"1"}],"free":{"x":{"y":[1]}}}"#);
     let live = apply::apply(&schema.table, &ty, None, &one, writer("a"), false).unwrap().unwrap();
     let fields = &live["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"];

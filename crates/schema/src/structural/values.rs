@@ -1,9 +1,9 @@
 //! Values against a schema, with the errors that upstream's OpenAPI validation gives.
 
-use super::join;
 use super::node::{Additional, Kind, ListType, Node};
-use crate::validate::{ErrorKind, FieldError, names};
-use crate::{Object, Value, time};
+use super::{formats, join};
+use crate::validate::{ErrorKind, FieldError};
+use crate::{Object, Value};
 
 /// What is unchanged since `old` may stay wrong.
 pub fn validate(node: &Node, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
@@ -115,13 +115,13 @@ impl Check<'_> {
             Value::Null => return,
             // A string with a format is checked by that.
             Value::String(_) | Value::List(_)
-                if known_format(&node.format) && !matches!(node.kind, Some(Kind::Integer | Kind::Number)) =>
+                if !node.format.is_empty() && !matches!(node.kind, Some(Kind::Integer | Kind::Number)) =>
             {
                 return;
             }
             value if fits(value) => return,
-            Value::Int(_) if known_format(&node.format) => (node.format.clone(), "int64"),
-            Value::Float(_) if known_format(&node.format) => (node.format.clone(), "double"),
+            Value::Int(_) if !node.format.is_empty() => (node.format.clone(), "int64"),
+            Value::Float(_) if !node.format.is_empty() => (node.format.clone(), "float64"),
             value => (wanted(), type_name(value)),
         };
         let detail = format!("{path} in body must be of type {}: {:?}", wrong.0, wrong.1);
@@ -185,9 +185,9 @@ impl Check<'_> {
         } else if let Some((pattern, _)) = node.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
             self.invalid(path, text.into(), &format!("should match '{pattern}'"));
         }
-        if known_format(&node.format)
+        if !node.format.is_empty()
             && !matches!(node.kind, Some(Kind::Integer | Kind::Number))
-            && !has_format(&node.format, text)
+            && !formats::has(&node.format, text)
         {
             let detail = format!("{path} in body must be of type {}: {text:?}", node.format);
             self.errors.push(FieldError::new(ErrorKind::TypeInvalid, path, text, detail));
@@ -197,6 +197,16 @@ impl Check<'_> {
     fn number(&mut self, node: &Node, value: &Value, path: &str) {
         let n = value.as_f64().unwrap_or(0.0);
         let shown = |limit: f64| Value::Float(limit).to_string();
+        let most = if node.format == "int32" { f64::from(i32::MAX) } else { i64::MAX as f64 };
+        let is_whole = matches!(value, Value::Int(_)) || n.fract() == 0.0 && n < most;
+        if node.kind == Some(Kind::Integer) && (!is_whole || n > most || n < -most - 1.0) {
+            let format = match node.format.as_str() {
+                "" => "(default format)".to_owned(),
+                format => format!("with format {format}"),
+            };
+            let detail = format!("Checked value must be of type integer {format} in {path}");
+            self.errors.push(FieldError::invalid("<nil>", "", detail));
+        }
         if let Some(of) = node.multiple_of.filter(|of| *of > 0.0 && (n / of).fract() != 0.0) {
             self.invalid(path, value.clone(), &format!("should be a multiple of {}", shown(of)));
         }
@@ -262,92 +272,6 @@ fn best(results: Vec<(Vec<FieldError>, u32)>) -> Vec<FieldError> {
         }
     }
     best.map(|b| b.0).unwrap_or_default()
-}
-
-fn known_format(format: &str) -> bool {
-    matches!(
-        format,
-        "uri"
-            | "email"
-            | "hostname"
-            | "ipv4"
-            | "ipv6"
-            | "cidr"
-            | "mac"
-            | "uuid"
-            | "uuid3"
-            | "uuid4"
-            | "uuid5"
-            | "byte"
-            | "password"
-            | "date"
-            | "duration"
-            | "datetime"
-            | "date-time"
-            | "k8s-short-name"
-            | "k8s-long-name"
-            | "hexcolor"
-            | "ssn"
-            | "bsonobjectid"
-    )
-}
-
-fn has_format(format: &str, text: &str) -> bool {
-    let hex = |s: &str| s.bytes().all(|b| b.is_ascii_hexdigit());
-    match format {
-        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "cidr" => names::cidr(text).is_empty(),
-        "mac" => {
-            let parts: Vec<&str> =
-                if text.contains('-') { text.split('-').collect() } else { text.split(':').collect() };
-            matches!(parts.len(), 6 | 8 | 20) && parts.iter().all(|p| p.len() == 2 && hex(p))
-        }
-        "uuid" | "uuid3" | "uuid4" | "uuid5" => {
-            let plain: String = text.chars().filter(|c| *c != '-').collect();
-            let version = format.strip_prefix("uuid").unwrap_or_default();
-            let fits = version.is_empty() || plain.get(12..13) == Some(version);
-            plain.len() == 32
-                && hex(&plain)
-                && fits
-                && (text.len() == 32 || names::uuid(&text.to_lowercase()).is_empty())
-        }
-        "byte" => {
-            use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
-        }
-        "date" => text.len() == 10 && time::parse(&format!("{text}T00:00:00Z")).is_some(),
-        "datetime" | "date-time" => time::parse(&text.to_uppercase()).is_some(),
-        "duration" => time::parse_duration(text).is_some(),
-        "hostname" => {
-            !text.is_empty()
-                && text.len() <= 255
-                && text.split('.').all(|l| names::dns1123_label(&l.to_lowercase()).is_empty())
-        }
-        "email" => text
-            .split_once('@')
-            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains(['@', ' '])),
-        "uri" => {
-            text.starts_with('/')
-                || text.split_once(':').is_some_and(|(scheme, rest)| {
-                    !rest.is_empty()
-                        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-                        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
-                })
-        }
-        "k8s-short-name" => names::dns1123_label(text).is_empty(),
-        "k8s-long-name" => names::dns1123_subdomain(text).is_empty(),
-        "hexcolor" => {
-            let digits = text.strip_prefix('#').unwrap_or(text);
-            matches!(digits.len(), 3 | 6) && hex(digits)
-        }
-        "ssn" => {
-            let digits: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
-            digits.len() == 9 && digits.bytes().all(|b| b.is_ascii_digit())
-        }
-        "bsonobjectid" => text.len() == 24 && hex(text),
-        _ => true,
-    }
 }
 
 /// `x-kubernetes-list-type`: sets and maps hold nothing twice.

@@ -138,10 +138,10 @@ fn validations(object: &Value, expressions: &Expressions, errors: &mut Vec<Field
         } else if message.trim().contains(['\n', '\r']) {
             errors.push(FieldError::invalid(place("message"), message, "must not contain line breaks"));
         }
-        let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+        const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
         let reason = validation.member("reason").and_then(Value::as_str);
-        if let Some(reason) = reason.filter(|reason| !reasons.contains(reason)) {
-            errors.push(FieldError::not_supported(place("reason"), reason, &reasons[..3]));
+        if let Some(reason) = reason.filter(|reason| !REASONS.contains(reason)) {
+            errors.push(FieldError::not_supported(place("reason"), reason, &REASONS));
         }
     }
     let annotations = spec.list_at(&["auditAnnotations"]);

@@ -50,8 +50,9 @@ impl Expressions {
             let env = env.with("object", object.clone()).with("oldObject", object.clone());
             if has_params { env.with("params", params.clone()) } else { env }
         };
-        let mut env = with_types(env(has_params, true));
-        let mut message_env = with_types(self::env(has_params, false));
+        let empty = || Type::object("kubernetes.variables", []);
+        let mut env = with_types(env(has_params, true)).with("variables", empty());
+        let mut message_env = with_types(self::env(has_params, false)).with("variables", empty());
         let mut variables: Vec<Variable> = Vec::new();
         for variable in spec.list_at(&["variables"]) {
             let program = Program::compile_to(variable.str_at(&["expression"]), &env, &[]);
@@ -127,25 +128,39 @@ async fn invocations<P>(
     if policies.is_empty() || bindings.is_empty() {
         return out;
     }
-    let matched: Vec<(Arc<Policy<P>>, Form, Vec<Arc<Binding>>)> = {
+    // `None`: the policy itself cannot be used, whichever of its bindings are about the request.
+    let matched: Vec<(Arc<Policy<P>>, Form, Option<Vec<Arc<Binding>>>)> = {
         let Some(subject) = Subject::new(server, request) else { return out };
-        let is_used =
-            |binding: &&Arc<Binding>, policy: &Policy<P>| binding.is_of(&policy.name) && binding.is_matched(&subject);
+        let registry = server.registry();
         let matched = policies.into_iter().filter_map(|policy| {
+            let mut own = bindings.iter().filter(|binding| binding.is_of(&policy.name)).peekable();
+            own.peek()?;
             let form = subject.matched(&policy.spec["matchConstraints"], "resourceRules")?;
-            let used = bindings.iter().filter(|binding| is_used(binding, &policy)).cloned().collect();
+            let param_kind = &policy.spec["paramKind"];
+            let usable = param_kind.is_null() || kind_of(&registry, param_kind).is_some();
+            let used = usable.then(|| own.filter(|binding| binding.is_matched(&subject)).cloned().collect());
             Some((policy, form, used))
         });
         matched.collect()
     };
     for (policy, form, used) in matched {
+        let invocation = |binding: Option<Arc<Binding>>, params| Invocation {
+            policy: policy.clone(),
+            binding,
+            form: form.clone(),
+            params,
+        };
+        let Some(used) = used else {
+            let field = |field| policy.spec.str_at(&["paramKind", field]);
+            let why = format!(
+                "failed to configure policy: failed to find resource referenced by paramKind: '{}, Kind={}'",
+                field("apiVersion"),
+                field("kind")
+            );
+            out.push(invocation(None, Err(why)));
+            continue;
+        };
         for binding in used {
-            let invocation = |binding: Option<Arc<Binding>>, params| Invocation {
-                policy: policy.clone(),
-                binding,
-                form: form.clone(),
-                params,
-            };
             if let Err(why) = shown.make(server, request, &form).await {
                 out.push(invocation(None, Err(format!("failed to configure policy: {}", why.message))));
                 continue;
@@ -193,11 +208,8 @@ impl Binding {
         if param_kind.is_null() || reference.is_null() {
             return Ok(vec![Value::Null]);
         }
-        let (api_version, kind) = (param_kind.str_at(&["apiVersion"]), param_kind.str_at(&["kind"]));
         let registry = server.registry();
-        let Some(kind) = kind_of(&registry, api_version, kind) else {
-            return Err(format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'"));
-        };
+        let Some(kind) = kind_of(&registry, param_kind) else { return Err("paramKind is not known".into()) };
         let own = reference.str_at(&["namespace"]);
         let namespace = match (kind.resource.namespaced, own) {
             (true, "") if request.namespace.is_empty() || request.is("", "namespaces") => {
@@ -240,7 +252,7 @@ impl Binding {
     }
 }
 
-fn kind_of<'r>(registry: &'r Registry, api_version: &str, kind: &str) -> Option<&'r Arc<Kind>> {
-    let (group, version) = split_api_version(api_version);
-    registry.of_version(group, version).into_iter().find(|k| k.kind() == kind)
+fn kind_of<'r>(registry: &'r Registry, param_kind: &Value) -> Option<&'r Arc<Kind>> {
+    let (group, version) = split_api_version(param_kind.str_at(&["apiVersion"]));
+    registry.of_version(group, version).into_iter().find(|k| k.kind() == param_kind.str_at(&["kind"]))
 }

@@ -106,26 +106,29 @@ fn operations(result: &Val<'_>) -> Result<Value, String> {
 impl Invocation<Mutations> {
     /// The object as it is then; `None`: it is not asked. A mutation that cannot be carried out leaves it to the others,
     /// and refuses the request if the policy says so.
+    ///
+    /// # Errors
+    /// What is made is no object of its kind, which no policy may.
     fn invoke(
         &self,
         server: &Server,
         request: &AdmissionRequest,
         (before, old): (&Value, Option<&Value>),
-        refusals: &mut Vec<String>,
-    ) -> Option<Value> {
+        refusals: &mut Vec<(&'static str, String)>,
+    ) -> Result<Option<Value>, Status> {
         let policy = &self.policy;
-        let params = self.params.as_ref().ok()?;
+        let Ok(params) = &self.params else { return Ok(None) };
         let inputs = Inputs::new(server, request, &self.form);
         match policy.conditions.hold(&inputs, before, old, params, !policy.fails) {
             Ok(true) => {}
-            Ok(false) => return None,
+            Ok(false) => return Ok(None),
             Err(why) => {
-                refusals.extend(self.refusal(&why));
-                return None;
+                refusals.extend(self.refusal("Invalid", &why));
+                return Ok(None);
             }
         }
         if request.turns.is_second && !request.turns.policies.is_due(&self.id()) {
-            return None;
+            return Ok(None);
         }
         let (variables, part) = policy.compiled();
         let mut object = before.clone();
@@ -135,16 +138,26 @@ impl Invocation<Mutations> {
                 cx.set_variables(variables);
                 evaluate(&mut cx, &mutation.text, &mutation.program).and_then(|result| {
                     cx.weigh(&result).map_err(|fault| format!("expression '{}': {fault}", mutation.text))?;
-                    let changed = mutation.applied(&result, &object, &self.form, server, request)?;
-                    self.form.settled(server, request, changed)
+                    mutation.applied(&result, &object, &self.form, server, request)
                 })
             };
-            match changed {
-                Ok(changed) => object = changed,
-                Err(why) => refusals.extend(self.refusal(&why)),
+            let changed = match changed {
+                Ok(changed) => changed,
+                Err(why) => {
+                    refusals.extend(self.refusal("Invalid", &why));
+                    continue;
+                }
+            };
+            let (changed, problems) = self.form.settled(server, request, changed).map_err(|status| {
+                let plain = status.reason.is_empty();
+                if plain { Status::internal(format!("failed to convert object: {}", status.message)) } else { status }
+            })?;
+            if mutation.is_json_patch && !problems.is_empty() {
+                return Err(Status::internal(format!("strict decoding error: {}", problems.join(", "))));
             }
+            object = changed;
         }
-        Some(object)
+        Ok(Some(object))
     }
 
     fn id(&self) -> String {
@@ -153,8 +166,13 @@ impl Invocation<Mutations> {
         format!("{}/{binding}/{}/{}", self.policy.name, meta("namespace"), meta("name"))
     }
 
-    fn refusal(&self, why: &str) -> Option<String> {
-        self.policy.fails.then(|| format!("{} denied request: {why}", self.named("policy")))
+    /// Reason and message.
+    fn refusal(&self, reason: &'static str, why: &str) -> Option<(&'static str, String)> {
+        let named = match &self.binding {
+            Some(_) => self.named("policy"),
+            None => format!("policy {:?}", self.policy.name),
+        };
+        self.policy.fails.then(|| (reason, format!("{named} denied request: {why}")))
     }
 }
 
@@ -180,8 +198,8 @@ impl Mutating {
         }
         let mut shown = Shown::default();
         let invocations = invocations(server, request, &self.policies, &self.bindings, &mut shown).await;
-        let configuration = invocations.iter().filter_map(|i| i.refusal(i.params.as_ref().err()?));
-        let mut refusals: Vec<String> = configuration.collect();
+        let configuration = invocations.iter().filter_map(|i| i.refusal("Forbidden", i.params.as_ref().err()?));
+        let mut refusals: Vec<(&'static str, String)> = configuration.collect();
         if request.turns.is_second {
             request.turns.policies.resume(&request.object);
         }
@@ -189,7 +207,7 @@ impl Mutating {
         for invocation in &invocations {
             shown.make(server, request, &invocation.form).await?;
             let objects = shown.get(request, &invocation.form);
-            let Some(made) = invocation.invoke(server, request, objects, &mut refusals) else { continue };
+            let Some(made) = invocation.invoke(server, request, objects, &mut refusals)? else { continue };
             is_touched = true;
             if made != *objects.0 {
                 request.object = invocation.form.back(server, request, made).await?;
@@ -206,14 +224,10 @@ impl Mutating {
             request.turns.again = true;
         }
         request.turns.policies.leave(&request.object);
-        match refusals.split_first() {
-            None => Ok(()),
-            Some((first, rest)) => {
-                let mut status = request.forbidden("").by_policy("Invalid", first);
-                status.message.clone_from(first);
-                Err(rest.iter().fold(status, |status, why| status.with_cause("", why, "")))
-            }
-        }
+        let Some((reason, first)) = refusals.first() else { return Ok(()) };
+        let mut status = request.forbidden("");
+        (status.reason, status.message) = (reason, first.clone());
+        Err(refusals.iter().fold(status, |status, (_, why)| status.with_cause("", why, "")))
     }
 }
 

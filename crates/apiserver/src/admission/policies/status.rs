@@ -64,6 +64,7 @@ async fn tell(server: &Server, policy: &Value) -> Result<()> {
         options: WriteOptions { field_manager: "validatingadmissionpolicy-status".into(), ..WriteOptions::default() },
         may_create: false,
         admission: false,
+        versions: crate::versions::Versions::default(),
     };
     let produce = |old: Option<&Value>| {
         let mut object = old.cloned().unwrap_or_default();
@@ -87,9 +88,7 @@ async fn tell(server: &Server, policy: &Value) -> Result<()> {
 /// `status.typeChecking.expressionWarnings`.
 fn warnings(policy: &Value, registry: &Registry) -> Vec<Value> {
     let spec = &policy["spec"];
-    let params = &spec["paramKind"];
-    let params = kind_of(registry, params.str_at(&["apiVersion"]), params.str_at(&["kind"]))
-        .map_or(Type::Dyn, |kind| declared(kind));
+    let params = kind_of(registry, &spec["paramKind"]).map_or(Type::Dyn, |kind| declared(kind));
     let checked: Vec<(String, Expressions)> = kinds(&spec["matchConstraints"], registry)
         .into_iter()
         .map(|kind| {
