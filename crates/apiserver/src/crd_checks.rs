@@ -17,7 +17,7 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
     let spec = &new["spec"];
     let (group, plural) = (spec.str_at(&["group"]), spec.str_at(&["names", "plural"]));
     let name = new.str_at(&["metadata", "name"]);
-    if name != format!("{plural}.{group}") {
+    if old.is_none() && name != format!("{plural}.{group}") {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         errors.push(FieldError::invalid("metadata.name", name, detail));
     }

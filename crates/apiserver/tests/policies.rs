@@ -235,7 +235,7 @@ async fn policies_change_objects() {
         (
             "unknown",
             "Object{nope: 1}",
-            "error applying patch: failed to create typed patch object (/; /v1, Kind=ServiceAccount): .nope: field not declared in schema",
+            "error applying patch: failed to convert patch object to typed object: .nope: field not declared in schema",
         ),
     ] {
         make(name, "serviceaccounts", "reinvocationPolicy: Never", &[expression]).await;

@@ -50,10 +50,12 @@ impl Expressions {
             let env = env.with("object", object.clone()).with("oldObject", object.clone());
             if has_params { env.with("params", params.clone()) } else { env }
         };
-        let empty = || Type::object("kubernetes.variables", []);
-        let mut env = with_types(env(has_params, true)).with("variables", empty());
-        let mut message_env = with_types(self::env(has_params, false)).with("variables", empty());
+        let mut env = with_types(env(has_params, true));
+        let mut message_env = with_types(self::env(has_params, false));
         let mut variables: Vec<Variable> = Vec::new();
+        if !spec.list_at(&["variables"]).is_empty() {
+            env = env.with("variables", Type::object("kubernetes.variables", []));
+        }
         for variable in spec.list_at(&["variables"]) {
             let program = Program::compile_to(variable.str_at(&["expression"]), &env, &[]);
             variables.push(Variable { name: variable.str_at(&["name"]).to_owned(), program });
