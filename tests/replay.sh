@@ -12,7 +12,7 @@ work=$(mktemp -d /tmp/sampan-replay.XXXXXX)
 pid=
 cleanup() {
   exec 5>&-
-  [ -z "$pid" ] || { kill "$pid" && wait "$pid"; } 2>/dev/null
+  [ -z "$pid" ] || { kill "$pid" && wait "$pid"; } 2>/dev/null || true
   rm -rf "$work"
 }
 trap cleanup EXIT
