@@ -48,7 +48,8 @@ pub fn type_name(value: &Value) -> &'static str {
 
 fn is_of(kind: Kind, value: &Value) -> bool {
     match (kind, value) {
-        (Kind::Integer, Value::Float(f)) => f.fract() == 0.0,
+        // Beyond that a float does not tell one integer from the next.
+        (Kind::Integer, Value::Float(f)) => f.fract() == 0.0 && f.abs() < (1u64 << 53) as f64,
         (Kind::Number, Value::Int(_)) => true,
         _ => kind.name() == type_name(value),
     }
