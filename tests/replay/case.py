@@ -14,7 +14,9 @@ class Case:
     keep: bool = False  # the raw answer is wanted by a later case
     generated: str = ''  # names with this prefix are the server's choice
     pause: float = 0  # seconds to wait before
-    only: str = ''  # 'status', 'lines', 'text', 'openapi [PREFIX]', 'group NAME': what of the answer counts
+    until: tuple = ()  # asked again until this path of the answer has this value
+    fresh: bool = False  # sent when a second begins: what the server adds has the same time
+    only: str = ''  # 'status', 'lines', 'text', 'openapi [PREFIX]', 'group NAME', 'index': what of the answer counts
 
 
 JSON, YAML, PROTOBUF = 'application/json', 'application/yaml', 'application/vnd.kubernetes.protobuf'

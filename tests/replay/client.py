@@ -28,12 +28,7 @@ class Server:
         def one(found):
             case, path = found.groups()
             escape = case.startswith('quote ')
-            value = self.answers.get(case.removeprefix('quote '))
-            for part in path.split('.'):
-                if isinstance(value, list):
-                    value = value[int(part)] if int(part) < len(value) else None
-                else:
-                    value = value.get(part) if isinstance(value, dict) else None
+            value = reach(self.answers.get(case.removeprefix('quote ')), path)
             return quote(str(value), safe='') if escape else str(value)
         return TAKEN.sub(one, text)
 
@@ -46,7 +41,16 @@ class Server:
 
     def send(self, case):
         """Sends a case; returns status, headers, body, and the request's own text."""
-        time.sleep(case.pause)
+        if case.fresh:
+            time.sleep(1 - time.time() % 1)
+        end = time.monotonic() + 10
+        while True:
+            answer = self.send_once(case)
+            if not case.until or reach(self.answers[case.id], case.until[0]) == case.until[1] or time.monotonic() > end:
+                return answer
+            time.sleep(0.05)
+
+    def send_once(self, case):
         path, body = self.take(case.path), case.body
         if case.method == 'HOOK':
             return 200, [('Content-Type', 'application/json')], self.hook.take(path), path
@@ -54,7 +58,7 @@ class Server:
         if isinstance(body, Raw):
             body = body.of(self)
         elif isinstance(body, (dict, list)):
-            body = self.take(json.dumps(body)).encode()
+            body = self.take(json.dumps(body, separators=(',', ':'))).encode()  # as Go's clients write it
             headers.setdefault('Content-Type', 'application/json')
         elif isinstance(body, str):
             body = self.take(body).encode()
@@ -81,6 +85,16 @@ class Server:
             self.answers[case.id + ' raw'] = data
         request = path + ' ' + (body or b'').decode('utf-8', 'replace')
         return answer.status, answer.getheaders(), data, request
+
+
+def reach(value, path):
+    """What stands at a dotted path, or None."""
+    for part in path.split('.'):
+        if isinstance(value, list):
+            value = value[int(part)] if int(part) < len(value) else None
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 class Raw:

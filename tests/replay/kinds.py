@@ -40,10 +40,12 @@ def verbs(kind):
         **kind.value['metadata'], 'labels': {'bad key!': 'v', 'k': 'bad value!', 'l': 'y' * 64}, 'annotations': {'Bad/Key/x': ''}}})
     t.post(f'{k}/create-generate', kind.collection + '?dryRun=All', {**kind.value, 'metadata': {
         'generateName': kind.name + '-'}}, generated=kind.name + '-')
-    created = t.post(f'{k}/create', kind.collection, kind.value)
+    # The server says more of some of them a moment later.
+    later = {'CustomResourceDefinition': ('status.conditions.1.status', 'True'), 'FlowSchema': ('status.conditions.0.type', 'Dangling'),
+             'APIService': ('status.conditions.0.type', 'Available')}
+    created = t.post(f'{k}/create', kind.collection, kind.value, fresh=kind.kind in later)
     t.post(f'{k}/create-again', kind.collection, kind.value)
-    # A definition is established a moment later.
-    t.get(f'{k}/get', kind.item, pause=2 if kind.kind == 'CustomResourceDefinition' else 0)
+    t.get(f'{k}/get', kind.item, until=later.get(kind.kind, ()))
     t.get(f'{k}/get-yaml', kind.item, accept=YAML)
     raw = t.get(f'{k}/get-protobuf', kind.item, accept=PROTOBUF, keep=True)
     t.get(f'{k}/get-table', kind.item, accept=TABLE)

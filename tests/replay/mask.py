@@ -46,6 +46,8 @@ class Mask:
                                             re.sub(r':3\d{4}/', ':PORT/', c) if isinstance(c, str) else c for c in value['cells']]}
             return {self.text(k): self.value(v, k) for k, v in value.items()}
         if isinstance(value, list):
+            if key == 'items':  # Sampan's own parts have roles of their own
+                value = [v for v in value if not (isinstance(v, dict) and str((v.get('metadata') or {}).get('name')).startswith('system:sampan:'))]
             if key == 'managedFields':  # by time, which may be one for all
                 value = sorted(value, key=lambda entry: (entry.get('manager', ''), entry.get('operation', ''), entry.get('subresource', ''))
                                if isinstance(entry, dict) else ('', '', ''))
@@ -64,11 +66,11 @@ class Mask:
 def echo(text):
     """A cause's message without the text of a whole struct: upstream prints its internal form, or a difference of it."""
     text = re.sub(r'\n@@ [\s\S]*', '', text).rstrip('\n')
-    found = re.match(r'[A-Z][a-z ]+: (?="?[\[{])', text)
+    found = re.match(r'[A-Z][a-z ]+: (?="?[\[{]|null)', text)
     if found:
         try:
             value, end = json.JSONDecoder().raw_decode(text[found.end():])
-            if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, dict) for v in value) or isinstance(value, str):
+            if value in (None, []) or isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, dict) for v in value) or isinstance(value, str):
                 text = found.group() + '{...}' + text[found.end() + end:]
         except ValueError:
             pass
@@ -96,9 +98,9 @@ def hashed(value):
 
 
 def wordless(value):
-    """Without descriptions: upstream's are not copied."""
+    """Without descriptions, as upstream's are not copied, and without unions, which no client reads."""
     if isinstance(value, dict):
-        return {k: wordless(v) for k, v in value.items() if k != 'description' or not isinstance(v, str)}
+        return {k: wordless(v) for k, v in value.items() if k != 'x-kubernetes-unions' and (k != 'description' or not isinstance(v, str))}
     return [wordless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -139,6 +141,8 @@ def answer(case, status, headers, data, request):
     body = {}
     if case.only == 'status':
         pass
+    elif case.only == 'index':
+        body['paths'] = sorted(json.loads(data)['paths'])
     elif 'protobuf' in kind:
         body['protobuf'] = [mask.text(line) for line in protobuf.dump(data)]
     elif case.only == 'lines':

@@ -38,7 +38,8 @@ def documents(facts):
         if '/' in version:
             t.get(f'group/{version}', root + version.split('/')[0])
         t.get(f'openapi-v3/{version}', '/openapi/v3' + root + version, only='openapi')
-    t.get('openapi-v3', '/openapi/v3', only='openapi')
+    t.get('openapi-v3', '/openapi/v3', only='index')
+    t.get('openapi-v3-protobuf', '/openapi/v3/apis/apps/v1', accept='application/com.github.proto-openapi.spec.v3.v1.0+protobuf', only='status')
     t.get('openapi-v2', '/openapi/v2', only='openapi')
     t.get('openapi-v2-protobuf', '/openapi/v2', accept='application/com.github.proto-openapi.spec.v2@v1.0+protobuf', only='status')
     t.get('version', '/version')

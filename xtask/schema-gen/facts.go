@@ -253,6 +253,9 @@ func (f *facts) addField(b *strings.Builder, t reflect.Type, field reflect.Struc
 	if f.marker(t, ft, markers, "mapType") == "atomic" || markers.value("structType") == "atomic" {
 		word("atomic")
 	}
+	if markers.value("mapType") == "granular" || markers.value("structType") == "granular" {
+		word("granular")
+	}
 	if s := field.Tag.Get("patchStrategy"); s != "" {
 		word("patch=%s", s)
 	}

@@ -50,10 +50,14 @@ func (m markers) value(name string) string {
 	return ""
 }
 
-// validations are the declarative validation markers, without their stability level.
+// validations are the declarative validation markers, without their stability level. An immutability that is still alpha
+// is told by functions, in words of their own.
 func (m markers) validations() []string {
 	var out []string
 	for _, s := range m {
+		if strings.HasPrefix(s, "k8s:alpha") && strings.HasSuffix(s, "=+k8s:immutable") {
+			continue
+		}
 		s = stability.ReplaceAllString(s, "")
 		name, ok := strings.CutPrefix(s, "k8s:")
 		if !ok || unrelated.MatchString(name) {

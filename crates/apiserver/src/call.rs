@@ -84,7 +84,7 @@ impl Call {
             query: Query::default(),
             headers: HeaderMap::new(),
             kind,
-            accepted: Accepted { encoding: Encoding::Json, shape: Shape::Whole },
+            accepted: Accepted { encoding: Encoding::Json, shape: Shape::Whole, as_list: false },
             warnings: Warnings::default(),
         }
     }
@@ -169,9 +169,7 @@ pub fn warned(problem: &str) -> impl Iterator<Item = String> {
 
 /// Decodes the body of a subresource that is a type of its own (`Scale`, `Binding`, `Eviction`, …).
 pub fn decode_other(body: &[u8], encoding: Encoding, api_version: &str, kind: &str) -> Result<Value> {
-    let bad = |e: &dyn std::fmt::Display| {
-        Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {e}"))
-    };
+    let bad = |e: &dyn std::fmt::Display| unrecognized(kind, e, body);
     let message =
         message_of(api_version, kind).ok_or_else(|| Status::internal(format_args!("no type {api_version} {kind}")))?;
     let mut value = match encoding {
@@ -183,7 +181,11 @@ pub fn decode_other(body: &[u8], encoding: Encoding, api_version: &str, kind: &s
             let parsed = yaml::parse(body).map_err(|e| bad(&e))?;
             json::typed(builtin(), message, parsed.value).map_err(|e| bad(&e))?.value
         }
-        _ => json::decode(builtin(), message, body).map_err(|e| bad(&e))?.value,
+        _ => match json::decode(builtin(), message, body) {
+            Ok(decoded) => decoded.value,
+            Err(json::DecodeError::Syntax(error)) => return Err(bad(&no_json(&error))),
+            Err(error) => return Err(bad(&error)),
+        },
     };
     let given = value.str_at(&["kind"]);
     if !given.is_empty() && given != kind {
@@ -237,14 +239,19 @@ fn cannot_handle(kind: &Kind, why: &str) -> Status {
     ))
 }
 
-fn unrecognized(kind: &Kind, why: &dyn std::fmt::Display) -> Status {
-    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why}", kind.kind()))
+fn unrecognized(kind: &str, why: &dyn std::fmt::Display, body: &[u8]) -> Status {
+    let begins = summary(body);
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({begins})"))
+}
+
+fn no_json(error: &dyn std::fmt::Display) -> String {
+    format!("couldn't get version/kind; json parse error: {error}")
 }
 
 /// A body as a typed value of the kind, and what strict decoding would say.
 pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value, Vec<String>)> {
     if encoding == Encoding::Protobuf {
-        let envelope = proto::open(body).map_err(|e| unrecognized(kind, &e))?;
+        let envelope = proto::open(body).map_err(|e| unrecognized(kind.kind(), &e, body))?;
         if !envelope.kind.is_empty() && (envelope.kind != kind.kind() || envelope.api_version != &*kind.api_version) {
             return Err(mismatch(kind, envelope.api_version, envelope.kind));
         }
@@ -266,10 +273,7 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
                 kind.stamp(&mut value);
                 Ok((value, decoded.problems.iter().map(ToString::to_string).collect()))
             }
-            Err(json::DecodeError::Syntax(error)) => {
-                let why = format!("couldn't get version/kind; json parse error: {error} ({})", summary(body));
-                Err(unrecognized(kind, &why))
-            }
+            Err(json::DecodeError::Syntax(error)) => Err(unrecognized(kind.kind(), &no_json(&error), body)),
             Err(error) => {
                 if let Ok(value) = json::parse(body) {
                     named(kind, &value)?;
@@ -279,18 +283,15 @@ pub fn decode_as(kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value,
         };
     }
     let mut parsed = match encoding {
-        Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(kind, &e))?,
-        _ => json::parse_strict(body).map_err(|e| {
-            unrecognized(kind, &format!("couldn't get version/kind; json parse error: {e} ({})", summary(body)))
-        })?,
+        Encoding::Yaml => yaml::parse(body).map_err(|e| unrecognized(kind.kind(), &e, body))?,
+        _ => json::parse_strict(body).map_err(|e| unrecognized(kind.kind(), &no_json(&e), body))?,
     };
     let mut problems: Vec<String> = parsed.problems.iter().map(ToString::to_string).collect();
     if parsed.value.is_null() {
         parsed.value = Value::object::<&str>([]);
     }
     if let Err(why) = is_object(&parsed.value) {
-        let why = format!("couldn't get version/kind; json parse error: {why} ({})", summary(body));
-        return Err(unrecognized(kind, &why));
+        return Err(unrecognized(kind.kind(), &no_json(&why), body));
     }
     if kind.custom.is_some() {
         named_custom(kind, &parsed.value, body)?;
@@ -318,7 +319,7 @@ fn named_custom(kind: &Kind, value: &Value, body: &[u8]) -> Result<()> {
     let (api_version, name) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
     if name.is_empty() {
         let text = String::from_utf8_lossy(body);
-        return Err(unrecognized(kind, &format!("Object 'Kind' is missing in '{text}' ({})", summary(body))));
+        return Err(unrecognized(kind.kind(), &format!("Object 'Kind' is missing in '{text}'"), body));
     }
     if api_version != &*kind.api_version {
         return Err(mismatch(kind, api_version, name));
@@ -370,6 +371,13 @@ pub fn typed(kind: &Kind, value: Value) -> std::result::Result<(Value, Vec<Strin
         problems.extend(embedded.iter().map(ToString::to_string));
     }
     Ok((value, problems))
+}
+
+/// What is wrong with what a patched object says that it is.
+pub fn misnamed(kind: &Kind, object: &Value) -> Option<String> {
+    let (api_version, name) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+    let same = api_version == &*kind.api_version && name == kind.kind();
+    (!same && !api_version.is_empty() && !name.is_empty()).then(|| unconvertible(kind, api_version, name)).flatten()
 }
 
 fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Status {

@@ -76,7 +76,7 @@ pub(crate) async fn send(server: &Server, method: Method, path: &str, object: Op
     }
     let json = http::HeaderValue::from_static("application/json");
     request.headers_mut().insert(http::header::CONTENT_TYPE, json);
-    request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("sampan/apiserver"));
+    request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("kube-apiserver/sampan"));
     request.extensions_mut().insert(User::new("system:apiserver", &["system:masters", "system:authenticated"]));
     let response = server.handle(request).await;
     let status = response.status();

@@ -66,7 +66,7 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
             to_node(&call, &node, parts, body, &path, &query).await
         }
         ("pods", "proxy") => {
-            let (scheme, name, port) = split(&call.info.name)?;
+            let (scheme, name, port) = split(&call.info.name, "pod")?;
             let pod = call.server.read("", "pods", &call.info.namespace, name);
             let pod = pod.ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?;
             let port = if port.is_empty() {
@@ -84,15 +84,12 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
             to_address(&call, parts, body, scheme, address.ok_or_else(refused)?).await
         }
         ("services", "proxy") => {
-            let (scheme, name, port) = split(&call.info.name)?;
+            let (scheme, name, port) = split(&call.info.name, "service")?;
             let address = endpoint(&call.server, &call.info.namespace, name, port)?;
             to_address(&call, parts, body, scheme, address).await
         }
         ("nodes", "proxy") => {
-            let (_, name, _) = split(&call.info.name)?;
-            if call.server.read("", "nodes", "", name).is_none() {
-                return Err(Status::not_found(&GroupResource::new("", "nodes"), name));
-            }
+            let (_, name, _) = split(&call.info.name, "node")?;
             let path = format!("/{}", rest(&parts, &call));
             let query: Vec<(&str, &str)> = call.query.iter().collect();
             to_node(&call, name, parts, body, &path, &query).await
@@ -296,7 +293,7 @@ async fn to_address(call: &Call, mut parts: Parts, body: Body, scheme: &str, add
 }
 
 /// `[SCHEME:]NAME[:PORT]`
-fn split(text: &str) -> Result<(&str, &str, &str)> {
+fn split<'a>(text: &'a str, what: &str) -> Result<(&'a str, &'a str, &'a str)> {
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
         [name] => Ok(("http", name, "")),
@@ -304,33 +301,30 @@ fn split(text: &str) -> Result<(&str, &str, &str)> {
         [scheme @ ("http" | "https" | ""), name, port] => {
             Ok((if scheme.is_empty() { "http" } else { scheme }, name, port))
         }
-        _ => Err(Status::bad_request(format!("invalid service request {text:?}"))),
+        _ => Err(Status::bad_request(format!("invalid {what} request {text:?}"))),
     }
 }
 
 /// The ready endpoints of a service's port (by name or number; empty: its only one).
 pub fn endpoints(server: &Server, namespace: &str, name: &str, port: &str) -> Result<Vec<SocketAddr>> {
-    let gr = GroupResource::new("", "services");
-    let service = server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
-    let ports = service.list_at(&["spec", "ports"]);
-    let found = ports.iter().find(|p| {
-        port.is_empty() && ports.len() == 1
-            || p.str_at(&["name"]) == port && !port.is_empty()
-            || p.i64_at(&["port"]).is_some_and(|n| n.to_string() == port)
-    });
-    let Some(found) = found else {
-        return Err(Status::unavailable(format!("no service port {port:?} found for service {name:?}")));
+    let port_name = match port.parse::<i64>() {
+        Err(_) => port.to_owned(),
+        Ok(number) => {
+            let gr = GroupResource::new("", "services");
+            let service = server.read("", "services", namespace, name).ok_or_else(|| Status::not_found(&gr, name))?;
+            let found = service.list_at(&["spec", "ports"]).iter().find(|p| p.i64_at(&["port"]) == Some(number));
+            let unknown = || Status::unavailable(format!("no service port {number} found for service {name:?}"));
+            found.ok_or_else(unknown)?.str_at(&["name"]).to_owned()
+        }
     };
-    if service.str_at(&["spec", "type"]) == "ExternalName" {
-        return Err(Status::bad_request("address not allowed: a service of type ExternalName"));
-    }
-    let port_name = found.str_at(&["name"]);
     let mut candidates = Vec::new();
     for slice in server.read_all("discovery.k8s.io", "endpointslices", namespace) {
         if slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str() != Some(name) {
             continue;
         }
-        let port = slice.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name);
+        let ports = slice.list_at(&["ports"]);
+        let only = port.is_empty() && ports.len() == 1;
+        let port = ports.iter().find(|p| only || p.str_at(&["name"]) == port_name);
         let Some(port) = port.and_then(|p| u16::try_from(p.i64_at(&["port"])?).ok()) else { continue };
         for endpoint in slice.list_at(&["endpoints"]) {
             let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);

@@ -5,7 +5,7 @@ use schema::Value;
 use schema::structural::Schema;
 use schema::validate::{FieldError, names};
 
-use crate::behaviours::Cx;
+use crate::behaviours::{Cx, named};
 use crate::crd_rules::Rules;
 use crate::{conversion, crd};
 
@@ -16,11 +16,11 @@ pub fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError
     }
     let spec = &new["spec"];
     let (group, plural) = (spec.str_at(&["group"]), spec.str_at(&["names", "plural"]));
-    let name = new.str_at(&["metadata", "name"]);
-    if old.is_none() && name != format!("{plural}.{group}") {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(FieldError::invalid("metadata.name", name, detail));
-    }
+    // A name is looked at when it comes.
+    errors.extend(named(new, |name, _| {
+        let is_wrong = old.is_none() && name != format!("{plural}.{group}");
+        is_wrong.then(|| "must be spec.names.plural+\".\"+spec.group".to_owned()).into_iter().collect()
+    }));
     let problems = names::dns1123_subdomain(group).join(",");
     if !group.is_empty() && !problems.is_empty() {
         errors.push(FieldError::invalid("spec.group", group, problems));

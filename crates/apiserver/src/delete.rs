@@ -15,7 +15,9 @@ use crate::negotiate::{self, Encoding};
 use crate::options::{DeleteOptions, ListOptions, Propagation};
 use crate::read::{select, store_error};
 use crate::reply::{self, Reply};
+use crate::request::GroupResource;
 use crate::status::Result;
+use crate::write::told_group;
 use crate::{Status, encode};
 
 /// What became of the object.
@@ -38,7 +40,15 @@ enum Step {
 }
 
 /// `DeleteOptions` from the body if there is one, else from the query.
-pub fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
+fn options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
+    let options = read_options(call, body)?;
+    if call.kind.kind() == "Job" && options.propagation.is_none() && options.orphan_dependents.is_none() {
+        call.warnings.push(JOB_KEEPS_PODS);
+    }
+    Ok(options)
+}
+
+fn read_options(call: &Call, body: &[u8]) -> Result<DeleteOptions> {
     if body.is_empty() {
         return DeleteOptions::from_query(&call.query);
     }
@@ -70,9 +80,6 @@ pub async fn delete(mut call: Call, body: &[u8]) -> Result<Reply> {
     let kind = call.kind.clone();
     let options = options(&call, body)?;
     let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
-    if kind.kind() == "Job" && options.propagation.is_none() && options.orphan_dependents.is_none() {
-        call.warnings.push(JOB_KEEPS_PODS);
-    }
     let deleted = call.delete_object(&kind, &namespace, &name, options.clone(), Some(&name)).await?;
     let orphan_false = options.orphan_dependents == Some(false);
     Ok(match deleted {
@@ -170,15 +177,16 @@ impl Call {
                     }
                 }
                 step @ (Step::Remove | Step::RemoveAs(_)) => {
-                    if options.dry_run {
-                        return Ok(Deleted::Gone(entry, old));
-                    }
-                    let guard = Guard { key: key.clone(), modified: entry.revision };
                     // Who watches sees it marked before it is gone.
                     let marked = match step {
                         Step::RemoveAs(last) => Some(self.server.to_stored(kind, &last).await?),
                         _ => None,
                     };
+                    if options.dry_run {
+                        let last = marked.map(|stored| Arc::new(Entry::new(key, entry.revision, &stored)));
+                        return Ok(Deleted::Gone(last.unwrap_or(entry), old));
+                    }
+                    let guard = Guard { key: key.clone(), modified: entry.revision };
                     let put = marked.clone().map(|value| Write::Put { key: key.clone(), value });
                     let writes = put.into_iter().chain([Write::Delete { key: key.clone() }]).collect();
                     match self.server.commit(vec![guard], writes).await {
@@ -202,22 +210,26 @@ impl Call {
     }
 }
 
-fn check_preconditions(kind: &Kind, options: &DeleteOptions, old: &Value) -> Result<()> {
-    let gr = crate::request::GroupResource::new(&kind.resource.group, kind.kind());
+/// Namespaces and definitions look by themselves, and say it as the store does.
+pub fn check_preconditions(kind: &Kind, options: &DeleteOptions, old: &Value) -> Result<()> {
     let name = old.str_at(&["metadata", "name"]);
-    let uid = old.str_at(&["metadata", "uid"]);
-    if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
-        let why = format!(
-            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
-        );
-        return Err(Status::conflict(&gr, name, &why));
-    }
-    let version = old.str_at(&["metadata", "resourceVersion"]);
-    if let Some(wanted) = options.resource_version.as_deref().filter(|w| *w != version) {
-        let why = format!(
-            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
-        );
-        return Err(Status::conflict(&gr, name, &why));
+    let told = [("uid", "UID", &options.uid), ("resourceVersion", "ResourceVersion", &options.resource_version)];
+    for (field, label, wanted) in told {
+        let found = old.str_at(&["metadata", field]);
+        let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) else { continue };
+        let stored = format!("recondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}");
+        return Err(match kind.kind() {
+            "Namespace" => Status::conflict(&kind.group_resource(), name, &format!("P{stored}")),
+            "CustomResourceDefinition" => Status::conflict(&kind.group_resource(), name, &format!("p{stored}")),
+            _ => {
+                let gr = GroupResource::new(told_group(kind), kind.kind());
+                let then = if field == "uid" { "deleted and then recreated" } else { "modified" };
+                let why = format!(
+                    "the {label} in the precondition ({wanted}) does not match the {label} in record ({found}). The object might have been {then}"
+                );
+                Status::conflict(&gr, name, &why)
+            }
+        });
     }
     Ok(())
 }

@@ -6,10 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, header, request::Parts};
-use schema::{Value, json};
+use schema::Value;
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::kind::{Kind, Registry, join_group_version, version_priority};
+use crate::encode::{self, message_of};
+use crate::kind::{Kind, Registry, builtin, join_group_version, version_priority};
+use crate::negotiate::{Encoding, PROTOBUF};
 use crate::nonresource::{not_found, plain_encoding, unchanged};
 use crate::reply::{self, Reply};
 use crate::status::Result;
@@ -89,8 +91,10 @@ pub fn serve(server: &Server, parts: &Parts, segments: &[&str]) -> Result<Reply>
     let registry = server.registry();
     let encoding = plain_encoding(parts);
     let answer = |value: Value| Ok(reply::value(200, &value, encoding));
+    if let ([root @ ("api" | "apis")], Some(encoding)) = (segments, wants_aggregated(parts)) {
+        return Ok(aggregated(server, parts, root, encoding));
+    }
     match segments {
-        [root @ ("api" | "apis")] if wants_aggregated(parts) => Ok(aggregated(server, parts, root)),
         ["api"] => {
             let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
             let address = Value::object([("clientCIDR", "0.0.0.0/0".into()), ("serverAddress", host.into())]);
@@ -228,8 +232,10 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
 }
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_PROTOBUF: &str =
+    "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-fn wants_aggregated(parts: &Parts) -> bool {
+fn wants_aggregated(parts: &Parts) -> Option<Encoding> {
     let accept = crate::negotiate::join_header(&parts.headers, header::ACCEPT);
     // The first clause that can be served decides.
     for clause in accept.split(',') {
@@ -237,30 +243,32 @@ fn wants_aggregated(parts: &Parts) -> bool {
         let media = params.next().unwrap_or("");
         let has = |wanted: &str| clause.split(';').any(|p| p.trim() == wanted);
         if has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io") {
-            if has("v=v2") && matches!(media, "application/json" | "*/*" | "application/*") {
-                return true;
+            match media {
+                "application/json" | "*/*" | "application/*" if has("v=v2") => return Some(Encoding::Json),
+                PROTOBUF if has("v=v2") => return Some(Encoding::Protobuf),
+                _ => continue,
             }
-            continue;
         }
-        if matches!(media, "application/json" | "*/*" | "application/*" | "application/yaml") {
-            return false;
+        if matches!(media, "application/json" | "*/*" | "application/*" | "application/yaml" | PROTOBUF) {
+            return None;
         }
     }
-    false
+    None
 }
 
-fn aggregated(server: &Server, parts: &Parts, root: &str) -> Reply {
+fn aggregated(server: &Server, parts: &Parts, root: &str, encoding: Encoding) -> Reply {
     let registry = server.registry();
     let generation = registry.generation + aggregate::generation(server);
-    let document = server.inner.documents.get(root, generation, || {
-        let mut out = Vec::new();
-        json::encode_untyped(&aggregated_value(server, &registry, root == "api"), &mut out);
-        out.into()
+    let media = if encoding == Encoding::Protobuf { AGGREGATED_PROTOBUF } else { AGGREGATED };
+    let document = server.inner.documents.get(&format!("{root} {media}"), generation, || {
+        let value = aggregated_value(server, &registry, root == "api");
+        let message = message_of("apidiscovery.k8s.io/v2", "APIGroupDiscoveryList");
+        encode::value(&value, builtin(), message.filter(|_| encoding == Encoding::Protobuf), encoding).0
     });
     let mut response = if unchanged(parts, &document.etag) {
-        reply::bytes(304, AGGREGATED, Bytes::new())
+        reply::bytes(304, media, Bytes::new())
     } else {
-        reply::bytes(200, AGGREGATED, document.body)
+        reply::bytes(200, media, document.body)
     };
     let headers = response.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&document.etag) {

@@ -255,18 +255,36 @@ impl View {
 
     fn row(&self, entry: &Entry) -> Result<Value> {
         let value = decode(&self.kind, &entry.body)?;
-        let mut row = Value::object([("cells", Value::List(printers::cells(&self.kind, &value, self.now)))]);
+        let cells = printers::cells(&self.kind, &value, self.now);
+        Ok(self.row_of(cells, value))
+    }
+
+    fn row_of(&self, cells: Vec<Value>, value: Value) -> Value {
         let object = match self.include {
-            IncludeObject::None => None,
-            IncludeObject::Metadata => Some(partial(value)),
-            IncludeObject::Object => Some(value),
+            IncludeObject::None => Value::Null,
+            IncludeObject::Metadata => partial(value),
+            IncludeObject::Object => value,
         };
-        if let Some(object) = object {
-            row.set(&["object"], object);
-        } else {
-            row.set(&["object"], Value::Null);
+        Value::object([("cells", Value::List(cells)), ("object", object)])
+    }
+
+    /// A Scale in the shape that is asked for.
+    pub fn scale(&self, scale: Value) -> Value {
+        match self.accepted.shape {
+            Shape::Whole => scale,
+            Shape::Partial => partial(scale),
+            Shape::Table => {
+                let columns = printers::scale_columns();
+                let cells = printers::cells_of(&columns, true, &scale, self.now);
+                Value::object([
+                    ("kind", "Table".into()),
+                    ("apiVersion", META.into()),
+                    ("metadata", Value::object([("resourceVersion", scale["metadata"]["resourceVersion"].clone())])),
+                    ("columnDefinitions", printers::definitions_of(&columns)),
+                    ("rows", Value::List(vec![self.row_of(cells, scale)])),
+                ])
+            }
         }
-        Ok(row)
     }
 
     /// A list as chunks of its body.
@@ -387,6 +405,7 @@ impl ListMeta {
     }
 }
 
+#[derive(PartialEq)]
 enum Stage {
     Head,
     Items,
@@ -441,11 +460,12 @@ impl ListChunks {
             json::encode_untyped(&value, &mut out);
             return Ok(self.view.finish_json(out));
         }
+        let no_items = self.view.accepted.shape == Shape::Partial && items.is_empty();
         let value = Value::object([
             ("apiVersion", api_version.into()),
             ("kind", kind.into()),
             ("metadata", self.meta.to_value(self.is_custom())),
-            ("items", Value::List(items)),
+            ("items", if no_items { Value::Null } else { Value::List(items) }),
         ]);
         yaml::write(&value, &mut out);
         Ok(out.into())
@@ -471,6 +491,12 @@ impl ListChunks {
         json::encode_untyped(&api_version.into(), &mut out);
         out.extend_from_slice(b",\"metadata\":");
         json::encode_untyped(&self.meta.to_value(self.is_custom()), &mut out);
+        // Upstream makes no list of parts of nothing.
+        if self.view.accepted.shape == Shape::Partial && self.entries.as_slice().is_empty() {
+            out.extend_from_slice(b",\"items\":null}\n");
+            self.stage = Stage::Done;
+            return Ok(out);
+        }
         out.extend_from_slice(b",\"items\":[");
         Ok(out)
     }
@@ -505,7 +531,7 @@ impl ListChunks {
                 self.head()?
             }
         };
-        while out.len() < CHUNK_BYTES {
+        while self.stage == Stage::Items && out.len() < CHUNK_BYTES {
             let Some(entry) = self.entries.next() else {
                 out.extend_from_slice(if protobuf { proto::ENVELOPE_TAIL } else { b"]}\n" });
                 self.stage = Stage::Done;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Request, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, header, request::Parts};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -33,6 +33,7 @@ const QUEUE_WAIT: Duration = Duration::from_secs(15);
 pub fn is_long_running(info: &Attributes) -> bool {
     matches!(info.verb.as_str(), "watch" | "proxy")
         || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        || !info.is_resource && info.path.starts_with("/debug/pprof/")
 }
 
 /// What a request has got on its way.
@@ -127,7 +128,7 @@ pub fn forbidden(user: &User, info: &Attributes, why: &str) -> Status {
     if !why.is_empty() {
         text = format!("{text}: {why}");
     }
-    Status::forbidden(&gr, &info.name, &text)
+    Status::forbidden(&gr, &info.name, &text).for_no_page()
 }
 
 fn permitted(user: &User, info: &Attributes, decision: Decision) -> Result<()> {
@@ -380,12 +381,18 @@ impl Server {
         let stored = kind.storage.is_some();
         let streaming = matches!(subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
         let accepted = if streaming {
-            Accepted { encoding: Encoding::Json, shape: Shape::Whole }
+            Accepted { encoding: Encoding::Json, shape: Shape::Whole, as_list: false }
         } else {
-            let other_type = !subresource.is_empty() && subresource != "status";
-            negotiate::accept(&parts.headers, &query, stored && !other_type, kind.custom.is_none())?
+            let other_type = !matches!(subresource.as_str(), "" | "status" | "scale");
+            let accepted = negotiate::accept(&parts.headers, &query, stored && !other_type, kind.custom.is_none());
+            let (of_list, watches) = (info.verb == "list", info.verb == "watch");
+            accepted.map_err(|no| if of_list || watches { no.or_as_stream() } else { no })?
         };
-        if let Some(warning) = deprecation(&kind) {
+        let fits = if info.verb == "get" { !accepted.as_list } else { info.verb != "list" || accepted.as_list };
+        let is_misfit = accepted.shape == Shape::Partial && !fits;
+        let other_metadata = is_misfit.then(|| Status::other_metadata(&kind, !accepted.as_list));
+        let is_misplaced = info.verb == "create" && single && subresource.is_empty();
+        if let Some(warning) = deprecation(&kind).filter(|_| !is_misplaced) {
             warnings.push(warning);
             warnings.annotate("k8s.io/deprecated", "true");
             self.inner.metrics.deprecated(&kind, &subresource);
@@ -394,12 +401,16 @@ impl Server {
         let warnings = warnings.clone();
         let is_local = parts.extensions.get::<Peer>().is_none();
         let call = Call { server: self.clone(), is_local, user, info, query, headers, kind, accepted, warnings };
-        self.verb(call, parts, body, &subresource, streaming).await
+        let reply = self.verb(call, parts, body, &subresource, streaming).await?;
+        other_metadata.map_or(Ok(reply), Err)
     }
 
     async fn verb(&self, call: Call, parts: Parts, body: Body, subresource: &str, streaming: bool) -> Result<Reply> {
         if streaming {
             return crate::connect::serve(call, parts, body).await;
+        }
+        if parts.method == Method::HEAD && call.kind.custom.is_none() {
+            return Err(Status::method_not_allowed());
         }
         let part = match subresource {
             "" => Part::Main,
@@ -422,7 +433,9 @@ impl Server {
         let is_custom = call.kind.custom.is_some();
         if !allowed(&verb) {
             let of_custom = || Status::method_not_supported(&call.kind.group_resource(), &verb);
-            return Err(if is_custom { of_custom() } else { Status::method_not_allowed() });
+            // There once were paths for `proxy`.
+            let other = || if verb == "proxy" { Status::no_such_resource() } else { Status::method_not_allowed() };
+            return Err(if is_custom { of_custom() } else { other() });
         }
         if call.kind.storage.is_none() && matches!(verb.as_str(), "get" | "list") {
             return crate::reviews::component_statuses(&call);

@@ -77,7 +77,7 @@ pub async fn serve(server: &Server, endpoint: &str, name: &str, query: &Query) -
     if !name.is_empty() {
         let Some(known) = checks(endpoint).find(|known| *known == name) else { return not_found() };
         return match check(server, known).await {
-            Ok(()) => reply::text(200, "ok"),
+            Ok(()) => reply::bytes(200, "text/plain; charset=utf-8", "ok"),
             Err(why) => reply::text(500, format!("internal server error: {why}\n")),
         };
     }

@@ -27,6 +27,8 @@ pub enum Shape {
 pub struct Accepted {
     pub encoding: Encoding,
     pub shape: Shape,
+    /// Of a partial shape: `as=PartialObjectMetadataList`.
+    pub as_list: bool,
 }
 
 pub const JSON: &str = "application/json";
@@ -100,7 +102,7 @@ pub fn accept(headers: &HeaderMap, query: &crate::request::Query, shapes: bool, 
     let finish = |encoding, shape, asked_pretty: bool| {
         let pretty = asked_pretty || pretty == Some(true);
         let encoding = if encoding == Encoding::Json && pretty { Encoding::PrettyJson } else { encoding };
-        Ok(Accepted { encoding, shape })
+        Ok(Accepted { encoding, shape, as_list: false })
     };
     if accept.trim().is_empty() {
         return finish(Encoding::Json, Shape::Whole, false);
@@ -117,12 +119,14 @@ pub fn accept(headers: &HeaderMap, query: &crate::request::Query, shapes: bool, 
         match kind {
             "Table" if encoding != Encoding::Protobuf => return finish(encoding, Shape::Table, asked_pretty),
             "PartialObjectMetadata" | "PartialObjectMetadataList" => {
-                return finish(encoding, Shape::Partial, asked_pretty);
+                let accepted = finish(encoding, Shape::Partial, asked_pretty)?;
+                return Ok(Accepted { as_list: kind.ends_with("List"), ..accepted });
             }
             _ => {}
         }
     }
-    Err(Status::not_acceptable(if protobuf { &SUPPORTED } else { &WITHOUT_PROTOBUF }))
+    let is_known = clauses(&accept).iter().any(|clause| encoding_of(clause.media, true).is_some());
+    Err(if protobuf && !is_known { Status::no_representation(&SUPPORTED) } else { Status::not_acceptable(&SUPPORTED) })
 }
 
 /// In what encoding a body comes.

@@ -30,11 +30,13 @@ pub async fn serve(server: &Server, parts: Parts, query: &Query, user: &User, bo
             .unwrap_or_else(|| if known { Err(Status::no_such_resource()) } else { Ok(not_found()) });
     }
     let parts = &parts;
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Err(Status::method_not_allowed());
-    }
     let trimmed = path.trim_end_matches('/');
     let segments: Vec<&str> = trimmed.split('/').skip(1).collect();
+    // Other paths do not look at the method.
+    let only_got = matches!(segments.first(), Some(&("api" | "apis" | "version" | ".well-known" | "openid")));
+    if only_got && parts.method != Method::GET {
+        return Err(Status::method_not_allowed());
+    }
     match segments.as_slice() {
         [] => Ok(root(server)),
         ["version"] => Ok(version()),

@@ -67,6 +67,11 @@ impl WriteOptions {
         })
     }
 
+    /// What managedFields call the writer.
+    pub fn manager(&self) -> &str {
+        if self.field_manager.is_empty() { "unknown" } else { &self.field_manager }
+    }
+
     /// The options object that admission sees.
     pub fn to_value(&self, kind: &str) -> Value {
         let mut out = Value::object([("apiVersion", "meta.k8s.io/v1".into()), ("kind", kind.into())]);
@@ -140,7 +145,13 @@ impl ListOptions {
                         term.path
                     )
                 } else {
-                    format!("field label not supported: {}", term.path)
+                    match kind.kind() {
+                        "Job" => format!("field label {:?} not supported for Job", term.path),
+                        name @ "ResourceSlice" => {
+                            format!("field label not supported for {}, Kind={name}: {}", kind.api_version, term.path)
+                        }
+                        _ => format!("field label not supported: {}", term.path),
+                    }
                 }));
             }
         }
@@ -157,6 +168,8 @@ impl ListOptions {
             None | Some("") => None,
             Some("Exact") => Some(Match::Exact),
             Some("NotOlderThan") => Some(Match::NotOlderThan),
+            // A watch says it below.
+            Some(_) if watch => None,
             Some(other) => {
                 let detail = "supported values: \"Exact\", \"NotOlderThan\", \"\"";
                 errors.push(field_error(ErrorKind::NotSupported, "resourceVersionMatch", other.into(), detail));
@@ -204,8 +217,13 @@ impl ListOptions {
                     "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
                 );
             }
-            if !match_text.is_empty() && !self.continue_token.is_empty() {
+            // Who does not say where to begin is taken to ask for what is there first.
+            let from_list = self.send_initial_events.is_none() && matches!(&*self.resource_version, "" | "0");
+            if (from_list || !match_text.is_empty()) && !self.continue_token.is_empty() {
                 forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if !matches!(match_text, "" | "NotOlderThan") {
+                errors.push(FieldError::not_supported("resourceVersionMatch", match_text, &["NotOlderThan"]));
             }
             return;
         }

@@ -4,7 +4,7 @@ use schema::patch::{self, PatchError};
 use schema::validate::ErrorKind;
 use schema::{Value, apply, json, yaml};
 
-use crate::call::{Call, default_object, match_name, match_namespace, same_custom_kind, typed, warned};
+use crate::call::{Call, default_object, match_name, match_namespace, misnamed, same_custom_kind, typed, warned};
 use crate::kind::Kind;
 use crate::options::{FieldValidation, WriteOptions};
 use crate::outside::is_object;
@@ -153,6 +153,9 @@ pub async fn patch(mut call: Call, body: &[u8], part: Part) -> Result<Reply> {
             }
             if let Ok(mut found) = found.lock() {
                 *found = problems;
+            }
+            if let Some(why) = misnamed(&kind, &object) {
+                return Err(refuse(&why));
             }
             check_identity(&kind, &object)?;
             kind.stamp(&mut object);

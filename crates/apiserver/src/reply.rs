@@ -34,9 +34,11 @@ pub fn bytes(code: u16, content_type: &'static str, body: impl Into<Bytes>) -> R
 
 pub fn text(code: u16, body: impl Into<Bytes>) -> Reply {
     let mut response = bytes(code, "text/plain; charset=utf-8", body);
-    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     response
 }
+
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// A value which carries its apiVersion and kind.
 pub fn value(code: u16, value: &Value, encoding: Encoding) -> Reply {
@@ -47,6 +49,9 @@ pub fn value(code: u16, value: &Value, encoding: Encoding) -> Reply {
 
 pub fn status(status: &Status, encoding: Encoding) -> Reply {
     let mut response = value(status.code, &status.to_value(), encoding);
+    if status.for_no_page {
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    }
     if let Some(details) = status.details.as_ref().filter(|d| d.retry_after_seconds > 0) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(details.retry_after_seconds));
     }

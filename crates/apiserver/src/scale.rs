@@ -96,12 +96,12 @@ pub async fn serve(mut call: Call, method: Method, body: &[u8]) -> Result<Reply>
             let path = path.join(".");
             return Err(Status::internal(format_args!("the spec replicas field \".{path}\" does not exist")));
         }
-        return Ok(reply::value(200, &to_scale(&kind, &object), encoding));
+        return Ok(reply::value(200, &call.view().scale(to_scale(&kind, &object)), encoding));
     }
     let change = Change::read(&call, &method, body)?;
     for _ in 0..ATTEMPTS {
         if let Some(object) = change.carry_out(&mut call, &path).await? {
-            return Ok(reply::value(200, &to_scale(&kind, &object), encoding));
+            return Ok(reply::value(200, &call.view().scale(to_scale(&kind, &object)), encoding));
         }
     }
     Err(Status::modified(&kind.group_resource(), &call.info.name))
@@ -155,8 +155,7 @@ impl Change {
 
     /// The Scale that is wanted, with its managedFields; `None`: nothing changes.
     fn wanted(&self, before: &Value, now: &str) -> Result<Option<Value>> {
-        let manager = &self.options.field_manager;
-        let manager = if manager.is_empty() { "unknown" } else { manager };
+        let manager = self.options.manager();
         let writer = apply::Writer {
             manager,
             api_version: "autoscaling/v1",

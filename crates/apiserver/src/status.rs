@@ -4,6 +4,7 @@ pub use schema::validate::FieldError;
 use schema::validate::{ErrorKind, aggregate};
 use schema::{Object, Value};
 
+use crate::kind::Kind;
 use crate::request::GroupResource;
 
 /// A result that is no object: an error, or a deletion's success.
@@ -18,6 +19,8 @@ pub struct Status {
     pub continue_token: Option<String>,
     /// What goes on the wire, where somebody else made it.
     given: Option<Box<Value>>,
+    /// Browsers are told not to guess what it is.
+    pub for_no_page: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +52,10 @@ pub type Result<T> = std::result::Result<T, Status>;
 impl Status {
     fn make(code: u16, reason: &'static str, message: String) -> Self {
         Status { code, reason, message, ..Status::default() }
+    }
+
+    pub fn for_no_page(self) -> Self {
+        Status { for_no_page: true, ..self }
     }
 
     fn about(code: u16, reason: &'static str, gr: &GroupResource, name: &str, message: String) -> Self {
@@ -210,15 +217,37 @@ impl Status {
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        if !accepted.contains(&"application/vnd.kubernetes.protobuf") {
-            let message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
-            return Status::make(406, "NotAcceptable", message.into());
-        }
-        let mut message = format!("406: Not Acceptable\n\nAvailable representations: {}", accepted.join(", "));
-        for stream in ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"] {
-            message.push_str(&format!(", {stream}"));
-        }
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
+        Status::make(406, "NotAcceptable", message)
+    }
+
+    /// What a route says that has none of the media types which are asked for.
+    pub fn no_representation(available: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", available.join(", "));
         Status { details: Some(Box::default()), ..Status::make(406, "NotAcceptable", message) }
+    }
+
+    /// The metadata of one object was asked for, and it is a list, or the other way around.
+    pub fn other_metadata(kind: &Kind, of_list: bool) -> Self {
+        let (asked, is, list) = if of_list { ("", "a list", "List") } else { ("List", "not a list", "") };
+        let package = match kind.resource.group.split('.').next() {
+            _ if kind.custom.is_some() => "unstructured",
+            Some("") | None => "core",
+            Some(package) => package,
+        };
+        let name = if kind.custom.is_some() { "Unstructured" } else { kind.kind() };
+        let message = format!(
+            "you requested PartialObjectMetadata{asked}, but the requested object is {is} (*{package}.{name}{list})"
+        );
+        Status::make(406, "NotAcceptable", message)
+    }
+
+    /// A list's route has streams too.
+    pub fn or_as_stream(mut self) -> Self {
+        if self.message.starts_with("406") {
+            self.message += ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        }
+        self
     }
 
     /// For a path whose resource exists but has no such method.

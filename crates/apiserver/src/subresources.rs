@@ -1,15 +1,19 @@
 //! Subresources with a type or a meaning of their own: binding, eviction, token, and parts of an object.
 
 use http::Method;
-use schema::{Value, selector::LabelSelector, validate::ErrorKind};
+use schema::validate::{FieldError, aggregate, names};
+use schema::{Type, Value, apply, selector::LabelSelector};
 
 use crate::admission::Operation;
 use crate::call::Call;
+use crate::delete::check_preconditions;
+use crate::encode::message_of;
+use crate::kind::builtin;
 use crate::options::{DeleteOptions, WriteOptions};
 use crate::patch::patch as patch_object;
 use crate::reply::{self, Reply};
 use crate::request::GroupResource;
-use crate::status::{Result, field_error};
+use crate::status::Result;
 use crate::versions::Versions;
 use crate::write::{self, Part, Produced, Update};
 use crate::{Status, meta, read};
@@ -79,19 +83,22 @@ pub async fn bind(mut call: Call, name: &str, mut binding: Value) -> Result<Repl
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    let target_kind = binding.str_at(&["target", "kind"]);
-    if !matches!(target_kind, "" | "Node") {
-        let error = field_error(
-            ErrorKind::NotSupported,
-            "target.kind",
-            target_kind.into(),
-            "supported values: \"Node\", \"<empty>\"",
-        );
-        return Err(Status::invalid("", "Binding", name, vec![error]));
+    let (kind, node) = (binding.str_at(&["target", "kind"]), binding.str_at(&["target", "name"]));
+    let mut errors = Vec::new();
+    if !matches!(kind, "" | "Node") {
+        errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
     }
-    if binding.str_at(&["target", "name"]).is_empty() {
-        let error = field_error(ErrorKind::Required, "target.name", Value::Null, "");
-        return Err(Status::invalid("", "Binding", name, vec![error]));
+    match node {
+        "" => errors.push(FieldError::required("target.name", "")),
+        _ if errors.is_empty() => {
+            let problems = names::dns1123_subdomain(node).into_iter();
+            errors.extend(problems.map(|problem| FieldError::invalid("target.name", node, problem)));
+        }
+        _ => {}
+    }
+    if !errors.is_empty() {
+        // Upstream does not tell it as a validation of the object.
+        return Err(Status::plain_internal(aggregate(&errors)));
     }
     let mut request = call.admission(
         &pods,
@@ -324,16 +331,7 @@ async fn disrupt(call: &mut Call, namespace: &str, name: &str, mut delete: Delet
         let wanted = delete.clone();
         let produce = |old: Option<&Value>| {
             let pod = old.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
-            let gr = GroupResource::new("", "Pod");
-            for (wanted, field) in [(&wanted.uid, "uid"), (&wanted.resource_version, "resourceVersion")] {
-                let found = pod.str_at(&["metadata", field]);
-                if let Some(wanted) = wanted.as_deref().filter(|w| !w.is_empty() && *w != found) {
-                    let why = format!(
-                        "the {field} in the precondition ({wanted}) does not match the {field} in record ({found})"
-                    );
-                    return Err(Status::conflict(&gr, name, &why));
-                }
-            }
+            check_preconditions(&kind, &wanted, pod)?;
             let mut pod = pod.clone();
             let message = "Eviction API: evicting";
             meta::set_condition(&mut pod, "DisruptionTarget", "True", "EvictionByEvictionAPI", message, &now);
@@ -358,36 +356,45 @@ async fn token(call: Call, body: &[u8]) -> Result<Reply> {
     let mut request = call.decode_other(body, "authentication.k8s.io/v1", "TokenRequest")?;
     let account = call.current().await?;
     let (name, namespace) = (call.info.name.clone(), call.info.namespace.clone());
-    let given = request.str_at(&["metadata", "name"]);
-    if !given.is_empty() && given != name {
-        return Err(Status::bad_request(format!("name on TokenRequest ({given}) does not match name in URL ({name})")));
+    if request["spec"]["expirationSeconds"].is_null() {
+        request.set(&["spec", "expirationSeconds"], TOKEN_SECONDS_DEFAULT);
     }
-    request.set(&["metadata", "name"], name.as_str());
-    request.set(&["metadata", "namespace"], namespace.as_str());
-    request.set(&["metadata", "creationTimestamp"], call.server.now_text());
-    let seconds = request.i64_at(&["spec", "expirationSeconds"]).unwrap_or(TOKEN_SECONDS_DEFAULT);
+    let now = call.server.now_text();
+    let writer = apply::Writer {
+        manager: options.manager(),
+        api_version: "authentication.k8s.io/v1",
+        subresource: "token",
+        now: &now,
+        resets: &[],
+        others: None,
+    };
+    if let Some(id) = message_of("authentication.k8s.io/v1", "TokenRequest") {
+        apply::update(builtin(), &Type::Message(id), None, &mut request, writer);
+    }
     let mut errors = Vec::new();
-    let field = "spec.expirationSeconds";
-    if seconds < TOKEN_SECONDS_MIN {
-        errors.push(field_error(
-            ErrorKind::Invalid,
-            field,
-            seconds.into(),
-            "may not specify a duration less than 10 minutes",
-        ));
+    for (field, own) in [("name", &name), ("namespace", &namespace)] {
+        let given = request.str_at(&["metadata", field]).to_owned();
+        if !given.is_empty() && given != *own {
+            let detail = format!("must match the service account {field} if specified");
+            errors.push(FieldError::invalid(format!("metadata.{field}"), given, detail));
+            return Err(Status::invalid("authentication.k8s.io", "TokenRequest", &name, errors));
+        }
+        request.set(&["metadata", field], own.as_str());
     }
-    if seconds > TOKEN_SECONDS_MAX {
-        errors.push(field_error(
-            ErrorKind::Invalid,
-            field,
-            seconds.into(),
-            "may not specify a duration larger than 2^32 seconds",
-        ));
-    }
-    if !errors.is_empty() {
+    request.set(&["metadata", "uid"], account.str_at(&["metadata", "uid"]));
+    request.set(&["metadata", "creationTimestamp"], now);
+    let seconds = request.i64_at(&["spec", "expirationSeconds"]).unwrap_or_default();
+    let wrong = if seconds < TOKEN_SECONDS_MIN {
+        "may not specify a duration less than 10 minutes"
+    } else if seconds > TOKEN_SECONDS_MAX {
+        "may not specify a duration larger than 2^32 seconds"
+    } else {
+        ""
+    };
+    if !wrong.is_empty() {
+        errors.push(FieldError::invalid("spec.expirationSeconds", seconds, wrong));
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", errors));
     }
-    request.set(&["spec", "expirationSeconds"], seconds);
     let bound = bound_object(&call, &account, &request)?;
     let kind = call.kind.clone();
     let mut admission = call.admission(
@@ -419,8 +426,9 @@ fn bound_object(call: &Call, account: &Value, request: &Value) -> Result<Option<
         ("v1" | "", "Secret") => ("secrets", call.info.namespace.as_str()),
         ("v1" | "", "Node") => ("nodes", ""),
         (version, _) => {
+            let group = if version.contains('/') { "" } else { "/" };
             return Err(Status::bad_request(format!(
-                "cannot bind token for serviceaccount to kind {version}, Kind={kind}"
+                "cannot bind token to object of type {group}{version}, Kind={kind}"
             )));
         }
     };

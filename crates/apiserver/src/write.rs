@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use schema::validate::{ErrorKind, FieldError, metadata, metadata_update};
+use schema::validate::{ErrorKind, FieldError, NameRule, metadata, metadata_update};
 use schema::{Value, apply, time};
 use store::{Guard, Write};
 use tokio::time::Instant;
@@ -264,7 +264,10 @@ impl Call {
         let generate = object.str_at(&["metadata", "generateName"]).to_owned();
         let generated = object.str_at(&["metadata", "name"]).is_empty() && !generate.is_empty();
         if generated {
-            object.set(&["metadata", "name"], meta::generated_name(&generate, random));
+            // An address cannot be completed.
+            let is_fixed = kind.strategy.name_rule == NameRule::Ip;
+            let name = if is_fixed { generate.clone() } else { meta::generated_name(&generate, random) };
+            object.set(&["metadata", "name"], name);
         }
         object.set(&["metadata", "creationTimestamp"], self.server.now_text());
         object.set(&["metadata", "uid"], meta::uid(random));
@@ -334,7 +337,8 @@ impl Call {
             return Err(exists(is_deleting(&entry)));
         }
         if dry_run {
-            return Ok(Arc::new(Entry { key, revision: 0, body: stored, labels: Box::default() }));
+            let revision = object.str_at(&["metadata", "resourceVersion"]).parse().unwrap_or_default();
+            return Ok(Arc::new(Entry { key, revision, body: stored, labels: Box::default() }));
         }
         let guard = Guard { key: key.clone(), modified: 0 };
         match self.server.commit(vec![guard], vec![Write::Put { key: key.clone(), value: stored.clone() }]).await {
@@ -362,7 +366,7 @@ impl Call {
     ) {
         let now = self.server.now_text();
         let writer = apply::Writer {
-            manager: if options.field_manager.is_empty() { "unknown" } else { &options.field_manager },
+            manager: options.manager(),
             api_version: &kind.api_version,
             subresource,
             now: &now,
@@ -374,10 +378,13 @@ impl Call {
 
     /// Everything wrong with an object.
     fn problems(&self, kind: &Kind, new: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
-        let rule = (kind.strategy.name_rule)(kind);
+        let rule = kind.strategy.name_rule;
         let mut errors = metadata(&new["metadata"], kind.resource.namespaced, rule, "metadata");
+        let late = if rule == NameRule::Late { std::mem::take(&mut errors) } else { Vec::new() };
         if let Some(old) = old {
-            errors.extend(metadata_update(&new["metadata"], &old["metadata"], "metadata"));
+            let known = errors.clone();
+            let more = metadata_update(&new["metadata"], &old["metadata"], "metadata");
+            errors.extend(more.into_iter().filter(|error| !known.contains(error)).collect::<Vec<_>>());
         }
         // These groups check metadata by themselves, and take any name.
         let own = matches!(&*kind.resource.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
@@ -396,7 +403,10 @@ impl Call {
             None => {
                 // A rule and a behaviour may see the same fault; what one of them says twice is two faults.
                 let known = errors.clone();
-                let is_known = |e: &FieldError| known.iter().any(|k| k.field == e.field && k.kind == e.kind);
+                // That something may not change says nothing of what it is.
+                let is_known = |e: &FieldError| {
+                    known.iter().any(|k| k.field == e.field && k.kind == e.kind && k.detail != "field is immutable")
+                };
                 for error in crate::rules::check(kind, new, old).into_iter().filter(|e| !is_known(e)) {
                     // Of a missing value one word is enough.
                     let once = error.kind == ErrorKind::Required;
@@ -406,7 +416,7 @@ impl Call {
                 }
             }
         }
-        errors
+        if errors.is_empty() { late } else { errors }
     }
 
     /// Updates an object, again and again if others are faster and the change does not name a resourceVersion.
@@ -504,12 +514,16 @@ impl Call {
         if update.replaces {
             dedup_owners(&mut object, &self.warnings, "");
         }
-        self.keep(update, &mut object, &old);
-        if !managed {
+        // Of a part of the object all that was sent is the sender's.
+        if !managed && update.part == Part::Other {
             self.record_managers(kind, Some(&old), &mut object, update.subresource, &update.options, &update.versions);
-            if update.versions.fetch(&self.server, kind).await? {
-                return Ok(None);
-            }
+        }
+        self.keep(update, &mut object, &old);
+        if !managed && update.part != Part::Other {
+            self.record_managers(kind, Some(&old), &mut object, update.subresource, &update.options, &update.versions);
+        }
+        if !managed && update.versions.fetch(&self.server, kind).await? {
+            return Ok(None);
         }
         let options = update.options.to_value("UpdateOptions");
         let dry_run = update.options.dry_run;
@@ -656,7 +670,7 @@ impl Call {
 }
 
 /// Events are told of as the kind that they are within upstream, whatever their group.
-fn told_group(kind: &Kind) -> &str {
+pub fn told_group(kind: &Kind) -> &str {
     if &*kind.resource.group == "events.k8s.io" { "" } else { &kind.resource.group }
 }
 

@@ -27,6 +27,7 @@ pub fn write(facts: &Facts, overlay: &Overlay) -> Result<String> {
                 bit("inline", 'i'),
                 bit("required", 'r'),
                 bit("atomic", 'a'),
+                bit("granular", 'g'),
             ]
             .into_iter()
             .flatten()

@@ -325,7 +325,7 @@ fn record(
 ) -> Vec<Entry> {
     let mut changes = Changes::new(typed, before, after, writer);
     if changes.own.nameless {
-        return Vec::new();
+        return entries;
     }
     for entry in &mut entries {
         let seen = changes.of(&entry.api_version);

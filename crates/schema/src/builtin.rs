@@ -165,7 +165,10 @@ fn field<'a>(next: &mut impl FnMut() -> &'a str, enums: &[Vec<Box<str>>]) -> Opt
             replace: patch.contains("replace"),
             retain_keys: patch.contains("retainKeys"),
             merge_key: (!key.is_empty()).then(|| key.into()),
-            atomic: flags.contains('a'),
+            atomic: [('a', true), ('g', false)]
+                .iter()
+                .find(|(flag, _)| flags.contains(*flag))
+                .map(|(_, atomic)| *atomic),
         },
     })
 }

@@ -107,6 +107,7 @@ pub(crate) static FUNCTIONS: &[(&str, Function)] = &[
     ("service", cluster::service),
     ("statefulSet", workloads::stateful_set),
     ("statefulSetUpdate", workloads::stateful_set_update),
+    ("serviceCIDRs", cluster::service_cidrs),
     ("storageClass", storage::storage_class),
     ("storageMigration", cluster::storage_migration),
     ("strategy", workloads::strategy),
@@ -198,21 +199,30 @@ impl<'a> Check<'a> {
 
     fn immutable(&mut self, name: &str) {
         if self.changed(name) {
-            let value = self.value.member(name).cloned().unwrap_or_default();
+            // A text that is absent is an empty one.
+            let text = self.old.and_then(|old| old.member(name)).is_some_and(|old| old.as_str().is_some());
+            let zero = if text { Value::from("") } else { Value::Null };
+            let value = self.value.member(name).cloned().unwrap_or(zero);
             self.invalid(name, value, "field is immutable");
         }
     }
 }
 
-/// Equality in which empty and absent are one, as upstream's semantic comparison has it.
+/// Equality in which an empty list or object and an absent one are one, as upstream's semantic comparison has it. A pointer's
+/// zero is something; the zero of another field is in no value of a schema's normal form, or in all of them.
 pub fn same(a: &Value, b: &Value) -> bool {
+    let hollow = |v: &Value| match v {
+        Value::List(list) => list.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        other => other.is_null(),
+    };
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            x.iter().all(|(k, v)| y.get(k).map_or(v.is_empty(), |w| same(v, w)))
-                && y.iter().all(|(k, w)| x.contains_key(k) || w.is_empty())
+            x.iter().all(|(k, v)| y.get(k).map_or_else(|| hollow(v), |w| same(v, w)))
+                && y.iter().all(|(k, w)| x.contains_key(k) || hollow(w))
         }
         (Value::List(x), Value::List(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
-        _ => a == b || a.is_empty() && b.is_empty(),
+        _ => a == b || hollow(a) && hollow(b),
     }
 }
 

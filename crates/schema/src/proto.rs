@@ -20,7 +20,7 @@ pub enum WireError {
     Json { message: String },
     #[error("protobuf: {message} holds {text:?}, which does not parse")]
     Text { message: String, text: String },
-    #[error("protobuf: the k8s envelope is missing")]
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NoEnvelope,
 }
 

@@ -228,8 +228,8 @@ pub struct PatchStrategy {
     pub replace: bool,
     pub retain_keys: bool,
     pub merge_key: Option<Box<str>>,
-    /// A struct field which apply treats as one value (`+structType=atomic`).
-    pub atomic: bool,
+    /// Whether apply treats a struct as one value here (`+structType=atomic`), or not (`granular`), whatever its type says.
+    pub atomic: Option<bool>,
 }
 
 /// A kind as it is served: facts of its group, version and names, and the overlay's rows.

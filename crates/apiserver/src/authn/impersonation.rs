@@ -89,7 +89,7 @@ fn wanted(headers: &mut HeaderMap) -> Result<Option<User>> {
     }
     if user.name.is_empty() {
         let nothing = user.uid.is_empty() && user.groups.is_empty() && user.extra.is_empty();
-        return if nothing { Ok(None) } else { Err(Status::bad_request(nameless(&user))) };
+        return if nothing { Ok(None) } else { Err(Status::bad_request(nameless(&user)).for_no_page()) };
     }
     let ours = |name: &str| matches!(name, "impersonate-user" | "impersonate-uid" | "impersonate-group");
     let names = headers.keys().filter(|key| ours(key.as_str()) || key.as_str().starts_with(EXTRA));

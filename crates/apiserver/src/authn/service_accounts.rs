@@ -49,7 +49,8 @@ impl ServiceAccounts {
         let audiences = if claims.aud.is_empty() { &self.audiences } else { &claims.aud };
         let good_for: Vec<String> = wanted.iter().filter(|a| audiences.contains(a)).cloned().collect();
         if good_for.is_empty() {
-            return Err(format!("token audiences {audiences:?} is invalid for the target audiences {wanted:?}"));
+            let [given, wanted] = [audiences, wanted].map(|list| format!("{list:?}").replace(", ", " "));
+            return Err(format!("token audiences {given} is invalid for the target audiences {wanted}"));
         }
         let user = match &claims.kubernetes {
             Some(_) => bound(view, &claims, now)?,

@@ -1,7 +1,7 @@
 //! Devices: claims for them, classes and slices of them.
 
 use schema::Value;
-use schema::validate::FieldError;
+use schema::validate::{FieldError, NameRule};
 
 use super::{Cx, PLAIN, Strategy, bump_generation, wipe_for_create};
 use crate::cel::{Env, Program, Type};
@@ -15,7 +15,8 @@ pub static CLAIM: Strategy = Strategy {
     returns_deleted: true,
     ..PLAIN
 };
-pub static CLASS: Strategy = Strategy { validate: expressions, returns_deleted: true, generation: true, ..PLAIN };
+pub static CLASS: Strategy =
+    Strategy { validate: expressions, returns_deleted: true, generation: true, name_rule: NameRule::LongName, ..PLAIN };
 pub static SLICE: Strategy = Strategy { returns_deleted: true, ..TAINTED };
 pub static TAINT_RULE: Strategy = Strategy { unconditional_update: false, ..TAINTED };
 /// A taint that comes without a time has this one.

@@ -11,6 +11,8 @@ mod services;
 mod warnings;
 mod workloads;
 
+pub(crate) use objects::named;
+
 use schema::validate::{FieldError, NameRule};
 use schema::{Resource, Value};
 
@@ -46,7 +48,7 @@ pub struct Strategy {
     /// A deletion answers with the object, not with a Status.
     pub returns_deleted: bool,
     pub dependents: Dependents,
-    pub name_rule: fn(&Kind) -> NameRule,
+    pub name_rule: NameRule,
     /// Defaults that depend on other fields.
     pub default: fn(&mut Value),
     /// Resets what a creator may not set: before managers are recorded and after admission.
@@ -82,7 +84,7 @@ pub const PLAIN: Strategy = Strategy {
     unconditional_update: true,
     returns_deleted: false,
     dependents: Dependents::Delete,
-    name_rule: |_| NameRule::Subdomain,
+    name_rule: NameRule::Subdomain,
     default: |_| {},
     wipe_for_create,
     keep_for_update,
@@ -120,6 +122,19 @@ pub fn keep(object: &mut Value, old: &Value, path: &[&str]) {
         Some(value) => object.set(path, value.clone()),
         None => {
             object.remove(path);
+        }
+    }
+}
+
+/// As [`keep`], of a member of every container in a pod's specification that is still the same one.
+pub fn keep_in_containers(spec: &mut Value, old: &Value, member: &str) {
+    for field in ["containers", "initContainers"] {
+        let before = old.list_at(&[field]);
+        let containers = spec.get_mut(&[field]).and_then(Value::as_list_mut).filter(|list| list.len() == before.len());
+        for (container, before) in containers.into_iter().flatten().zip(before) {
+            if container["name"] == before["name"] {
+                keep(container, before, &[member]);
+            }
         }
     }
 }
@@ -164,8 +179,6 @@ pub fn keep_for_status(kind: &Kind, object: &mut Value, old: &Value) {
 pub fn prepare_create(cx: &Cx<'_>, object: &mut Value) -> Result<()> {
     if cx.kind.strategy.generation {
         meta::set_generation(object, 1);
-    } else {
-        object.remove(&["metadata", "generation"]);
     }
     Ok(())
 }
@@ -234,7 +247,8 @@ pub fn find(resource: &Resource) -> &'static Strategy {
         ("", "persistentvolumeclaims") => &o::PERSISTENT_VOLUME_CLAIM,
         ("", "secrets") => &o::SECRET,
         ("", "configmaps") => &o::CONFIG_MAP,
-        ("" | "events.k8s.io", "events") => &o::EVENT,
+        ("", "events") => &o::EVENT,
+        ("events.k8s.io", "events") => &o::NEW_EVENT,
         ("", "endpoints") => &o::CREATE_ON_UPDATE,
         ("", "limitranges") => &o::LIMIT_RANGE,
         ("", "serviceaccounts" | "resourcequotas") => &o::RETURNS,

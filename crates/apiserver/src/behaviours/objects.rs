@@ -24,9 +24,9 @@ pub static AUTOSCALER: Strategy = Strategy {
     ..PLAIN
 };
 const COUNTED_STRICT_LIKE: Strategy = Strategy { generation: true, unconditional_update: false, ..PLAIN };
-pub static DISRUPTION_BUDGET: Strategy = Strategy { name_rule: |_| NameRule::PathSegment, ..COUNTED_STRICT_LIKE };
 pub static WEBHOOKS: Strategy =
     Strategy { validate: |_, new, old| crate::webhooks::check(new, old), ..COUNTED_STRICT_LIKE };
+pub static DISRUPTION_BUDGET: Strategy = Strategy { name_rule: NameRule::PathSegment, ..COUNTED_STRICT_LIKE };
 pub static POLICIES: Strategy = Strategy {
     validate: |cx, new, _| match cx.subresource {
         "" => crate::admission::policies::check(cx.kind.kind(), new),
@@ -34,7 +34,7 @@ pub static POLICIES: Strategy = Strategy {
     },
     ..COUNTED_STRICT_LIKE
 };
-/// Slices count changes of their metadata too, and have no topology: that is what `zone` and `nodeName` replaced.
+/// Slices count changes of their labels too, and have no topology: that is what `zone` and `nodeName` replaced.
 pub static ENDPOINT_SLICE: Strategy = Strategy {
     generation: true,
     prepare_create: |cx, slice| {
@@ -42,13 +42,10 @@ pub static ENDPOINT_SLICE: Strategy = Strategy {
         super::prepare_create(cx, slice)
     },
     prepare_update: |_, new, old| {
-        drop_topology(new);
-        let told = |slice: &Value| {
-            ["labels", "annotations", "ownerReferences", "finalizers"].map(|f| slice["metadata"][f].clone())
-        };
-        if told(new) != told(old) || super::differs_in_content(new, old) {
+        if new["metadata"]["labels"] != old["metadata"]["labels"] || super::differs_in_content(new, old) {
             meta::set_generation(new, meta::generation(old) + 1);
         }
+        drop_topology(new);
         Ok(())
     },
     ..PLAIN
@@ -79,12 +76,9 @@ pub static CSI_DRIVER: Strategy = Strategy {
 };
 const SECRETS_UNSET: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
 pub static RETURNS_COUNTED: Strategy = Strategy { returns_deleted: true, generation: true, ..PLAIN };
-pub static EVENT: Strategy = Strategy {
-    create_on_update: true,
-    dependents: super::Dependents::Unsupported,
-    name_rule: |_| NameRule::PathSegment,
-    ..PLAIN
-};
+pub static EVENT: Strategy = Strategy { name_rule: NameRule::Late, ..EVENT_LIKE };
+pub static NEW_EVENT: Strategy = EVENT_LIKE;
+const EVENT_LIKE: Strategy = Strategy { create_on_update: true, dependents: super::Dependents::Unsupported, ..PLAIN };
 /// One without a name gets one.
 pub static LIMIT_RANGE: Strategy = Strategy {
     create_on_update: true,
@@ -97,12 +91,12 @@ pub static LIMIT_RANGE: Strategy = Strategy {
     },
     ..PLAIN
 };
-pub static ROLE: Strategy = Strategy { create_on_update: true, name_rule: |_| NameRule::PathSegment, ..PLAIN };
-pub static IP_ADDRESS: Strategy = Strategy { name_rule: |_| NameRule::Ip, ..PLAIN };
+pub static ROLE: Strategy = Strategy { create_on_update: true, name_rule: NameRule::PathSegment, ..PLAIN };
+pub static IP_ADDRESS: Strategy = Strategy { name_rule: NameRule::Ip, ..PLAIN };
 
 pub static NAMESPACE: Strategy = Strategy {
     returns_deleted: true,
-    name_rule: |_| NameRule::Label,
+    name_rule: NameRule::Label,
     prepare_create: |_, namespace| {
         namespace.set(&["status"], Value::object([("phase", "Active".into())]));
         let list = namespace.make_list(&["spec", "finalizers"]);
@@ -112,19 +106,16 @@ pub static NAMESPACE: Strategy = Strategy {
         name_label(namespace);
         Ok(())
     },
-    prepare_update: |_, namespace, _| {
+    prepare_update: |_, namespace, old| {
+        keep(namespace, old, &["spec", "finalizers"]);
         name_label(namespace);
         Ok(())
     },
-    keep_for_update: |kind, namespace, old| {
-        keep_for_update(kind, namespace, old);
-        keep(namespace, old, &["spec", "finalizers"]);
-    },
     keep_for_other: |_, namespace, old| {
-        let finalizers = namespace["spec"]["finalizers"].clone();
+        let asked = namespace.clone();
         keep(namespace, old, &["spec"]);
         keep(namespace, old, &["status"]);
-        namespace.set(&["spec", "finalizers"], finalizers);
+        keep(namespace, &asked, &["spec", "finalizers"]);
     },
     may_remove: |namespace| meta::is_deleting(namespace) && namespace["spec"]["finalizers"].is_empty(),
     may_delete_on_update: |namespace| namespace["spec"]["finalizers"].is_empty(),
@@ -151,11 +142,6 @@ pub static NODE: Strategy = Strategy {
         if !before.is_empty() && new.list_at(&["spec", "podCIDRs"]) != before {
             let detail = "node updates may not change podCIDR except from \"\" to valid";
             errors.push(field_error(ErrorKind::Forbidden, "spec.podCIDRs", Value::Null, detail));
-        }
-        let id = old.str_at(&["spec", "providerID"]);
-        if !id.is_empty() && new.str_at(&["spec", "providerID"]) != id {
-            let detail = "node updates may not change providerID except from \"\" to valid";
-            errors.push(field_error(ErrorKind::Forbidden, "spec.providerID", Value::Null, detail));
         }
         errors
     },
@@ -191,34 +177,28 @@ pub static PERSISTENT_VOLUME: Strategy = Strategy {
     ..PLAIN
 };
 
-/// `dataSourceRef` is the newer name of `dataSource`: who sets one has both, unless the reference is to another namespace.
-fn sync_data_source(claim: &mut Value) {
-    let old_style = |reference: &Value| {
-        let told = (reference.str_at(&["apiGroup"]), reference.str_at(&["kind"]));
-        matches!(told, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"))
-    };
+/// `dataSourceRef` is the newer name of `dataSource`: who sets one has both. A new claim's `dataSource` takes less.
+fn sync_data_source(claim: &mut Value, had_source: bool) {
     let spec = &claim["spec"];
     let (source, reference) = (spec["dataSource"].clone(), spec["dataSourceRef"].clone());
-    if !source.is_null() && reference.is_null() {
-        if old_style(&source) {
-            claim.set(&["spec", "dataSourceRef"], source);
-        } else {
-            // The old name never took anything else.
-            claim.remove(&["spec", "dataSource"]);
-        }
-    } else if source.is_null() && old_style(&reference) && reference.str_at(&["namespace"]).is_empty() {
-        claim.set(&["spec", "dataSource"], reference);
+    let told = (source.str_at(&["apiGroup"]), source.str_at(&["kind"]));
+    let known = matches!(told, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"));
+    match (source.is_null(), reference.is_null()) {
+        (false, true) if known || had_source => claim.set(&["spec", "dataSourceRef"], source),
+        (false, true) => drop(claim.remove(&["spec", "dataSource"])),
+        (true, false) if reference.str_at(&["namespace"]).is_empty() => claim.set(&["spec", "dataSource"], reference),
+        _ => {}
     }
 }
 
 pub static PERSISTENT_VOLUME_CLAIM: Strategy = Strategy {
     returns_deleted: true,
-    prepare_update: |_, claim, _| {
-        sync_data_source(claim);
+    prepare_update: |_, claim, old| {
+        sync_data_source(claim, ["dataSource", "dataSourceRef"].iter().any(|name| !old["spec"][*name].is_null()));
         Ok(())
     },
     prepare_create: |_, claim| {
-        sync_data_source(claim);
+        sync_data_source(claim, false);
         claim.set(&["status"], Value::object([("phase", "Pending".into())]));
         Ok(())
     },
@@ -270,12 +250,9 @@ fn sealed(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldError> 
 /// Trust bundles: the name says the signer, and there is no anchor that clients could not use.
 pub static CLUSTER_TRUST_BUNDLE: Strategy = Strategy {
     unconditional_update: false,
-    name_rule: |_| NameRule::PathSegment,
+    name_rule: NameRule::Own,
     validate: |_, bundle, old| {
-        let mut errors: Vec<FieldError> = trust_bundle_name(bundle)
-            .into_iter()
-            .map(|wrong| FieldError::invalid("metadata.name", bundle.str_at(&["metadata", "name"]), wrong))
-            .collect();
+        let mut errors = named(bundle, |name, prefix| trust_bundle_name(bundle, name, prefix));
         let text = bundle.str_at(&["spec", "trustBundle"]);
         if old.is_none_or(|old| old.str_at(&["spec", "trustBundle"]) != text)
             && let Some(wrong) = trust_anchors(text)
@@ -291,19 +268,30 @@ pub static CLUSTER_TRUST_BUNDLE: Strategy = Strategy {
     ..PLAIN
 };
 
+/// What a kind's own rule says of a name and of the prefix of a generated one.
+pub(crate) fn named(object: &Value, rule: impl Fn(&str, bool) -> Vec<String>) -> Vec<FieldError> {
+    let given = ["generateName", "name"].map(|field| (field, object.str_at(&["metadata", field])));
+    let given = given.into_iter().filter(|(_, name)| !name.is_empty());
+    let problems = given.flat_map(|(field, name)| {
+        let problems = rule(name, field == "generateName").into_iter();
+        problems.map(move |problem| FieldError::invalid(format!("metadata.{field}"), name, problem))
+    });
+    problems.collect()
+}
+
 /// `ValidateClusterTrustBundleName`: `SIGNER:NAME` with the signer's slashes as colons.
-fn trust_bundle_name(bundle: &Value) -> Vec<String> {
-    let (name, signer) = (bundle.str_at(&["metadata", "name"]), bundle.str_at(&["spec", "signerName"]));
+fn trust_bundle_name(bundle: &Value, name: &str, prefix: bool) -> Vec<String> {
+    let signer = bundle.str_at(&["spec", "signerName"]);
     if signer.is_empty() {
         if name.contains(':') {
             return vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()];
         }
-        return names::dns1123_subdomain(name);
+        return NameRule::Subdomain.check(name, prefix);
     }
-    let prefix = format!("{}:", signer.replace('/', ":"));
-    match name.strip_prefix(&prefix) {
-        Some(rest) => names::dns1123_subdomain(rest),
-        None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}")],
+    let start = format!("{}:", signer.replace('/', ":"));
+    match name.strip_prefix(&start) {
+        Some(rest) => NameRule::Subdomain.check(rest, prefix),
+        None => vec![format!("ClusterTrustBundle for signerName {signer} must be named with prefix {start}")],
     }
 }
 
@@ -332,7 +320,7 @@ fn trust_anchors(text: &str) -> Option<String> {
 
 /// A request for a certificate is made in the name of its creator and never changes.
 pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
-    name_rule: |_| NameRule::PathSegment,
+    name_rule: NameRule::PathSegment,
     prepare_create: |cx, request| {
         request.remove(&["status"]);
         let user = cx.user;
@@ -482,15 +470,18 @@ pub static API_SERVICE: Strategy = Strategy {
         Ok(())
     },
     unconditional_update: false,
-    name_rule: |_| NameRule::PathSegment,
+    name_rule: NameRule::Own,
     validate: |_, service, _| {
         let wanted = format!("{}.{}", service.str_at(&["spec", "version"]), service.str_at(&["spec", "group"]));
-        let name = service.str_at(&["metadata", "name"]);
-        let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
-        let wrong = (name != wanted).then(|| FieldError::invalid("metadata.name", name, detail));
         let legacy = service.str_at(&["spec", "group"]).is_empty() && service.str_at(&["spec", "version"]) != "v1";
         let legacy = legacy.then(|| {
             FieldError::required("spec.group", "only v1 may have an empty group and it better be legacy kube")
+        });
+        let wrong = named(service, |name, _| match names::path_segment(name) {
+            problems if problems.is_empty() && name != wanted => {
+                vec![format!("must be `spec.version+\".\"+spec.group`: {wanted:?}")]
+            }
+            problems => problems,
         });
         let bundle = STANDARD.decode(service.str_at(&["spec", "caBundle"])).map_or(0, |bundle| bundle.len());
         let unused = (bundle > 0 && service["spec"]["service"].is_null()).then(|| {
@@ -504,6 +495,7 @@ pub static API_SERVICE: Strategy = Strategy {
 /// Definitions: the status (names accepted, established) is the server's own work.
 pub static DEFINITION: Strategy = Strategy {
     generation: true,
+    dependents: super::Dependents::Unsupported,
     unconditional_update: false,
     prepare_create: |cx, definition| {
         meta::set_generation(definition, 1);

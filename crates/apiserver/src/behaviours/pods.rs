@@ -3,9 +3,9 @@
 use schema::Value;
 use schema::checks::same;
 use schema::quantity::Quantity;
-use schema::validate::{ErrorKind, FieldError};
+use schema::validate::{ErrorKind, FieldError, names};
 
-use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status};
+use super::{Cx, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_in_containers};
 use crate::meta;
 use crate::status::{Result, field_error};
 
@@ -102,43 +102,28 @@ fn match_label_keys(pod: &mut Value) {
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, from CPU and memory alone.
 pub fn qos_class(pod: &Value) -> &'static str {
-    let positive = |v: &Value| v.as_str().and_then(|t| Quantity::parse(t).ok()).filter(|q| q.nanos > 0);
     if !pod["spec"]["resources"].is_empty() {
-        let resources = &pod["spec"]["resources"];
-        let of = |side: &str, name: &str| positive(&resources[side][name]);
-        let any = ["cpu", "memory"].iter().any(|n| of("requests", n).is_some() || of("limits", n).is_some());
-        let all = ["cpu", "memory"].iter().all(|n| match (of("requests", n), of("limits", n)) {
-            (Some(r), Some(l)) => r.nanos == l.nanos,
-            _ => false,
-        });
-        return if !any {
-            "BestEffort"
-        } else if all {
-            "Guaranteed"
-        } else {
-            "Burstable"
-        };
+        return class_of(&pod["spec"]["resources"]);
     }
-    let containers = || pod.list_at(&["spec", "containers"]).iter().chain(pod.list_at(&["spec", "initContainers"]));
-    let mut any = false;
-    let mut guaranteed = true;
-    let mut sums = [[0i128; 2]; 2];
-    for container in containers() {
-        let mut limits = 0;
-        for (n, name) in ["cpu", "memory"].iter().enumerate() {
-            let request = positive(&container["resources"]["requests"][*name]);
-            let limit = positive(&container["resources"]["limits"][*name]);
-            any |= request.is_some() || limit.is_some();
-            limits += usize::from(limit.is_some());
-            sums[n][0] += request.map_or(0, |q| q.nanos);
-            sums[n][1] += limit.map_or(0, |q| q.nanos);
-        }
-        guaranteed &= limits == 2;
-    }
-    if !any {
-        return "BestEffort";
-    }
-    if guaranteed && sums.iter().all(|[request, limit]| request == limit) { "Guaranteed" } else { "Burstable" }
+    let containers = pod.list_at(&["spec", "containers"]).iter().chain(pod.list_at(&["spec", "initContainers"]));
+    all_alike(containers.map(|container| class_of(&container["resources"])))
+}
+
+fn class_of(resources: &Value) -> &'static str {
+    let amount = |side: &str, name: &str| {
+        resources[side][name].as_str().and_then(|text| Quantity::parse(text).ok()).map_or(0, |q| q.nanos)
+    };
+    all_alike(["cpu", "memory"].into_iter().map(|name| match (amount("requests", name), amount("limits", name)) {
+        (0, 0) => "BestEffort",
+        (request, limit) if request == limit => "Guaranteed",
+        _ => "Burstable",
+    }))
+}
+
+/// The class of all of them, if it is one.
+fn all_alike(mut classes: impl Iterator<Item = &'static str>) -> &'static str {
+    let first = classes.next().unwrap_or("BestEffort");
+    if classes.all(|class| class == first) { first } else { "Burstable" }
 }
 
 fn prepare_status(_: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
@@ -167,9 +152,9 @@ const UPDATE_FORBIDDEN: &str = "pod updates may not change fields other than `sp
 
 fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let Some(old) = old else { return errors };
+    let Some(old) = old else { return wrong_volumes(new) };
     match cx.subresource {
-        "" => {}
+        "" => errors.extend(wrong_volumes(new)),
         "ephemeralcontainers" => return ephemeral_containers(new, old),
         "resize" => return resize(new, old),
         "status" => {
@@ -197,70 +182,113 @@ fn validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     let deadline = |pod: &Value| pod.i64_at(&["spec", "activeDeadlineSeconds"]);
     if let Some(before) = deadline(old) {
-        let field = "spec.activeDeadlineSeconds";
+        let mut refuse = |shown: Value, detail: &str| {
+            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", shown, detail));
+        };
         match deadline(new) {
             Some(after) if after > before => {
-                let detail = format!("must be less than or equal to previous value `{before}`");
-                errors.push(field_error(ErrorKind::Invalid, field, after.into(), &detail));
+                refuse(after.into(), "must be less than or equal to previous value");
+                return errors;
             }
-            None => {
-                let detail = "must not update from a positive integer to nil value";
-                errors.push(field_error(ErrorKind::Invalid, field, Value::Null, detail));
-            }
+            None => refuse(Value::Null, "must not update from a positive integer to nil value"),
             _ => {}
         }
     }
-    for (at, toleration) in old.list_at(&["spec", "tolerations"]).iter().enumerate() {
-        let kept = new.list_at(&["spec", "tolerations"]).iter().any(|t| {
-            let strip = |v: &Value| {
-                let mut v = v.clone();
-                v.remove(&["tolerationSeconds"]);
-                v
-            };
-            strip(t) == strip(toleration)
-        });
-        if !kept {
-            let _ = at;
-            let detail = "existing toleration can not be modified except its tolerationSeconds";
-            errors.push(field_error(ErrorKind::Forbidden, "spec.tolerations", Value::Null, detail));
-            break;
-        }
+    let timeless = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        toleration.remove(&["tolerationSeconds"]);
+        toleration
+    };
+    let given: Vec<Value> = new.list_at(&["spec", "tolerations"]).iter().map(timeless).collect();
+    if old.list_at(&["spec", "tolerations"]).iter().any(|toleration| !given.contains(&timeless(toleration))) {
+        let detail = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(FieldError::forbidden("spec.tolerations", detail));
     }
-    let gated = !old["spec"]["schedulingGates"].is_empty();
     let gates_before = old.list_at(&["spec", "schedulingGates"]);
-    for gate in new.list_at(&["spec", "schedulingGates"]).iter().filter(|g| !gates_before.contains(g)) {
-        let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.str_at(&["name"]));
-        errors.push(field_error(ErrorKind::Forbidden, "spec.schedulingGates", Value::Null, &detail));
+    let gated = !gates_before.is_empty();
+    for (at, gate) in new.list_at(&["spec", "schedulingGates"]).iter().enumerate() {
+        if !gates_before.contains(gate) {
+            let name = gate.str_at(&["name"]);
+            let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            errors.push(FieldError::forbidden(format!("spec.schedulingGates[{at}].name"), detail));
+        }
     }
     let (wanted, before) = (&new["spec"]["nodeSelector"], &old["spec"]["nodeSelector"]);
     if gated && before.as_object().into_iter().flatten().any(|(key, value)| wanted.get(&[key]) != Some(value)) {
         let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
         errors.push(FieldError::invalid("spec.nodeSelector", wanted.clone(), detail));
     }
+    if gated {
+        errors.extend(narrowed(new, old));
+    }
     // All that may change is made equal; what still differs may not.
     let mut munged = new["spec"].clone();
-    let mut free = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
+    let mut free = vec![&["activeDeadlineSeconds"][..], &["tolerations"], &["schedulingGates"]];
     if gated {
-        free.extend(["nodeSelector", "affinity"]);
+        free.extend([&["nodeSelector"][..], &["affinity", "nodeAffinity"]]);
     }
-    if old.i64_at(&["spec", "terminationGracePeriodSeconds"]).is_some_and(|s| s < 0) {
-        free.push("terminationGracePeriodSeconds");
+    let grace = |pod: &Value| pod.i64_at(&["spec", "terminationGracePeriodSeconds"]);
+    if grace(old).is_some_and(|s| s < 0) && grace(new) == Some(1) {
+        free.push(&["terminationGracePeriodSeconds"]);
     }
-    for field in free {
-        keep(&mut munged, &old["spec"], &[field]);
+    for path in free {
+        keep(&mut munged, &old["spec"], path);
     }
-    for field in ["containers", "initContainers"] {
-        let before = old.list_at(&["spec", field]);
-        for (container, before) in
-            munged.get_mut(&[field]).and_then(Value::as_list_mut).into_iter().flatten().zip(before)
-        {
-            keep(container, before, &["image"]);
-        }
-    }
+    keep_in_containers(&mut munged, &old["spec"], "image");
     if !same(&munged, &old["spec"]) {
         errors.push(field_error(ErrorKind::Forbidden, "spec", Value::Null, UPDATE_FORBIDDEN));
     }
     errors
+}
+
+/// The claims of a pod's ephemeral volumes are called after both, and without an account there are no tokens.
+fn wrong_volumes(pod: &Value) -> Vec<FieldError> {
+    let name = pod.str_at(&["metadata", "name"]);
+    let mut errors = Vec::new();
+    for (at, volume) in pod.list_at(&["spec", "volumes"]).iter().enumerate() {
+        let (own, path) = (volume.str_at(&["name"]), format!("spec.volumes[{at}]"));
+        let claim = format!("{name}-{own}");
+        let problems = if volume["ephemeral"].is_null() || !names::dns1123_label(own).is_empty() {
+            Vec::new()
+        } else {
+            names::dns1123_subdomain(&claim)
+        };
+        errors.extend(
+            problems.into_iter().map(|problem| {
+                FieldError::invalid(format!("{path}.name"), own, format!("PVC name {claim:?}: {problem}"))
+            }),
+        );
+        for (source, _) in volume.list_at(&["projected", "sources"]).iter().enumerate().filter(|(_, source)| {
+            pod.str_at(&["spec", "serviceAccountName"]).is_empty() && !source["serviceAccountToken"].is_null()
+        }) {
+            let field = format!("{path}.projected.sources[{source}].serviceAccountToken");
+            errors.push(FieldError::forbidden(field, "must not be specified when serviceAccountName is not set"));
+        }
+    }
+    errors
+}
+
+/// `validateNodeAffinityMutation`: each of the terms by which a node is chosen may only get narrower.
+fn narrowed(new: &Value, old: &Value) -> Vec<FieldError> {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let path = ["spec", "affinity", "nodeAffinity", REQUIRED, "nodeSelectorTerms"];
+    let (terms, before, field) = (new.list_at(&path), old.list_at(&path), path.join("."));
+    if before.is_empty() {
+        return Vec::new();
+    }
+    if terms.len() != before.len() {
+        let shown = new.get(&path).cloned().unwrap_or_default();
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        return vec![FieldError::invalid(field, shown, detail)];
+    }
+    let kept = |term: &Value, was: &Value| {
+        let lists = ["matchExpressions", "matchFields"].map(|name| (term.list_at(&[name]), was.list_at(&[name])));
+        lists.iter().all(|(list, was)| list.starts_with(was))
+            && (!was.is_empty() || lists.iter().all(|(list, _)| list.is_empty()))
+    };
+    let wrong = terms.iter().zip(before).enumerate().filter(|(_, (term, was))| !kept(term, was));
+    let detail = "only additions are allowed (no mutations or deletions)";
+    wrong.map(|(at, (term, _))| FieldError::invalid(format!("{field}[{at}]"), term.clone(), detail)).collect()
 }
 
 /// Ephemeral containers come, and stay as they came.
@@ -294,20 +322,35 @@ fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
         let before = old.list_at(&["spec", field]);
         for (at, container) in new.list_at(&["spec", field]).iter().enumerate() {
             let Some(before) = before.iter().find(|c| c["name"] == container["name"]) else { continue };
+            let mut munged = container.clone();
             for side in ["limits", "requests"] {
-                let (after, before) = (&container["resources"][side], &before["resources"][side]);
-                if before.as_object().into_iter().flatten().any(|(name, _)| after[name.as_str()].is_null()) {
+                let (after, before) = (&container["resources"][side], &before["resources"]);
+                if before[side].as_object().into_iter().flatten().any(|(name, _)| after[name.as_str()].is_null()) {
                     let path = format!("spec.{field}[{at}].resources.{side}");
-                    let detail = format!("resource {side} cannot be removed");
-                    errors.push(field_error(ErrorKind::Forbidden, &path, Value::Null, &detail));
+                    errors.push(FieldError::forbidden(path, format!("resource {side} cannot be removed")));
                 }
+                for name in ["cpu", "memory"] {
+                    keep(&mut munged, &Value::object([("resources", before.clone())]), &["resources", side, name]);
+                }
+            }
+            if !same(&munged, before) {
+                let (path, what) = match field {
+                    "containers" => ("spec".to_owned(), "resources"),
+                    _ => (format!("spec.{field}[{at}]"), "resources for init or sidecar containers"),
+                };
+                errors.push(FieldError::forbidden(path, format!("only cpu and memory {what} are mutable")));
             }
         }
     }
-    let class = qos_class(old);
-    if qos_class(new) != class {
-        let detail = "Pod QOS Class may not change as a result of resizing";
-        errors.push(field_error(ErrorKind::Invalid, "spec", class.into(), detail));
+    // A node that can do it says what its containers have.
+    let statuses = old.list_at(&["status", "containerStatuses"]);
+    if statuses.iter().find(|c| !c["state"]["running"].is_null()).is_some_and(|c| c["resources"].is_null()) {
+        errors.push(FieldError::forbidden("spec", "Pod running on node without support for resize"));
+    }
+    if qos_class(new) != qos_class(old) {
+        let (class, detail) =
+            (new["status"]["qosClass"].clone(), "Pod QOS Class may not change as a result of resizing");
+        errors.push(FieldError::invalid("spec", class, detail));
     }
     errors
 }

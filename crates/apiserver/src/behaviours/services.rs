@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use schema::Value;
 use schema::cidr::{Cidr, Family};
-use schema::validate::{ErrorKind, FieldError};
+use schema::validate::{ErrorKind, FieldError, names};
 
-use super::{Cx, PLAIN, Strategy, keep, keep_for_update};
+use super::{Cx, PLAIN, Strategy, keep};
 use crate::Server;
 use crate::seams::Random;
 use crate::status::{Result, Status, field_error};
@@ -18,17 +18,25 @@ pub static SERVICE: Strategy = Strategy {
     warnings: |service, _| super::warnings::service(service),
     create_on_update: true,
     returns_deleted: true,
-    name_rule: |_| schema::validate::NameRule::Label,
-    keep_for_update: keep_allocated,
+    name_rule: schema::validate::NameRule::Label,
     prepare_create,
     prepare_update,
-    validate: |_, new, _| {
-        let balanced = new.str_at(&["spec", "type"]) == "LoadBalancer";
-        if balanced || new["status"]["loadBalancer"]["ingress"].is_empty() {
-            return Vec::new();
+    validate: |_, new, old| {
+        let mut errors = Vec::new();
+        let is_balanced = |service: &Value| service.str_at(&["spec", "type"]) == "LoadBalancer";
+        let (class, port) = (&new["spec"]["loadBalancerClass"], &new["spec"]["healthCheckNodePort"]);
+        if old.is_some_and(|old| is_balanced(old) && is_balanced(new) && old["spec"]["loadBalancerClass"] != *class) {
+            errors.push(invalid("spec.loadBalancerClass", class.clone(), "may not change once set"));
         }
-        let detail = "may only be used when `spec.type` is 'LoadBalancer'";
-        vec![FieldError::forbidden("status.loadBalancer.ingress", detail)]
+        let stays = |old: &Value| !needs_health_port(old) || old["spec"]["healthCheckNodePort"] == *port;
+        if needs_health_port(new) && !old.is_none_or(stays) {
+            errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
+        }
+        if !is_balanced(new) && !new["status"]["loadBalancer"]["ingress"].is_empty() {
+            let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+            errors.push(FieldError::forbidden("status.loadBalancer.ingress", detail));
+        }
+        errors
     },
     abandon: |cx, service| release(cx, service, None),
     abandon_update: |cx, new, old| release(cx, new, Some(old)),
@@ -96,18 +104,14 @@ impl Allocators {
 
     /// Ranges that exist besides those of the command line, as ServiceCIDR objects.
     fn take_ip(&self, ip: IpAddr, dry_run: bool) -> std::result::Result<(), String> {
-        let Some(cidr) = self.cidrs.iter().find(|c| c.contains(ip)) else {
-            return Err("the provided network does not match the current range".into());
-        };
-        if ip == cidr.address() || has_broadcast(cidr) && ip == cidr.last() {
-            return Err(format!("the provided network address {ip} is not in the valid range"));
+        let range = self.of_family(Family::of(&ip).name());
+        if !range.is_some_and(|c| c.contains(ip) && ip != c.address() && !(has_broadcast(c) && ip == c.last())) {
+            let range = range.map(ToString::to_string).unwrap_or_default();
+            return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"));
         }
-        let mut taken = self.taken();
-        if taken.ips.contains(&ip) {
+        // As upstream, a dry run does not look at what others have.
+        if !dry_run && !self.taken().ips.insert(ip) {
             return Err("provided IP is already allocated".into());
-        }
-        if !dry_run {
-            taken.ips.insert(ip);
         }
         Ok(())
     }
@@ -130,15 +134,14 @@ impl Allocators {
     }
 
     fn take_port(&self, port: u16, dry_run: bool) -> std::result::Result<(), String> {
+        if dry_run {
+            return Ok(());
+        }
         if !self.ports.contains(&port) {
             return Err(self.port_range());
         }
-        let mut taken = self.taken();
-        if taken.ports.contains(&port) {
+        if !self.taken().ports.insert(port) {
             return Err("provided port is already allocated".into());
-        }
-        if !dry_run {
-            taken.ports.insert(port);
         }
         Ok(())
     }
@@ -240,8 +243,7 @@ fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
 }
 
 /// What an update that does not mention it keeps.
-fn keep_allocated(kind: &crate::kind::Kind, new: &mut Value, old: &Value) {
-    keep_for_update(kind, new, old);
+fn keep_allocated(new: &mut Value, old: &Value) {
     let (new_type, old_type) = (new.str_at(&["spec", "type"]).to_owned(), old.str_at(&["spec", "type"]));
     let has_ip = |t: &str| t != "ExternalName" && !t.is_empty();
     let has_ports = |t: &str| matches!(t, "NodePort" | "LoadBalancer");
@@ -249,7 +251,7 @@ fn keep_allocated(kind: &crate::kind::Kind, new: &mut Value, old: &Value) {
         if new["spec"]["clusterIP"].is_empty() {
             keep(new, old, &["spec", "clusterIP"]);
         }
-        if new["spec"]["clusterIPs"].is_empty() && new["spec"]["clusterIP"] == old["spec"]["clusterIP"] {
+        if new["spec"]["clusterIPs"].is_empty() {
             keep(new, old, &["spec", "clusterIPs"]);
         }
     }
@@ -472,7 +474,23 @@ impl Attempt<'_> {
             return Ok(());
         }
         let inner = &self.cx.server.inner;
+        let name = service.str_at(&["metadata", "name"]);
+        let wrong = match names::path_segment(name).first() {
+            _ if self.cx.dry_run || !self.held.ips.is_empty() => None,
+            _ if name.is_empty() => Some("spec.parentRef.name: Required value".to_owned()),
+            problem => problem.map(|problem| format!("spec.parentRef.name: Invalid value: {name:?}: {problem}")),
+        };
         for (at, family) in service["spec"]["ipFamilies"].texts().iter().enumerate() {
+            if let Some(wrong) = &wrong {
+                // Upstream gives an address in an object that names the service.
+                let given = ips.get(at).map(|ip| format!(" {ip}")).unwrap_or_default();
+                let free = || inner.allocators.next_ip(family, &*inner.config.random, true).map(|ip| ip.to_string());
+                let ip = ips.get(at).cloned().or_else(free).unwrap_or_default();
+                let why =
+                    format!("failed to allocate IP{given}: IPAddress.networking.k8s.io {ip:?} is invalid: {wrong}");
+                let all = if ips.is_empty() { vec![String::new()] } else { ips };
+                return Err(refuse(service, vec![invalid("spec.clusterIPs", all, &why)]));
+            }
             let Some(text) = ips.get(at) else {
                 let ip = inner.allocators.next_ip(family, &*inner.config.random, self.cx.dry_run).ok_or_else(|| {
                     let name = service.str_at(&["metadata", "name"]);
@@ -506,9 +524,12 @@ impl Attempt<'_> {
         let mut by_port: Vec<(i64, u16)> = Vec::new();
         for (at, port) in ports.iter().enumerate() {
             let number = port.i64_at(&["port"]).unwrap_or(0);
-            if let Some(node) = port.i64_at(&["nodePort"]).filter(|node| u16::try_from(*node).is_err()) {
+            if let Some(given) = port.i64_at(&["nodePort"]).filter(|given| u16::try_from(*given).is_err()) {
+                if self.cx.dry_run {
+                    continue;
+                }
                 let why = self.cx.server.inner.allocators.port_range();
-                return Err(refuse(service, vec![invalid(&format!("spec.ports[{at}].nodePort"), node, &why)]));
+                return Err(refuse(service, vec![invalid(&format!("spec.ports[{at}].nodePort"), given, &why)]));
             }
             // Ports of the same number in other protocols share one.
             let shared = || by_port.iter().find(|(other, _)| *other == number).map(|(_, chosen)| *chosen);
@@ -563,16 +584,17 @@ fn prepare_create(cx: &Cx<'_>, service: &mut Value) -> Result<()> {
 }
 
 fn prepare_update(cx: &Cx<'_>, new: &mut Value, old: &Value) -> Result<()> {
+    keep_allocated(new, old);
     drop_type_dependent(new, old);
     if new.str_at(&["spec", "type"]) != "LoadBalancer" {
         new.set(&["status", "loadBalancer"], Value::object::<&str>([]));
     }
     normalize_cluster_ips(new, Some(old));
+    init_families(&cx.server.inner.allocators, new, Some(old))?;
     let errors = immutable(new, old);
     if !errors.is_empty() {
         return Err(refuse(new, errors));
     }
-    init_families(&cx.server.inner.allocators, new, Some(old))?;
     allocate(cx, new, Some(old))
 }
 
@@ -610,11 +632,11 @@ fn drop_type_dependent(new: &mut Value, old: &Value) {
             drop_if_same(&["spec", field]);
         }
     }
-    let external = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
-    if !external
-        && new["spec"]["externalIPs"].is_empty()
-        && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"]
-    {
+    let external = match ty.as_str() {
+        "ClusterIP" => !new["spec"]["externalIPs"].is_empty(),
+        other => matches!(other, "NodePort" | "LoadBalancer"),
+    };
+    if !external && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
         new.remove(&["spec", "externalTrafficPolicy"]);
     }
     if needs_health_port(old)
@@ -623,7 +645,7 @@ fn drop_type_dependent(new: &mut Value, old: &Value) {
     {
         new.remove(&["spec", "healthCheckNodePort"]);
     }
-    if matches!(old_type, "NodePort" | "LoadBalancer") && !external {
+    if matches!(old_type, "NodePort" | "LoadBalancer") && !matches!(&*ty, "NodePort" | "LoadBalancer") {
         let before: Vec<Value> = old.list_at(&["spec", "ports"]).iter().map(|p| p["nodePort"].clone()).collect();
         let after: Vec<Value> = new.list_at(&["spec", "ports"]).iter().map(|p| p["nodePort"].clone()).collect();
         if after.iter().all(|p| before.contains(p) || p.is_empty()) {

@@ -3,13 +3,14 @@
 use schema::Value;
 use schema::checks::same;
 use schema::selector::LabelSelector;
-use schema::validate::{ErrorKind, FieldError, label_selector};
+use schema::validate::{FieldError, NameRule, label_selector, names};
 
 use super::{
-    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, wipe_for_create,
+    Cx, Dependents, PLAIN, Strategy, bump_generation, keep, keep_for_status, keep_for_update, keep_in_containers,
+    wipe_for_create,
 };
 use crate::meta;
-use crate::status::{Result, field_error};
+use crate::status::Result;
 
 pub static WORKLOAD: Strategy =
     Strategy { generation: true, validate: selector_and_template, warnings: template_warnings, ..PLAIN };
@@ -22,7 +23,8 @@ fn template_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     super::warnings::pod(&new["spec"]["template"]["spec"], "spec.template.spec")
 }
 
-pub static REPLICATION_CONTROLLER: Strategy = Strategy { dependents: Dependents::Orphan, ..WORKLOAD };
+pub static REPLICATION_CONTROLLER: Strategy =
+    Strategy { dependents: Dependents::Orphan, name_rule: NameRule::LongName, ..WORKLOAD };
 
 pub static DEPLOYMENT: Strategy = Strategy {
     prepare_update: |_, new, old| {
@@ -75,23 +77,7 @@ pub static STATEFUL_SET: Strategy = Strategy {
         }
         warnings
     },
-    validate: |cx, new, old| {
-        let mut errors = selector_and_template(cx, new, old);
-        let Some(old) = old else { return errors };
-        let mut munged = new["spec"].clone();
-        for field in [
-            "replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit",
-            "persistentVolumeClaimRetentionPolicy",
-        ] {
-            keep(&mut munged, &old["spec"], &[field]);
-        }
-        if !same(&munged, &old["spec"]) {
-            let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
-            errors.retain(|e| e.field != "spec.selector");
-            errors.push(field_error(ErrorKind::Forbidden, "spec", Value::Null, detail));
-        }
-        errors
-    },
+    name_rule: NameRule::Label,
     ..WORKLOAD
 };
 
@@ -107,7 +93,17 @@ pub static JOB: Strategy = Strategy {
     ..PLAIN
 };
 
-pub static CRON_JOB: Strategy = Strategy { generation: true, ..PLAIN };
+pub static CRON_JOB: Strategy = Strategy {
+    generation: true,
+    // Its jobs' names are longer by eleven characters.
+    validate: |_, new, old| match new.str_at(&["metadata", "name"]) {
+        name if old.is_none() && name.len() > 52 => {
+            vec![FieldError::invalid("metadata.name", name, "must be no more than 52 characters")]
+        }
+        _ => Vec::new(),
+    },
+    ..PLAIN
+};
 
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -126,7 +122,7 @@ fn generate_selector(job: &mut Value) -> Result<()> {
         job.set(&["spec", "selector", "matchLabels", CONTROLLER_UID], uid);
     }
     // Defaulting had no labels to copy yet.
-    if job["metadata"]["labels"].is_empty() {
+    if job["metadata"]["labels"].is_empty() && names::label_value(&name).is_empty() {
         let labels = job["spec"]["template"]["metadata"]["labels"].clone();
         job.set(&["metadata", "labels"], labels);
     }
@@ -134,48 +130,56 @@ fn generate_selector(job: &mut Value) -> Result<()> {
 }
 
 fn immutable(field: &str, value: &Value) -> FieldError {
-    field_error(ErrorKind::Invalid, field, value.clone(), "field is immutable")
+    FieldError::invalid(field, value.clone(), "field is immutable")
 }
 
 fn job_validate(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let Some(old) = old else { return Vec::new() };
+    let mut errors = selector_and_template(cx, new, old);
     if cx.subresource == "status" {
-        return Vec::new();
+        return errors;
     }
-    let mut errors = Vec::new();
-    let selector = &new["spec"]["selector"];
-    if selector.is_null() {
-        errors.push(FieldError::required("spec.selector", ""));
+    let indexed = new.str_at(&["spec", "completionMode"]) == "Indexed";
+    let completions = new.i64_at(&["spec", "completions"]);
+    if let Some(last) = completions.filter(|n| indexed && *n > 0) {
+        let name = new.str_at(&["metadata", "name"]);
+        let host = format!("{name}-{}", last - 1);
+        if !names::dns1123_label(&host).is_empty() {
+            let detail = format!("will not able to create pod with invalid DNS label: {host}");
+            errors.push(FieldError::invalid("metadata.name", name, detail));
+        }
     }
-    let labels = &new["spec"]["template"]["metadata"]["labels"];
-    let selects =
-        |parsed: LabelSelector| !parsed.nothing && parsed.matches(|name| labels.get(&[name]).and_then(Value::as_str));
-    if !LabelSelector::from_value(selector).is_ok_and(selects) {
-        let detail = "`selector` does not match template `labels`";
-        errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), detail));
-    }
-    for field in
-        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy", "selector"]
-    {
-        if !same(&new["spec"][field], &old["spec"][field]) {
+    let Some(old) = old else { return errors };
+    let changed = |field: &str| !same(&new["spec"][field], &old["spec"][field]);
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        if changed(field) {
             errors.push(immutable(&format!("spec.{field}"), &new["spec"][field]));
         }
     }
-    let indexed = new.str_at(&["spec", "completionMode"]) == "Indexed";
-    let elastic = indexed && new["spec"]["completions"] == new["spec"]["parallelism"];
-    if !elastic && !same(&new["spec"]["completions"], &old["spec"]["completions"]) {
-        errors.push(immutable("spec.completions", &new["spec"]["completions"]));
-    }
-    let mut template = new["spec"]["template"].clone();
-    // While it is suspended and has not run, its scheduling directives may still change.
-    if old.bool_at(&["spec", "suspend"]) && old["status"]["startTime"].is_null() {
-        for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
-            keep(&mut template, &old["spec"]["template"], &["spec", field]);
+    match completions {
+        _ if !changed("completions") => {}
+        Some(wanted) if indexed && new.i64_at(&["spec", "parallelism"]) != completions => {
+            let detail = "can only be modified in tandem with spec.parallelism";
+            errors.push(FieldError::invalid("spec.completions", wanted, detail));
         }
-        keep(&mut template, &old["spec"]["template"], &["metadata", "annotations"]);
-        keep(&mut template, &old["spec"]["template"], &["metadata", "labels"]);
+        _ if indexed => {}
+        _ => errors.push(immutable("spec.completions", &new["spec"]["completions"])),
     }
-    if !same(&template, &old["spec"]["template"]) {
+    let (mut template, before) = (new["spec"]["template"].clone(), &old["spec"]["template"]);
+    let status = &old["status"];
+    let is_suspended = |c: &Value| c.str_at(&["type"]) == "Suspended" && c.str_at(&["status"]) == "True";
+    let idle = status["startTime"].is_null() || status.list_at(&["conditions"]).iter().any(is_suspended);
+    // While it is suspended and nothing of it runs, what its pods ask for and where they may run can still change.
+    if old.bool_at(&["spec", "suspend"]) && idle && status["active"].is_empty() {
+        for path in [&["nodeSelector"][..], &["affinity", "nodeAffinity"], &["tolerations"], &["schedulingGates"]] {
+            keep(&mut template, before, &[&["spec"], path].concat());
+        }
+        if let Some(spec) = template.get_mut(&["spec"]) {
+            keep_in_containers(spec, &before["spec"], "resources");
+        }
+        if !same(&template["spec"], &before["spec"]) {
+            errors.push(immutable("spec.template.spec", &new["spec"]["template"]["spec"]));
+        }
+    } else if !same(&template, before) {
         errors.push(immutable("spec.template", &new["spec"]["template"]));
     }
     errors
@@ -195,7 +199,7 @@ fn selector_and_template(cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<F
         if kind != "DaemonSet" {
             errors.push(FieldError::required(field, ""));
         }
-    } else if !simple && empty {
+    } else if !simple && empty && kind != "Job" {
         let called = if kind == "ReplicaSet" { "deployment" } else { &*kind.to_lowercase() };
         let detail = format!("empty selector is invalid for {called}");
         errors.push(FieldError::invalid(field, selector.clone(), detail));

@@ -386,7 +386,9 @@ async fn execute(server: &Server, action: Action) -> Result<(), Error> {
     let root = if group.is_empty() { "/api/v1".into() } else { format!("/apis/{group}/v1") };
     let scope = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
     let name = if name.is_empty() { name } else { format!("/{name}") };
-    let path = format!("{root}{scope}/{resource}{name}{status}");
+    // Upstream's fairness writes its own objects.
+    let manager = if group.starts_with("flowcontrol") { "api-priority-and-fairness-config-producer-v1" } else { "" };
+    let path = format!("{root}{scope}/{resource}{name}{status}?fieldManager={manager}");
     let sent = Some(&object).filter(|object| !object.is_null());
     let (status, body) = cluster::send(server, method.clone(), &path, sent).await;
     // Another server was faster: the next round looks again.

@@ -9,6 +9,6 @@ fn names_with_ports() {
         (":a:web", Some(("http", "a", "web"))),
         ("ftp:a:1", None),
     ] {
-        assert_eq!(split(text).ok(), want, "{text}");
+        assert_eq!(split(text, "service").ok(), want, "{text}");
     }
 }

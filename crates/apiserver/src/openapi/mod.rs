@@ -11,8 +11,8 @@ use sha2::{Digest, Sha512};
 
 use crate::discovery::hex_upper;
 use crate::kind::Registry;
-use crate::negotiate::{accepts_gzip, clauses, join_header};
-use crate::nonresource::{VERSION, not_found, unchanged};
+use crate::negotiate::{JSON, accepts_gzip, clauses, join_header};
+use crate::nonresource::{VERSION, unchanged};
 use crate::reply::{self, Reply};
 use crate::request::Query;
 use crate::status::Result;
@@ -57,35 +57,63 @@ fn hash(registry: &Registry, versions: &[(String, String)]) -> String {
 }
 
 fn info() -> Value {
-    Value::object([("title", "Kubernetes".into()), ("version", VERSION.into())])
+    let (version, _) = VERSION.trim_start_matches('v').rsplit_once('.').unwrap_or_default();
+    Value::object([("title", "Kubernetes".into()), ("version", version.into())])
 }
 
-fn document(parts: &Parts, out: Vec<u8>, content_type: &'static str, etag: &str) -> Result<Reply> {
+/// How a client says who it is.
+fn bearer() -> Value {
+    Value::object([("type", "apiKey".into()), ("name", "authorization".into()), ("in", "header".into())])
+}
+
+fn document(parts: &Parts, dialect: Dialect, value: &Value, etag: &str) -> Result<Reply> {
+    let (out, content_type) = if wants_protobuf(parts, dialect)? {
+        (proto::encode(dialect, value), protobuf(dialect)[0])
+    } else {
+        let mut out = Vec::new();
+        json::encode_untyped(value, &mut out);
+        (out, JSON)
+    };
     let hint = out.len() as u64;
     let mut response = reply::chunks(content_type, hint, accepts_gzip(&parts.headers), [Ok(out.into())].into_iter())?;
     if let Ok(etag) = HeaderValue::from_str(etag) {
         response.headers_mut().insert(header::ETAG, etag);
     }
+    if dialect == Dialect::V2 {
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
     Ok(response)
 }
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The media type of a dialect in protobuf, and what it was called once.
+const fn protobuf(dialect: Dialect) -> [&'static str; 2] {
+    match dialect {
+        Dialect::V2 => [
+            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+        ],
+        Dialect::V3 => [
+            "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
+            "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
+        ],
+    }
+}
 
 /// Whether the first media type that can be served is a protobuf one.
-fn wants_protobuf(parts: &Parts) -> Result<bool> {
+fn wants_protobuf(parts: &Parts, dialect: Dialect) -> Result<bool> {
     let accept = join_header(&parts.headers, header::ACCEPT);
     let accept = if accept.is_empty() { "*/*" } else { accept.as_str() };
     let known = clauses(accept).iter().find_map(|clause| match clause.media {
         "application/json" | "application/*" | "*/*" => Some(false),
-        V2_PROTOBUF | "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" => Some(true),
-        _ => None,
+        other => protobuf(dialect).contains(&other).then_some(true),
     });
     known.ok_or_else(|| Status::not_acceptable(&["application/json"]))
 }
 
 /// The whole API in one document.
 pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
-    let protobuf = wants_protobuf(parts)?;
+    wants_protobuf(parts, Dialect::V2)?;
     let registry = server.registry();
     let versions: Vec<(String, String)> =
         registry.groups().iter().flat_map(|(g, vs)| vs.iter().map(|v| (g.clone(), v.clone()))).collect();
@@ -110,23 +138,13 @@ pub fn v2(server: &Server, parts: &Parts) -> Result<Reply> {
         ("info", info()),
         ("paths", all_paths.into()),
         ("definitions", schemas.finish().into()),
+        ("securityDefinitions", Value::object([("BearerToken", bearer())])),
+        ("security", Value::List(vec![Value::object([("BearerToken", Value::List(Vec::new()))])])),
     ]);
     for part in told().filter_map(|part| json::parse(part).ok()) {
         part::join(&mut value, part);
     }
-    let mut response = if protobuf {
-        document(parts, proto::encode(&value), V2_PROTOBUF, &etag)?
-    } else {
-        document(parts, json_of(&value), "application/json", &etag)?
-    };
-    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
-    Ok(response)
-}
-
-fn json_of(value: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    json::encode_untyped(value, &mut out);
-    out
+    document(parts, Dialect::V2, &value, &etag)
 }
 
 fn not_modified(etag: &str) -> Reply {
@@ -154,15 +172,16 @@ pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Resul
             Some((path_of(&v.group, &v.version), Value::object([("serverRelativeURL", url.into())])))
         });
         let value = Value::object([("paths", Value::Object(rows.chain(told).collect()))]);
-        return Ok(reply::bytes(200, "application/json", value.to_string()));
+        // Upstream lets its library guess from the beginning of the text.
+        return Ok(reply::bytes(200, "text/plain; charset=utf-8", value.to_string()));
     }
     let asked = rest.join("/");
     let Some((group, version)) = versions.iter().find(|(g, v)| path_of(g, v) == asked) else {
-        return Ok(not_found());
+        let mut response = reply::bytes(404, JSON, "");
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        return Ok(response);
     };
-    if wants_protobuf(parts)? {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
+    wants_protobuf(parts, Dialect::V3)?;
     let hash = hash(&registry, &[(group.clone(), version.clone())]);
     if query.get("hash").is_some_and(|given| given != hash) {
         // A stale hash is sent on to the current one, as upstream does.
@@ -184,7 +203,8 @@ pub fn v3(server: &Server, parts: &Parts, rest: &[&str], query: &Query) -> Resul
     }
     let mut value = Value::object([("openapi", "3.0.0".into()), ("info", info()), ("paths", all_paths.into())]);
     value.set(&["components", "schemas"], schemas.finish());
-    let mut response = document(parts, json_of(&value), "application/json", &etag)?;
+    value.set(&["components", "securitySchemes", "BearerToken"], bearer());
+    let mut response = document(parts, Dialect::V3, &value, &etag)?;
     if query.get("hash").is_some() {
         // The document of a hash never changes.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));

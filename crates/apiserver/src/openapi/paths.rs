@@ -2,7 +2,7 @@
 
 use schema::{Object, Value};
 
-use super::schemas::{custom_name, name_of, name_of_type};
+use super::schemas::{custom_name, is_streaming, name_of, name_of_type};
 use super::{Dialect, path_of};
 use crate::kind::Kind;
 use crate::negotiate::{JSON, PROTOBUF, YAML};
@@ -225,8 +225,7 @@ pub fn add(dialect: Dialect, kind: &Kind, out: &mut Object) {
     let path = format!("{base}{scope}/{}/{{name}}", r.plural);
     single(path.clone(), &|verb| verb != "create" && has(verb), &own, "");
     for sub in &r.subresources {
-        let streaming = matches!(&*sub.name, "exec" | "attach" | "portforward" | "proxy" | "log");
-        if streaming {
+        if is_streaming(&sub.name) {
             continue;
         }
         let ty = if *sub.api_version == *kind.api_version && sub.kind == r.kind {

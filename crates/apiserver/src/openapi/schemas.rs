@@ -63,6 +63,8 @@ fn said_of(list: &[(&str, &'static str)], field: &str) -> Option<&'static str> {
 /// Schemas by name, with all that they refer to.
 pub struct Schemas {
     dialect: Dialect,
+    /// Of the last kind: all that every group has is of each.
+    group_version: (String, String),
     done: BTreeSet<u32>,
     waiting: Vec<MessageId>,
     out: Object,
@@ -90,22 +92,31 @@ pub fn name_of_type(api_version: &str, kind: &str) -> Option<String> {
     builtin().messages.get(id.0 as usize).map(|m| m.name.to_string())
 }
 
+/// What a client is connected by, whose paths are not told.
+pub fn is_streaming(subresource: &str) -> bool {
+    matches!(subresource, "exec" | "attach" | "portforward" | "proxy" | "log")
+}
+
 fn gvk(group: &str, version: &str, kind: &str) -> Value {
     Value::object([("group", group.into()), ("kind", kind.into()), ("version", version.into())])
 }
 
 impl Schemas {
     pub fn new(dialect: Dialect) -> Self {
-        Schemas { dialect, done: BTreeSet::new(), waiting: Vec::new(), out: Object::new() }
+        Schemas {
+            dialect,
+            group_version: Default::default(),
+            done: BTreeSet::new(),
+            waiting: Vec::new(),
+            out: Object::new(),
+        }
     }
 
     pub fn finish(mut self) -> Object {
-        for name in ["Status", "DeleteOptions", "WatchEvent", "APIResourceList", "APIGroup", "APIVersions"] {
-            self.wait_for(message_of("v1", name));
+        self.wait_for(message_of("v1", "APIResourceList"));
+        if self.dialect == Dialect::V2 {
+            ["APIGroup", "APIGroupList", "APIVersions"].iter().for_each(|name| self.wait_for(message_of("v1", name)));
         }
-        // What a patch is depends on its media type.
-        let patch = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
-        self.out.insert(patch, Value::object([("type", "object".into())]));
         while let Some(id) = self.waiting.pop() {
             if self.done.insert(id.0) {
                 self.add_message(id);
@@ -119,7 +130,18 @@ impl Schemas {
     }
 
     pub fn add_kind(&mut self, kind: &Kind) {
-        for sub in &kind.resource.subresources {
+        for (verb, name) in [("delete", "DeleteOptions"), ("delete", "Status"), ("watch", "WatchEvent")] {
+            if kind.allows(verb) {
+                self.wait_for(message_of("v1", name));
+            }
+        }
+        if kind.allows("patch") {
+            // What a patch is depends on its media type.
+            let patch = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+            self.out.insert(patch, Value::object([("type", "object".into())]));
+        }
+        self.group_version = (kind.resource.group.to_string(), kind.resource.version.to_string());
+        for sub in kind.resource.subresources.iter().filter(|sub| !is_streaming(&sub.name)) {
             if kind.custom.is_none() || *sub.api_version != *kind.api_version {
                 self.wait_for(message_of(&sub.api_version, &sub.kind));
             }
@@ -237,17 +259,23 @@ impl Schemas {
             | Form::JsonSchemaPropsOrBool
             | Form::JsonSchemaPropsOrArray
             | Form::JsonSchemaPropsOrStringArray => Value::object::<&str>([]),
-            Form::Items => Value::object([("type", "array".into()), ("items", string(""))]),
+            // Said where it is used.
+            Form::Items => return,
             Form::Struct => {
                 let mut schema = object();
                 let mut properties = Object::new();
                 let mut required = Vec::new();
                 let kinds: Vec<&schema::Kind> = table.kinds.iter().filter(|k| k.message == id).collect();
-                if !kinds.is_empty() {
+                let is_event = message.name.ends_with(".WatchEvent");
+                if !kinds.is_empty() && !is_event {
                     properties.insert("apiVersion", string(""));
                     properties.insert("kind", string(""));
                 }
                 self.fields(&message.fields, &mut properties, &mut required);
+                if !kinds.is_empty() && message.name.ends_with("List") {
+                    // Of objects; nothing is said of what becomes of it.
+                    properties.get_mut("items").map(|items| items.remove(&["x-kubernetes-list-type"]));
+                }
                 let said = if &*message.name == META { &OBJECT_META[..] } else { &COMMON[..] };
                 let is_said_of = &*message.name == META || !kinds.is_empty();
                 for (name, member) in properties.iter_mut().filter(|_| is_said_of) {
@@ -266,7 +294,11 @@ impl Schemas {
                     schema.set(&["x-kubernetes-map-type"], "atomic");
                 }
                 if !kinds.is_empty() {
-                    let list = kinds.iter().map(|k| gvk(&k.group, &k.version, &k.kind)).collect();
+                    let mut list: Vec<Value> = kinds.iter().map(|k| gvk(&k.group, &k.version, &k.kind)).collect();
+                    let (group, version) = &self.group_version;
+                    if v3 && !group.is_empty() && (is_event || message.name.ends_with(".DeleteOptions")) {
+                        list.push(gvk(group, version, message.name.rsplit('.').next().unwrap_or_default()));
+                    }
                     schema.set(&["x-kubernetes-group-version-kind"], Value::List(list));
                 }
                 schema
@@ -283,17 +315,16 @@ impl Schemas {
                 }
                 continue;
             }
-            let mut schema = self.ty(&field.ty);
-            if let Some(default) = &field.default {
-                schema = self.extended(schema);
-                schema.set(&["default"], default.clone());
+            let ty = self.ty(&field.ty);
+            let mut schema = self.extended(ty);
+            if let Some(default) = self.default(field) {
+                schema.set(&["default"], default);
             }
             if !field.enumeration.is_empty() && schema["$ref"].is_null() {
                 let values = Value::list(field.enumeration.iter().map(|s| &**s));
-                match schema.get_mut(&["items"]) {
-                    Some(items) => items.set(&["enum"], values),
-                    None => schema.set(&["enum"], values),
-                }
+                let inner = ["items", "additionalProperties"].into_iter().find(|name| !schema[*name].is_null());
+                let path: Vec<&str> = inner.into_iter().chain(["enum"]).collect();
+                schema.set(&path, values);
             }
             let patch = &field.patch;
             let mut strategy = Vec::new();
@@ -303,21 +334,39 @@ impl Schemas {
                 }
             }
             if !strategy.is_empty() {
-                schema = self.extended(schema);
                 strategy.sort_unstable();
                 schema.set(&["x-kubernetes-patch-strategy"], strategy.join(","));
             }
             if let Some(key) = &patch.merge_key {
                 schema.set(&["x-kubernetes-patch-merge-key"], &**key);
             }
-            if patch.atomic {
-                schema = self.extended(schema);
-                schema.set(&["x-kubernetes-map-type"], "atomic");
+            if let Some(atomic) = patch.atomic {
+                schema.set(&["x-kubernetes-map-type"], if atomic { "atomic" } else { "granular" });
             }
             properties.insert(field.name.to_string(), schema);
             if field.required {
                 required.push(field.name.to_string());
             }
+        }
+    }
+
+    /// What a field that is left out is read as, where upstream's generator says it; Swagger 2 does not.
+    fn default(&self, field: &Field) -> Option<Value> {
+        if self.dialect == Dialect::V2 || field.default.is_some() {
+            return field.default.clone().filter(|_| self.dialect == Dialect::V3);
+        }
+        match &field.ty {
+            _ if field.pointer => None,
+            Type::Message(id) => {
+                let message = builtin().messages.get(id.0 as usize)?;
+                (message.form == Form::Struct).then(|| Value::object::<&str>([]))
+            }
+            Type::Scalar(_) if field.omitempty => None,
+            Type::Scalar(Scalar::Bytes) => None,
+            Type::Scalar(Scalar::String) => Some("".into()),
+            Type::Scalar(Scalar::Bool) => Some(false.into()),
+            Type::Scalar(_) => Some(0i64.into()),
+            _ => None,
         }
     }
 
@@ -348,9 +397,12 @@ impl Schemas {
                 Scalar::Bytes => plain("string", "byte"),
             },
             Type::Message(id) => {
+                let Some(message) = builtin().messages.get(id.0 as usize) else { return Value::Null };
+                if message.form == Form::Items {
+                    return Value::object([("type", "array".into()), ("items", plain("string", ""))]);
+                }
                 self.waiting.push(*id);
-                let name = builtin().messages.get(id.0 as usize).map_or("", |m| &*m.name);
-                self.reference_to(name)
+                self.reference_to(&message.name)
             }
             Type::List { element, kind } => {
                 let mut out = Value::object([("type", "array".into()), ("items", self.ty(element))]);

@@ -56,7 +56,7 @@ pub fn call(name: &str, cell: &Cell<'_>) -> Value {
             let kind = cell.arg(0);
             let subjects = cell.object.list_at(&["subjects"]).iter().filter(|s| s.str_at(&["kind"]) == kind);
             let names = subjects.map(|s| match s.str_at(&["namespace"]) {
-                "" => s.str_at(&["name"]).to_owned(),
+                _ if kind != "ServiceAccount" => s.str_at(&["name"]).to_owned(),
                 namespace => format!("{namespace}/{}", s.str_at(&["name"])),
             });
             names.collect::<Vec<_>>().join(", ").into()

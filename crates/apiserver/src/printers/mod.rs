@@ -35,23 +35,37 @@ impl<'a> Cell<'a> {
     }
 }
 
+fn column(name: &str, ty: &str, format: &str, source: &str) -> Column {
+    Column { name: name.into(), ty: ty.into(), format: format.into(), priority: 0, source: source.into() }
+}
+
 /// The built-in columns of a kind that has none of its own.
 fn plain_columns() -> [Column; 2] {
-    let column = |name: &str, ty: &str, format: &str, source: &str| Column {
-        name: name.into(),
-        ty: ty.into(),
-        format: format.into(),
-        priority: 0,
-        source: source.into(),
-    };
     [
         column("Name", "string", "name", ".metadata.name"),
         column("Created At", "date", "", ".metadata.creationTimestamp"),
     ]
 }
 
+/// A Scale is no kind with a path of its own.
+pub fn scale_columns() -> [Column; 4] {
+    [
+        column("Name", "string", "", ".metadata.name"),
+        column("Desired", "integer", "", ".spec.replicas"),
+        column("Available", "integer", "", ".status.replicas"),
+        column("Age", "string", "", "fn:age .metadata.creationTimestamp"),
+    ]
+}
+
 /// `columnDefinitions` of a kind.
 pub fn definitions(kind: &Kind) -> Value {
+    if kind.resource.columns.is_empty() {
+        return definitions_of(&plain_columns());
+    }
+    definitions_of(&kind.resource.columns)
+}
+
+pub fn definitions_of(columns: &[Column]) -> Value {
     let column = |c: &Column| {
         Value::object([
             ("name", (&*c.name).into()),
@@ -61,10 +75,7 @@ pub fn definitions(kind: &Kind) -> Value {
             ("priority", c.priority.into()),
         ])
     };
-    if kind.resource.columns.is_empty() {
-        return Value::List(plain_columns().iter().map(column).collect());
-    }
-    Value::List(kind.resource.columns.iter().map(column).collect())
+    Value::List(columns.iter().map(column).collect())
 }
 
 /// The cells of one row.
@@ -73,9 +84,13 @@ pub fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
         let text = |path: &[&str]| object.str_at(path).into();
         return vec![text(&["metadata", "name"]), text(&["metadata", "creationTimestamp"])];
     }
-    let cells = kind.resource.columns.iter().map(|column| match cell(column, object, now) {
+    cells_of(&kind.resource.columns, kind.custom.is_none(), object, now)
+}
+
+pub fn cells_of(columns: &[Column], builtin: bool, object: &Value, now: i64) -> Vec<Value> {
+    let cells = columns.iter().map(|column| match cell(column, object, now) {
         // A number that is zero is not printed in the object.
-        Value::Null if column.ty.as_ref() == "integer" && kind.custom.is_none() => 0i64.into(),
+        Value::Null if column.ty.as_ref() == "integer" && builtin => 0i64.into(),
         cell => cell,
     });
     cells.collect()

@@ -11,7 +11,8 @@ use crate::{Form, ListKind, MapKind, Object, Scalar, Table, Type, Value};
 pub struct Typed<'t> {
     pub table: &'t Table,
     pub ty: &'t Type,
-    pub atomic: bool,
+    /// What the field says, over its type.
+    pub atomic: Option<bool>,
 }
 
 /// Where a walk stands; the nodes live on the call stack, and become a path only where one is recorded.
@@ -81,7 +82,7 @@ fn items(value: Option<&Value>) -> &[Value] {
 
 impl<'t> Typed<'t> {
     pub fn new(table: &'t Table, ty: &'t Type) -> Typed<'t> {
-        Typed { table, ty, atomic: false }
+        Typed { table, ty, atomic: None }
     }
 
     /// Whether this is a Go type with protobuf tags, and no custom resource.
@@ -95,7 +96,7 @@ impl<'t> Typed<'t> {
     }
 
     fn of(self, ty: &'t Type) -> Typed<'t> {
-        Typed { ty, atomic: false, ..self }
+        Typed { ty, atomic: None, ..self }
     }
 
     /// The type of a member; what is unknown is deduced from the value.
@@ -123,13 +124,13 @@ impl<'t> Typed<'t> {
     }
 
     fn shape(self, value: Option<&Value>) -> Shape<'t> {
-        if self.atomic {
+        if self.atomic == Some(true) {
             return Shape::Leaf;
         }
         match self.ty {
             Type::Scalar(_) => Shape::Leaf,
             Type::Message(id) => match self.table.message(*id) {
-                message if message.atomic || message.form != Form::Struct => Shape::Leaf,
+                message if message.atomic && self.atomic.is_none() || message.form != Form::Struct => Shape::Leaf,
                 _ => Shape::Members,
             },
             Type::List { kind: ListKind::Atomic, .. } | Type::Map { kind: MapKind::Atomic, .. } => Shape::Leaf,

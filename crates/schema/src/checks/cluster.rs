@@ -160,7 +160,31 @@ pub fn endpoint_slice(c: &mut Check<'_>) {
             c.push(ErrorKind::Duplicate, &path, name, "");
         }
     }
-    c.immutable("addressType");
+}
+
+/// A range stays as it is; one of the other family may be added.
+pub fn service_cidrs(c: &mut Check<'_>) {
+    let value = c.value;
+    let ranges = value.list_at(&["cidrs"]);
+    if let Some(old) = c.old.map(|old| old.list_at(&["cidrs"])) {
+        if ranges.len() != old.len() && (old.len(), ranges.len()) != (1, 2) {
+            return c.immutable("cidrs");
+        }
+        for (i, (range, _)) in ranges.iter().zip(old).enumerate().filter(|(_, (range, old))| range != old) {
+            c.invalid(&format!("cidrs[{i}]"), range.clone(), "field is immutable");
+        }
+        if ranges.len() == old.len() {
+            return;
+        }
+    }
+    for (i, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
+        c.problems(&format!("cidrs[{i}]"), range, names::cidr(range));
+    }
+    let families: Vec<bool> = ranges.iter().filter_map(Value::as_str).map(|range| range.contains(':')).collect();
+    if matches!(families[..], [one, other] if one == other) {
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        c.invalid("cidrs", value["cidrs"].clone(), detail);
+    }
 }
 
 pub fn taints(c: &mut Check<'_>) {
@@ -191,10 +215,11 @@ pub fn taints(c: &mut Check<'_>) {
 /// A finalizer is `kubernetes` or has a domain.
 pub fn namespace(c: &mut Check<'_>) {
     let value = c.value;
-    for name in value.list_at(&["finalizers"]).iter().filter_map(Value::as_str) {
-        c.problems("finalizers", name, names::label_key(name));
+    for (i, name) in value.list_at(&["finalizers"]).iter().filter_map(Value::as_str).enumerate() {
+        let path = if c.old.is_some() { format!("finalizers[{i}]") } else { "finalizers".to_owned() };
+        c.problems(&path, name, names::label_key(name));
         if !name.contains('/') && name != "kubernetes" {
-            c.invalid("finalizers", name, "name is neither a standard finalizer name nor is it fully qualified");
+            c.invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified");
         }
     }
 }
@@ -573,9 +598,7 @@ fn binding(c: &mut Check<'_>, namespaced: bool) {
         c.not_supported("roleRef.kind", kind, kinds);
     }
     c.problems("roleRef.name", name, names::path_segment(name));
-    if c.changed("roleRef") {
-        c.invalid("roleRef", reference.clone(), "cannot change roleRef");
-    }
+    c.immutable("roleRef");
     for (i, subject) in value.list_at(&["subjects"]).iter().enumerate() {
         if !namespaced && subject.str_at(&["kind"]) == "ServiceAccount" && subject.str_at(&["namespace"]).is_empty() {
             c.required(&format!("subjects[{i}].namespace"), "");

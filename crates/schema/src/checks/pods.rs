@@ -193,8 +193,17 @@ pub fn probe(c: &mut Check<'_>) {
     }
 }
 
-pub fn standard(resource: &str) -> bool {
-    matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-")
+/// What a container may ask for: something of the standard, or of somebody's domain.
+pub fn resource_name(c: &mut Check<'_>, path: &str, name: &str) {
+    let problems = names::label_key(name);
+    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if !name.contains('/') && !standard {
+        if problems.is_empty() {
+            c.invalid(path, name, "must be a standard resource type or fully qualified");
+        }
+        c.invalid(path, name, "must be a standard resource for containers");
+    }
+    c.problems(path, name, problems);
 }
 
 /// What no node may promise twice: requests and limits are the same.
@@ -210,11 +219,7 @@ pub fn resources(c: &mut Check<'_>) {
     for (list, items) in [("limits", limits), ("requests", requests)] {
         for (name, amount) in items {
             let path = format!("{list}[{name}]");
-            c.problems(&path, name.as_str(), names::label_key(name));
-            if !name.contains('/') && !standard(name) {
-                c.invalid(&path, name.as_str(), "must be a standard resource type or fully qualified");
-                c.invalid(&path, name.as_str(), "must be a standard resource for containers");
-            }
+            resource_name(c, &path, name);
             let Some(q) = quantity(amount) else { continue };
             if q.nanos < 0 {
                 c.invalid(&path, amount.clone(), "must be greater than or equal to 0");
@@ -236,8 +241,8 @@ pub fn resources(c: &mut Check<'_>) {
             c.invalid("requests", request.clone(), detail);
         }
     }
-    for name in requests.keys().filter(|n| !limits.contains_key(n) && !overcommits(n)) {
-        c.required("limits", &format!("Limit must be set for non overcommitable resources: {name}"));
+    for _ in requests.keys().filter(|n| !limits.contains_key(n) && !overcommits(n)) {
+        c.required("limits", "Limit must be set for non overcommitable resources");
     }
 }
 

@@ -195,17 +195,39 @@ pub fn persistent_volume(c: &mut Check<'_>) {
         c.forbidden("spec.persistentVolumeReclaimPolicy", "may not be 'recycle' for a hostPath mount of '/'");
     }
     let Some(old) = c.old else { return };
-    for source in sources {
-        if !same(&spec[source], &old["spec"][source]) && source != "csi" {
-            c.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
-        }
+    let source_of = |spec: &Value| {
+        let mut source = spec.clone();
+        VOLUME_FIELDS.iter().for_each(|name| drop(source.remove(&[name])));
+        source
+    };
+    let (mut source, before) = (source_of(spec), source_of(&old["spec"]));
+    let secret = ["csi", "controllerExpandSecretRef"];
+    if before.get(&secret).is_none_or(Value::is_null) {
+        source.remove(&secret);
     }
-    if spec["volumeMode"] != old["spec"]["volumeMode"] {
-        c.invalid("volumeMode", spec["volumeMode"].clone(), "field is immutable");
+    if !same(&source, &before) {
+        c.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
+    }
+    mode_is_fixed(c, old);
+    let (node, before) = (&spec["nodeAffinity"], &old["spec"]["nodeAffinity"]);
+    if !before.is_null() && !same(node, before) {
+        let detail = "field is immutable, except for updating from beta label to GA";
+        c.invalid("nodeAffinity", node.clone(), detail);
+    }
+}
+
+fn mode_is_fixed(c: &mut Check<'_>, old: &Value) {
+    let mode = &c.value["spec"]["volumeMode"];
+    if *mode != old["spec"]["volumeMode"] {
+        c.invalid("volumeMode", mode.clone(), "field is immutable");
     }
 }
 
 pub fn claim(c: &mut Check<'_>) {
+    // A template of one may change as what it stands in may.
+    if !c.path.is_empty() && c.old.is_some() {
+        return;
+    }
     access_modes(c, "at least 1 access mode is required");
     for source in ["dataSource", "dataSourceRef"] {
         let reference = &c.value["spec"][source];
@@ -213,6 +235,11 @@ pub fn claim(c: &mut Check<'_>) {
             if !reference.is_null() && reference.str_at(&[field]).is_empty() {
                 c.required(&format!("spec.{source}.{field}"), "");
             }
+        }
+        let kind = reference.str_at(&["kind"]);
+        if !matches!(kind, "" | "PersistentVolumeClaim") && reference.str_at(&["apiGroup"]).is_empty() {
+            let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            c.invalid(&format!("spec.{source}"), kind, detail);
         }
     }
     let value = c.value;
@@ -224,8 +251,7 @@ pub fn claim(c: &mut Check<'_>) {
         }
         Some(_) => {}
     }
-    // A template may change as what it stands in may.
-    let Some(old) = c.old.filter(|_| c.path.is_empty()) else { return };
+    let Some(old) = c.old else { return };
     let bound = value.str_at(&["status", "phase"]) == "Bound" || old.str_at(&["status", "phase"]) == "Bound";
     let (mut new_spec, old_spec) = (value["spec"].clone(), &old["spec"]);
     let mut free = vec![];
@@ -252,14 +278,12 @@ pub fn claim(c: &mut Check<'_>) {
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
         c.forbidden("spec", detail);
     }
-    let size = |spec: &Value| spec.get(&["resources", "requests", "storage"]).and_then(quantity);
-    let capacity = old.get(&["status", "capacity", "storage"]).and_then(quantity).map_or(0, |q| q.nanos);
-    if let (Some(new), Some(was)) = (size(&value["spec"]), size(old_spec))
-        && new.nanos < was.nanos
-        && new.nanos <= capacity
-    {
+    let size = |object: &Value, path: &[&str]| object.get(path).and_then(quantity).map_or(0, |q| q.nanos);
+    let asked = |object: &Value| size(object, &["spec", "resources", "requests", "storage"]);
+    if asked(value) < asked(old) && asked(value) <= size(old, &["status", "capacity", "storage"]) {
         c.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
     }
+    mode_is_fixed(c, old);
 }
 
 pub fn storage_class(c: &mut Check<'_>) {

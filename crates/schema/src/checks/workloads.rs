@@ -390,10 +390,7 @@ pub fn container_resource(c: &mut Check<'_>) {
     if name.is_empty() {
         return;
     }
-    c.problems("name", name, names::label_key(name));
-    if !name.contains('/') && !super::pods::standard(name) {
-        c.invalid("name", name, "must be a standard resource for containers");
-    }
+    super::pods::resource_name(c, "name", name);
 }
 
 pub fn metric(c: &mut Check<'_>) {

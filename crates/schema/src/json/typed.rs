@@ -4,7 +4,17 @@ use base64::Engine;
 
 use super::reader::{Path, Reader, Step};
 use super::{DecodeError, Decoded, FieldProblem};
-use crate::{Form, Message, Object, Scalar, Table, Type, Value, quantity, time};
+use crate::{Form, Message, MessageId, Object, Scalar, Table, Type, Value, quantity, time};
+
+/// Go reads a second object into the first one.
+fn over(before: Value, value: Value) -> Value {
+    let (Value::Object(mut object), Value::Object(more)) = (before, value.clone()) else { return value };
+    for (key, value) in more {
+        let before = object.remove(&key).unwrap_or_default();
+        object.insert(key, over(before, value));
+    }
+    Value::Object(object)
+}
 
 pub fn decode(table: &Table, ty: &Type, bytes: &[u8]) -> Result<Decoded> {
     let mut decoder = Decoder { table, reader: Reader::new(bytes) };
@@ -162,10 +172,15 @@ impl<'a> Decoder<'a> {
                 }
                 continue;
             };
-            let value = self.value(&field.ty, field.pointer, &path.then(Step::Field(message, &key)))?;
+            let mut value = self.value(&field.ty, field.pointer, &path.then(Step::Field(message, &key)))?;
             if object.contains_key(&key) || omitted.contains(&&*field.name) {
                 self.reader.report(|| FieldProblem::Duplicate(path.member(&key)));
-                object.remove(&key);
+                let is_struct = |id: &MessageId| table.message(*id).form == Form::Struct;
+                if let Some(before) = object.remove(&key)
+                    && (matches!(field.ty, Type::Map { .. }) || matches!(&field.ty, Type::Message(id) if is_struct(id)))
+                {
+                    value = over(before, value);
+                }
             }
             // An empty managedFields is an order to forget them: see `apply::update`. No policies are not the default ones.
             let reset = matches!(&*field.name, "managedFields" | "policies") && matches!(value, Value::List(_));

@@ -13,33 +13,41 @@ pub enum NameRule {
     /// `NameIsDNSSubdomain`: most kinds.
     #[default]
     Subdomain,
+    /// The same, as the marker `k8s-long-name` says it.
+    LongName,
     /// `NameIsDNSLabel`: namespaces and the like.
     Label,
     /// `NameIsDNS1035Label`: services.
     Dns1035,
     /// `path.ValidatePathSegmentName`: RBAC.
     PathSegment,
+    /// The same, of kinds that are not asked for it unless all else is well: the old events.
+    Late,
     /// `ValidateIPAddressName`: IPAddresses, in canonical form.
     Ip,
+    /// A rule that depends on the object: its kind's own affair.
+    Own,
 }
 
 impl NameRule {
     /// What is wrong with a name, or with the prefix of a generated one.
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
         let masked = match name.strip_suffix('-') {
-            Some(_) if prefix && name.len() > 1 && self != NameRule::PathSegment => {
+            Some(_) if prefix && name.len() > 1 && self != NameRule::PathSegment && self != NameRule::Ip => {
                 format!("{}a", name.get(..name.len() - 2).unwrap_or_default())
             }
             _ => name.to_owned(),
         };
         match self {
             NameRule::Subdomain => names::dns1123_subdomain(&masked),
+            NameRule::LongName => names::long_name(&masked),
             NameRule::Label => names::dns1123_label(&masked),
             NameRule::Dns1035 => names::dns1035_label(&masked),
-            NameRule::PathSegment if prefix => {
+            NameRule::PathSegment | NameRule::Late if prefix => {
                 names::path_segment(name).into_iter().filter(|p| p.starts_with("may not contain")).collect()
             }
-            NameRule::PathSegment => names::path_segment(name),
+            NameRule::PathSegment | NameRule::Late => names::path_segment(name),
+            NameRule::Own => Vec::new(),
             NameRule::Ip => match name.parse::<std::net::IpAddr>() {
                 Ok(ip) if names::ip(name).is_empty() && ip.to_string() != name => {
                     vec![format!("must be in canonical form ({:?})", ip.to_string())]

@@ -164,6 +164,11 @@ pub fn device_attribute(value: &str) -> Problems {
     prefix.chain(c_identifier(name)).collect()
 }
 
+/// `content.IsDNS1123Subdomain`, which counts bytes.
+pub fn long_name(value: &str) -> Problems {
+    dns1123_subdomain(value).into_iter().map(|p| p.replace("253 characters", "253 bytes")).collect()
+}
+
 /// `IsDNS1035Label`
 pub fn dns1035_label(value: &str) -> Problems {
     let good = shaped(value, |b| b.is_ascii_lowercase(), |b| lower_alnum(b) || b == b'-', lower_alnum);

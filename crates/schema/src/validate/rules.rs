@@ -17,8 +17,12 @@ pub enum Rule {
     Present(String),
     /// Empty. `forbidden(may not be set by users)`
     Forbidden(String),
-    /// Never changes. `immutable`
+    /// Never changes; an attempt is not shown, as with upstream's marker. `immutable`
     Immutable,
+    /// Never changes, and what was tried is shown. `kept`
+    Kept,
+    /// As `immutable`, and nothing within is looked at when it was tried. `sealed`
+    Sealed,
     /// `update=NoSet`, `NoUnset`, `NoModify`
     Update(UpdateRule),
     /// `format=k8s-short-name`: the place in [`FORMATS`].
@@ -65,6 +69,8 @@ pub enum Rule {
     Unlisted,
     /// `late=check=podMounts`: the rule sees what is wrong with the fields.
     Late(Box<Rule>),
+    /// `created=required`: the rule holds when an object comes, and not when it changes.
+    Created(Box<Rule>),
     /// `says(must be positive)=minimum=1`: the rule in other words.
     Says(String, Box<Rule>),
 }
@@ -165,6 +171,8 @@ impl Rule {
             "forbidden" => return Some(Rule::Forbidden(String::new())),
             "immutable" => return Some(Rule::Immutable),
             "unlisted" => return Some(Rule::Unlisted),
+            "kept" => return Some(Rule::Kept),
+            "sealed" => return Some(Rule::Sealed),
             "unique=set" => return Some(Rule::Unique),
             _ => {}
         }
@@ -217,6 +225,7 @@ impl Rule {
             "enum" => Rule::Enum(list(value)),
             "eachVal" => Rule::EachValue(Box::new(Rule::parse(value)?.given())),
             "eachKey" => Rule::EachKey(Box::new(Rule::parse(value)?.given())),
+            "created" => Rule::Created(Box::new(Rule::parse(value)?)),
             "given" => Rule::Given(Box::new(Rule::parse(value)?)),
             "late" => Rule::Late(Box::new(Rule::parse(value)?)),
             "zero" => Rule::Zero(Box::new(Rule::parse(value)?)),
@@ -241,7 +250,6 @@ impl Rule {
 
     /// Checks one value: `holder` is the object it is a member of.
     fn check(&self, value: &Value, old: Option<&Value>, holder: &Value, path: &str, errors: &mut Vec<FieldError>) {
-        let invalid = |detail: String| FieldError::invalid(path, value.clone(), detail);
         let is_set = |name: &str| {
             holder.dotted(name).is_some_and(|v| !v.is_null() && !matches!(v, Value::String(s) if s.is_empty()))
         };
@@ -265,12 +273,10 @@ impl Rule {
                     errors.push(FieldError::forbidden(path, detail.as_str()));
                 }
             }
-            Rule::Immutable => {
-                if let Some(old) = old
-                    && old != value
-                    && !(old.is_empty() && value.is_empty())
-                {
-                    errors.push(invalid("field is immutable".to_owned()));
+            Rule::Immutable | Rule::Kept | Rule::Sealed => {
+                if old.is_some_and(|old| !checks::same(old, value)) {
+                    let shown = if *self == Rule::Kept { value.clone() } else { Value::Null };
+                    errors.push(FieldError::invalid(path, shown, "field is immutable"));
                 }
             }
             Rule::Update(rule) => {
@@ -283,7 +289,7 @@ impl Rule {
                     }
                     _ => return,
                 };
-                errors.push(invalid(broken.to_owned()));
+                errors.push(FieldError::invalid(path, Value::Null, broken));
             }
             Rule::When(field, wanted, rule) => {
                 let found = holder.dotted(field).unwrap_or(&Value::Null);
@@ -314,6 +320,8 @@ impl Rule {
                 Rule::Required(_) => rule.check(value, old, holder, path, errors),
                 _ => rule.shape(value, holder, path, errors),
             },
+            Rule::Created(rule) if old.is_none() => rule.check(value, old, holder, path, errors),
+            Rule::Created(_) => {}
             Rule::Zero(rule) if value.is_null() => {
                 let number = matches!(**rule, Rule::Minimum(_) | Rule::Maximum(_) | Rule::Range(..));
                 let zero = if number { Value::Int(0) } else { Value::from("") };
@@ -455,7 +463,7 @@ impl RuleBook {
 /// Everything wrong with an object by the rules of its kind (`old` on update, for immutability),
 /// and every value outside of its field's closed set. A kind's metadata is [`super::metadata`]'s affair.
 pub fn object(table: &Table, rules: &RuleBook, id: MessageId, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut walk = Walk { table, rules, errors: Vec::new() };
+    let mut walk = Walk { table, rules, errors: Vec::new(), sealed: None };
     walk.message(id, new, old, "");
     walk.errors
 }
@@ -464,6 +472,7 @@ struct Walk<'a> {
     table: &'a Table,
     rules: &'a RuleBook,
     errors: Vec<FieldError>,
+    sealed: Option<String>,
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -489,6 +498,9 @@ impl Walk<'_> {
                 return;
             }
             let at = join(path, &field.name);
+            if self.sealed.as_ref() == Some(&at) {
+                return;
+            }
             if !field.enumeration.is_empty() && !self.rules.is_unlisted(id, &field.name) {
                 match value {
                     Value::String(text) if field.pointer || !text.is_empty() => self.listed(field, text, &at),
@@ -505,7 +517,8 @@ impl Walk<'_> {
 
     /// The value is one of those of its field, unless a rule found something wrong with it.
     fn listed(&mut self, field: &Field, text: &str, at: &str) {
-        if !field.enumeration.iter().any(|e| **e == *text) && !self.errors.iter().any(|e| e.field == at) {
+        let is_wrong = |e: &FieldError| e.field == at && e.detail != "field is immutable";
+        if !field.enumeration.iter().any(|e| **e == *text) && !self.errors.iter().any(is_wrong) {
             self.errors.push(FieldError::not_supported(at, text, &field.enumeration));
         }
     }
@@ -537,7 +550,11 @@ impl Walk<'_> {
                 continue;
             }
             let was = was.or(old.map(|_| &Value::Null));
+            let known = self.errors.len();
             row.rule.check(value.unwrap_or(&Value::Null), was, new, &at, &mut self.errors);
+            if row.rule == Rule::Sealed && self.errors.len() > known {
+                self.sealed = Some(at);
+            }
         }
     }
 

@@ -75,7 +75,7 @@ fn rules_are_read_and_applied() {
     let mut book = RuleBook::default();
     for (message, path, rules) in [
         ("PodSpec", "containers", "required; maxItems=2; unique=map(name)"),
-        ("PodSpec", "nodeName", "format=k8s-long-name; immutable"),
+        ("PodSpec", "nodeName", "format=k8s-long-name; kept"),
         ("Container", "name", "required; format=k8s-short-name"),
         ("ContainerPort", "containerPort", "required; range=1..65535"),
         ("ContainerPort", "protocol", "when(name=x)=enum=TCP,UDP"),

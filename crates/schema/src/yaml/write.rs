@@ -89,12 +89,37 @@ fn scalar(value: &Value, width: usize, key: bool, out: &mut Vec<u8>) {
     if !matches!(resolve(text), Value::String(_)) || base_60(text) {
         return double_quoted(text, out);
     }
+    let line = out.iter().rev().take_while(|byte| **byte != b'\n').count();
     if plain(text) {
-        out.extend_from_slice(text.as_bytes());
+        folded(text, line, if key { None } else { Some(width) }, out);
     } else {
         out.push(b'\'');
-        out.extend_from_slice(text.replace('\'', "''").as_bytes());
+        folded(&text.replace('\'', "''"), line + 1, if key { None } else { Some(width) }, out);
         out.push(b'\'');
+    }
+}
+
+/// Lines end at the first single space after this.
+const COLUMNS: usize = 80;
+
+/// A text on several lines if it is long; keys are not.
+fn folded(text: &str, mut column: usize, width: Option<usize>, out: &mut Vec<u8>) {
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match width.filter(|_| c == ' ' && before != ' ' && column > COLUMNS && rest.peek().is_some_and(|c| *c != ' '))
+        {
+            Some(width) => {
+                out.push(b'\n');
+                indent(width.max(2), out);
+                column = width.max(2);
+            }
+            None => {
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                column += 1;
+            }
+        }
+        before = c;
     }
 }
 
