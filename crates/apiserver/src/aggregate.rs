@@ -7,7 +7,6 @@ mod follow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use http::{HeaderValue, header, request::Parts};
 use schema::Value;
@@ -21,8 +20,6 @@ pub use documents::Told;
 pub use follow::follow;
 
 const GROUP: &str = "apiregistration.k8s.io";
-/// How long a remote server may think before it answers what is neither a watch nor an upgrade.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What remote API servers have told of themselves, by APIService.
 #[derive(Default)]
@@ -166,9 +163,11 @@ async fn forward(server: &Server, user: &User, service: &Value, mut parts: Parts
     let answer = server.config().node_proxy.to_url(server, target, http::Request::from_parts(parts, body));
     let answer = match lasts {
         true => answer.await?,
-        false => tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| {
-            Status::timeout(&format!("{host} did not answer within {} seconds", ANSWER_TIMEOUT.as_secs()), 1)
-        })??,
+        false => {
+            let most = server.request_time();
+            let late = |_| Status::timeout(&format!("{host} did not answer within {} seconds", most.as_secs()), 1);
+            tokio::time::timeout(most, answer).await.map_err(late)??
+        }
     };
     // Who follows a redirection would give its credentials to a host of the remote server's choice.
     if answer.status().is_redirection() && answer.status() != http::StatusCode::NOT_MODIFIED {

@@ -1,6 +1,6 @@
 //! `log`, `exec`, `attach`, `portforward` and `proxy`: to a kubelet, a pod, a service or a node.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{Method, Uri, header, request::Parts};
 use schema::Value;
@@ -12,7 +12,7 @@ use crate::call::{Call, read_body};
 use crate::reply::{self, Reply};
 use crate::request::GroupResource;
 use crate::status::Result;
-use crate::{Body, Server, Status};
+use crate::{Attributes, Body, Server, Status};
 
 pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     let subresource = call.info.subresource.clone();
@@ -30,6 +30,11 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
         request.object = options;
         call.server.mutate(&mut request).await?;
         call.server.validate(&mut request).await?;
+    }
+    // By WebSockets these are GETs, and whoever may only look must not act.
+    if matches!(subresource.as_str(), "exec" | "attach" | "portforward") && call.info.verb != "create" {
+        let attributes = Attributes { verb: "create".into(), ..call.info.clone() };
+        call.server.check(&call.user, &attributes).await?;
     }
     match (&*kind.resource.plural, subresource.as_str()) {
         ("pods", "log") => log(&call, parts, body).await,
@@ -79,7 +84,8 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
             if ip.is_empty() {
                 return Err(Status::bad_request(format!("address not allowed: pod {name:?} has no IP address")));
             }
-            let address = ip.parse().ok().zip(port.parse().ok()).map(|(ip, port)| SocketAddr::new(ip, port));
+            let parsed = ip.parse().ok().filter(is_elsewhere).zip(port.parse().ok());
+            let address = parsed.map(|(ip, port)| SocketAddr::new(ip, port));
             let refused = || Status::bad_request(format!("address not allowed: {ip}:{port}"));
             to_address(&call, parts, body, scheme, address.ok_or_else(refused)?).await
         }
@@ -96,6 +102,15 @@ pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
         }
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// Not an address that means this machine or its surroundings: who reports a pod's status could choose it.
+fn is_elsewhere(ip: &IpAddr) -> bool {
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| !is_elsewhere(&ip.into())),
+    };
+    !(is_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 /// `PodExecOptions` and its kin, as admission sees them.
@@ -264,9 +279,10 @@ async fn to_node(
 
 /// What follows `/proxy`, as it was sent.
 fn rest(parts: &Parts, call: &Call) -> String {
-    let marker = "/proxy";
-    let path = parts.uri.path();
-    let tail = path.find(marker).map_or("", |at| &path[at + marker.len()..]);
+    // A prefix of two or three parts, the namespace, the resource, the name and the subresource.
+    let before =
+        if call.info.api_group.is_empty() { 5 } else { 6 } + if call.info.namespace.is_empty() { 0 } else { 2 };
+    let tail = parts.uri.path().trim_start_matches('/').splitn(before + 1, '/').nth(before).unwrap_or_default();
     let tail = tail.trim_start_matches('/');
     if tail.is_empty() { call.info.rest.clone() } else { tail.to_owned() }
 }

@@ -315,7 +315,7 @@ impl Server {
         let config = &self.inner.config;
         let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
         let found = config.authenticate.authenticate(self, parts, &peer).await;
-        parts.headers.remove(header::AUTHORIZATION);
+        crate::authn::remove_credentials(&mut parts.headers);
         match found {
             Ok(Some(mut user)) => {
                 if user.name != "system:anonymous" && !user.in_group("system:authenticated") {

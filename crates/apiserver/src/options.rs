@@ -155,13 +155,16 @@ impl ListOptions {
                 }));
             }
         }
-        // A watch or list of one named object.
-        if !name.is_empty() && !fields.terms.iter().any(|t| t.path == "metadata.name") {
-            fields.terms.push(schema::selector::FieldTerm {
-                path: "metadata.name".into(),
-                value: name.into(),
-                negated: false,
-            });
+        // A watch of one named object: that is what was permitted, and nothing else.
+        if !name.is_empty() {
+            let path = "metadata.name";
+            let exact = fields.terms.iter().find(|term| term.path == path && !term.negated);
+            if fields.terms.is_empty() {
+                let term = schema::selector::FieldTerm { path: path.into(), value: name.into(), negated: false };
+                fields.terms.push(term);
+            } else if exact.is_none_or(|term| term.value != name) {
+                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+            }
         }
         let mut errors = Vec::new();
         let version_match = match query.get("resourceVersionMatch") {

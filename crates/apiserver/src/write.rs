@@ -19,9 +19,8 @@ use crate::read::store_error;
 use crate::reply::{self, Reply, Warnings};
 use crate::status::{Result, field_error};
 use crate::versions::Versions;
-use crate::{Attributes, Server, Status, crd_objects, meta, negotiate};
+use crate::{Attributes, Server, Status, User, crd_objects, meta, negotiate};
 
-const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// Attempts at a free generated name.
 const NAME_ATTEMPTS: usize = 8;
 /// Attempts at an unconditional update that others keep overtaking.
@@ -82,6 +81,12 @@ impl Server {
     pub fn now(&self) -> i64 {
         let now = self.inner.config.clock.now();
         now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    }
+
+    /// What a request may take; a day stands for no limit.
+    pub(crate) fn request_time(&self) -> Duration {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Some(self.inner.config.request_timeout).filter(|most| !most.is_zero()).unwrap_or(DAY)
     }
 
     pub fn now_text(&self) -> String {
@@ -149,6 +154,48 @@ impl Times {
     }
 }
 
+/// What an object has reserved that is about to be stored, a Service's addresses and ports: given back if it is not stored
+/// after all, whatever the reason; a client that went away is one.
+struct Reserved {
+    server: Server,
+    user: User,
+    kind: Arc<Kind>,
+    new: Value,
+    old: Option<Arc<Value>>,
+    dry_run: bool,
+    is_stored: bool,
+}
+
+impl Reserved {
+    fn of(call: &Call, kind: &Arc<Kind>, new: &Value, old: Option<&Arc<Value>>, dry_run: bool) -> Option<Reserved> {
+        kind.strategy.abandon?;
+        let (server, user) = (call.server.clone(), call.user.clone());
+        Some(Reserved {
+            server,
+            user,
+            kind: kind.clone(),
+            new: new.clone(),
+            old: old.cloned(),
+            dry_run,
+            is_stored: false,
+        })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(abandon) = self.kind.strategy.abandon.filter(|_| !self.is_stored) {
+            let Reserved { server, user, kind, dry_run, .. } = &*self;
+            abandon(&Cx { server, user, kind, subresource: "", dry_run: *dry_run }, &self.new, self.old.as_deref());
+        }
+    }
+}
+
+/// The store is being asked: if nobody waits for its answer, it is as good as stored.
+fn mark_stored(reserved: &mut Option<Reserved>, is_stored: bool) {
+    reserved.iter_mut().for_each(|reserved| reserved.is_stored = is_stored);
+}
+
 impl Call {
     #[allow(clippy::too_many_arguments)] // one field of the request each
     pub fn admission(
@@ -186,8 +233,8 @@ impl Call {
     /// When the time that a request has from here on is over: upstream's `--request-timeout`, or what the client asks for.
     fn deadline(&self) -> Instant {
         let asked = self.query.get("timeout").and_then(time::parse_duration).and_then(|n| u64::try_from(n).ok());
-        let asked = asked.filter(|n| *n > 0).map_or(REQUEST_TIME, Duration::from_nanos);
-        Instant::now() + asked.min(REQUEST_TIME)
+        let most = self.server.request_time();
+        Instant::now() + asked.filter(|n| *n > 0).map_or(most, |nanos| Duration::from_nanos(nanos).min(most))
     }
 
     fn cx<'a>(&'a self, kind: &'a Kind, subresource: &'a str, dry_run: bool) -> Cx<'a> {
@@ -276,20 +323,16 @@ impl Call {
         let prepared = (kind.strategy.prepare_create)(&self.cx(kind, "", options.dry_run), &mut object);
         let name = object.str_at(&["metadata", "name"]).to_owned();
         prepared?;
-        let result = self.commit_new(kind, &name, object, request, options).await;
-        match result {
-            Ok(written) => Ok(written),
-            Err((object, status)) => {
-                (kind.strategy.abandon)(&self.cx(kind, "", options.dry_run), &object);
-                if status.is_already_exists() && generated {
-                    return Err(Status::generate_name_conflict(&kind.group_resource(), &name));
-                }
-                Err(status)
+        let reserved = Reserved::of(self, kind, &object, None, options.dry_run);
+        match self.commit_new(kind, &name, object, request, options, reserved).await {
+            Err(status) if status.is_already_exists() && generated => {
+                Err(Status::generate_name_conflict(&kind.group_resource(), &name))
             }
+            result => result,
         }
     }
 
-    /// From validation on; gives the object back if it is not stored, so that what it had reserved can be released.
+    /// From validation on.
     async fn commit_new(
         &mut self,
         kind: &Arc<Kind>,
@@ -297,30 +340,39 @@ impl Call {
         object: Value,
         request: &mut AdmissionRequest,
         options: &WriteOptions,
-    ) -> std::result::Result<Written, (Value, Status)> {
-        let object = match normalize(kind, object) {
-            Ok(object) => object,
-            Err((object, status)) => return Err((object, status)),
-        };
+        mut reserved: Option<Reserved>,
+    ) -> Result<Written> {
+        let object = normalize(kind, object)?;
         let errors = self.problems(kind, &object, None, "");
         if !errors.is_empty() {
-            return Err((object, Status::invalid(told_group(kind), kind.kind(), name, errors)));
+            return Err(Status::invalid(told_group(kind), kind.kind(), name, errors));
         }
         self.warnings.extend((kind.strategy.warnings)(&object, None));
         let pending = std::mem::replace(&mut request.object, object);
         request.name = name.to_owned();
         let validated = self.server.validate(request).await;
         let object = std::mem::replace(&mut request.object, pending);
-        if let Err(status) = validated {
-            return Err((object, status));
-        }
-        match self.store_new(kind, name, &object, options.dry_run).await {
+        validated?;
+        match self.store_new(kind, name, &object, options.dry_run, &mut reserved).await {
             Ok(entry) => Ok(Written { entry, created: true }),
-            Err(status) => Err((object, status)),
+            Err(status) => {
+                mark_stored(&mut reserved, false);
+                if !options.dry_run {
+                    self.unbook(kind, Arc::new(object));
+                }
+                Err(status)
+            }
         }
     }
 
-    async fn store_new(&self, kind: &Kind, name: &str, object: &Value, dry_run: bool) -> Result<Arc<Entry>> {
+    async fn store_new(
+        &self,
+        kind: &Kind,
+        name: &str,
+        object: &Value,
+        dry_run: bool,
+        reserved: &mut Option<Reserved>,
+    ) -> Result<Arc<Entry>> {
         let storage = kind.storage()?;
         let namespace = object.str_at(&["metadata", "namespace"]);
         let key: Arc<str> = storage.key(namespace, name).into();
@@ -341,6 +393,7 @@ impl Call {
             return Ok(Arc::new(Entry { key, revision, body: stored, labels: Box::default() }));
         }
         let guard = Guard { key: key.clone(), modified: 0 };
+        mark_stored(reserved, true);
         match self.server.commit(vec![guard], vec![Write::Put { key: key.clone(), value: stored.clone() }]).await {
             Ok(revisions) => {
                 let revision = revisions.first().copied().unwrap_or_default();
@@ -555,10 +608,10 @@ impl Call {
                 meta::bump_given(kind.strategy.generation && update.subresource == "scale", &mut object, &old)
             }
         }
-        let object = normalize(kind, object).map_err(|(_, status)| status)?;
+        let mut reserved = Reserved::of(self, &update.kind, &object, Some(&old), dry_run);
+        let object = normalize(kind, object)?;
         let errors = self.problems(kind, &object, Some(&old), update.subresource);
         if !errors.is_empty() {
-            (kind.strategy.abandon_update)(&self.cx(kind, update.subresource, dry_run), &object, &old);
             return Err(Status::invalid(told_group(kind), kind.kind(), &update.name, errors));
         }
         if update.subresource.is_empty() {
@@ -587,16 +640,17 @@ impl Call {
             return Ok(Some(Written { entry: Arc::new(entry), created: false }));
         }
         let guard = Guard { key: key.clone(), modified: entry.revision };
-        match self.server.commit(vec![guard], vec![Write::Put { key: key.clone(), value: stored.clone() }]).await {
+        mark_stored(&mut reserved, true);
+        let committed =
+            self.server.commit(vec![guard], vec![Write::Put { key: key.clone(), value: stored.clone() }]).await;
+        mark_stored(&mut reserved, committed.is_ok());
+        match committed {
             Ok(revisions) => {
                 let revision = revisions.first().copied().unwrap_or_default();
                 (kind.strategy.updated)(&self.cx(kind, update.subresource, false), &object, &old);
                 Ok(Some(Written { entry: Arc::new(Entry::new(key.clone(), revision, &stored)), created: false }))
             }
-            Err(store::Error::Conflict { .. }) => {
-                (kind.strategy.abandon_update)(&self.cx(kind, update.subresource, false), &object, &old);
-                Ok(None)
-            }
+            Err(store::Error::Conflict { .. }) => Ok(None),
             Err(error) => Err(store_error(error)),
         }
     }
@@ -636,10 +690,15 @@ impl Call {
     /// What follows when an object has left the store.
     pub(crate) fn left(&self, kind: &Kind, object: &Arc<Value>) {
         (kind.strategy.deleted)(&self.cx(kind, "", false), object);
+        self.unbook(kind, object.clone());
+    }
+
+    /// Gives quotas back what was booked for an object that is not there.
+    fn unbook(&self, kind: &Kind, object: Arc<Value>) {
         let meta = |field| object.str_at(&["metadata", field]);
         let (name, namespace) = (meta("name"), meta("namespace"));
         let mut request = self.admission(kind, Operation::Delete, name, namespace, "", Value::Null, false);
-        request.old = Some(object.clone());
+        request.old = Some(object);
         give_back(&self.server, request);
     }
 
@@ -704,18 +763,13 @@ fn check_size(stored: &Bytes) -> Result<()> {
 }
 
 /// Behaviours and admission change values freely: back to the schema's normal form.
-fn normalize(kind: &Kind, object: Value) -> std::result::Result<Value, (Value, Status)> {
+fn normalize(kind: &Kind, object: Value) -> Result<Value> {
     if kind.custom.is_some() {
         return Ok(object);
     }
-    let name = object.str_at(&["metadata", "name"]).to_owned();
-    match crate::call::typed(kind, object) {
-        Ok((mut value, _)) => {
-            kind.stamp(&mut value);
-            Ok(value)
-        }
-        Err(why) => Err((Value::object([("metadata", Value::object([("name", name.into())]))]), Status::internal(why))),
-    }
+    let (mut value, _) = crate::call::typed(kind, object).map_err(Status::internal)?;
+    kind.stamp(&mut value);
+    Ok(value)
 }
 
 fn is_deleting(entry: &Entry) -> bool {

@@ -133,6 +133,19 @@ async fn rbac_guards_requests() {
     );
     let same = "{metadata: {name: same}, rules: [{apiGroups: [\"\"], resources: [pods], verbs: [list]}]}";
     f.as_user(anna(), Method::POST, roles, same).await.is(201);
+    // By WebSockets an exec is a GET, and acts all the same.
+    let look = "{metadata: {name: look}, rules: [{apiGroups: [\"\"], resources: [pods/exec], verbs: [get]}]}";
+    f.post(roles, look).await.is(201);
+    f.post(
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+        &binding.replace("name: b", "name: look").replace("name: r}", "name: look}"),
+    )
+    .await
+    .is(201);
+    let exec = "/api/v1/namespaces/default/pods/p/exec?command=ls";
+    f.as_user(anna(), Method::GET, exec, "").await.is(403).has(&[
+        ("/message", "pods \"p\" is forbidden: User \"anna\" cannot create resource \"pods/exec\" in API group \"\" in the namespace \"default\""),
+    ]);
     // What a user may do, as reviews tell it.
     let review = "{spec: {resourceAttributes: {verb: list, resource: pods, namespace: default}}}";
     f.as_user(anna(), Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
@@ -316,4 +329,39 @@ async fn quotas_hold_under_concurrency() {
     assert_eq!(codes.iter().filter(|code| **code == 201).count(), 5, "{codes:?}");
     assert_eq!(codes.iter().filter(|code| **code == 403).count(), 7, "{codes:?}");
     f.get(&format!("{quotas}/q")).await.is(200).has(&[("/status/used/configmaps", "5")]);
+}
+
+/// What nothing came of takes neither a port nor a share of a quota.
+#[tokio::test]
+async fn refusals_leave_nothing_behind() {
+    let f = cluster().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = "{services.nodeports: \"0\", count/ingresses.networking.k8s.io: \"2\"}";
+    f.post(quotas, &format!("{{metadata: {{name: q}}, spec: {{hard: {hard}}}}}")).await.is(201);
+    let used = "{services.nodeports: \"0\", count/ingresses.networking.k8s.io: \"0\"}";
+    let status = format!("{{metadata: {{name: q}}, status: {{hard: {hard}, used: {used}}}}}");
+    f.send(Method::PUT, &format!("{quotas}/q/status"), "application/json", &status).await.is(200);
+
+    let services = "/api/v1/namespaces/default/services";
+    f.post(services, "{metadata: {name: s}, spec: {ports: [{port: 80}]}}").await.is(201);
+    let port = "{spec: {type: NodePort, ports: [{port: 80, nodePort: 30080}]}}";
+    for _ in 0..2 {
+        f.patch(&format!("{services}/s"), "merge-patch", port).await.is(403);
+    }
+
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let body = |name| {
+        format!(
+            "{{metadata: {{name: {name}}}, spec: {{defaultBackend: {{service: {{name: s, port: {{number: 80}}}}}}}}}}"
+        )
+    };
+    f.post(ingresses, &body("a")).await.is(201);
+    f.post(ingresses, &body("a")).await.is(409);
+    for _ in 0..1000 {
+        if f.get(&format!("{quotas}/q")).await.at("/status/used/count~1ingresses.networking.k8s.io") == "1" {
+            return drop(f.post(ingresses, &body("b")).await.is(201));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    panic!("{}", f.get(&format!("{quotas}/q")).await.text());
 }

@@ -63,6 +63,19 @@ async fn events_in_order() {
     assert_eq!(watch.event().await, "ADDED n");
 }
 
+/// What was permitted is that object, whatever else is asked for.
+#[tokio::test]
+async fn a_watch_of_one_object_shows_no_other() {
+    let f = Fixture::new().await;
+    let one = "/api/v1/watch/namespaces/default/configmaps/m";
+    for selector in ["metadata.name!=z", "metadata.name=n", "metadata.namespace=default", "metadata.name!=m"] {
+        f.get(&format!("{one}?fieldSelector={selector}"))
+            .await
+            .is(400)
+            .has(&[("/message", "fieldSelector metadata.name doesn't match requested name")]);
+    }
+}
+
 #[tokio::test]
 async fn leaving_a_selector_is_a_deletion() {
     let f = Fixture::new().await;

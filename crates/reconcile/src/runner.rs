@@ -202,7 +202,8 @@ impl Shared {
         if self.read().try_of::<K>().is_none() {
             return;
         }
-        let Ok(object) = K::decode(raw) else { return };
+        let Ok(mut object) = K::decode(raw) else { return };
+        object.metadata_mut().managed_fields = Vec::new();
         let meta = object.metadata();
         let finished = meta.deletion_timestamp.is_some()
             && meta.finalizers.is_empty()

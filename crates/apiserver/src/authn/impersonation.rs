@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use http::HeaderMap;
 use schema::validate::{FieldError, aggregate, names};
 
+use super::text;
 use crate::handle::forbidden;
 use crate::reply::Warnings;
 use crate::seams::Decision;
@@ -78,7 +79,6 @@ pub async fn apply(
 
 /// What the headers ask for; they are taken away.
 fn wanted(headers: &mut HeaderMap) -> Result<Option<User>> {
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let first = |name: &str| headers.get(name).map(text).unwrap_or_default();
     let mut user = User { name: first("impersonate-user"), uid: first("impersonate-uid"), ..User::default() };
     user.groups = headers.get_all("impersonate-group").iter().map(text).collect();

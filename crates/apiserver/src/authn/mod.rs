@@ -169,8 +169,8 @@ impl Authenticator {
 
     fn front_proxy(&self, headers: &HeaderMap, peer: &Peer, now: i64) -> Result<Option<User>, String> {
         let all = |names: &[HeaderName]| -> Vec<String> {
-            let values = names.iter().flat_map(|name| headers.get_all(name)).filter_map(|v| v.to_str().ok());
-            values.filter(|value| !value.is_empty()).map(str::to_owned).collect()
+            let values = names.iter().flat_map(|name| headers.get_all(name)).map(text);
+            values.filter(|value| !value.is_empty()).collect()
         };
         let Some(name) = all(&self.headers.user).into_iter().next() else { return Ok(None) };
         let Some(proxy) = self.front_proxies.user(&peer.certificates, now)? else { return Ok(None) };
@@ -180,8 +180,8 @@ impl Authenticator {
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for prefix in &self.headers.extra_prefix {
             for (header, value) in headers {
-                if let (Some(key), Ok(value)) = (header.as_str().strip_prefix(prefix), value.to_str()) {
-                    extra.entry(crate::request::percent_decode(key)).or_default().push(value.into());
+                if let Some(key) = header.as_str().strip_prefix(prefix) {
+                    extra.entry(crate::request::percent_decode(key)).or_default().push(text(value));
                 }
             }
         }
@@ -252,16 +252,43 @@ fn digest(token: &str) -> [u8; 32] {
     sha2::Sha256::digest(token.as_bytes()).into()
 }
 
-/// `Authorization: Bearer`, or the subprotocol in which browsers' WebSockets carry a token.
+/// A header's value, which need not be ASCII.
+pub(super) fn text(value: &http::HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// The subprotocol in which browsers' WebSockets carry a token.
+const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|list| list.split(',')).map(str::trim).filter(|protocol| !protocol.is_empty())
+}
+
+/// Takes credentials out of a request that may go on to others, once it is known whose they are.
+pub fn remove_credentials(headers: &mut HeaderMap) {
+    headers.remove(header::AUTHORIZATION);
+    if protocols(headers).any(|protocol| protocol.starts_with(PROTOCOL)) {
+        let others: Vec<&str> = protocols(headers).filter(|protocol| !protocol.starts_with(PROTOCOL)).collect();
+        match http::HeaderValue::from_str(&others.join(", ")) {
+            Ok(value) if !others.is_empty() => drop(headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value)),
+            _ => drop(headers.remove(header::SEC_WEBSOCKET_PROTOCOL)),
+        }
+    }
+}
+
+/// `Authorization: Bearer`, or what a WebSocket offers beside its own subprotocols.
 fn bearer(headers: &HeaderMap) -> Option<String> {
-    const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
         let token = token.trim();
         return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
     }
-    let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    let encoded = protocols.flat_map(|list| list.split(',')).find_map(|p| p.trim().strip_prefix(PROTOCOL))?;
+    let is_websocket = headers.get(header::UPGRADE).is_some_and(|to| text(to).eq_ignore_ascii_case("websocket"));
+    if !is_websocket || protocols(headers).all(|protocol| protocol.starts_with(PROTOCOL)) {
+        return None;
+    }
+    let encoded = protocols(headers).find_map(|protocol| protocol.strip_prefix(PROTOCOL))?;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok().filter(|token| !token.is_empty())
 }

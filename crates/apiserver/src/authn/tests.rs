@@ -207,8 +207,22 @@ fn static_tokens() {
     let rig = rig();
     assert_eq!(rig.bearer("static-token").unwrap().unwrap().name, "static");
     let protocol = "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.c3RhdGljLXRva2Vu";
-    let user = rig.try_headers(&[("sec-websocket-protocol", protocol)], &Peer::default(), NOW);
-    assert_eq!(user.unwrap().unwrap().name, "static");
+    let user = |protocol, upgrade| {
+        rig.try_headers(&[("sec-websocket-protocol", protocol), ("upgrade", upgrade)], &Peer::default(), NOW)
+    };
+    assert_eq!(user(protocol, "websocket").unwrap().unwrap().name, "static");
+    let (_, alone) = protocol.split_once(' ').unwrap();
+    for (protocol, upgrade) in [(alone, "websocket"), (protocol, "SPDY/3.1")] {
+        assert!(user(protocol, upgrade).unwrap().is_none(), "{protocol} {upgrade}");
+    }
+    for (given, left) in [(protocol, Some("v4.channel.k8s.io")), (alone, None), ("a, b", Some("a, b"))] {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", "Bearer x".parse().unwrap());
+        headers.insert("sec-websocket-protocol", given.parse().unwrap());
+        remove_credentials(&mut headers);
+        assert_eq!(headers.get("sec-websocket-protocol").map(|value| value.to_str().unwrap()), left);
+        assert!(!headers.contains_key("authorization"));
+    }
 }
 
 #[test]

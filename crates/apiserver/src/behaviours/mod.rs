@@ -63,9 +63,8 @@ pub struct Strategy {
     pub prepare_other: fn(&Cx<'_>, &mut Value, &Value) -> Result<()>,
     pub validate: fn(&Cx<'_>, &Value, Option<&Value>) -> Vec<FieldError>,
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
-    /// A prepared object is not stored after all.
-    pub abandon: fn(&Cx<'_>, &Value),
-    pub abandon_update: fn(&Cx<'_>, &Value, &Value),
+    /// A prepared object is not stored after all, as the new form of another or by itself; if the kind reserves anything.
+    pub abandon: Option<fn(&Cx<'_>, &Value, Option<&Value>)>,
     pub updated: fn(&Cx<'_>, &Value, &Value),
     pub deleted: fn(&Cx<'_>, &Value),
     /// Seconds of grace for a deletion; `None`: the kind has no graceful deletion.
@@ -96,8 +95,7 @@ pub const PLAIN: Strategy = Strategy {
     prepare_other: |_, _, _| Ok(()),
     validate: |_, _, _| Vec::new(),
     warnings: |_, _| Vec::new(),
-    abandon: |_, _| {},
-    abandon_update: |_, _, _| {},
+    abandon: None,
     updated: |_, _, _| {},
     deleted: |_, _| {},
     grace: |_, _| None,

@@ -38,8 +38,7 @@ pub static SERVICE: Strategy = Strategy {
         }
         errors
     },
-    abandon: |cx, service| release(cx, service, None),
-    abandon_update: |cx, new, old| release(cx, new, Some(old)),
+    abandon: Some(release),
     updated: |cx, new, old| release(cx, old, Some(new)),
     deleted: |cx, service| release(cx, service, None),
     ..PLAIN

@@ -26,7 +26,8 @@ pub fn configure(server: &Server) {
         }
     }
     let levels = levels.iter().filter_map(|level| Level::parse(level)).collect();
-    server.inner.fairness.apply(levels, schemas.iter().map(|schema| Schema::parse(schema)).collect());
+    let schemas = schemas.iter().map(|schema| Schema::parse(schema)).collect();
+    server.inner.fairness.apply(|_| (levels, schemas));
 }
 
 /// Keeps to the objects, and says of each schema whether its level is there.

@@ -315,9 +315,10 @@ impl Fairness {
         self.share(&config.levels, now);
         let is_over = |level: &Arc<Level>| level.is_quiescing && level.state.queues().is_idle();
         if config.levels.iter().any(is_over) {
-            let levels = config.levels.iter().filter(|level| !level.is_quiescing).map(|level| level.spec.clone());
-            let schemas = config.schemas.iter().map(|schema| schema.spec.clone());
-            self.apply(levels.collect(), schemas.collect());
+            self.apply(|config| {
+                let levels = config.levels.iter().filter(|level| !level.is_quiescing).map(|level| level.spec.clone());
+                (levels.collect(), config.schemas.iter().map(|schema| schema.spec.clone()).collect())
+            });
         }
     }
 
@@ -336,10 +337,11 @@ impl Fairness {
         }
     }
 
-    /// Takes another configuration into use. Levels that are still busy are kept until they are not.
-    fn apply(&self, mut levels: Vec<config::Level>, mut schemas: Vec<config::Schema>) {
+    /// Takes what `change` makes of the configuration into use. Levels that are still busy are kept until they are not.
+    fn apply(&self, change: impl FnOnce(&Config) -> (Vec<config::Level>, Vec<config::Schema>)) {
         let now = nanos(self.started);
         let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut levels, mut schemas) = change(&current);
         let wanted = levels.len();
         let leaving = current.levels.iter().filter(|old| !levels.iter().any(|level| level.name == old.spec.name));
         let leaving: Vec<_> = leaving.filter(|old| !old.state.queues().is_idle()).map(|old| old.spec.clone()).collect();
