@@ -48,6 +48,7 @@ mod publish;
 mod read;
 mod reply;
 pub mod request;
+mod reserved;
 mod reviews;
 mod rules;
 mod scale;

@@ -9,17 +9,19 @@ use schema::{Value, apply, time};
 use store::{Guard, Write};
 use tokio::time::Instant;
 
-use crate::admission::{AdmissionRequest, Operation, Plugin, Turns, give_back};
+use crate::admission::{AdmissionRequest, Operation, Turns, give_back};
 use crate::behaviours::Cx;
 use crate::cache::Entry;
 use crate::call::{Call, match_name, match_namespace};
 use crate::kind::Kind;
+use crate::metrics::admission::Times;
 use crate::options::WriteOptions;
 use crate::read::store_error;
 use crate::reply::{self, Reply, Warnings};
+use crate::reserved::{Reserved, mark_stored};
 use crate::status::{Result, field_error};
 use crate::versions::Versions;
-use crate::{Attributes, Server, Status, User, crd_objects, meta, negotiate};
+use crate::{Attributes, Server, Status, crd_objects, meta, negotiate};
 
 /// Attempts at a free generated name.
 const NAME_ATTEMPTS: usize = 8;
@@ -129,71 +131,6 @@ impl Server {
         times.tell(self, request.operation, "validate", outcome.is_err());
         outcome
     }
-}
-
-/// How long the plugins of a step took.
-struct Times {
-    started: Instant,
-    last: Instant,
-    plugins: Vec<(&'static str, Duration)>,
-}
-
-impl Times {
-    fn new(plugins: &[Box<dyn Plugin>]) -> Times {
-        let now = Instant::now();
-        Times { started: now, last: now, plugins: Vec::with_capacity(plugins.len()) }
-    }
-
-    fn add(&mut self, plugin: &'static str) {
-        let now = Instant::now();
-        self.plugins.push((plugin, now - std::mem::replace(&mut self.last, now)));
-    }
-
-    fn tell(&self, server: &Server, operation: Operation, step: &'static str, is_rejected: bool) {
-        server.inner.metrics.admission.step(operation, step, self.last - self.started, &self.plugins, is_rejected);
-    }
-}
-
-/// What an object has reserved that is about to be stored, a Service's addresses and ports: given back if it is not stored
-/// after all, whatever the reason; a client that went away is one.
-struct Reserved {
-    server: Server,
-    user: User,
-    kind: Arc<Kind>,
-    new: Value,
-    old: Option<Arc<Value>>,
-    dry_run: bool,
-    is_stored: bool,
-}
-
-impl Reserved {
-    fn of(call: &Call, kind: &Arc<Kind>, new: &Value, old: Option<&Arc<Value>>, dry_run: bool) -> Option<Reserved> {
-        kind.strategy.abandon?;
-        let (server, user) = (call.server.clone(), call.user.clone());
-        Some(Reserved {
-            server,
-            user,
-            kind: kind.clone(),
-            new: new.clone(),
-            old: old.cloned(),
-            dry_run,
-            is_stored: false,
-        })
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if let Some(abandon) = self.kind.strategy.abandon.filter(|_| !self.is_stored) {
-            let Reserved { server, user, kind, dry_run, .. } = &*self;
-            abandon(&Cx { server, user, kind, subresource: "", dry_run: *dry_run }, &self.new, self.old.as_deref());
-        }
-    }
-}
-
-/// The store is being asked: if nobody waits for its answer, it is as good as stored.
-fn mark_stored(reserved: &mut Option<Reserved>, is_stored: bool) {
-    reserved.iter_mut().for_each(|reserved| reserved.is_stored = is_stored);
 }
 
 impl Call {

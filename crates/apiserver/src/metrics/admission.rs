@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Histogram, Page, SERIES_MAX, lock};
-use crate::admission::Operation;
+use crate::Server;
+use crate::admission::{Operation, Plugin};
 
 const STEPS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 const WEBHOOKS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
@@ -27,6 +30,29 @@ struct Tables {
     rejections: BTreeMap<(String, Step, &'static str, u16), u64>,
     failed_open: BTreeMap<(String, &'static str), u64>,
     checks: BTreeMap<Check, Histogram>,
+}
+
+/// How long the plugins of a step took.
+pub struct Times {
+    started: Instant,
+    last: Instant,
+    plugins: Vec<(&'static str, Duration)>,
+}
+
+impl Times {
+    pub fn new(plugins: &[Box<dyn Plugin>]) -> Times {
+        let now = Instant::now();
+        Times { started: now, last: now, plugins: Vec::with_capacity(plugins.len()) }
+    }
+
+    pub fn add(&mut self, plugin: &'static str) {
+        let now = Instant::now();
+        self.plugins.push((plugin, now - std::mem::replace(&mut self.last, now)));
+    }
+
+    pub fn tell(&self, server: &Server, operation: Operation, step: &'static str, is_rejected: bool) {
+        server.inner.metrics.admission.step(operation, step, self.last - self.started, &self.plugins, is_rejected);
+    }
 }
 
 #[derive(Default)]
