@@ -168,7 +168,7 @@ step_secrets_are_sealed_on_disk_and_stay_readable() {
 step_a_server_that_nobody_asks_sleeps() {
   local pid wakes written
   pid=$(cat "$work/server.pid")
-  wakes() { cat /proc/"$pid"/task/*/status | awk '/ctxt_switches/{n += $2} END{print n}'; }
+  wakes() { cat /proc/"$pid"/task/*/status | awk '/^voluntary_ctxt/{n += $2} END{print n}'; }
   written() { awk '/^wchar/{print $2}' /proc/"$pid"/io; }
   # What a start leaves to be done is done by then.
   sleep 45
