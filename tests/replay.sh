@@ -43,4 +43,12 @@ else
   part client-certificate-data >"$cert"
   part client-key-data >"$key"
 fi
-python3 "$here/tests/replay/replay.py" $what --url "$url" --ca "$ca" --cert "$cert" --key "$key" ${REPLAY_KEEP:+--keep "$REPLAY_KEEP"} "$@"
+if ! python3 "$here/tests/replay/replay.py" $what --url "$url" --ca "$ca" --cert "$cert" --key "$key" ${REPLAY_KEEP:+--keep "$REPLAY_KEEP"} "$@"; then
+  [ "$what" = compare ] && [ -z "${REPLAY_AGAIN:-}" ] || exit 1
+  # What servers do in their own time may come late on a busy machine: it is tried once more, and said aloud.
+  echo "replay: once more"
+  cleanup
+  trap - EXIT
+  REPLAY_AGAIN=1 "$0" "$@"
+  echo "replay: FLAKY: passed at its second try"
+fi
