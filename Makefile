@@ -18,7 +18,7 @@ unit:                       ## Each room's own tests (as root: containers and ne
 	tests/unit.sh
 
 outside: build              ## The program from outside, two suites at a time, each one's output in one piece
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients access replay
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients access
 
 walk: build                 ## A user's way through it, by kubectl
 	tests/walk.sh
