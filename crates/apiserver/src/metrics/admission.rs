@@ -76,6 +76,10 @@ fn flag(is: bool) -> &'static str {
     if is { "true" } else { "false" }
 }
 
+fn check_labels((policy, binding, error, action): &Check) -> [(&'static str, &str); 4] {
+    [("enforcement_action", action), ("error_type", error), ("policy", policy), ("policy_binding", binding)]
+}
+
 /// What is told apart by names that users give does not grow without end.
 fn entry<K: Ord, V>(table: &mut BTreeMap<K, V>, key: K, new: impl FnOnce() -> V) -> Option<&mut V> {
     if table.len() >= SERIES_MAX && !table.contains_key(&key) {
@@ -177,22 +181,15 @@ impl Admission {
             let (operation, rejected) = (("operation", *operation), ("rejected", *rejected));
             page.sample(&[("code", &code), name, operation, rejected, ("type", step)], count);
         }
-        let labels = |(policy, binding, error, action): &Check| {
-            let names = [("policy", policy.clone()), ("policy_binding", binding.clone())];
-            [("enforcement_action", (*action).to_owned()), ("error_type", (*error).to_owned())].into_iter().chain(names)
-        };
         let help = "[BETA] Validation admission latency for individual validation expressions in seconds, labeled by policy and further including binding and enforcement action taken.";
         page.family("apiserver_validating_admission_policy_check_duration_seconds", "histogram", help);
         for (check, histogram) in &tables.checks {
-            let labels: Vec<_> = labels(check).collect();
-            page.histogram(&labels.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>(), histogram);
+            page.histogram(&check_labels(check), histogram);
         }
         let help = "[BETA] Validation admission policy check total, labeled by policy and further identified by binding and enforcement action taken.";
         page.family("apiserver_validating_admission_policy_check_total", "counter", help);
         for (check, histogram) in &tables.checks {
-            let labels: Vec<_> = labels(check).collect();
-            let labels: Vec<_> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            page.sample(&labels, histogram.count());
+            page.sample(&check_labels(check), histogram.count());
         }
     }
 }

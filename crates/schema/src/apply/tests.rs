@@ -191,7 +191,6 @@ fn the_status_is_not_owned_by_the_main_resource() {
     let status = Writer {
         subresource: "status",
         resets: &["spec", "metadata.labels"],
-        others: None,
         ..writer("kubelet", "2026-01-01T00:00:00Z")
     };
     update(table, &ty, Some(&new), &mut later, status);
