@@ -11,7 +11,7 @@ export E2E_CACHE=${E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan-e2e}
 # Names from outside fail at once: there is no resolver to wait for.
 : >"$work/resolv.conf"
 # Some tests pull although the image is there.
-registry=10.99.0.1:5000 image=e2e-test-images/agnhost
+registry=10.99.0.1:5000
 printf 'mirrors: {registry.k8s.io: {endpoint: ["http://%s"]}}\n' "$registry" >"$work/registries.yaml"
 node_args=(--resolv-conf "$work/resolv.conf" --private-registry "$work/registries.yaml")
 network
@@ -19,9 +19,10 @@ printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s/registry}}\nhttp:
 at_bg "$server" docker-registry serve "$work/registry.yaml" >"$work/log/registry" 2>&1 &
 echo $! >"$work/registry.pid"
 disown
-tag=$(tar -xOf "$E2E_CACHE/images/agnhost.tar" manifest.json | jq -r '[.[].RepoTags[]][0]')
 within 20 at "$server" curl -sf -o "$work/out" "http://$registry/v2/"
-at "$server" skopeo copy -q --dest-tls-verify=false "docker-archive:$E2E_CACHE/images/agnhost.tar:$tag" "docker://$registry/$image:${tag##*:}"
+"$e2e/images.py" --list | while IFS=$'\t' read -r name tar; do
+  at "$server" skopeo copy -q --dest-tls-verify=false "oci-archive:$E2E_CACHE/images/$tar:$name" "docker://$registry/${name#*/}"
+done
 for node in server agent; do
   mkdir -p "$work/$node/images"
   cp "$E2E_CACHE"/images/*.tar "$work/$node/images/"
