@@ -170,7 +170,11 @@ pub fn open_terminal(root: RawFd, console: bool) -> Done<()> {
     if console {
         let dev = rootfs::make_dir(root, b"/dev", 0)?;
         let _ = sys::mknodat(dev.as_raw_fd(), b"console", libc::S_IFREG | 0o600, 0);
-        let target = sys::open_in_root(root, "/dev/console", libc::O_PATH).tried(|| "open /dev/console".into())?;
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let target = sys::openat(dev.as_raw_fd(), "console", flags, 0).tried(|| "open /dev/console".into())?;
+        if sys::mode(target.as_raw_fd()).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFLNK) {
+            return Err("mount /dev/console: it is a link".into()); // into /proc, say
+        }
         let tree = sys::open_tree(slave.as_raw_fd(), "", false).tried(|| "copy the terminal".into())?;
         sys::move_mount(tree.as_raw_fd(), target.as_raw_fd()).tried(|| "mount /dev/console".into())?;
     }
@@ -210,8 +214,8 @@ pub fn become_program(process: &Process, identity: Identity) -> Done<()> {
     unsafe { libc::syscall(libc::SYS_keyctl, 1, 0, 0, 0, 0) }; // KEYCTL_JOIN_SESSION_KEYRING: not the host's keys; a kernel without keys has none
     if !process.apparmor.is_empty() {
         let word = [b"exec ", &process.apparmor[..]].concat();
-        sys::write_file("/proc/self/attr/apparmor/exec", &word)
-            .or_else(|_| sys::write_file("/proc/self/attr/exec", &word))
+        sys::write_own_proc("self/attr/apparmor/exec", &word)
+            .or_else(|_| sys::write_own_proc("self/attr/exec", &word))
             .tried(|| format!("apply the AppArmor profile {}", String::from_utf8_lossy(&process.apparmor)))?;
     }
     if process.no_new_privileges {

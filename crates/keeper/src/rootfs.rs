@@ -10,7 +10,6 @@ use crate::init::{Done, Tried};
 use crate::spec::{Create, Device, Mount, PROPAGATION_SHARED, PROPAGATION_SLAVE, Root};
 use crate::sys;
 
-const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
 const DEV_LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
@@ -132,9 +131,7 @@ fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>) -> Done<()> {
             .tried(|| "open the target".into())?
     } else {
         let target = make_target(root, &m.target, is_dir)?;
-        let mut fs: libc::statfs = unsafe { std::mem::zeroed() };
-        sys::check(unsafe { libc::fstatfs(target.as_raw_fd(), &mut fs) } as _).tried(|| "statfs".into())?;
-        if fs.f_type as libc::c_long == PROC_SUPER_MAGIC {
+        if sys::is_proc(target.as_raw_fd()).tried(|| "statfs".into())? {
             return Err("refused: it is inside /proc".into());
         }
         target

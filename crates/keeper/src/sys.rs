@@ -14,6 +14,8 @@ pub const AT_RECURSIVE: u32 = 0x8000;
 const OPEN_TREE_CLONE: u32 = 1;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_NO_XDEV: u64 = 0x01;
+const RESOLVE_BENEATH: u64 = 0x08;
 
 /// A C string of bytes; whatever follows a zero byte is an error, never silently cut.
 pub fn c(bytes: impl AsRef<[u8]>) -> io::Result<CString> {
@@ -44,10 +46,31 @@ pub fn openat(dir: RawFd, path: impl AsRef<[u8]>, flags: i32, mode: u32) -> io::
 
 /// Opens `path` as if `root` were `/`: neither `..` nor any symbolic link leads out of it.
 pub fn open_in_root(root: RawFd, path: impl AsRef<[u8]>, flags: i32) -> io::Result<OwnedFd> {
+    openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+}
+
+/// Writes a file of `/proc` that a container may have mounted something on or before: it is proc's own, or an error.
+pub fn write_own_proc(path: &str, content: &[u8]) -> io::Result<()> {
+    let proc = open("/proc", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    if !is_proc(proc.as_raw_fd())? {
+        return Err(io::Error::from_raw_os_error(libc::EXDEV));
+    }
+    let resolve = RESOLVE_NO_XDEV | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+    write_all(openat2(proc.as_raw_fd(), path, libc::O_WRONLY, resolve)?.as_raw_fd(), content)
+}
+
+pub fn is_proc(fd: RawFd) -> io::Result<bool> {
+    const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
+    let mut fs: libc::statfs = unsafe { zeroed() };
+    check(unsafe { libc::fstatfs(fd, &mut fs) } as _)?;
+    Ok(fs.f_type as libc::c_long == PROC_SUPER_MAGIC)
+}
+
+fn openat2(root: RawFd, path: impl AsRef<[u8]>, flags: i32, resolve: u64) -> io::Result<OwnedFd> {
     /// A rename or a mount anywhere on the machine may make the kernel unsure of a `..`; it then wants to be asked again.
     const TRIES: usize = 1000;
     let path = c(path)?;
-    let how = [(flags | libc::O_CLOEXEC) as u64, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS];
+    let how = [(flags | libc::O_CLOEXEC) as u64, 0, resolve];
     let size = size_of::<[u64; 3]>();
     let open = || owned(unsafe { libc::syscall(libc::SYS_openat2, root, path.as_ptr(), how.as_ptr(), size) });
     let mut opened = open();

@@ -270,8 +270,8 @@ fn make_below(root: &OwnedFd, sub_path: &str, mode: Mode) -> Result<(), rustix::
         let parent = if made.is_empty() { ".".to_owned() } else { made.clone() };
         let dir = open_beneath(root, &parent, OFlags::PATH | OFlags::DIRECTORY)?;
         match rustix::fs::mkdirat(&dir, part, mode) {
-            // The umask is not the pod's.
-            Ok(()) => rustix::fs::chmodat(&dir, part, mode, rustix::fs::AtFlags::empty())?,
+            // The umask is not the pod's. By descriptor: a container may have put a link there meanwhile.
+            Ok(()) => rustix::fs::fchmod(open_beneath(&dir, part, OFlags::RDONLY | OFlags::NOFOLLOW)?, mode)?,
             Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error),
         }

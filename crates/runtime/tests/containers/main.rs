@@ -4,6 +4,7 @@
 
 mod basics;
 mod bench;
+mod escapes;
 mod isolation;
 mod restart;
 mod streams;
