@@ -613,6 +613,44 @@ step_a_killed_agent_finds_its_pods_again() {
   start_agent # at once: it waits for what its predecessor still holds
   within 30 k exec far -- true || { tail -n 5 "$work/log/agent"; return 1; }
   is 0 k get pod far -o 'jsonpath={.status.containerStatuses[0].restartCount}'
+}
+
+# As after a power cut of a node: processes, mounts, links and rules are gone, what lies on the disk is there.
+cut_agent() {
+  local groups link
+  groups=$(find /sys/fs/cgroup -path "*/sampan${work//[^a-zA-Z0-9]/-}-agent/*" -name cgroup.procs)
+  # Keepers first: they would note how their containers end.
+  kill -9 "$(cat "$work/agent.pid")" $(pgrep -f "hold dir=$work/agent/")
+  # shellcheck disable=SC2086
+  kill -9 $(cat $groups | sort -u) 2>/dev/null || true
+  within 10 fails pgrep -f "$work/agent[/ ]"
+  grep " $work/agent/" /proc/self/mountinfo | awk '{print $5}' | tac | xargs -r umount -l
+  rm -rf "$work/agent/run"
+  for link in $(at "$agent" ip -o link | grep -o 'spn[^@: ]*' | sort -u); do at "$agent" ip link del "$link"; done
+  at "$agent" nft flush ruleset
+}
+
+# The process in the pod `far`, where there is no server to ask.
+far_pid() { cat "/sys/fs/cgroup/"{,memory/,unified/}"sampan${work//[^a-zA-Z0-9]/-}-agent/kubepods/besteffort/pod$1"/*/cgroup.procs 2>/dev/null | sort -un | head -n 1 | grep . || [ ${PIPESTATUS[3]} = 0 ]; }
+
+step_a_node_that_boots_without_its_server_runs_its_pods() {
+  local uid pid
+  uid=$(k get pod far -o 'jsonpath={.metadata.uid}')
+  kill -9 "$(cat "$work/server.pid")"
+  trap 'kill -0 "$(cat "$work/server.pid")" 2>/dev/null || start_server; kill -0 "$(cat "$work/agent.pid")" 2>/dev/null || start_agent' EXIT
+  cut_agent
+  fails far_pid "$uid"
+  start_agent
+  within 30 far_pid "$uid" || { tail -n 8 "$work/log/agent"; return 1; }
+  pid=$(far_pid "$uid")
+  start_server
+  within 60 k get --raw /readyz
+  within 60 k exec far -- true
+  within 30 k wait --for=condition=Ready node/two pod/far --timeout=1s
+  is "$uid" k get pod far -o 'jsonpath={.metadata.uid}'
+  # It is told as a restart, and what was started without the server goes on.
+  within 20 is 1 k get pod far -o 'jsonpath={.status.containerStatuses[0].restartCount}'
+  is "$pid" far_pid "$uid"
   k delete pod far box --timeout=60s
 }
 

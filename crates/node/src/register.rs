@@ -266,10 +266,10 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
     let mut reported: Option<(NodeStatus, Nanos)> = None;
     let mut known: Option<Node> = None;
     let mut retry = Duration::from_millis(50);
-    // A node that is not ready yet may be any moment.
+    // A node that was told to be not ready yet may be any moment.
     let mut soon = SOON;
-    let pause = |soon: &mut Duration| {
-        *soon = if health().not_ready.is_none() { SOON } else { (*soon * 2).min(LOOK) };
+    let pause = |soon: &mut Duration, told: Option<&Node>| {
+        *soon = if told.is_some_and(is_ready) { SOON } else { (*soon * 2).min(LOOK) };
         if *soon == SOON { LOOK } else { *soon / 2 }
     };
     loop {
@@ -301,9 +301,9 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
                 reported = Some((node.status.clone(), now));
                 known = Some(node);
                 retry = Duration::from_millis(50);
-                tokio::time::sleep(pause(&mut soon)).await;
+                tokio::time::sleep(pause(&mut soon, known.as_ref())).await;
             }
-            Ok(None) => tokio::time::sleep(pause(&mut soon)).await,
+            Ok(None) => tokio::time::sleep(pause(&mut soon, known.as_ref())).await,
             Err(error) => {
                 tracing::debug!(%error, "the node's status was not written");
                 if error.is_not_found() {
@@ -314,6 +314,10 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
             }
         }
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    node.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
 }
 
 /// Equal but for heartbeats.
