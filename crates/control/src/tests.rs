@@ -79,6 +79,8 @@ impl Fixture {
             "PersistentVolume" => self.add(object::<core::PersistentVolume>(json)),
             "PersistentVolumeClaim" => self.add(object::<core::PersistentVolumeClaim>(json)),
             "StorageClass" => self.add(object::<storage::StorageClass>(json)),
+            "CSIDriver" => self.add(object::<storage::CSIDriver>(json)),
+            "VolumeAttachment" => self.add(object::<storage::VolumeAttachment>(json)),
             "VolumeAttributesClass" => self.add(object::<storage::VolumeAttributesClass>(json)),
             "CertificateSigningRequest" => self.add(object::<certificates::CertificateSigningRequest>(json)),
             "PodCertificateRequest" => self.add(object::<certificates::PodCertificateRequest>(json)),

@@ -1,5 +1,6 @@
 //! Reconcilers of what belongs to the cluster rather than to a workload.
 
+pub mod attach_detach;
 mod certificates;
 mod disruption;
 pub mod endpoint_slices;
@@ -53,6 +54,7 @@ pub fn rows(config: &Config) -> Vec<reconcile::Row> {
         volumes::claim_protection_row(),
         volumes::volume_protection_row(),
         volumes::attributes_protection_row(),
+        attach_detach::row(),
     ]
 }
 
