@@ -12,12 +12,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("pki", &[]),
     ("streams", &[]),
-    ("runtime", &[]),
+    ("rpc", &[]),
+    ("runtime", &["rpc", "streams"]),
     ("keeper", &[]),
     ("apiserver", &["schema", "store", "pki", "streams"]),
     ("reconcile", &["schema"]),
     ("control", &["reconcile", "schema"]),
-    ("node", &["reconcile", "schema", "streams"]),
+    ("node", &["reconcile", "rpc", "schema", "streams"]),
     ("net", &["schema"]),
 ];
 
