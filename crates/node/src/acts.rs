@@ -198,7 +198,8 @@ impl Acts {
         let grown = runtime.set_cgroup(&cgroup, &pod).await;
         for (id, name) in containers {
             let Some(member) = desired.member(name) else { continue };
-            let own = resources::of_container(desired, member, self.shared.machine.memory_bytes);
+            let mut own = resources::of_container(desired, member, self.shared.machine.memory_bytes);
+            self.shared.managers.place(desired.uid(), name, &mut own);
             runtime.update_resources(desired.uid(), id, &own).await.map_err(|error| error.to_string())?;
             done.push((id.clone(), member.container.resources.clone()));
         }
@@ -304,8 +305,9 @@ impl Acts {
             memory_bytes: shared.machine.memory_bytes,
             target_id,
         };
-        let config = container::make(&parts, member, attempt)
+        let mut config = container::make(&parts, member, attempt)
             .map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
+        shared.managers.place(uid, &member.container.name, &mut config.resources);
         let _ = fs::create_dir_all(
             shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name),
         );
@@ -358,6 +360,7 @@ impl Acts {
         let uid = desired.uid();
         lock(&self.shared.mounted).remove(uid);
         self.shared.puller.forget(uid);
+        self.shared.managers.release(uid);
         self.shared.volumes.unmount(uid).await.map_err(|error| error.to_string())?;
         let runtime = &self.shared.ports.runtime;
         // Of a pod that is known by its containers only, the QoS class is not.

@@ -8,6 +8,11 @@ use schema::quantity::Quantity;
 
 use crate::{memory::End, resources};
 
+/// The end of a pod that was never let in.
+pub fn rejected(reason: &str, message: &str) -> End {
+    End { reason: reason.into(), message: format!("Pod was rejected: {message}"), rejected: true, ..End::default() }
+}
+
 /// Upstream's reasons, in upstream's words.
 pub fn admit(
     pod: &Pod,

@@ -92,6 +92,7 @@ pub struct Config {
     /// Beside the safe ones: names, or beginnings that end in `*`.
     pub allowed_sysctls: Vec<String>,
     pub thresholds: Thresholds,
+    pub managers: crate::topology::Settings,
     /// How long a start waits for the API before the pods that were here last start.
     pub offline_after: Duration,
 }
@@ -120,6 +121,7 @@ impl Default for Config {
             pod_pids_limit: 0,
             allowed_sysctls: Vec::new(),
             thresholds: Thresholds::default(),
+            managers: Default::default(),
             offline_after: Duration::from_secs(5),
         }
     }

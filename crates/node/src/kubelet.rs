@@ -15,12 +15,13 @@ use crate::events::{self, Note, Recorder};
 use crate::images::Puller;
 use crate::memory::End;
 use crate::objects::{Cache, lock};
-use crate::plan::is_terminal;
+use crate::plan::{is_running, is_terminal};
 use crate::ports::Resources;
 use crate::register::{self, Health};
 use crate::resize::{self, Deferred};
 use crate::shared::Shared;
 use crate::store::Store;
+use crate::topology::Managers;
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle, Orders, View};
 use crate::{admission, resources, upkeep};
@@ -102,15 +103,19 @@ impl Sink<Node> for NodeSink {
 }
 
 impl Kubelet {
-    pub fn new(config: Config, ports: Ports, client: Client) -> Arc<Self> {
+    /// Fails only for settings that do not fit this machine, or what it has kept of them.
+    pub fn new(config: Config, ports: Ports, client: Client) -> Result<Arc<Self>, String> {
         let machine = ports.host.machine();
         let fs = ports.host.fs(&config.root_dir).or_else(|_| ports.host.fs("/".as_ref())).unwrap_or_default();
         let (_, allocatable) = register::capacity(&config, &machine, &fs);
         let (events, notes) = Recorder::new();
+        let reserved = config.reserved.cpu_milli;
+        let managers = Managers::new(&config.managers, &ports.host.topology(), reserved, &config.root_dir)?;
         let offline = watch::channel(false).0;
         let kept = config.root_dir.join("last-objects");
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
+            managers,
             volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
@@ -127,7 +132,7 @@ impl Kubelet {
             client,
             config,
         });
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             store: Store::new(shared.config.root_dir.join("last-pods")),
             shared,
             notes: Mutex::new(Some(notes)),
@@ -135,7 +140,7 @@ impl Kubelet {
             health: Mutex::default(),
             node: RwLock::default(),
             deferred: Mutex::default(),
-        })
+        }))
     }
 
     /// Runs the node until the future is dropped. Containers go on without it.
@@ -245,18 +250,41 @@ impl Kubelet {
         self.shared.services_known.send_replace(true);
         self.shared.offline.send_replace(true);
         for pod in pods {
-            self.put(Arc::new(pod), true);
+            self.put(Arc::new(pod), true).await;
         }
     }
 
     async fn take(&self, news: News) {
         match news {
             News::All(pods) => self.take_all(pods).await,
-            News::One(pod) => self.put(Arc::from(pod), false),
+            News::One(pod) => self.put(Arc::from(pod), false).await,
             News::Gone(pod) => self.gone(*pod),
         }
-        self.retry_deferred();
+        self.retry_deferred().await;
         self.set_burstable_shares().await;
+        self.share_cpus().await;
+    }
+
+    /// Containers without CPUs of their own have those that are nobody's.
+    async fn share_cpus(&self) {
+        let shared = &self.shared;
+        if !shared.managers.pool_changed() {
+            return;
+        }
+        for view in self.views() {
+            let uid = view.desired.uid();
+            for container in view.observed.containers.iter().filter(|container| is_running(container)) {
+                let Some(member) = view.desired.member(&container.name) else { continue };
+                if shared.managers.has_own_cpus(uid, &container.name) {
+                    continue;
+                }
+                let mut size = resources::of_container(&view.desired, member, shared.machine.memory_bytes);
+                shared.managers.place(uid, &container.name, &mut size);
+                if let Err(error) = shared.ports.runtime.update_resources(uid, &container.id, &size).await {
+                    tracing::warn!(pod = %view.desired.label(), %error, "a container was not moved to the shared CPUs");
+                }
+            }
+        }
     }
 
     async fn take_all(&self, pods: Vec<Pod>) {
@@ -272,8 +300,9 @@ impl Kubelet {
         for pod in pods {
             // What has run here before was let in then.
             let admitted = ran.contains(&pod.metadata.uid) || !pod.status.container_statuses.is_empty();
-            self.put(Arc::new(pod), admitted);
+            self.put(Arc::new(pod), admitted).await;
         }
+        self.shared.managers.keep_only(|uid| uids.contains(uid));
         for (uid, handle) in &*lock(&self.workers) {
             if !uids.contains(uid) {
                 handle.orders.send_modify(|orders| orders.orphaned = true);
@@ -337,7 +366,29 @@ impl Kubelet {
         }
     }
 
-    fn put(&self, pod: Arc<Pod>, admitted: bool) {
+    async fn put(&self, pod: Arc<Pod>, admitted: bool) {
+        let uid = pod.metadata.uid.clone();
+        let Some(pod) = self.update(pod) else { return };
+        let mut orders = Orders::default();
+        let mut pod = pod;
+        let fresh = !admitted && !is_terminal(&pod.status.phase) && pod.metadata.deletion_timestamp.is_none();
+        let verdict = if fresh { self.admit(&pod).await } else { Ok(()) };
+        if let Err(end) = verdict {
+            self.shared.events.note(&*pod, "", true, reason_of(&end), end.message.clone());
+            orders.end = Some(end);
+        } else {
+            if let Some(given) = self.store.get(&uid).filter(|given| resize::differs(&pod, given)) {
+                // What it was given stands until it is known who else is here.
+                lock(&self.deferred).insert(uid.clone(), pod.clone());
+                pod = resize::with_given(&pod, &given);
+            }
+            self.store.put(&pod);
+        }
+        lock(&self.workers).insert(uid, worker::spawn(&self.shared, pod, orders));
+    }
+
+    /// Tells the pod's worker, if it has one; else gives the pod back.
+    fn update(&self, pod: Arc<Pod>) -> Option<Arc<Pod>> {
         let uid = pod.metadata.uid.clone();
         let mut workers = lock(&self.workers);
         workers.retain(|_, handle| !handle.task.is_finished());
@@ -353,23 +404,9 @@ impl Kubelet {
             if !Arc::ptr_eq(&handle.pod.borrow(), &pod) {
                 handle.pod.send_replace(pod);
             }
-            return;
+            return None;
         }
-        let mut orders = Orders::default();
-        let mut pod = pod;
-        let fresh = !admitted && !is_terminal(&pod.status.phase) && pod.metadata.deletion_timestamp.is_none();
-        if fresh && let Err(end) = self.admit(&pod, &workers) {
-            self.shared.events.note(&*pod, "", true, reason_of(&end), end.message.clone());
-            orders.end = Some(end);
-        } else {
-            if let Some(given) = self.store.get(&uid).filter(|given| resize::differs(&pod, given)) {
-                // What it was given stands until it is known who else is here.
-                lock(&self.deferred).insert(uid.clone(), pod.clone());
-                pod = resize::with_given(&pod, &given);
-            }
-            self.store.put(&pod);
-        }
-        workers.insert(uid, worker::spawn(&self.shared, pod, orders));
+        Some(pod)
     }
 
     /// What a pod is given of what it asks for: all, or, as long as there is no room for its new resources, what it
@@ -403,22 +440,21 @@ impl Kubelet {
     }
 
     /// Something has changed: what waits for room may have it now, the most important first.
-    fn retry_deferred(&self) {
+    async fn retry_deferred(&self) {
         let mut waiting: Vec<Arc<Pod>> = lock(&self.deferred).values().cloned().collect();
         waiting.sort_by_key(|pod| std::cmp::Reverse(pod.spec.priority));
         for pod in waiting {
             let lives = lock(&self.workers).get(&pod.metadata.uid).is_some_and(|handle| !handle.task.is_finished());
             if lives {
-                self.put(pod, false);
+                self.put(pod, false).await;
             } else {
                 lock(&self.deferred).remove(&pod.metadata.uid);
             }
         }
     }
 
-    fn admit(&self, pod: &Pod, workers: &HashMap<String, Handle>) -> Result<(), End> {
-        let others = living(workers, &pod.metadata.uid);
-        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
+    async fn admit(&self, pod: &Pod) -> Result<(), End> {
+        let uid = &pod.metadata.uid;
         let node = self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         {
             let health = lock(&self.health);
@@ -437,8 +473,16 @@ impl Kubelet {
                 return Err(low("MemoryPressure"));
             }
         }
-        let config = &self.shared.config;
-        admission::admit(pod, &others, node.as_deref(), &self.shared.allocatable, &config.allowed_sysctls)
+        let given = self.shared.managers.admit(pod).await;
+        given.map_err(|refusal| admission::rejected(&refusal.reason, &refusal.message))?;
+        let others = living(&lock(&self.workers), uid);
+        let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
+        let (config, allocatable) = (&self.shared.config, &self.shared.allocatable);
+        let verdict = admission::admit(pod, &others, node.as_deref(), allocatable, &config.allowed_sysctls);
+        if verdict.is_err() {
+            self.shared.managers.release(uid);
+        }
+        verdict
     }
 
     fn gone(&self, pod: Pod) {

@@ -34,6 +34,7 @@ mod resources;
 mod shared;
 mod status;
 mod store;
+pub mod topology;
 mod upkeep;
 mod volumes;
 mod worker;

@@ -488,6 +488,7 @@ pub struct NodeUsage {
 
 pub trait Host: Send + Sync + 'static {
     fn machine(&self) -> Machine;
+    fn topology(&self) -> crate::topology::Topology;
     fn usage(&self) -> NodeUsage;
     /// Of the file system which holds a path.
     fn fs(&self, path: &Path) -> Result<FsStats>;

@@ -13,6 +13,7 @@ use crate::events::Recorder;
 use crate::images::Puller;
 use crate::objects::Cache;
 use crate::ports::Machine;
+use crate::topology::Managers;
 use crate::volumes::Volumes;
 
 pub struct Shared {
@@ -23,6 +24,7 @@ pub struct Shared {
     pub allocatable: BTreeMap<String, Quantity>,
     pub host_ips: Vec<String>,
     pub volumes: Volumes,
+    pub managers: Managers,
     pub puller: Puller,
     pub events: Recorder,
     pub config_maps: Cache<ConfigMap>,

@@ -36,6 +36,8 @@ pub enum Error {
     Images(String),
     #[error("cannot start the container runtime")]
     Runtime(#[from] runtime::containers::Error),
+    #[error("cannot start the kubelet: {0}")]
+    Kubelet(String),
     #[error("cannot prepare the node's directories: {0}")]
     Directories(std::io::Error),
     #[error("cannot read the client CA")]
@@ -146,7 +148,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         clock: Arc::new(SystemClock),
         tls: remote::tls(&Trust::Anyone, None, &[])?,
     };
-    let kubelet = Kubelet::new(config, ports, setup.client.clone());
+    let kubelet = Kubelet::new(config, ports, setup.client.clone()).map_err(Error::Kubelet)?;
     tokio::spawn(kubelet.clone().run());
     let door = Door::new(name, Arc::new(Local(kubelet.clone())), setup.client.clone(), setup.client_ca)?;
     let (_tls, tls) = tokio::sync::watch::channel(listen::tls(setup.serving)?);

@@ -477,6 +477,12 @@ impl Host for Machine_ {
         }
     }
 
+    fn topology(&self) -> crate::topology::Topology {
+        let cpu = |id| crate::topology::cpus::Cpu { id, core: id, ..Default::default() };
+        let nodes = [(0, [("memory".to_owned(), 8 << 30)].into())].into();
+        crate::topology::Topology { cpus: (0..4).map(cpu).collect(), nodes, ..Default::default() }
+    }
+
     fn usage(&self) -> NodeUsage {
         NodeUsage { memory_available_bytes: 4 << 30, ..NodeUsage::default() }
     }

@@ -17,7 +17,8 @@ use schema::api::meta::v1::ObjectMeta;
 
 use crate::{Config, Kubelet};
 use api::Api;
-use machine::{Dir, Fake, Machine_};
+pub use machine::Dir;
+use machine::{Fake, Machine_};
 
 /// 2026-01-01T00:00:00Z.
 pub const EPOCH: i64 = 1_767_225_600_000_000_000;
@@ -57,7 +58,7 @@ impl World {
             ..Config::default()
         };
         let client = Client::new(api.clone(), Identity("system:node:one".into()));
-        let kubelet = Kubelet::new(config, machine.ports(), client);
+        let kubelet = Kubelet::new(config, machine.ports(), client).expect("a kubelet");
         let task = tokio::spawn(kubelet.clone().run());
         Self { api, machine, kubelet, dir: Some(dir), task }
     }

@@ -85,6 +85,15 @@ fn os_image() -> String {
         .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
 }
 
+/// `2Mi`, as resources are named.
+pub fn page_size(kib: u64) -> String {
+    match kib {
+        ..1024 => format!("{kib}Ki"),
+        1024..1_048_576 => format!("{}Mi", kib >> 10),
+        _ => format!("{}Gi", kib >> 20),
+    }
+}
+
 fn hugepages() -> BTreeMap<String, u64> {
     let Ok(sizes) = fs::read_dir("/sys/kernel/mm/hugepages") else { return BTreeMap::new() };
     sizes
@@ -92,8 +101,7 @@ fn hugepages() -> BTreeMap<String, u64> {
         .filter_map(|entry| {
             let kib: u64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
             let pages: u64 = text(entry.path().join("nr_hugepages").to_str()?).parse().ok()?;
-            let name = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
-            Some((name, pages * kib * 1024))
+            Some((page_size(kib), pages * kib * 1024))
         })
         .collect()
 }
@@ -118,6 +126,11 @@ impl Host for LocalHost {
             hugepages: hugepages(),
             pids_limit: text("/proc/sys/kernel/pid_max").parse().unwrap_or(32768),
         }
+    }
+
+    fn topology(&self) -> node::topology::Topology {
+        let bytes = meminfo().get("MemTotal").copied().unwrap_or(0);
+        super::topology::read(Path::new("/sys/devices/system"), bytes)
     }
 
     fn usage(&self) -> NodeUsage {

@@ -10,4 +10,5 @@ pub mod process;
 pub mod remote;
 pub mod runtime;
 pub mod servicelb;
+pub mod topology;
 mod watched;
