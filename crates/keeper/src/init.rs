@@ -47,7 +47,10 @@ pub fn report(result: Done<()>) -> i32 {
     match result {
         Ok(()) => 0,
         Err(e) => {
-            let _ = sys::send_packet(RESULT_FD, &[b"E", &e.as_bytes()[..e.len().min(4000)]].concat(), &[]);
+            let e = e.as_bytes();
+            // What was tried may be as long as an image wants; why it failed stands at the end.
+            let (head, tail) = if e.len() > 4000 { (&e[..300], &e[e.len() - 3000..]) } else { (e, &b""[..]) };
+            let _ = sys::send_packet(RESULT_FD, &[b"E", head, tail].concat(), &[]);
             1
         }
     }

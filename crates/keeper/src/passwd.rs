@@ -53,6 +53,9 @@ fn identify(user: &User, passwd: &[u8], group: &[u8]) -> Result<Identity, String
         groups.extend(records(group).filter(member).filter_map(|g| number(g[2])));
     }
     groups.extend(&user.supplemental);
+    if uid == u32::MAX || groups.contains(&u32::MAX) {
+        return Err(format!("uids and gids must be in range 0-{}", u32::MAX - 1));
+    }
     let mut seen = Vec::with_capacity(groups.len());
     groups.retain(|g| {
         !seen.contains(g) && {
@@ -72,8 +75,9 @@ fn records(file: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
         .map(|line| line.split(|b| *b == b':').collect())
 }
 
+/// The last number is nobody's: the kernel takes it for "leave it as it is", which is root.
 fn number(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    std::str::from_utf8(text).ok()?.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 fn show(bytes: &[u8]) -> String {

@@ -2,6 +2,7 @@
 
 pub mod containers;
 pub mod images;
+mod removal;
 
 /// What a lock guards is whole between two statements of its holder: one that panicked spoils nothing.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

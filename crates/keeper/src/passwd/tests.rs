@@ -32,6 +32,11 @@ fn users_and_groups() {
     check(named("web:none"), Err("unable to find group none"));
     check(named("-1"), Err("unable to find user"));
     check(named("4294967296"), Err("unable to find user"));
+    // To the kernel it means "leave it", which is root.
+    check(named("4294967295"), Err("unable to find user"));
+    check(named("1:4294967295"), Err("unable to find group"));
+    check(User { uid: Some(u32::MAX), ..named("") }, Err("must be in range"));
+    check(User { supplemental: vec![u32::MAX], ..named("") }, Err("must be in range"));
     // The pod's word goes before the image's, whose group then no longer counts.
     check(User { uid: Some(1001), ..named("web:ssl") }, Ok((1001, 0, &[0], "/")));
     check(User { uid: Some(33), gid: Some(5), ..named("") }, Ok((33, 5, &[5, 60, 61], "/var/www")));

@@ -159,12 +159,18 @@ pub fn process(
     if terminal {
         env.push("TERM=xterm".into());
     }
+    // The last word about a name counts, in the place of the first. An image's may be many, and no names at all.
+    let name_of = |entry: &str| entry.split_once('=').map(|(name, _)| name.to_owned()).filter(|name| !name.is_empty());
+    let mut at: HashMap<String, usize> = env.iter().enumerate().filter_map(|(n, e)| Some((name_of(e)?, n))).collect();
     let set = c.image.env.iter().cloned().chain(c.env.iter().map(|(name, value)| format!("{name}={value}")));
     for entry in set {
-        let name = entry.split_inclusive('=').next().unwrap_or_default();
-        match env.iter_mut().find(|e| e.starts_with(name)) {
-            Some(old) => *old = entry,
-            None => env.push(entry),
+        let Some(name) = name_of(&entry) else { continue };
+        match at.get(&name) {
+            Some(n) => env[*n] = entry,
+            None => {
+                at.insert(name, env.len());
+                env.push(entry);
+            }
         }
     }
     let name = match (&security.run_as_username, security.run_as_user) {
@@ -175,7 +181,9 @@ pub fn process(
     Ok(spec::Process {
         args: args.iter().map(bytes).collect(),
         env: env.iter().map(bytes).collect(),
-        cwd: bytes([&c.working_dir, &c.image.working_dir].into_iter().find(|d| !d.is_empty()).map_or("/", |d| d)),
+        cwd: bytes(clean(
+            [&c.working_dir, &c.image.working_dir].into_iter().find(|d| !d.is_empty()).map_or("/", |d| d),
+        )),
         terminal,
         user: spec::User {
             name: bytes(name),

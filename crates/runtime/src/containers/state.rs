@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, watch};
 use super::error::{At, Result};
 use super::holder::{self, Holder};
 use super::*;
+use crate::removal::remove_tree;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct PodRecord {
@@ -139,7 +140,7 @@ impl Runtime {
     pub(super) fn discard(&self, id: &str) {
         let (dir, trash) = (self.0.container_dir(id), self.0.options.state_dir.join("trash").join(id));
         if fs::rename(&dir, &trash).is_ok() {
-            tokio::task::spawn_blocking(move || fs::remove_dir_all(trash));
+            tokio::task::spawn_blocking(move || remove_tree(&trash));
         }
     }
 }
@@ -178,7 +179,7 @@ fn prepare(options: Options) -> Result<Inner> {
     }
     // What was to be removed when the last Sampan ended.
     let trash = options.state_dir.join("trash");
-    let _ = fs::remove_dir_all(&trash);
+    let _ = remove_tree(&trash);
     private(&trash)?;
     // Beneath every image: what each container has mounts on, so that none makes it in its own layer.
     let base = options.state_dir.join("base");

@@ -142,6 +142,55 @@ fn documents_are_refused_for_what_they_are() {
 }
 
 #[test]
+fn configs_of_nonsense_are_refused() {
+    let config = |config: serde_json::Value, diffs: serde_json::Value| json!({"os": "linux", "architecture": "amd64", "config": config, "rootfs": {"diff_ids": diffs}});
+    let manifest = json!({"schemaVersion": 2, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": format!("sha256:{HEX}"), "size": 2}});
+    let Document::Manifest(manifest) = Document::parse("x", "", manifest.to_string().as_bytes()).unwrap() else {
+        panic!()
+    };
+    let ours = Platform::parse("linux/amd64").unwrap();
+    let cases = [
+        (config(json!({"Env": "A=b"}), json!([])), "invalid type"),
+        (config(json!({"Env": [1]}), json!([])), "invalid type"),
+        (config(json!({"User": -1}), json!([])), "invalid type"),
+        (config(json!([]), json!([])), ""),
+        (config(json!({"Entrypoint": {"a": 1}}), json!([])), "invalid type"),
+        (config(json!({"Volumes": ["/a"]}), json!([])), "invalid type"),
+        (config(json!({}), json!(["sha256:short"])), "invalid digest"),
+        (config(json!({}), json!([format!("sha256:{HEX}")])), "config names 1 layers, manifest 0"),
+        (json!({"os": "windows", "architecture": "amd64"}), "no image for linux/amd64"),
+        (json!({"os": "linux", "architecture": "amd64", "rootfs": 7}), "invalid type"),
+        (json!(null), "invalid type"),
+        (
+            config(
+                json!({"User": "-1", "WorkingDir": "relative", "Entrypoint": null, "StopSignal": "SIGNONE"}),
+                json!(null),
+            ),
+            "",
+        ),
+        (config(json!({"Env": vec!["A=b"; 100_000]}), json!([])), ""),
+    ];
+    for (document, want) in cases {
+        let text = document.to_string();
+        match Config::parse("x", text.as_bytes()).and_then(|config| config.check("x", &ours, &manifest)) {
+            Ok(()) => assert_eq!(want, "", "{text:.200}"),
+            Err(error) => assert!(!want.is_empty() && error.to_string().contains(want), "{text:.200}: {error}"),
+        }
+    }
+    // Nested deeper than any reader's stack, and longer than is read.
+    let deep = format!("{{\"os\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(Config::parse("x", deep.as_bytes()).unwrap_err().kind(), Kind::BadImage);
+    let layers = json!({"schemaVersion": 2, "config": {"digest": format!("sha256:{HEX}"), "size": 1},
+        "layers": vec![json!({"digest": format!("sha256:{HEX}"), "size": 1}); 100_000]});
+    assert!(Document::parse("x", "", layers.to_string().as_bytes()).unwrap_err().to_string().contains("256 layers"));
+    let negative = json!({"schemaVersion": 2, "config": {"digest": format!("sha256:{HEX}"), "size": -1}});
+    assert!(
+        Document::parse("x", "", negative.to_string().as_bytes()).unwrap_err().to_string().contains("invalid value")
+    );
+}
+
+#[test]
 fn configs_may_have_nulls() {
     let config = json!({"os": "linux", "architecture": "amd64", "config": {"Env": null, "Cmd": ["sh"], "Volumes": {"/data": {}},
         "ExposedPorts": {"80/tcp": {}}, "Labels": null, "StopSignal": null, "User": "65535:65535"}, "rootfs": {"diff_ids": null}});

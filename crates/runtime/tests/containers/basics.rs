@@ -59,6 +59,78 @@ async fn what_cannot_start_says_why() {
     b.finish().await;
 }
 
+/// An image's own words, which nobody has checked: each starts as it says, or says why not.
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_say_absurd_things() {
+    if skip() {
+        return;
+    }
+    let b = Bench::new().await;
+    let pod = b.runtime.run_sandbox(b.pod("p")).await.unwrap();
+    let words = |list: &[&str]| list.iter().map(|w| w.to_string()).collect::<Vec<_>>();
+    let says = Image { cmd: words(&["sh", "-c", "pwd; id -u"]), ..b.image() };
+    let user = |user: &str| Image { user: user.into(), ..says.clone() };
+    let cases: Vec<(&str, Image, &str)> = vec![
+        ("user -1", user("-1"), "unable to find user -1"),
+        ("user 2^32", user("4294967296"), "unable to find user 4294967296"),
+        ("the last user", user("4294967295"), "unable to find user 4294967295"),
+        ("a user with a way", user("../../etc/passwd"), "unable to find user"),
+        ("three parts", user("web:ssl:x"), "unable to find group ssl:x"),
+        ("a long user", user(&"u".repeat(100_000)), "unable to find user"),
+        ("relative directory", Image { working_dir: "relative/./dir".into(), ..says.clone() }, "/relative/dir\n0\n"),
+        ("directory above", Image { working_dir: "/../../../tmp".into(), ..says.clone() }, "/tmp\n0\n"),
+        ("directory with a zero", Image { working_dir: "/a\0b".into(), ..says.clone() }, "open the directory /a"),
+        ("a file as directory", Image { working_dir: "/etc/passwd".into(), ..says.clone() }, "not a directory"),
+        (
+            "long directory",
+            Image { working_dir: format!("/{}", "d".repeat(5000)), ..says.clone() },
+            "file name too long",
+        ),
+        ("env without names", Image { env: words(&["PATH=/bin", "=x", "", "noequals"]), ..says.clone() }, "/\n0\n"),
+        ("env with a zero", Image { env: words(&["PATH=/bin", "A=b\0c"]), ..says.clone() }, "zero byte in an argument"),
+        (
+            "10 MiB of env",
+            Image { env: vec![format!("A={}", "x".repeat(10 << 20))], ..says.clone() },
+            "argument list too long",
+        ),
+        (
+            "10^5 variables",
+            Image { env: (0..100_000).map(|n| format!("V{n}={}", "x".repeat(100))).collect(), ..says.clone() },
+            "argument list too long",
+        ),
+        ("an empty word", Image { cmd: words(&[""]), ..says.clone() }, "no command specified"),
+        ("a long word", Image { cmd: vec!["x".repeat(200_000)], ..says.clone() }, "file name too long"),
+        (
+            "volumes anywhere",
+            Image {
+                volumes: words(&["/", "..", "/proc/sys", "/../../etc", "relative", "/etc/passwd/x"]),
+                ..says.clone()
+            },
+            "/\n0\n",
+        ),
+        ("a signal of its own", Image { stop_signal: "SIGNONE".into(), ..says.clone() }, "/\n0\n"),
+    ];
+    let mut wrong = Vec::new();
+    for (n, (what, image, expect)) in cases.into_iter().enumerate() {
+        let config = ContainerConfig { image, command: vec![], log_path: format!("{n}/0.log"), ..b.script("") };
+        let said = match b.runtime.create_container(&pod.id, config).await {
+            Err(e) => e.to_string(),
+            Ok(id) => match b.runtime.start_container(&id).await {
+                Err(e) => e.to_string(),
+                Ok(()) => {
+                    b.wait(&id).await;
+                    b.log(&id)
+                }
+            },
+        };
+        if !(said == expect || !expect.ends_with('\n') && said.contains(expect)) {
+            wrong.push(format!("{what}: {said:.200} (of {} bytes)", said.len()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    b.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_rotate_and_split() {
     if skip() {

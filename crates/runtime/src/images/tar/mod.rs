@@ -161,8 +161,9 @@ impl<R: Read> Reader<R> {
             _ => pax.size.unwrap_or(size),
         };
         let id = |value: u64| {
-            u32::try_from(value)
-                .map_err(|_| TarError::Malformed { at: self.at, why: "a user or group id is too large" })
+            // The last one means "nobody in particular" to the kernel.
+            let id = u32::try_from(value).ok().filter(|id| *id != u32::MAX);
+            id.ok_or(TarError::Malformed { at: self.at, why: "a user or group id is too large" })
         };
         let uid = id(match pax.uid {
             Some(uid) => uid,

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::digest::Digest;
@@ -56,6 +56,7 @@ const MAX_NAME: usize = 255;
 /// Memory for what has to be remembered until a layer is settled: a hundred times what large images need.
 const MAX_REMEMBERED: u64 = 128 << 20;
 const CHUNK: usize = 128 << 10;
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
 /// How often free space is looked at: after so many bytes or entries.
 const CHECK_BYTES: u64 = 32 << 20;
 const CHECK_ENTRIES: u64 = 4096;
@@ -332,13 +333,19 @@ impl<R: std::io::Read> Unpacker<'_, R> {
         let file = self
             .make(at, name, |at| rustix::fs::openat(at, name, flags, Mode::from(0o600)))
             .map_err(self.os("create", &entry.path))?;
-        let mut left = entry.size;
+        let (mut left, mut hole) = (entry.size, false);
         while left > 0 {
             let n = self.reader.read(&mut self.buffer).map_err(|e| self.tar(e))?;
             if n == 0 {
                 return Err(self.tar(TarError::Truncated));
             }
             let mut rest = &self.buffer[..n];
+            if rest == &ZEROS[..] {
+                // A hole stays one, however large it says it is.
+                hole = true;
+                rustix::fs::seek(&file, SeekFrom::Current(n as i64)).map_err(self.os("write", &entry.path))?;
+                rest = &[];
+            }
             while !rest.is_empty() {
                 let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))
                     .map_err(self.os("write", &entry.path))?;
@@ -354,6 +361,9 @@ impl<R: std::io::Read> Unpacker<'_, R> {
             }
         }
         let set = || {
+            if hole {
+                rustix::fs::ftruncate(&file, entry.size)?;
+            }
             rustix::fs::fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
             // After chown, which drops setuid and capabilities.
             rustix::fs::fchmod(&file, Mode::from(entry.mode))?;

@@ -266,6 +266,104 @@ fn limits_hold() {
     }
 }
 
+/// One entry, and what becomes of it: a part of the error, or nothing.
+#[test]
+fn entries_that_no_tool_makes() {
+    let dir = Dir::new("absurd");
+    let entry = |path: &[u8], kind, link: &[u8]| Entry {
+        path: path.into(),
+        link: link.into(),
+        kind,
+        mode: 0o7777,
+        uid: u32::MAX - 1,
+        gid: u32::MAX - 1,
+        size: 0,
+        mtime: (i64::MAX, 0),
+        device: (u32::MAX, u32::MAX),
+        xattrs: Vec::new(),
+    };
+    let long = vec![b'x'; 255];
+    let with = |xattrs: &[(&[u8], &[u8])]| Entry {
+        xattrs: xattrs.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect(),
+        ..entry(b"x", Kind::File, b"")
+    };
+    let cases: Vec<(&str, Entry, &str)> = vec![
+        ("not UTF-8", entry(b"d\xff\xfe/\x80\n\x1b[2J", Kind::File, b""), ""),
+        ("the longest name", entry(&long, Kind::File, b""), ""),
+        ("the longest path", entry(&[&long[..], b"/"].concat().repeat(15), Kind::Dir, b""), ""),
+        ("a longer one", entry(&[&long[..], b"/"].concat().repeat(17), Kind::Dir, b""), "path is too long"),
+        ("a link as long as may be", entry(b"l", Kind::Symlink, &[b'l'; 4095]), ""),
+        ("a longer link", entry(b"l", Kind::Symlink, &[b'l'; 4096]), "empty or too long"),
+        ("no name", entry(b"", Kind::File, b""), "replaces"),
+        ("only dots and slashes", entry(b"/././//", Kind::Symlink, b"x"), "replaces"),
+        ("the whiteout of itself", entry(b".wh..", Kind::File, b""), "removes no name"),
+        ("the whiteout of the parent", entry(b".wh...", Kind::File, b""), "removes no name"),
+        ("a whiteout with a way", entry(b"a/.wh.b/c", Kind::File, b""), ""),
+        ("an opaque root as a directory", entry(b".wh..wh..opq", Kind::Dir, b""), ""),
+        ("a whiteout that is a device", entry(b".wh.x", Kind::BlockDevice, b""), ""),
+        ("a hard link to itself", entry(b"h", Kind::HardLink, b"h"), "does not exist"),
+        ("a hard link to the root", entry(b"h", Kind::HardLink, b"/"), "to the layer's root"),
+        (
+            "attributes that overlayfs reads",
+            with(&[(b"trusted.overlay.metacopy", b""), (b"user.overlay.redirect", b"/")]),
+            "",
+        ),
+        ("an attribute without a name", with(&[(b"user.", b"")]), "Invalid argument"),
+        ("an attribute of no class", with(&[(b"evil.x", b"1"), (b"security.selinux", b"x")]), ""),
+        ("nobody's", Entry { gid: u32::MAX, ..entry(b"x", Kind::File, b"") }, "id is too large"),
+        ("a wrong capability", with(&[(b"security.capability", b"nonsense")]), "Invalid argument"),
+    ];
+    for (n, (what, entry, want)) in cases.into_iter().enumerate() {
+        let mut writer = Writer::new(Vec::new());
+        writer.append(&entry, &b""[..]).unwrap();
+        let bytes = writer.finish().unwrap();
+        match unpack_bytes(&dir, &format!("e{n}"), &bytes, &[], &Limits { reserve: 0, ..Limits::default() }) {
+            Ok((at, _)) => {
+                assert_eq!(want, "", "{what}");
+                let mut value = [0; 64];
+                for name in ["trusted.overlay.metacopy", "user.overlay.redirect", "security.selinux"] {
+                    assert!(rustix::fs::lgetxattr(at.join("x"), name, &mut value).is_err(), "{what}");
+                }
+            }
+            Err(error) => assert!(!want.is_empty() && error.chain().contains(want), "{what}: {}", error.chain()),
+        }
+    }
+}
+
+/// Many names, and few bytes that stand for many.
+#[test]
+fn large_in_one_way_only() {
+    // In memory: a disk's search for free inodes is not what is tried.
+    let dir = Dir(PathBuf::from(format!("/dev/shm/sampan-unpack-{}-large", std::process::id())));
+    fs::create_dir_all(&dir.0).unwrap();
+    let limits = Limits { reserve: 0, ..Limits::default() };
+    let many: Vec<String> = (0..20_000).map(|n| format!("f d/{n} ")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let (_, survey) = unpack_bytes(&dir, "many", &layer(&many), &[], &limits).unwrap();
+    assert_eq!(survey.inodes, 20_002);
+    // GNU's sparse format: a file of so many bytes, of which none is stored.
+    let sparse = |real: u64| {
+        let mut bytes = layer(&["f sparse "]);
+        let at = bytes.len() - 1024 - 512;
+        bytes[at + 156] = b'S';
+        bytes[at + 483..at + 495].copy_from_slice(format!("{real:011o} ").as_bytes());
+        bytes[at + 148..at + 156].fill(b' ');
+        let sum: u32 = bytes[at..at + 512].iter().map(|b| u32::from(*b)).sum();
+        bytes[at + 148..at + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes
+    };
+    let error = unpack_bytes(&dir, "beyond", &sparse(8_000_000_000), &[], &Limits { bytes: 1 << 32, ..limits.clone() });
+    assert!(error.unwrap_err().chain().contains("4294967296 bytes"));
+    let (at, survey) = unpack_bytes(&dir, "sparse", &sparse(2 << 30), &[], &limits).unwrap();
+    assert_eq!(fs::metadata(at.join("sparse")).unwrap().len(), 2 << 30);
+    assert!(survey.disk_bytes < 1 << 20, "{survey:?}");
+    // A window of two gigabytes, wanted for a frame of a few bytes.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8];
+    frame.extend([1, 0, 0]);
+    let error = unpack_bytes(&dir, "window", &frame, &[], &limits).unwrap_err();
+    assert!(error.chain().contains("too much memory"), "{}", error.chain());
+}
+
 #[test]
 fn damage_in_the_stream_is_noticed() {
     use std::io::Write as _;
