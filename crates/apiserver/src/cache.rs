@@ -330,10 +330,17 @@ impl Storage {
 
     /// A field as field selectors compare it.
     pub fn field(&self, entry: &Entry, path: &str) -> String {
-        match path {
+        let is_event = &*self.kind == "Event" && !self.custom;
+        let path = if is_event { crate::convert::stored_event_field(path) } else { path.into() };
+        match &*path {
             "metadata.name" => entry.name().into(),
             "metadata.namespace" => self.namespace_of(entry).into(),
-            _ => schema::stored::field(self.table, self.message, &entry.body, path)
+            // Who reported an event, in its old or its new place.
+            "source" if is_event => {
+                let component = self.field(entry, "source.component");
+                if component.is_empty() { self.field(entry, "reportingComponent") } else { component }
+            }
+            path => schema::stored::field(self.table, self.message, &entry.body, path)
                 .map(|f| f.into_owned())
                 .unwrap_or_default(),
         }

@@ -1,5 +1,7 @@
 //! `log`, `exec`, `attach`, `portforward` and `proxy`: to a kubelet, a pod, a service or a node.
 
+mod rewrite;
+
 use std::net::{IpAddr, SocketAddr};
 
 use http::{Method, Uri, header, request::Parts};
@@ -13,11 +15,14 @@ use crate::reply::{self, Reply};
 use crate::request::GroupResource;
 use crate::status::Result;
 use crate::{Attributes, Body, Server, Status};
+use rewrite::Place;
 
 pub async fn serve(call: Call, parts: Parts, body: Body) -> Result<Reply> {
     let subresource = call.info.subresource.clone();
     let kind = call.kind.clone();
+    let is_options = subresource == "proxy" && parts.method == Method::OPTIONS;
     let allowed = kind.subresource(&subresource).is_some_and(|s| s.verbs.iter().any(|v| **v == call.info.verb));
+    let allowed = allowed || is_options;
     if !allowed || call.info.name.is_empty() {
         return Err(Status::method_not_allowed());
     }
@@ -303,9 +308,23 @@ async fn to_address(call: &Call, mut parts: Parts, body: Body, scheme: &str, add
     }
     let path = format!("/{}", rest(&parts, call));
     let query = parts.uri.query().unwrap_or("").to_owned();
+    let place = place(&mut parts, &path, address.to_string());
     parts.headers.remove(header::HOST);
     let request = rebuild(parts, body, &path, &query)?;
-    call.server.config().node_proxy.to_address(&call.server, scheme, address, request).await
+    let reply = call.server.config().node_proxy.to_address(&call.server, scheme, address, request).await?;
+    Ok(place.rewrite(reply).await)
+}
+
+/// Where an answer from `inside` is read; a request's headers tell it to whoever answers.
+fn place(parts: &mut Parts, path: &str, inside: String) -> Place {
+    let asked = parts.uri.path();
+    let prefix = asked.strip_suffix(path).unwrap_or(asked).trim_end_matches('/').to_owned();
+    if let Ok(uri) = http::HeaderValue::from_str(asked) {
+        parts.headers.insert("x-forwarded-uri", uri);
+    }
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let outside = host.or(parts.uri.authority().map(|host| host.as_str())).unwrap_or_default().to_owned();
+    Place { prefix, inside, outside }
 }
 
 /// `[SCHEME:]NAME[:PORT]`

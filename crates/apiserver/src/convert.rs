@@ -1,5 +1,7 @@
 //! Conversion between served versions whose fields differ: events and HorizontalPodAutoscaler. All others differ in name only.
 
+use std::borrow::Cow;
+
 use schema::{Value, json};
 
 /// Converts in place; apiVersion is set, unknown pairs keep their fields.
@@ -24,6 +26,13 @@ const EVENT_FIELDS: [(&str, &str); 7] = [
     ("count", "deprecatedCount"),
     ("reportingComponent", "reportingController"),
 ];
+
+/// A field of an Event by its name in the stored version, `v1`.
+pub fn stored_event_field(path: &str) -> Cow<'_, str> {
+    let (head, rest) = path.split_once('.').map_or((path, ""), |(head, _)| (head, &path[head.len()..]));
+    let old = EVENT_FIELDS.iter().find(|(_, new)| *new == head);
+    old.map_or(path.into(), |(core, _)| format!("{core}{rest}").into())
+}
 
 fn rename(value: &mut Value, from: &str, to: &str) {
     if let Some(moved) = value.remove(&[from]) {

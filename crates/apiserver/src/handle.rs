@@ -16,6 +16,7 @@ use crate::reply::{self, Reply, Warnings};
 use crate::request::{GroupResource, Query};
 use crate::seams::{Answer, Decision, Peer, Random};
 use crate::sending::{self, Held};
+use crate::socket::Socket;
 use crate::status::Result;
 use crate::write::{self, Part};
 use crate::{
@@ -405,7 +406,18 @@ impl Server {
         other_metadata.map_or(Ok(reply), Err)
     }
 
-    async fn verb(&self, call: Call, parts: Parts, body: Body, subresource: &str, streaming: bool) -> Result<Reply> {
+    async fn verb(
+        &self,
+        call: Call,
+        mut parts: Parts,
+        body: Body,
+        subresource: &str,
+        streaming: bool,
+    ) -> Result<Reply> {
+        if let Some(socket) = Socket::take(&mut parts, &call.info)? {
+            let reply = Box::pin(self.verb(call, parts, body, subresource, streaming)).await?;
+            return Ok(socket.carry(reply));
+        }
         if streaming {
             return crate::connect::serve(call, parts, body).await;
         }

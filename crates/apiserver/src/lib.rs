@@ -55,6 +55,7 @@ mod scale;
 pub mod seams;
 mod sending;
 mod server;
+mod socket;
 pub mod status;
 mod stop;
 mod subresources;

@@ -624,6 +624,7 @@ async fn signing_requests_are_decided_once() {
     for (part, patch, message) in [
         ("approval", conditions(&["Approved", "Denied"]), "Approved and Denied conditions are mutually exclusive"),
         ("approval", conditions(&["Approved"]), ""),
+        ("approval", conditions(&["Approved", "Other"]), ""),
         ("approval", conditions(&[]), "Forbidden: updates may not remove a condition of type \"Approved\""),
         ("status", certificate("nothing"), "\"<certificate data>\": must contain at least one CERTIFICATE PEM block"),
         ("status", certificate(&anchor()), ""),
@@ -632,6 +633,24 @@ async fn signing_requests_are_decided_once() {
         let answer = f.patch(&format!("{path}/r/{part}"), "merge-patch", &patch.to_string()).await;
         let answer = answer.is(if message.is_empty() { 200 } else { 422 });
         assert!(message.is_empty() || answer.at("/message").contains(message), "{}", answer.at("/message"));
+    }
+}
+
+#[tokio::test]
+async fn events_are_selected_by_the_names_of_either_version() {
+    let f = Fixture::new().await;
+    let event = r#"{metadata: {name: e, namespace: default}, eventTime: "2026-01-01T00:00:00.000000Z", action: a, reason: r, type: Normal,
+        reportingController: c, reportingInstance: i, regarding: {kind: Pod, name: p, namespace: default}}"#;
+    f.post("/apis/events.k8s.io/v1/namespaces/default/events", event).await.is(201);
+    for (group, selector, found) in [
+        ("api/v1", "source=c", "e"),
+        ("api/v1", "source=i", "-"),
+        ("api/v1", "reportingComponent=c,involvedObject.name=p", "e"),
+        ("apis/events.k8s.io/v1", "reportingController=c,regarding.name=p", "e"),
+        ("apis/events.k8s.io/v1", "reportingController=c,regarding.name=q", "-"),
+    ] {
+        let path = format!("/{group}/namespaces/default/events?fieldSelector={}", selector.replace('=', "%3D"));
+        f.get(&path).await.is(200).has(&[("/items/0/metadata/name", found)]);
     }
 }
 

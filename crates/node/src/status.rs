@@ -92,10 +92,15 @@ fn terminated(terminated: ContainerStateTerminated) -> ApiState {
     ApiState { terminated: Some(terminated), ..ApiState::default() }
 }
 
+/// Why a container waits of which nothing else is known.
+fn default_reason(pod: &Pod) -> &'static str {
+    if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" }
+}
+
 /// The state of one run.
 fn state(input: &Input<'_>, container: &Container) -> ApiState {
     match &container.state {
-        ContainerState::Created => waiting("ContainerCreating", ""),
+        ContainerState::Created => waiting(default_reason(&input.desired.pod), ""),
         ContainerState::Running { started_at } => ApiState {
             running: Some(ContainerStateRunning { started_at: time(*started_at), ..ContainerStateRunning::default() }),
             ..ApiState::default()
@@ -158,7 +163,7 @@ fn container_status(
     {
         return old.clone();
     }
-    let default_reason = if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let default_reason = default_reason(pod);
     match input.latest(&container.name) {
         None => {
             status.state = waiting(default_reason, "");

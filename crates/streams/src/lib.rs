@@ -4,6 +4,7 @@
 //! after the 101, [`remote_command`] (exec, attach) or [`port_forward`] runs it on the connection:
 //! WebSocket with channels (`v5.channel.k8s.io` and its elders), or SPDY/3.1, itself perhaps in a WebSocket tunnel.
 
+mod messages;
 mod negotiate;
 mod port_forward;
 mod remote_command;
@@ -13,6 +14,7 @@ mod websocket;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 
+pub use messages::{Message, messages};
 pub use negotiate::{Protocol, Refused, Upgrade, Use};
 pub use port_forward::{Forward, port_forward};
 pub use remote_command::{RemoteCommand, Streams, TerminalSize, remote_command};

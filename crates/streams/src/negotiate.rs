@@ -8,6 +8,10 @@ pub enum Use {
     /// exec and attach.
     RemoteCommand,
     PortForward,
+    /// A log, over WebSocket only.
+    Log,
+    /// A watch, over WebSocket only: whatever subprotocol is asked for.
+    Watch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub enum Protocol {
     Spdy { status: bool },
     /// SPDY/3.1 in binary WebSocket messages (port-forward).
     Tunnel,
+    /// Messages from the server alone: binary ones, or text that is base64.
+    Messages { base64: bool },
 }
 
 /// An agreed upgrade: answer 101 with these headers, then run `protocol` on the connection.
@@ -51,6 +57,7 @@ const COMMAND_CHANNELS: &[&str] =
 const COMMAND_SPDY: &[&str] = &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 const FORWARD_CHANNELS: &[&str] = &["SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io"];
 const FORWARD_SPDY: &[&str] = &["portforward.k8s.io"];
+const LOG: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io"];
 
 impl Upgrade {
     pub fn negotiate(headers: &HeaderMap, usage: Use) -> Result<Self, Refused> {
@@ -60,7 +67,7 @@ impl Upgrade {
         }
         match &*upgrade {
             "websocket" => websocket(headers, usage),
-            "spdy/3.1" => spdy(headers, usage),
+            "spdy/3.1" if matches!(usage, Use::RemoteCommand | Use::PortForward) => spdy(headers, usage),
             _ => Err(Refused::NoUpgrade),
         }
     }
@@ -71,10 +78,15 @@ fn websocket(headers: &HeaderMap, usage: Use) -> Result<Upgrade, Refused> {
     if text(headers, "sec-websocket-version") != "13" {
         return Err(Refused::BadHandshake);
     }
-    let offered = if usage == Use::RemoteCommand { COMMAND_CHANNELS } else { FORWARD_CHANNELS };
     let asked = listed(headers, "sec-websocket-protocol");
+    let offered = match usage {
+        Use::RemoteCommand => COMMAND_CHANNELS,
+        Use::PortForward => FORWARD_CHANNELS,
+        Use::Log => LOG,
+        Use::Watch => &[],
+    };
     // A client that asks for nothing gets the oldest, without a header (RFC 6455 §4.2.2).
-    let chosen = if asked.is_empty() { None } else { Some(choose(asked, offered)?) };
+    let chosen = if asked.is_empty() || offered.is_empty() { None } else { Some(choose(asked, offered)?) };
     let mut answer = HeaderMap::new();
     answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -83,8 +95,16 @@ fn websocket(headers: &HeaderMap, usage: Use) -> Result<Upgrade, Refused> {
     if let Some(chosen) = chosen {
         answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen));
     }
+    if usage == Use::Watch
+        && let Some(asked) =
+            headers.get(header::SEC_WEBSOCKET_PROTOCOL).filter(|asked| !asked.as_bytes().contains(&b','))
+    {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, asked.clone());
+    }
     let chosen = chosen.unwrap_or("channel.k8s.io");
-    let protocol = if chosen.starts_with("SPDY/") {
+    let protocol = if matches!(usage, Use::Log | Use::Watch) {
+        Protocol::Messages { base64: chosen.contains("base64") }
+    } else if chosen.starts_with("SPDY/") {
         Protocol::Tunnel
     } else {
         Protocol::Channels {

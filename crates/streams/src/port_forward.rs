@@ -31,7 +31,7 @@ pub async fn port_forward(io: impl Io, protocol: Protocol, ports: &[u16]) -> mps
         Protocol::Spdy { .. } => {
             tokio::spawn(pair(spdy::accept(io), to));
         }
-        Protocol::Channels { .. } => {
+        Protocol::Channels { .. } | Protocol::Messages { .. } => {
             tokio::spawn(channels(io, ports.to_vec(), to));
         }
     }

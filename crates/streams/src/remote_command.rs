@@ -51,6 +51,8 @@ const CLOSE: u8 = 255;
 pub async fn remote_command(io: impl Io, protocol: Protocol, streams: Streams) -> Result<RemoteCommand, Error> {
     match protocol {
         Protocol::Channels { base64, status, close } => Ok(channels(io, streams, base64, status, close).await),
+        // Not agreed on for commands.
+        Protocol::Messages { base64 } => Ok(channels(io, streams, base64, false, false).await),
         Protocol::Spdy { status } => over_spdy(io, streams, status).await,
         Protocol::Tunnel => over_spdy(crate::tunnel(io, Role::Server).await, streams, true).await,
     }

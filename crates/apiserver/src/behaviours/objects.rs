@@ -344,7 +344,6 @@ pub static CERTIFICATE_SIGNING_REQUEST: Strategy = Strategy {
         keep(new, old, &["spec"]);
         keep(new, old, &["status"]);
         new.set(&["status", "conditions"], conditions);
-        keep_conditions(new, old, |ty| ty == "Approved" || ty == "Denied");
     },
     prepare_status: stamp_conditions,
     prepare_other: stamp_conditions,
