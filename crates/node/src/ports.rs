@@ -78,6 +78,16 @@ pub struct Container {
     /// Hash of the spec that it was made from ([`ContainerConfig::spec_hash`]).
     pub spec_hash: u64,
     pub log_path: PathBuf,
+    /// Of its first process, once that runs.
+    pub user: Option<User>,
+}
+
+/// `containerStatuses[].user.linux`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub uid: i64,
+    pub gid: i64,
+    pub supplemental_groups: Vec<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -3,7 +3,8 @@
 use schema::api::Time;
 use schema::api::core::v1::{
     ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
+    ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus,
+    ResourceRequirements, VolumeMountStatus,
 };
 
 use crate::memory::{End, ImageState, SECOND};
@@ -198,6 +199,15 @@ fn container_status(
             status.container_id = format!("{SCHEME}{}", run.id);
             status.image.clone_from(&run.image);
             status.image_id = image_id(input, &container.name, run);
+            status.user = run.user.as_ref().map(|user| ContainerUser {
+                linux: Some(LinuxContainerUser {
+                    uid: user.uid,
+                    gid: user.gid,
+                    supplemental_groups: user.supplemental_groups.clone(),
+                    ..LinuxContainerUser::default()
+                }),
+                ..ContainerUser::default()
+            });
             // After a restart of the node what it told before is better than the bare id.
             if let Some(old) = old.filter(|old| old.container_id == status.container_id && !old.image_id.is_empty()) {
                 status.image_id.clone_from(&old.image_id);

@@ -248,6 +248,7 @@ impl Runtime for Machine_ {
                 image_id: config.image_id.clone(),
                 spec_hash: config.spec_hash,
                 log_path: config.log_path.clone(),
+                user: None,
             });
             Ok(id)
         })

@@ -246,12 +246,33 @@ pub struct ContainerStatus {
     pub config: std::sync::Arc<ContainerConfig>,
     pub state: ContainerState,
     pub pid: Option<u32>,
+    /// Who its first process was when it was first seen.
+    pub user: Option<Ids>,
     /// Nanoseconds since 1970; 0 for not yet.
     pub created_at: u64,
     pub started_at: u64,
     pub exit: Option<Exit>,
     /// Absolute; empty for none.
     pub log_path: PathBuf,
+}
+
+/// User, group and further groups of a process, as the host counts them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+impl Ids {
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let numbers =
+            |name: &str| line(name).into_iter().flat_map(str::split_whitespace).filter_map(|id| id.parse().ok());
+        // Of the real, effective, saved and file system's, the real.
+        Some(Self { uid: numbers("Uid:").next()?, gid: numbers("Gid:").next()?, groups: numbers("Groups:").collect() })
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -115,6 +115,7 @@ impl Runtime {
             config: Mutex::new(Arc::new(config)),
             created_at: now_ns(),
             live: watch::Sender::new(Live { state: ContainerState::Created, pid: 0, started_at: 0, exit: None }),
+            user: OnceLock::new(),
             turn: Default::default(),
         });
         let (inner, made) = (self.0.clone(), container.clone());

@@ -28,7 +28,7 @@ mod wire;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -80,6 +80,8 @@ struct Container {
     config: Mutex<Arc<ContainerConfig>>,
     created_at: u64,
     live: watch::Sender<Live>,
+    /// Known once it was seen running.
+    user: OnceLock<Ids>,
     /// One start, stop or removal at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -250,12 +252,17 @@ impl Runtime {
 
     fn status_of(&self, c: &Container) -> ContainerStatus {
         let live = c.live.borrow().clone();
+        let is_running = live.state == ContainerState::Running;
+        if is_running && c.user.get().is_none() {
+            let _ = Ids::of(live.pid).map(|ids| c.user.set(ids));
+        }
         ContainerStatus {
             id: c.id.clone(),
             sandbox_id: c.pod.id.clone(),
             config: c.config(),
             state: live.state,
-            pid: if live.state == ContainerState::Running { Some(live.pid) } else { None },
+            pid: is_running.then_some(live.pid),
+            user: c.user.get().cloned(),
             created_at: c.created_at,
             started_at: live.started_at,
             exit: live.exit,

@@ -90,6 +90,7 @@ impl Runtime {
                 config: Mutex::new(Arc::new(record.config)),
                 created_at: record.created_at,
                 live: watch::Sender::new(live),
+                user: OnceLock::new(),
                 turn: Default::default(),
                 pod,
             });

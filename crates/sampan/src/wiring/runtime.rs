@@ -188,6 +188,11 @@ fn container(status: &containers::ContainerStatus) -> Container {
         image_id: status.config.image.digest.clone(),
         spec_hash: status.config.annotations.get(SPEC_HASH).and_then(|hash| hash.parse().ok()).unwrap_or(0),
         log_path: status.log_path.clone(),
+        user: status.user.as_ref().map(|ids| ports::User {
+            uid: ids.uid.into(),
+            gid: ids.gid.into(),
+            supplemental_groups: ids.groups.iter().map(|group| (*group).into()).collect(),
+        }),
     }
 }
 
