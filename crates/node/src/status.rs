@@ -30,8 +30,9 @@ pub fn told<'a>(status: &'a PodStatus, id: &str) -> Option<&'a ContainerStatus> 
     all.chain(&status.ephemeral_container_statuses).find(|status| status.container_id.strip_prefix(SCHEME) == Some(id))
 }
 
+/// 0 is never.
 fn time(nanos: Nanos) -> Time {
-    Time { seconds: nanos.div_euclid(SECOND) }
+    if nanos == 0 { Time::default() } else { Time { seconds: nanos.div_euclid(SECOND) } }
 }
 
 pub fn make(input: &Input<'_>, end: Option<&End>, progress: &Progress) -> PodStatus {

@@ -320,6 +320,16 @@ fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in ["containers", "initContainers"] {
         let before = old.list_at(&["spec", field]);
+        let after = new.list_at(&["spec", field]);
+        if before.len() != after.len() {
+            let detail = format!("{field} may not be added or removed on resize");
+            errors.push(FieldError::forbidden(format!("spec.{field}"), detail));
+        }
+        let moved = before.iter().zip(after).enumerate().filter(|(_, (a, b))| a["name"] != b["name"]);
+        for (at, _) in moved.filter(|_| before.len() == after.len()) {
+            let detail = format!("{field} may not be renamed or reordered on resize");
+            errors.push(FieldError::forbidden(format!("spec.{field}[{at}].name"), detail));
+        }
         for (at, container) in new.list_at(&["spec", field]).iter().enumerate() {
             let Some(before) = before.iter().find(|c| c["name"] == container["name"]) else { continue };
             let mut munged = container.clone();
@@ -381,11 +391,18 @@ fn keep_for_other(subresource: &str, new: &mut Value, old: &Value) {
         return;
     }
     for field in ["containers", "initContainers"] {
-        let wanted = asked.list_at(&[field]).to_vec();
-        for container in new.get_mut(&["spec", field]).and_then(Value::as_list_mut).into_iter().flatten() {
-            let Some(wanted) = wanted.iter().find(|w| w["name"] == container["name"]) else { continue };
-            keep(container, wanted, &["resources"]);
-            keep(container, wanted, &["resizePolicy"]);
+        // Which there are, and in which order, is looked at afterwards.
+        let mut list = asked.list_at(&[field]).to_vec();
+        for container in &mut list {
+            let Some(before) = old.list_at(&["spec", field]).iter().find(|c| c["name"] == container["name"]) else {
+                continue;
+            };
+            let wanted = std::mem::replace(container, before.clone());
+            keep(container, &wanted, &["resources"]);
+            keep(container, &wanted, &["resizePolicy"]);
+        }
+        if !list.is_empty() || !old["spec"][field].is_null() {
+            new.set(&["spec", field], Value::List(list));
         }
     }
     keep(new, &Value::object([("spec", asked)]), &["spec", "resources"]);

@@ -336,6 +336,8 @@ pub fn pod_spec(c: &mut Check<'_>) {
             }
         }
     }
+    hostname_override(c);
+    env_files(c);
     const SYSTEMS: [&str; 2] = ["linux", "windows"];
     let system = value["os"].str_at(&["name"]);
     if !system.is_empty() && !SYSTEMS.contains(&system) {
@@ -349,6 +351,41 @@ pub fn pod_spec(c: &mut Check<'_>) {
     }
     for (i, _) in dns.list_at(&["options"]).iter().enumerate().filter(|(_, of)| of.str_at(&["name"]).is_empty()) {
         c.required(&format!("dnsConfig.options[{i}]"), "must not be empty");
+    }
+}
+
+fn hostname_override(c: &mut Check<'_>) {
+    let value = c.value;
+    let Some(name) = value.member("hostnameOverride").and_then(Value::as_str) else { return };
+    for other in ["setHostnameAsFQDN", "hostNetwork"] {
+        if value.bool_at(&[other]) {
+            c.forbidden("hostnameOverride", &format!("may not be specified when {other} is true"));
+        }
+    }
+    if name.len() > 64 {
+        c.push(ErrorKind::TooLong, "hostnameOverride", "<value omitted>", "may not be more than 64 bytes");
+    }
+    c.problems("hostnameOverride", name, names::dns1123_subdomain(name));
+}
+
+/// Files with variables are read from emptyDirs only.
+fn env_files(c: &mut Check<'_>) {
+    let value = c.value;
+    for group in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, container) in value.list_at(&[group]).iter().enumerate() {
+            for (j, env) in container.list_at(&["env"]).iter().enumerate() {
+                let name = env["valueFrom"]["fileKeyRef"].str_at(&["volumeName"]);
+                let path = format!("{group}[{i}].env[{j}].valueFrom.fileKeyRef.volumeName");
+                match value.list_at(&["volumes"]).iter().find(|volume| volume.str_at(&["name"]) == name) {
+                    _ if env["valueFrom"]["fileKeyRef"].is_null() => {}
+                    None => c.push(ErrorKind::NotFound, &path, name, ""),
+                    Some(volume) if volume["emptyDir"].is_null() => {
+                        c.invalid(&path, name, "referenced volume must be of type emptyDir");
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
     }
 }
 
