@@ -312,6 +312,13 @@ impl Acts {
             shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name),
         );
         let runtime = &shared.ports.runtime;
+        // A resize that restarts its containers finds the pod's own limits here.
+        if attempt > 0 {
+            let whole = resources::pod_cgroup(pod, shared.config.pod_pids_limit);
+            if let Err(error) = runtime.set_cgroup(&resources::cgroup(pod), &whole).await {
+                tracing::debug!(pod = %desired.label(), %error, "the pod's cgroup keeps its limits while others need them");
+            }
+        }
         let id = match runtime.create_container(uid, &config).await {
             Ok(id) => id,
             Err(Error::NotFound(message))
