@@ -31,6 +31,6 @@ fn exec() -> Done<()> {
         }
         let identity = passwd::resolve(root.as_raw_fd(), &spec.process.user)?;
         joined()?;
-        init::become_program(&spec.process, identity)
+        init::become_program(&spec.process, identity, EXTRA_FD, false)
     })
 }

@@ -26,7 +26,7 @@ mod kind {
 }
 
 pub fn main(args: &[OsString]) -> i32 {
-    let options = match Options::parse(args) {
+    let mut options = match Options::parse(args) {
         Ok(options) => options,
         Err(e) => {
             eprintln!("keeper: {e}");
@@ -34,7 +34,7 @@ pub fn main(args: &[OsString]) -> i32 {
         }
     };
     let made = housekeeping::detach(&options)
-        .and_then(|()| housekeeping::make_namespaces(&options))
+        .and_then(|()| housekeeping::make_namespaces(&mut options))
         .and_then(|()| Keeper::new(options));
     match made {
         Ok(mut keeper) => {
@@ -460,7 +460,8 @@ impl Keeper {
         }
         let null = 0;
         let list = [0, 1, 2].map(|n| stdio[n].as_ref().map_or(null, |fd| fd.as_raw_fd()));
-        let inherited = [list[0], list[1], list[2], spec.as_raw_fd(), theirs.as_raw_fd(), extra.unwrap_or(-1)];
+        let users = self.options.user_namespace.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let inherited = [list[0], list[1], list[2], spec.as_raw_fd(), theirs.as_raw_fd(), extra.unwrap_or(-1), users];
         match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()).tried(|| "fork".into()),
             0 => unsafe {
@@ -566,7 +567,7 @@ impl Child {
 }
 
 /// In the forked child: puts the descriptors where `create` and `exec` expect them and runs the program.
-fn run_helper(program: RawFd, inherited: [RawFd; 6], operation: &std::ffi::CStr) -> i32 {
+fn run_helper(program: RawFd, inherited: [RawFd; 7], operation: &std::ffi::CStr) -> i32 {
     unsafe {
         let lift = |fd: RawFd| if fd < 0 { fd } else { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 16) };
         let program = lift(program);

@@ -27,6 +27,10 @@ pub struct Options {
     pub pid: bool,
     hostname: Vec<u8>,
     sysctls: Vec<Vec<u8>>,
+    /// A user namespace: on the host the first of its ids, and how many they are.
+    users: Option<(u32, u32)>,
+    /// It, once it is made.
+    pub user_namespace: Option<OwnedFd>,
     /// Bytes of `/dev/shm`; 0 for none of its own.
     shm: u64,
     /// v1: `cgroup.procs` files to enter.
@@ -50,6 +54,11 @@ impl Options {
                 b"pid" => o.pid = true,
                 b"hostname" => o.hostname = value,
                 b"sysctl" => o.sysctls.push(value),
+                b"users" => {
+                    let mut numbers = value.split(|b| *b == b':').map(crate::wire::number);
+                    let first = numbers.next().flatten().zip(numbers.next().flatten());
+                    o.users = Some(first.ok_or("users is not first:count")?);
+                }
                 b"shm" => o.shm = crate::wire::number(&value).ok_or("shm is no number")?,
                 b"cgroup2" => o.cgroup2 = value,
                 b"cgroup" => o.cgroups.push(value),
@@ -103,10 +112,13 @@ pub fn tell(result: &Done<()>) {
 }
 
 /// Makes the pod's namespaces; the keeper is in them, so what it starts is too.
-pub fn make_namespaces(o: &Options) -> Done<()> {
+pub fn make_namespaces(o: &mut Options) -> Done<()> {
     let flag = |on: bool, flag| if on { flag } else { 0 };
-    sys::unshare(flag(o.net, libc::CLONE_NEWNET) | flag(o.ipc, libc::CLONE_NEWIPC) | flag(o.uts, libc::CLONE_NEWUTS))
-        .tried(|| "make the pod's namespaces".into())?;
+    let all = flag(o.net, libc::CLONE_NEWNET) | flag(o.ipc, libc::CLONE_NEWIPC) | flag(o.uts, libc::CLONE_NEWUTS);
+    match o.users {
+        None => sys::unshare(all).tried(|| "make the pod's namespaces".into())?,
+        Some(users) => o.user_namespace = Some(enter_those_of_users(users, all)?),
+    }
     if o.uts && !o.hostname.is_empty() {
         sys::check(unsafe { libc::sethostname(o.hostname.as_ptr().cast(), o.hostname.len()) } as _)
             .tried(|| "set the hostname".into())?;
@@ -123,10 +135,41 @@ pub fn make_namespaces(o: &Options) -> Done<()> {
         made.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
             .tried(|| "make shm".into())?;
         let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        sys::mount(b"shm", &shm, b"tmpfs", flags, format!("mode=1777,size={}", o.shm).as_bytes())
-            .tried(|| "mount shm".into())?;
+        let root = o.users.map_or(0, |(first, _)| first);
+        let options = format!("mode=1777,size={},uid={root},gid={root}", o.shm);
+        sys::mount(b"shm", &shm, b"tmpfs", flags, options.as_bytes()).tried(|| "mount shm".into())?;
     }
-    for sysctl in &o.sysctls {
+    match &o.user_namespace {
+        None => set_sysctls(&o.sysctls),
+        Some(users) => set_sysctls_inside(&o.sysctls, users),
+    }
+}
+
+/// As the namespace's own root, to whom alone some of them are writable.
+fn set_sysctls_inside(sysctls: &[Vec<u8>], users: &OwnedFd) -> Done<()> {
+    let (read, write) = sys::pipe().tried(|| "make a pipe".into())?;
+    let child = sys::clone(0, None).tried(|| "fork".into())?;
+    if child == 0 {
+        let set = || -> Done<()> {
+            sys::setns(users.as_raw_fd(), libc::CLONE_NEWUSER).tried(|| "enter the user namespace".into())?;
+            sys::check(unsafe { libc::setresgid(0, 0, 0) } as _).tried(|| "become its root".into())?;
+            sys::check(unsafe { libc::setresuid(0, 0, 0) } as _).tried(|| "become its root".into())?;
+            set_sysctls(sysctls)
+        };
+        if let Err(e) = set() {
+            let _ = sys::write_all(write.as_raw_fd(), e.as_bytes());
+        }
+        unsafe { libc::_exit(0) }
+    }
+    drop(write);
+    let said = sys::read_to_end(read.as_raw_fd(), 4096);
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    let said = said.tried(|| "set sysctls".into())?;
+    if said.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
+
+fn set_sysctls(sysctls: &[Vec<u8>]) -> Done<()> {
+    for sysctl in sysctls {
         let at = sysctl.iter().position(|b| *b == b'=').ok_or("sysctl is not name=value")?;
         let (name, value) = (&sysctl[..at], &sysctl[at + 1..]);
         // `net.ipv4.x`, or `net/ipv4/x` where a name has dots of its own.
@@ -142,6 +185,52 @@ pub fn make_namespaces(o: &Options) -> Done<()> {
             .tried(|| format!("set sysctl {}", String::from_utf8_lossy(sysctl)))?;
     }
     Ok(())
+}
+
+/// Makes a user namespace and others that are its own, and enters the others: the keeper stays the host's root.
+fn enter_those_of_users((first, count): (u32, u32), others: i32) -> Done<OwnedFd> {
+    let (wait, go) = sys::pipe().tried(|| "make a pipe".into())?;
+    let child = sys::clone(others as u64 | libc::CLONE_NEWUSER as u64, None)
+        .tried(|| "make the pod's user namespace".into())?;
+    if child == 0 {
+        drop(go);
+        let _ = sys::read_to_end(wait.as_raw_fd(), 0);
+        unsafe { libc::_exit(0) }
+    }
+    let enter = || -> Done<OwnedFd> {
+        for map in ["uid_map", "gid_map"] {
+            sys::write_file(format!("/proc/{child}/{map}"), format!("0 {first} {count}"))
+                .tried(|| format!("write the user namespace's {map}"))?;
+        }
+        let open = |name: &str| {
+            sys::open(format!("/proc/{child}/ns/{name}"), libc::O_RDONLY, 0).tried(|| format!("open namespace {name}"))
+        };
+        let kinds = [(libc::CLONE_NEWNET, "net"), (libc::CLONE_NEWIPC, "ipc"), (libc::CLONE_NEWUTS, "uts")];
+        for (flag, name) in kinds.into_iter().filter(|(flag, _)| others & flag != 0) {
+            sys::setns(open(name)?.as_raw_fd(), flag).tried(|| format!("enter namespace {name}"))?;
+        }
+        open("user")
+    };
+    let entered = enter();
+    drop(go);
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    entered
+}
+
+/// `keeper probe DIRECTORY`: whether this kernel and the directory's file system take pods with user namespaces.
+pub fn probe(dir: &OsString) -> i32 {
+    let try_it = || -> Done<()> {
+        let users = enter_those_of_users((65536, 65536), 0)?;
+        let tree = sys::open_tree(libc::AT_FDCWD, dir.as_bytes(), false).tried(|| "copy the mount".into())?;
+        sys::map_ids(tree.as_raw_fd(), users.as_raw_fd(), false).tried(|| "map its owners".into())
+    };
+    match try_it() {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("{e}");
+            1
+        }
+    }
 }
 
 /// Undoes the mounts; whoever still uses them keeps them.
@@ -177,7 +266,7 @@ pub fn start_pause(o: &Options) -> Done<(libc::pid_t, OwnedFd)> {
     let _ = sys::mkdirat(libc::AT_FDCWD, &empty, 0o555);
     let pid = sys::clone(libc::CLONE_NEWPID as u64, None).tried(|| "make the pod's PID namespace".into())?;
     if pid == 0 {
-        let _ = pause(&empty);
+        let _ = pause(&empty, o.user_namespace.as_ref());
         unsafe { libc::_exit(1) };
     }
     let namespace =
@@ -185,10 +274,11 @@ pub fn start_pause(o: &Options) -> Done<(libc::pid_t, OwnedFd)> {
     Ok((pid, namespace))
 }
 
-fn pause(empty: &[u8]) -> io::Result<()> {
+fn pause(empty: &[u8], users: Option<&OwnedFd>) -> io::Result<()> {
     let empty = sys::c(empty)?;
     sys::check(unsafe { libc::chroot(empty.as_ptr()) } as _)?;
     sys::check(unsafe { libc::chdir(c"/".as_ptr()) } as _)?;
+    users.map_or(Ok(()), |users| sys::setns(users.as_raw_fd(), libc::CLONE_NEWUSER))?;
     unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
     sys::check(unsafe { libc::setgroups(0, std::ptr::null()) } as _)?;
     sys::check(unsafe { libc::setresgid(PAUSE_ID, PAUSE_ID, PAUSE_ID) } as _)?;

@@ -4,7 +4,8 @@
 //! cgroup while that already builds the file system (entering a v1 cgroup waits for all processors, ~10 ms), and ends.
 //! The *init* ends in the container's program. Errors go to the keeper over a socket that closes by the exec.
 //!
-//! Descriptors at start: 0-2 the container's own, 3 the spec, 4 the result, 5 the PID namespace if one is shared.
+//! Descriptors at start: 0-2 the container's own, 3 the spec, 4 the result, 5 the PID namespace if one is shared, 6 the
+//! pod's user namespace if it has one. That is entered last of all: until then this is the host's root.
 
 use std::ffi::CString;
 use std::io;
@@ -17,6 +18,7 @@ use crate::{rootfs, sys};
 pub const SPEC_FD: RawFd = 3;
 pub const RESULT_FD: RawFd = 4;
 pub const EXTRA_FD: RawFd = 5;
+pub const USER_FD: RawFd = 6;
 
 /// A message for the one who asked: what was tried and why it failed.
 pub type Done<T> = Result<T, String>;
@@ -60,7 +62,7 @@ pub fn report(result: Done<()>) -> i32 {
 pub fn read_spec<T: Field>() -> Done<T> {
     // Nobody inside may look into this process, its program or its descriptors before it is the container's own.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).tried(|| "hide".into())?;
-    for fd in [SPEC_FD, RESULT_FD, EXTRA_FD] {
+    for fd in [SPEC_FD, RESULT_FD, EXTRA_FD, USER_FD] {
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     unsafe { libc::umask(0) };
@@ -103,7 +105,7 @@ fn create() -> Done<()> {
             rootfs::make_dir(root.as_raw_fd(), &process.cwd, 0)?;
         }
         joined()?;
-        become_program(process, identity)
+        become_program(process, identity, USER_FD, true)
     })
 }
 
@@ -198,12 +200,14 @@ fn pivot(root: RawFd) -> Done<()> {
 }
 
 /// The last steps, from root of the host to the container's user, and exec.
-pub fn become_program(process: &Process, identity: Identity) -> Done<()> {
+/// Those of a user namespace enter it on the way, by the descriptor `user`, `fresh` ones with mounts of its own.
+pub fn become_program(process: &Process, identity: Identity, user: RawFd, fresh: bool) -> Done<()> {
     let Identity { uid, gid, groups, home } = identity;
+    let (host_uid, host_gid) = (process.on_host(uid), process.on_host(gid));
     for fd in 0..3 {
         // So that `/dev/stdout` can be opened again by whoever the user is.
         if sys::mode(fd).is_ok_and(|m| m & libc::S_IFMT != libc::S_IFCHR || process.terminal) {
-            unsafe { libc::fchown(fd, uid, if process.terminal { u32::MAX } else { gid }) };
+            unsafe { libc::fchown(fd, host_uid, if process.terminal { u32::MAX } else { host_gid }) };
         }
     }
     for limit in &process.rlimits {
@@ -214,13 +218,20 @@ pub fn become_program(process: &Process, identity: Identity) -> Done<()> {
     let cwd = if process.cwd.is_empty() { b"/" } else { &process.cwd[..] };
     let chdir = || sys::c(cwd).and_then(|path| sys::check(unsafe { libc::chdir(path.as_ptr()) } as _));
     let changed = chdir().is_ok();
-    unsafe { libc::syscall(libc::SYS_keyctl, 1, 0, 0, 0, 0) }; // KEYCTL_JOIN_SESSION_KEYRING: not the host's keys; a kernel without keys has none
     if !process.apparmor.is_empty() {
         let word = [b"exec ", &process.apparmor[..]].concat();
         sys::write_own_proc("self/attr/apparmor/exec", &word)
             .or_else(|_| sys::write_own_proc("self/attr/exec", &word))
             .tried(|| format!("apply the AppArmor profile {}", String::from_utf8_lossy(&process.apparmor)))?;
     }
+    if process.first_id.is_some() {
+        sys::setns(user, libc::CLONE_NEWUSER).tried(|| "enter the user namespace".into())?;
+        if fresh {
+            // The namespace's own, so that a capability in it means something; what is mounted stays where it is.
+            sys::unshare(libc::CLONE_NEWNS).tried(|| "make the user namespace's mounts".into())?;
+        }
+    }
+    unsafe { libc::syscall(libc::SYS_keyctl, 1, 0, 0, 0, 0) }; // KEYCTL_JOIN_SESSION_KEYRING: not the host's keys; a kernel without keys has none
     if process.no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).tried(|| "set no_new_privs".into())?;
     } else {

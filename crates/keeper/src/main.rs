@@ -25,6 +25,7 @@ fn main() {
         Some("hold") => hold::main(&args[1..]),
         Some("create") => init::create_main(),
         Some("exec") => enter::exec_main(),
+        Some("probe") if args.len() == 2 => housekeeping::probe(&args[1]),
         _ => {
             eprintln!("keeper {}: started by Sampan, one for each pod", env!("CARGO_PKG_VERSION"));
             2

@@ -5,8 +5,9 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::init::{Done, Tried};
+use crate::init::{Done, Tried, USER_FD};
 use crate::spec::{Create, Device, Mount, PROPAGATION_SHARED, PROPAGATION_SLAVE, Root};
 use crate::sys;
 
@@ -18,8 +19,13 @@ const DEV_LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
+/// On the host, who is root in the container that is built.
+static ROOT: AtomicU32 = AtomicU32::new(0);
+
 /// Builds everything and returns the root. The caller is alone in a new mount namespace.
 pub fn build(spec: &Create) -> Done<OwnedFd> {
+    let mapped = spec.process.first_id.is_some();
+    ROOT.store(spec.process.on_host(0), Ordering::Relaxed);
     // A mount that is to show through to the host must be copied while this namespace is still the host's peer.
     let mut trees: Vec<Option<OwnedFd>> = Vec::with_capacity(spec.mounts.len());
     for m in &spec.mounts {
@@ -32,7 +38,7 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
     }
     sys::mount(b"", b"/", b"", libc::MS_REC | libc::MS_SLAVE, b"")
         .tried(|| "leave the host's mount propagation".into())?;
-    let root = overlay(&spec.root)?;
+    let root = overlay(&spec.root, mapped)?;
     for path in &spec.root.writable {
         // A mount of its own, which the root's becoming read-only does not concern.
         let dir = make_dir(root.as_raw_fd(), path, 0)?;
@@ -40,7 +46,7 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
         sys::move_mount(tree.as_raw_fd(), dir.as_raw_fd()).tried(|| format!("mount {}", show(path)))?;
     }
     for (m, tree) in spec.mounts.iter().zip(trees) {
-        place(root.as_raw_fd(), m, tree).map_err(|e| {
+        place(root.as_raw_fd(), m, tree, mapped).map_err(|e| {
             format!(
                 "mount {} on {}: {e}",
                 show(if m.fstype.is_empty() { &m.source } else { &m.fstype }),
@@ -54,7 +60,7 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
             let (dir, name) = parent(root_fd, link.as_bytes())?;
             match sys::symlinkat(target.as_bytes(), dir.as_raw_fd(), name) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(format!("link {link}: {e}")),
-                _ => {}
+                _ => give_to_root(dir.as_raw_fd(), name)?,
             }
         }
     }
@@ -86,11 +92,14 @@ pub fn build(spec: &Create) -> Done<OwnedFd> {
 }
 
 /// Mounts the layers; the work directory is scratch, lost with the machine, so nobody waits for it to reach a disk.
-fn overlay(root: &Root) -> Done<OwnedFd> {
+fn overlay(root: &Root, mapped: bool) -> Done<OwnedFd> {
     let open =
         |path: &Vec<u8>| sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).tried(|| format!("open {}", show(path)));
     // Short names: the option string of a deep image must fit into one page.
-    let lower = root.lower.iter().map(open).collect::<Done<Vec<_>>>()?;
+    let mut lower = root.lower.iter().map(open).collect::<Done<Vec<_>>>()?;
+    if mapped {
+        lower = map_layers(&lower, root)?;
+    }
     let (upper, work) = (open(&root.upper)?, open(&root.work)?);
     let fd_path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let names: Vec<String> = lower.iter().map(fd_path).collect();
@@ -102,7 +111,25 @@ fn overlay(root: &Root) -> Done<OwnedFd> {
     open(&root.target)
 }
 
-fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>) -> Done<()> {
+/// The layers with their owners those of the user namespace. overlayfs takes such mounts where they are attached only:
+/// beneath the root to be.
+fn map_layers(lower: &[OwnedFd], root: &Root) -> Done<Vec<OwnedFd>> {
+    let below = sys::new_fs(b"tmpfs", b"tmpfs", &[], 0).tried(|| "make a place for the layers".into())?;
+    let place = sys::open(&root.target, libc::O_PATH | libc::O_DIRECTORY, 0).tried(|| "open the root".into())?;
+    sys::move_mount(below.as_raw_fd(), place.as_raw_fd()).tried(|| "make a place for the layers".into())?;
+    let map = |(n, layer): (usize, &OwnedFd)| -> io::Result<OwnedFd> {
+        let tree = sys::open_tree(layer.as_raw_fd(), "", false)?;
+        sys::map_ids(tree.as_raw_fd(), USER_FD, false)?;
+        let name = n.to_string();
+        sys::mkdirat(below.as_raw_fd(), name.as_bytes(), 0o755)?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        sys::move_mount(tree.as_raw_fd(), sys::openat(below.as_raw_fd(), &name, flags, 0)?.as_raw_fd())?;
+        sys::openat(below.as_raw_fd(), &name, flags, 0)
+    };
+    lower.iter().enumerate().map(map).collect::<io::Result<_>>().tried(|| "map the owners of the layers".into())
+}
+
+fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>, mapped: bool) -> Done<()> {
     let bind = m.fstype.is_empty();
     let made = match ready {
         Some(tree) => Ok(tree),
@@ -113,6 +140,9 @@ fn place(root: RawFd, m: &Mount, ready: Option<OwnedFd>) -> Done<()> {
         Err(e) if m.optional && matches!(sys::errno(&e), libc::ENOENT | libc::ENODEV) => return Ok(()),
         made => made.tried(|| "prepare".into())?,
     };
+    if bind && mapped && m.mapped {
+        sys::map_ids(tree.as_raw_fd(), USER_FD, true).tried(|| "map its owners to the user namespace".into())?;
+    }
     if bind {
         let propagation = match m.propagation {
             PROPAGATION_SHARED | PROPAGATION_SLAVE => 0,
@@ -183,6 +213,7 @@ fn make_target(root: RawFd, path: &[u8], is_dir: bool) -> Done<OwnedFd> {
     }
     let (dir, name) = parent(root, path)?;
     sys::mknodat(dir.as_raw_fd(), name, libc::S_IFREG | 0o644, 0).tried(|| "make the target".into())?;
+    give_to_root(dir.as_raw_fd(), name)?;
     sys::open_in_root(root, path, libc::O_PATH).tried(|| "open the target".into())
 }
 
@@ -210,9 +241,20 @@ pub fn make_dir(root: RawFd, path: &[u8], links: u32) -> Done<OwnedFd> {
         }
         made => {
             made.tried(|| format!("make the directory {}", show(path)))?;
+            give_to_root(dir.as_raw_fd(), name)?;
             open().tried(|| format!("open the directory {}", show(path)))
         }
     }
+}
+
+/// What is made for a container is its root's.
+fn give_to_root(dir: RawFd, name: &[u8]) -> Done<()> {
+    let owner = ROOT.load(Ordering::Relaxed);
+    let give = || {
+        let name = sys::c(name)?;
+        sys::check(unsafe { libc::fchownat(dir, name.as_ptr(), owner, owner, libc::AT_SYMLINK_NOFOLLOW) } as _)
+    };
+    if owner == 0 { Ok(()) } else { give().map(drop).tried(|| format!("give {} to root", show(name))) }
 }
 
 fn trim(path: &[u8]) -> &[u8] {

@@ -136,6 +136,8 @@ records! {
         propagation: u32,
         /// A missing source, or a file system that this kernel lacks, is no error.
         optional: bool,
+        /// A bind whose owners on the disk are those in the container, in a user namespace too.
+        mapped: bool,
     }
     Device {
         path: Bytes,
@@ -161,6 +163,8 @@ records! {
         /// AppArmor profile; empty for unconfined or a kernel without.
         apparmor: Bytes,
         rlimits: Vec<Rlimit>,
+        /// In a user namespace: who is its root on the host.
+        first_id: Option<u32>,
     }
     /// Who the process is. Names are looked up in the container's own files.
     User {
@@ -180,3 +184,11 @@ records! {
 #[allow(dead_code)]
 pub const PROPAGATION_SLAVE: u32 = 1;
 pub const PROPAGATION_SHARED: u32 = 2;
+
+impl Process {
+    /// The host's number of a container's user or group.
+    #[allow(dead_code)] // the keeper's half
+    pub fn on_host(&self, id: u32) -> u32 {
+        id.saturating_add(self.first_id.unwrap_or(0))
+    }
+}

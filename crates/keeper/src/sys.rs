@@ -225,7 +225,16 @@ pub fn move_mount(tree: RawFd, target: RawFd) -> io::Result<()> {
 
 /// Sets attributes and, unless 0, the propagation (`MS_PRIVATE`…) of a mount.
 pub fn mount_setattr(tree: RawFd, set: u64, propagation: u64, recursive: bool) -> io::Result<()> {
-    let attributes = [set, 0, propagation, 0];
+    set_attributes(tree, [set, 0, propagation, 0], recursive)
+}
+
+/// Shows a mount's files as those of the user namespace's owners of the same numbers.
+pub fn map_ids(tree: RawFd, user_namespace: RawFd, recursive: bool) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    set_attributes(tree, [MOUNT_ATTR_IDMAP, 0, 0, user_namespace as u64], recursive)
+}
+
+fn set_attributes(tree: RawFd, attributes: [u64; 4], recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH as u32 | if recursive { AT_RECURSIVE } else { 0 };
     let (empty, size) = (c"".as_ptr(), size_of::<[u64; 4]>());
     check(unsafe { libc::syscall(libc::SYS_mount_setattr, tree, empty, flags, attributes.as_ptr(), size) }).map(drop)

@@ -65,6 +65,8 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Absolute cgroup of the pod, `/kubepods/burstable/podUID`; made if missing.
     pub cgroup_parent: String,
+    /// A user namespace: the first of its ids on the host, and how many they are.
+    pub user_namespace: Option<(u32, u32)>,
     /// Content of `/etc/resolv.conf`; the host's if none.
     pub resolv_conf: Option<String>,
 }

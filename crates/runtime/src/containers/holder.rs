@@ -95,6 +95,14 @@ pub fn launch(program: &Program, sandbox: &str, options: &[String]) -> Result<()
     }
 }
 
+/// Whether pods with user namespaces can have their files in `dir`; if not, why.
+pub fn probe(program: &Program, dir: &Path) -> Result<(), String> {
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.fd()));
+    command.arg("probe").arg(dir).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    let output = command.output().map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_string()) }
+}
+
 /// A reply's fields after `ok`, and descriptors.
 pub struct Reply {
     pub fields: Vec<Vec<u8>>,

@@ -126,6 +126,10 @@ impl Runtime {
             for part in ["fs", "work"] {
                 make_dir(&dir.join(part), if part == "fs" { 0o755 } else { 0o700 })?;
             }
+            if let Some((root, _)) = made.pod.config.user_namespace {
+                std::os::unix::fs::chown(dir.join("fs"), Some(root), Some(root))
+                    .at("give to the user namespace", &dir)?;
+            }
             for mount in &made.config().mounts {
                 if !mount.host_path.exists() {
                     make_dir(&mount.host_path, 0o755)?;
@@ -357,10 +361,12 @@ fn start_keeper(inner: &Inner, pod: &Pod) -> Result<()> {
     if !config.host_ipc {
         options.push(format!("shm={SHM_BYTES}"));
     }
+    options.extend(config.user_namespace.map(|(first, count)| format!("users={first}:{count}")));
     if !config.host_network {
         // As containerd: no port is privileged and ping needs no capability in a namespace of one's own.
+        let groups = config.user_namespace.map_or(i32::MAX as u32, |(_, count)| count - 1);
         for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", &format!("0 {groups}"))]
         {
             if !config.sysctls.contains_key(name) {
                 options.push(format!("sysctl={name}={value}"));

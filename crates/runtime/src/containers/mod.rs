@@ -62,6 +62,7 @@ struct Inner {
     containers: Mutex<HashMap<String, Arc<Container>>>,
     execs: Mutex<HashMap<String, oneshot::Sender<Ended>>>,
     filters: resolve::Filters,
+    user_namespaces: std::sync::OnceLock<std::result::Result<(), String>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -189,6 +190,11 @@ fn exit_of(code: i32, signal: i32, oom_killed: bool, finished_at: u64) -> Exit {
 }
 
 impl Runtime {
+    /// Whether pods may have user namespaces here; else what this kernel or its file system refuses.
+    pub fn user_namespaces(&self) -> &std::result::Result<(), String> {
+        self.0.user_namespaces.get_or_init(|| holder::probe(&self.0.program, &self.0.options.state_dir))
+    }
+
     /// What happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.0.events.subscribe()

@@ -197,6 +197,7 @@ pub fn process(
         seccomp: filter,
         apparmor: if security.privileged { vec![] } else { bytes(&security.apparmor) },
         rlimits: vec![],
+        first_id: pod.user_namespace.map(|(first, _)| first),
     })
 }
 
@@ -218,14 +219,18 @@ fn mounts(
         source: path(source),
         target: bytes(target),
         attributes,
+        mapped: true,
         ..spec::Mount::default()
     };
     let writable_sys = if c.security.privileged { 0 } else { RDONLY };
     let base = NOSUID | NOEXEC | NODEV;
+    let root = pod.user_namespace.map_or(0, |(first, _)| first);
+    let (owner, group) = (format!("uid={root}"), format!("gid={root}"));
+    let tty = format!("gid={}", root + 5);
     let mut all = vec![
         fs("proc", "/proc", &[], base),
-        fs("tmpfs", "/dev", &["mode=755", "size=65536k"], NOSUID | STRICTATIME),
-        fs("devpts", "/dev/pts", &["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"], NOSUID | NOEXEC),
+        fs("tmpfs", "/dev", &["mode=755", "size=65536k", &owner, &group], NOSUID | STRICTATIME),
+        fs("devpts", "/dev/pts", &["newinstance", "ptmxmode=0666", "mode=0620", &tty], NOSUID | NOEXEC),
         fs("sysfs", "/sys", &[], base | writable_sys),
     ];
     if pod.host_ipc {
@@ -233,14 +238,17 @@ fn mounts(
         all.push(bind(Path::new("/dev/shm"), "/dev/shm", 0));
     } else {
         all.push(spec::Mount { optional: true, ..fs("mqueue", "/dev/mqueue", &[], base) });
-        all.push(bind(&places.shm, "/dev/shm", 0));
+        all.push(spec::Mount { mapped: false, ..bind(&places.shm, "/dev/shm", 0) });
     }
     if cgroups.unified() {
         all.push(fs("cgroup2", "/sys/fs/cgroup", &[], base | writable_sys));
     } else {
         all.push(fs("tmpfs", "/sys/fs/cgroup", &["mode=755"], base));
         let own = cgroups.v1_mounts(places.cgroup);
-        all.extend(own.iter().map(|(name, dir)| bind(dir, &format!("/sys/fs/cgroup/{name}"), base | writable_sys)));
+        all.extend(own.iter().map(|(name, dir)| spec::Mount {
+            mapped: false,
+            ..bind(dir, &format!("/sys/fs/cgroup/{name}"), base | writable_sys)
+        }));
     }
     all.push(bind(&places.hostname, "/etc/hostname", if c.security.readonly_rootfs { RDONLY } else { 0 }));
     all.push(bind(&places.resolv_conf, "/etc/resolv.conf", if c.security.readonly_rootfs { RDONLY } else { 0 }));

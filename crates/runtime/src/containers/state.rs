@@ -207,6 +207,7 @@ fn prepare(options: Options) -> Result<Inner> {
         containers: Default::default(),
         execs: Default::default(),
         filters: Default::default(),
+        user_namespaces: Default::default(),
         events: broadcast::Sender::new(EVENT_BACKLOG),
         options,
     })

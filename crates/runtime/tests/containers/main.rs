@@ -8,6 +8,7 @@ mod escapes;
 mod isolation;
 mod restart;
 mod streams;
+mod users;
 
 /// `server DIR` is the process that the restart tests kill: it starts a pod and waits.
 #[test]
