@@ -20,7 +20,7 @@ use crate::plan::Action;
 use crate::pod::{Desired, Member, pull_policy};
 use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox};
 use crate::shared::Shared;
-use crate::{etc, hooks, publish, resources};
+use crate::{etc, hooks, publish, resources, users};
 
 /// How an action ended.
 pub enum Outcome {
@@ -154,10 +154,17 @@ impl Acts {
     async fn sandbox(&self, desired: &Desired, attempt: u32) -> Result<Result<Vec<IpAddr>, String>, String> {
         let (runtime, config) = (&self.shared.ports.runtime, &self.shared.config);
         let text = |error: Error| error.to_string();
-        let wanted = container::sandbox(config, desired, attempt)?;
+        let mut wanted = container::sandbox(config, desired, attempt)?;
         self.check_handler(desired).await?;
         make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
         make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
+        if desired.pod.spec.host_users == Some(false) {
+            if !runtime.user_namespaces() {
+                return Err(users::UNSUPPORTED.into());
+            }
+            let ids = users::allocate(&config.root_dir.join("pods"), desired.uid(), users::floor());
+            wanted.user_namespace = Some(ids.map_err(|error| error.to_string())?);
+        }
         let size = resources::pod_cgroup(&desired.pod, config.pod_pids_limit);
         runtime.set_cgroup(&wanted.cgroup, &size).await.map_err(text)?;
         if attempt > 0 {

@@ -67,9 +67,6 @@ pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> Result<Sandb
             hostname.len()
         ));
     }
-    if spec.host_users == Some(false) {
-        return Err("the runtime does not support user namespaces".into());
-    }
     let security = spec.security_context.as_ref();
     Ok(SandboxConfig {
         uid: meta.uid.clone(),
@@ -81,6 +78,7 @@ pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> Result<Sandb
         host_pid: spec.host_pid,
         host_ipc: spec.host_ipc,
         share_process_namespace: spec.share_process_namespace == Some(true),
+        user_namespace: None,
         sysctls: security
             .into_iter()
             .flat_map(|of| &of.sysctls)

@@ -36,6 +36,7 @@ mod status;
 mod store;
 pub mod topology;
 mod upkeep;
+mod users;
 mod volumes;
 mod worker;
 

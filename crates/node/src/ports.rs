@@ -131,6 +131,8 @@ pub struct SandboxConfig {
     pub host_pid: bool,
     pub host_ipc: bool,
     pub share_process_namespace: bool,
+    /// A user namespace: the first of its ids on the host, and how many they are.
+    pub user_namespace: Option<(u32, u32)>,
     pub sysctls: BTreeMap<String, String>,
     /// The pod's cgroup, below the root: `kubepods/burstable/pod<uid>`. Made by [`Runtime::set_cgroup`].
     pub cgroup: String,
@@ -267,6 +269,9 @@ impl ExecOutput {
 pub trait Runtime: Send + Sync + 'static {
     /// `sampan`, and its version.
     fn version(&self) -> (String, String);
+
+    /// Whether pods may have user namespaces.
+    fn user_namespaces(&self) -> bool;
 
     /// Every pod that has a sandbox or containers, whoever made them.
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>>;

@@ -221,7 +221,7 @@ pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Im
     status.features = Some(NodeFeatures { supplemental_groups_policy: Some(true), ..NodeFeatures::default() });
     let features = NodeRuntimeHandlerFeatures {
         recursive_read_only_mounts: Some(true),
-        user_namespaces: Some(false),
+        user_namespaces: Some(shared.ports.runtime.user_namespaces()),
         ..NodeRuntimeHandlerFeatures::default()
     };
     let handler = |name: &str| NodeRuntimeHandler {

@@ -145,6 +145,10 @@ impl Runtime for Machine_ {
         ("sampan".into(), "0".into())
     }
 
+    fn user_namespaces(&self) -> bool {
+        false
+    }
+
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
         Box::pin(async { Ok(lock(&self.state).pods.values().cloned().collect()) })
     }

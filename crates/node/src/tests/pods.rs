@@ -286,7 +286,11 @@ async fn sandboxes_that_cannot_be() {
         ("plain", &|pod| pod.spec.runtime_class_name = Some("plain".into()), None),
         ("vm", &|pod| pod.spec.runtime_class_name = Some("vm".into()), Some("no runtime for \"kata\" is configured")),
         ("gone", &|pod| pod.spec.runtime_class_name = Some("gone".into()), Some("failed to look up RuntimeClass gone")),
-        ("mapped", &|pod| pod.spec.host_users = Some(false), Some("the runtime does not support user namespaces")),
+        (
+            "mapped",
+            &|pod| pod.spec.host_users = Some(false),
+            Some("can't set `spec.hostUsers: false`, runtime does not support user namespaces"),
+        ),
         (
             "long",
             &|pod| {

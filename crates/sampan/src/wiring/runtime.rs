@@ -360,6 +360,11 @@ impl ports::Runtime for Containers {
         ("sampan".into(), env!("CARGO_PKG_VERSION").into())
     }
 
+    fn user_namespaces(&self) -> bool {
+        let probed = self.runtime.user_namespaces();
+        probed.as_ref().inspect_err(|why| tracing::debug!(why, "no user namespaces here")).is_ok()
+    }
+
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
         Box::pin(async { Ok(self.states(None)) })
     }
@@ -425,6 +430,7 @@ impl ports::Runtime for Containers {
                     host_pid: config.host_pid,
                     host_ipc: config.host_ipc,
                     share_process_namespace: config.share_process_namespace,
+                    user_namespace: config.user_namespace,
                     sysctls: config.sysctls.clone(),
                     cgroup_parent: format!("{}/{}", self.cgroup_root, config.cgroup),
                     ..containers::SandboxConfig::default()
