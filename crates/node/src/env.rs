@@ -296,8 +296,11 @@ pub fn resource_value(sources: &Sources<'_>, of: &ResourceFieldSelector, own: &C
     }
     let amount = resources::amount(list, name).filter(|amount| !amount.is_zero());
     let is_limit = of.resource.starts_with("limits");
-    let amount =
-        amount.or_else(|| is_limit.then(|| sources.allocatable.get(name).copied()).flatten()).unwrap_or(Quantity::ZERO);
+    // Without a limit of its own it may take what the pod may, or else the node has.
+    let pod = sources.desired.pod.spec.resources.as_ref();
+    let whole = || pod.and_then(|pod| resources::amount(&pod.limits, name)).filter(|amount| !amount.is_zero());
+    let largest = || whole().or_else(|| sources.allocatable.get(name).copied());
+    let amount = amount.or_else(|| is_limit.then(largest).flatten()).unwrap_or(Quantity::ZERO);
     let divisor = Quantity::parse(&of.divisor.0)
         .ok()
         .filter(|divisor| divisor.nanos > 0)
