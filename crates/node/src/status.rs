@@ -30,9 +30,8 @@ pub fn told<'a>(status: &'a PodStatus, id: &str) -> Option<&'a ContainerStatus> 
     all.chain(&status.ephemeral_container_statuses).find(|status| status.container_id.strip_prefix(SCHEME) == Some(id))
 }
 
-/// 0 is never.
 fn time(nanos: Nanos) -> Time {
-    if nanos == 0 { Time::default() } else { Time { seconds: nanos.div_euclid(SECOND) } }
+    Time { seconds: nanos.div_euclid(SECOND) }
 }
 
 pub fn make(input: &Input<'_>, end: Option<&End>, progress: &Progress) -> PodStatus {
@@ -119,7 +118,11 @@ fn state(input: &Input<'_>, container: &Container) -> ApiState {
                 exit_code: exit.code,
                 reason: reason.into(),
                 message: told.or_else(|| exit.error.clone()).unwrap_or_default(),
-                started_at: time(exit.started_at),
+                // One that was ended before it ran did so at once; upstream dates one that could not run 1970.
+                started_at: time(match (exit.started_at, &exit.error) {
+                    (0, None) => exit.finished_at,
+                    (at, _) => at,
+                }),
                 finished_at: time(exit.finished_at),
                 container_id: format!("{SCHEME}{}", container.id),
                 ..ContainerStateTerminated::default()
