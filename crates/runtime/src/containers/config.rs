@@ -258,7 +258,7 @@ pub struct ContainerStatus {
     pub log_path: PathBuf,
 }
 
-/// User, group and further groups of a process, as the host counts them.
+/// User, group and further groups of a process, as it sees them itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
     pub uid: u32,
@@ -267,11 +267,16 @@ pub struct Ids {
 }
 
 impl Ids {
-    pub(super) fn of(pid: u32) -> Option<Self> {
+    /// `first` is the host's id of its user namespace's 0.
+    pub(super) fn of(pid: u32, first: u32) -> Option<Self> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-        let numbers =
-            |name: &str| line(name).into_iter().flat_map(str::split_whitespace).filter_map(|id| id.parse().ok());
+        let numbers = |name: &str| {
+            line(name)
+                .into_iter()
+                .flat_map(str::split_whitespace)
+                .filter_map(|id| id.parse::<u32>().ok()?.checked_sub(first))
+        };
         // Of the real, effective, saved and file system's, the real.
         Some(Self { uid: numbers("Uid:").next()?, gid: numbers("Gid:").next()?, groups: numbers("Groups:").collect() })
     }

@@ -260,7 +260,8 @@ impl Runtime {
         let live = c.live.borrow().clone();
         let is_running = live.state == ContainerState::Running;
         if is_running && c.user.get().is_none() {
-            let _ = Ids::of(live.pid).map(|ids| c.user.set(ids));
+            let first = c.pod.config.user_namespace.map_or(0, |(first, _)| first);
+            let _ = Ids::of(live.pid, first).map(|ids| c.user.set(ids));
         }
         ContainerStatus {
             id: c.id.clone(),
