@@ -122,14 +122,7 @@ impl Acts {
                 Outcome::Done(gone_is_fine(runtime.stop_container(uid, &id, grace, None).await))
             }
             Action::Remove { id, container } => {
-                let _ = fs::remove_file(container::log_link(&self.shared.config, desired, &container, &id));
-                let containers = runtime.pod(uid).await.map(|pod| pod.containers).unwrap_or_default();
-                let log = containers.into_iter().find(|c| c.id == id).map(|c| c.log_path);
-                let removed = gone_is_fine(runtime.remove_container(uid, &id).await);
-                if let (Ok(()), Some(log)) = (&removed, log) {
-                    remove_logs(&log);
-                }
-                Outcome::Done(removed)
+                Outcome::Done(remove_container(&self.shared, desired, &container, &id).await)
             }
             Action::StopSandbox => {
                 if !desired.pod.spec.host_network
@@ -165,7 +158,7 @@ impl Acts {
             let ids = users::allocate(&config.root_dir.join("pods"), desired.uid(), users::floor());
             wanted.user_namespace = Some(ids.map_err(|error| error.to_string())?);
         }
-        let size = resources::pod_cgroup(&desired.pod, config.pod_pids_limit);
+        let size = resources::pod_cgroup(&desired.pod, &self.shared.sizing);
         runtime.set_cgroup(&wanted.cgroup, &size).await.map_err(text)?;
         if attempt > 0 {
             // What is left of the sandbox before this one.
@@ -199,13 +192,13 @@ impl Acts {
         done: &mut Vec<(String, ResourceRequirements)>,
     ) -> Result<(), String> {
         let runtime = &self.shared.ports.runtime;
-        let pod = resources::pod_cgroup(&desired.pod, self.shared.config.pod_pids_limit);
+        let pod = resources::pod_cgroup(&desired.pod, &self.shared.sizing);
         let cgroup = resources::cgroup(&desired.pod);
         // A pod that shrinks cannot be less than its containers yet: its turn is after theirs.
         let grown = runtime.set_cgroup(&cgroup, &pod).await;
         for (id, name) in containers {
             let Some(member) = desired.member(name) else { continue };
-            let mut own = resources::of_container(desired, member, self.shared.machine.memory_bytes);
+            let mut own = resources::of_container(desired, member, &self.shared.sizing);
             self.shared.managers.place(desired.uid(), name, &mut own);
             runtime.update_resources(desired.uid(), id, &own).await.map_err(|error| error.to_string())?;
             done.push((id.clone(), member.container.resources.clone()));
@@ -309,7 +302,7 @@ impl Acts {
             sources: &sources,
             volumes: &volumes,
             image,
-            memory_bytes: shared.machine.memory_bytes,
+            sizing: &shared.sizing,
             target_id,
         };
         let mut config = container::make(&parts, member, attempt)
@@ -321,7 +314,7 @@ impl Acts {
         let runtime = &shared.ports.runtime;
         // A resize that restarts its containers finds the pod's own limits here.
         if attempt > 0 {
-            let whole = resources::pod_cgroup(pod, shared.config.pod_pids_limit);
+            let whole = resources::pod_cgroup(pod, &shared.sizing);
             if let Err(error) = runtime.set_cgroup(&resources::cgroup(pod), &whole).await {
                 tracing::debug!(pod = %desired.label(), %error, "the pod's cgroup keeps its limits while others need them");
             }
@@ -420,6 +413,19 @@ fn gone_is_fine(result: Result<(), Error>) -> Result<(), String> {
 
 fn make_dir(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
+}
+
+/// A dead container with its logs.
+pub async fn remove_container(shared: &Shared, desired: &Desired, name: &str, id: &str) -> Result<(), String> {
+    let (runtime, uid) = (&shared.ports.runtime, desired.uid());
+    let _ = fs::remove_file(container::log_link(&shared.config, desired, name, id));
+    let containers = runtime.pod(uid).await.map(|pod| pod.containers).unwrap_or_default();
+    let log = containers.into_iter().find(|c| c.id == id).map(|c| c.log_path);
+    let removed = gone_is_fine(runtime.remove_container(uid, id).await);
+    if let (Ok(()), Some(log)) = (&removed, log) {
+        remove_logs(&log);
+    }
+    removed
 }
 
 /// A log and what was rotated out of it.

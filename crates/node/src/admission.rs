@@ -6,11 +6,28 @@ use schema::api::core::v1::{Node, NodeSelectorTerm, Pod};
 use schema::api::meta::v1::LabelSelector;
 use schema::quantity::Quantity;
 
-use crate::{memory::End, resources};
+use crate::memory::End;
+use crate::pod::{is_critical, is_static};
+use crate::resources;
 
 /// The end of a pod that was never let in.
 pub fn rejected(reason: &str, message: &str) -> End {
     End { reason: reason.into(), message: format!("Pod was rejected: {message}"), rejected: true, ..End::default() }
+}
+
+/// Whether a pod may come to a node that is short of something: critical ones may, and where memory alone is short all
+/// that ask for some, or tolerate it.
+pub fn bears(pod: &Pod, pressures: &[&str]) -> bool {
+    let tolerates = || {
+        pod.spec.tolerations.iter().any(|toleration| {
+            let key = "node.kubernetes.io/memory-pressure";
+            (toleration.effect.is_empty() || toleration.effect == "NoSchedule")
+                && (toleration.key == key || (toleration.key.is_empty() && toleration.operator == "Exists"))
+                && (toleration.operator == "Exists" || toleration.value.is_empty())
+        })
+    };
+    let memory_alone = pressures == ["MemoryPressure"];
+    pressures.is_empty() || is_critical(pod) || (memory_alone && (resources::qos(pod) != "BestEffort" || tolerates()))
 }
 
 /// Upstream's reasons, in upstream's words.
@@ -32,12 +49,6 @@ pub fn admit(
     if let Some(forbidden) = forbidden_sysctl(pod, allowed_sysctls) {
         return refuse("SysctlForbidden", format!("Pod was rejected: forbidden sysctl: {forbidden}"));
     }
-    if let Some(pods) = allocatable.get("pods")
-        && others.len() as i64 >= pods.value()
-    {
-        let message = lack("pods", 1, others.len() as i64, pods.value());
-        return refuse("OutOfpods", format!("Pod was rejected: {message}"));
-    }
     if let Err((name, message)) = fits(pod, others, allocatable) {
         return refuse(&format!("OutOf{name}"), format!("Pod was rejected: {message}"));
     }
@@ -57,7 +68,7 @@ pub fn admit(
                         && (toleration.operator == "Exists" || toleration.value == taint.value)
                 })
         });
-        if untolerated.is_some() && !pod.metadata.annotations.contains_key("kubernetes.io/config.mirror") {
+        if untolerated.is_some() && !is_static(pod) {
             return refuse(
                 "TaintToleration",
                 "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
@@ -79,31 +90,52 @@ pub fn admit(
     Ok(())
 }
 
-/// Whether what the pod asks for is free beside the others; the resource that is not, and upstream's words.
-pub fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, Quantity>) -> Result<(), (String, String)> {
-    let wanted = resources::requests(pod);
-    let mut used: BTreeMap<String, Quantity> = BTreeMap::new();
+/// What a pod asks for beyond what is free.
+pub struct Lack {
+    pub name: String,
+    pub requested: i64,
+    pub used: i64,
+    pub capacity: i64,
+}
+
+/// Of every resource that is too little for the pod beside the others.
+pub fn lacking(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, Quantity>) -> Vec<Lack> {
+    let mut lacks = Vec::new();
+    let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    if let Some(pods) = allocatable.get("pods").filter(|pods| count >= pods.value()) {
+        lacks.push(Lack { name: "pods".into(), requested: 1, used: count, capacity: pods.value() });
+    }
+    let mut taken: BTreeMap<String, Quantity> = BTreeMap::new();
     for other in others {
         for (name, quantity) in resources::requests(other) {
-            let entry = used.entry(name).or_insert(Quantity::ZERO);
+            let entry = taken.entry(name).or_insert(Quantity::ZERO);
             *entry = entry.plus(quantity);
         }
     }
-    for (name, quantity) in wanted.iter().filter(|(_, quantity)| !quantity.is_zero()) {
+    for (name, quantity) in resources::requests(pod).into_iter().filter(|(_, quantity)| !quantity.is_zero()) {
         // Extended resources of which only the cluster knows are the scheduler's business.
         let extended = name.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io"));
-        let have = match allocatable.get(name) {
+        let have = match allocatable.get(&name) {
             Some(have) => *have,
             None if extended => continue,
             None => Quantity::ZERO,
         };
-        let taken = used.get(name).copied().unwrap_or(Quantity::ZERO);
-        if taken.plus(*quantity).compare(have).is_gt() {
+        let used = taken.get(&name).copied().unwrap_or(Quantity::ZERO);
+        if used.plus(quantity).compare(have).is_gt() {
             let scale = |quantity: Quantity| if name == "cpu" { quantity.milli_value() } else { quantity.value() };
-            return Err((name.clone(), lack(name, scale(*quantity), scale(taken), scale(have))));
+            let (requested, used, capacity) = (scale(quantity), scale(used), scale(have));
+            lacks.push(Lack { name, requested, used, capacity });
         }
     }
-    Ok(())
+    lacks
+}
+
+/// Whether what the pod asks for is free beside the others; the resource that is not, and upstream's words.
+pub fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, Quantity>) -> Result<(), (String, String)> {
+    match lacking(pod, others, allocatable).into_iter().next() {
+        Some(of) => Err((of.name.clone(), lack(&of.name, of.requested, of.used, of.capacity))),
+        None => Ok(()),
+    }
 }
 
 fn lack(name: &str, requested: i64, used: i64, capacity: i64) -> String {

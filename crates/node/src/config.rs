@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 
 use schema::api::core::v1::Taint;
 
-use crate::ports::{Clock, Host, Images, Keys, Network, Runtime};
+use crate::eviction::{Signal, Threshold};
+use crate::ports::{Clock, Host, Images, Keys, Nanos, Network, Runtime};
+use crate::settings::Settings;
 
 /// The machine's parts.
 #[derive(Clone)]
@@ -25,37 +27,53 @@ pub struct Reservation {
     pub cpu_milli: u64,
     pub memory_bytes: u64,
     pub ephemeral_storage_bytes: u64,
+    pub pids: u64,
 }
 
-/// When pods are evicted and images collected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Thresholds {
-    /// `memory.available` below this evicts.
-    pub memory_available_bytes: u64,
-    /// `nodefs.available` below this many percent evicts.
-    pub nodefs_available_percent: u64,
-    pub nodefs_inodes_free_percent: u64,
-    /// Free processes below this many are PIDPressure.
-    pub pids_available: u64,
-    /// Disk usage in percent above which unused images go, down to `image_gc_low_percent`.
-    pub image_gc_high_percent: u64,
-    pub image_gc_low_percent: u64,
-    /// No image younger than this goes.
-    pub image_minimum_age: Duration,
+/// When pods are evicted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evictions {
+    pub thresholds: Vec<Threshold>,
+    /// A pressure stays for this long after its signal has gone.
+    pub transition: Nanos,
+    /// Of pods that go because of a threshold with a grace of its own.
+    pub max_grace_seconds: i64,
 }
 
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self {
-            memory_available_bytes: 100 << 20,
-            nodefs_available_percent: 5,
-            nodefs_inodes_free_percent: 5,
-            pids_available: 100,
-            image_gc_high_percent: 85,
-            image_gc_low_percent: 80,
-            image_minimum_age: Duration::from_secs(120),
-        }
+impl Evictions {
+    /// What of the machine's memory pods may not come near to.
+    pub fn hard_memory(&self, capacity: u64) -> u64 {
+        self.hard(Signal::Memory, capacity)
     }
+
+    pub fn hard(&self, signal: Signal, capacity: u64) -> u64 {
+        let found = self.thresholds.iter().find(|threshold| threshold.signal == signal && threshold.grace == 0);
+        found.map_or(0, |threshold| u64::try_from(threshold.at.of(capacity).value()).unwrap_or(0))
+    }
+}
+
+/// When images are collected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImageGc {
+    /// Disk usage above which unused images go, down to `low_percent`.
+    pub high_percent: u64,
+    pub low_percent: u64,
+    /// No image younger than this goes.
+    pub minimum_age: Nanos,
+    /// One that was unused for longer goes anyway; 0: never.
+    pub maximum_age: Nanos,
+}
+
+/// Whether a pod may use an image that is here without having shown that it may pull it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    Never,
+    /// Unless kubelet pulled it.
+    #[default]
+    NotPreloaded,
+    /// Unless a list names it.
+    NotListed,
+    Always,
 }
 
 #[derive(Clone, Debug)]
@@ -74,7 +92,13 @@ pub struct Config {
     pub log_root: PathBuf,
     /// `/var/log/containers`.
     pub log_links: PathBuf,
+    /// Where images lie, which may be another disk.
+    pub image_dir: PathBuf,
+    /// A directory (or a file) with pods that run without anybody's asking; empty: none.
+    pub static_pods: PathBuf,
     pub max_pods: u32,
+    /// 0: `max_pods` alone counts.
+    pub pods_per_core: u32,
     pub reserved: Reservation,
     pub labels: BTreeMap<String, String>,
     /// Put on the node when it registers.
@@ -91,7 +115,43 @@ pub struct Config {
     pub pod_pids_limit: u64,
     /// Beside the safe ones: names, or beginnings that end in `*`.
     pub allowed_sysctls: Vec<String>,
-    pub thresholds: Thresholds,
+    pub evictions: Evictions,
+    pub image_gc: ImageGc,
+    /// Of a container's log before it is rotated.
+    pub log_max_bytes: u64,
+    pub log_max_files: u32,
+    /// Containers without a word about it have the runtime's profile.
+    pub seccomp_default: bool,
+    /// Whether a machine with swap is refused.
+    pub fail_on_swap: bool,
+    /// `LimitedSwap`, where the kernel can.
+    pub limited_swap: bool,
+    /// Whether CPU limits are enforced, and over which time.
+    pub cpu_quota: bool,
+    pub cpu_period_us: u64,
+    /// Whether pods together have no more than is allocatable.
+    pub enforce_allocatable: bool,
+    pub crash_backoff_max: Nanos,
+    /// Pulls at one time; 0: any number.
+    pub parallel_pulls: usize,
+    /// Pulls a second, and how many at once; 0: any number.
+    pub registry_qps: u64,
+    pub registry_burst: u64,
+    /// Phases of a shutdown: pods from this priority on have so long. None: pods are not waited for.
+    pub shutdown: Vec<(i32, Duration)>,
+    /// How often the node's status is looked at, and how old it may get in the API.
+    pub status_every: Duration,
+    pub report_every: Nanos,
+    /// -1: all.
+    pub status_max_images: i64,
+    /// Dead containers that are kept, of all pods and of each container; -1: any number.
+    pub dead_containers: i64,
+    pub dead_per_container: i64,
+    pub verify: Verify,
+    /// Images which anybody here may use.
+    pub verify_not: Vec<String>,
+    /// What `/configz` shows.
+    pub configz: serde_json::Value,
     pub managers: crate::topology::Settings,
     /// How long a start waits for the API before the pods that were here last start.
     pub offline_after: Duration,
@@ -99,7 +159,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
+        let mut config = Self {
             node_name: String::new(),
             hostname: String::new(),
             addresses: Vec::new(),
@@ -109,7 +169,10 @@ impl Default for Config {
             root_dir: "/var/lib/kubelet".into(),
             log_root: "/var/log/pods".into(),
             log_links: "/var/log/containers".into(),
-            max_pods: 110,
+            image_dir: PathBuf::new(),
+            static_pods: PathBuf::new(),
+            max_pods: 0,
+            pods_per_core: 0,
             reserved: Reservation::default(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
@@ -120,10 +183,35 @@ impl Default for Config {
             version: "v1.37.2+sampan1".into(),
             pod_pids_limit: 0,
             allowed_sysctls: Vec::new(),
-            thresholds: Thresholds::default(),
+            evictions: Evictions::default(),
+            image_gc: ImageGc::default(),
+            log_max_bytes: 0,
+            log_max_files: 0,
+            seccomp_default: false,
+            fail_on_swap: false,
+            limited_swap: false,
+            cpu_quota: true,
+            cpu_period_us: 0,
+            enforce_allocatable: true,
+            crash_backoff_max: 0,
+            parallel_pulls: 0,
+            registry_qps: 0,
+            registry_burst: 0,
+            shutdown: Vec::new(),
+            status_every: Duration::ZERO,
+            report_every: 0,
+            status_max_images: 0,
+            dead_containers: 0,
+            dead_per_container: 0,
+            verify: Verify::default(),
+            verify_not: Vec::new(),
+            configz: serde_json::Value::Null,
             managers: Default::default(),
             offline_after: Duration::from_secs(5),
-        }
+        };
+        // The table has the defaults, which fit.
+        let _ = Settings::default().apply(&mut config);
+        config
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Parts<'a> {
     pub sources: &'a env::Sources<'a>,
     pub volumes: &'a Set,
     pub image: &'a Image,
-    pub memory_bytes: u64,
+    pub sizing: &'a resources::Sizing,
     /// Of the container that an ephemeral one looks at.
     pub target_id: String,
 }
@@ -99,7 +99,7 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
     let env = env::make(parts.sources, container, read)?;
     let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let expanded = |list: &[String]| list.iter().map(|text| env::expand(text, lookup)).collect::<Vec<_>>();
-    let security = security(desired, container);
+    let security = security(parts.config, desired, container);
     verify_user(desired, container, &security, parts.image)?;
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().enumerate() {
@@ -125,7 +125,7 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         working_dir: container.working_dir.clone(),
         mounts,
         devices,
-        resources: resources::of_container(desired, member, parts.memory_bytes),
+        resources: resources::of_container(desired, member, parts.sizing),
         security,
         stdin: container.stdin,
         stdin_once: container.stdin_once,
@@ -217,7 +217,7 @@ fn managed(parts: &Parts<'_>, desired: &Desired, container: &Container, attempt:
 }
 
 /// Pod and container security contexts as one; the container's stands above.
-pub fn security(desired: &Desired, container: &Container) -> Security {
+pub fn security(config: &Config, desired: &Desired, container: &Container) -> Security {
     let none = SecurityContext::default();
     let no_pod = PodSecurityContext::default();
     let own = container.security_context.as_ref().unwrap_or(&none);
@@ -230,6 +230,8 @@ pub fn security(desired: &Desired, container: &Container) -> Security {
     };
     let seccomp = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
     let apparmor = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
+    // Without a word about it a container is unconfined, as upstream's.
+    let without = if config.seccomp_default && !privileged { Profile::RuntimeDefault } else { Profile::Unconfined };
     let mut supplemental_groups = pod.supplemental_groups.clone();
     supplemental_groups.extend(pod.fs_group);
     let capabilities = own.capabilities.as_ref();
@@ -245,8 +247,7 @@ pub fn security(desired: &Desired, container: &Container) -> Security {
         no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
         readonly_root: own.read_only_root_filesystem == Some(true),
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
-        // Without a word about it a container is unconfined, as upstream without SeccompDefault.
-        seccomp: seccomp.map_or(Profile::Unconfined, |of| profile(&of.r#type, of.localhost_profile.as_ref())),
+        seccomp: seccomp.map_or(without, |of| profile(&of.r#type, of.localhost_profile.as_ref())),
         apparmor: if privileged {
             Profile::Unconfined
         } else {

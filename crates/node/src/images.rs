@@ -9,7 +9,7 @@ use schema::api::core::v1::Secret;
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use crate::events::Recorder;
-use crate::memory::{Crash, Failure, SECOND};
+use crate::memory::{Crash, Failure, PULL_BACKOFF_MAX, SECOND};
 use crate::objects::{Snapshot, lock};
 use crate::plan::go_duration;
 use crate::pod::Desired;
@@ -133,7 +133,7 @@ impl Puller {
         self.events.note(pod, path, true, "Failed", format!("Error: {reason}"));
         let mut failures = lock(&self.failures);
         let entry = failures.entry(key).or_insert_with(|| (Crash::default(), now, String::new()));
-        entry.0.next(entry.1, now);
+        entry.0.next(entry.1, now, PULL_BACKOFF_MAX);
         tracing::debug!(image = name, delay = %go_duration(entry.0.delay), "a pull failed");
         entry.1 = now;
         entry.2 = format!("{reason}: {said}");

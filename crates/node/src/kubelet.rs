@@ -9,6 +9,7 @@ use reconcile::io::reflector::{self, Scope, Sink};
 use schema::api::Object;
 use schema::api::core::v1::{Node, Pod, Service};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::config::{Config, Ports};
 use crate::events::{self, Note, Recorder};
@@ -16,15 +17,17 @@ use crate::images::Puller;
 use crate::memory::End;
 use crate::objects::{Cache, lock};
 use crate::plan::{is_running, is_terminal};
+use crate::pod::is_critical;
 use crate::ports::Resources;
 use crate::register::{self, Health};
 use crate::resize::{self, Deferred};
+use crate::resources::Sizing;
 use crate::shared::Shared;
 use crate::store::Store;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle, Orders, View};
-use crate::{admission, resources, upkeep};
+use crate::{admission, preemption, resources, upkeep};
 
 pub struct Kubelet {
     pub(crate) shared: Arc<Shared>,
@@ -107,6 +110,17 @@ impl Kubelet {
     pub fn new(config: Config, ports: Ports, client: Client) -> Result<Arc<Self>, String> {
         let machine = ports.host.machine();
         let fs = ports.host.fs(&config.root_dir).or_else(|_| ports.host.fs("/".as_ref())).unwrap_or_default();
+        if config.fail_on_swap && machine.swap_bytes > 0 {
+            return Err(
+                "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false".into(),
+            );
+        }
+        let sizing = Sizing {
+            memory_bytes: machine.memory_bytes,
+            swap_bytes: if config.limited_swap && machine.unified_cgroups { machine.swap_bytes } else { 0 },
+            cpu_period_us: if config.cpu_quota { config.cpu_period_us } else { 0 },
+            pod_pids: config.pod_pids_limit,
+        };
         let (_, allocatable) = register::capacity(&config, &machine, &fs);
         let (events, notes) = Recorder::new();
         let reserved = config.reserved.cpu_milli;
@@ -116,6 +130,7 @@ impl Kubelet {
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
             managers,
+            sizing,
             volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
@@ -188,12 +203,12 @@ impl Kubelet {
         let (machine, reserved) = (&self.shared.machine, &self.shared.config.reserved);
         let milli = (machine.cpus * 1000).saturating_sub(reserved.cpu_milli);
         // What is reserved is not the pods' to take, whatever they ask for.
-        let memory_limit_bytes = match reserved.memory_bytes {
-            0 => 0,
-            kept => machine.memory_bytes.saturating_sub(kept),
-        };
+        let enforced = self.shared.config.enforce_allocatable;
+        let of = |all: u64, kept: u64| if enforced { all.saturating_sub(kept) } else { 0 };
+        let memory_limit_bytes = of(machine.memory_bytes, reserved.memory_bytes);
+        let pids_limit = if reserved.pids > 0 { of(machine.pids_limit, reserved.pids) } else { 0 };
         let all = [
-            ("kubepods", Resources { memory_limit_bytes, ..shares(resources::shares(milli)) }),
+            ("kubepods", Resources { memory_limit_bytes, pids_limit, ..shares(resources::shares(milli)) }),
             ("kubepods/burstable", shares(2)),
             ("kubepods/besteffort", shares(2)),
         ];
@@ -278,7 +293,7 @@ impl Kubelet {
                 if shared.managers.has_own_cpus(uid, &container.name) {
                     continue;
                 }
-                let mut size = resources::of_container(&view.desired, member, shared.machine.memory_bytes);
+                let mut size = resources::of_container(&view.desired, member, &shared.sizing);
                 shared.managers.place(uid, &container.name, &mut size);
                 if let Err(error) = shared.ports.runtime.update_resources(uid, &container.id, &size).await {
                     tracing::warn!(pod = %view.desired.label(), %error, "a container was not moved to the shared CPUs");
@@ -456,33 +471,56 @@ impl Kubelet {
     async fn admit(&self, pod: &Pod) -> Result<(), End> {
         let uid = &pod.metadata.uid;
         let node = self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        {
+        let pressures: Vec<&str> = {
             let health = lock(&self.health);
-            let best_effort = resources::qos(pod) == "BestEffort";
-            let critical = pod.spec.priority.is_some_and(|priority| priority >= 2_000_000_000);
-            let low = |what: &str| End {
-                reason: "Evicted".into(),
-                message: format!("The node had condition: [{what}]. "),
-                rejected: true,
-                ..End::default()
-            };
-            if !critical && health.disk_pressure {
-                return Err(low("DiskPressure"));
-            }
-            if !critical && health.memory_pressure && best_effort {
-                return Err(low("MemoryPressure"));
-            }
+            let pressed = [
+                (health.disk_pressure, "DiskPressure"),
+                (health.memory_pressure, "MemoryPressure"),
+                (health.pid_pressure, "PIDPressure"),
+            ];
+            pressed.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect()
+        };
+        if !admission::bears(pod, &pressures) {
+            let message = format!("The node had condition: [{}]. ", pressures.join(" "));
+            return Err(admission::rejected("Evicted", &message));
         }
         let given = self.shared.managers.admit(pod).await;
         given.map_err(|refusal| admission::rejected(&refusal.reason, &refusal.message))?;
         let others = living(&lock(&self.workers), uid);
         let others: Vec<&Pod> = others.iter().map(|pod| &**pod).collect();
         let (config, allocatable) = (&self.shared.config, &self.shared.allocatable);
-        let verdict = admission::admit(pod, &others, node.as_deref(), allocatable, &config.allowed_sysctls);
+        let mut verdict = admission::admit(pod, &others, node.as_deref(), allocatable, &config.allowed_sysctls);
+        if verdict.as_ref().is_err_and(|end| end.reason.starts_with("OutOf")) && is_critical(pod) {
+            verdict = self.preempt(pod, &others).await;
+        }
         if verdict.is_err() {
             self.shared.managers.release(uid);
         }
         verdict
+    }
+
+    /// Ends as few and as unimportant pods as make room for a critical one, and waits until they have.
+    async fn preempt(&self, pod: &Pod, others: &[&Pod]) -> Result<(), End> {
+        let lacking = admission::lacking(pod, others, &self.shared.allocatable);
+        let victims = preemption::victims(pod, others, &lacking).map_err(|why| {
+            let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
+            admission::rejected("UnexpectedAdmissionError", &message)
+        })?;
+        for victim in &victims {
+            let disrupted = Some("Pod was preempted by Kubelet to accommodate a critical pod.".into());
+            let end = End { disrupted, ..End::new("Preempting", "Preempted in order to admit critical pod".into()) };
+            self.end(&victim.metadata.uid, "Preempting", end);
+        }
+        let runs = |victim: &&Pod| {
+            let workers = lock(&self.workers);
+            let seen = workers.get(&victim.metadata.uid).map(|handle| handle.seen.borrow().clone());
+            seen.is_some_and(|view| view.observed.sandbox.is_some() || view.observed.containers.iter().any(is_running))
+        };
+        let until = Instant::now() + PREEMPTED_WITHIN;
+        while victims.iter().any(&runs) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
     }
 
     fn gone(&self, pod: Pod) {
@@ -530,15 +568,20 @@ impl Kubelet {
         self.views().into_iter().filter(mine).max_by_key(|view| !is_terminal(&view.status.phase))
     }
 
-    /// Ends a pod for the node's sake; there is no grace but the signal's.
-    pub(crate) fn evict(&self, view: &View, message: String) {
-        self.shared.events.note(&*view.desired.pod, "", true, "Evicted", message.clone());
-        let end = End { reason: "Evicted".into(), message, grace_seconds: Some(1), disrupted: true, rejected: false };
-        if let Some(handle) = lock(&self.workers).get(view.desired.uid()) {
-            handle.orders.send_modify(|orders| {
-                orders.end.get_or_insert(end);
-            });
-        }
+    /// Ends a pod for the node's sake; `disrupted` sets the condition `DisruptionTarget`. False: it ends already.
+    pub(crate) fn evict(&self, view: &View, message: String, grace_seconds: i64, disrupted: bool) -> bool {
+        let disrupted = disrupted.then(|| message.clone());
+        let end = End { grace_seconds: Some(grace_seconds), disrupted, ..End::new("Evicted", message) };
+        self.end(view.desired.uid(), "Evicted", end)
+    }
+
+    /// Tells a pod to end, and everybody why.
+    pub(crate) fn end(&self, uid: &str, event: &'static str, end: End) -> bool {
+        let workers = lock(&self.workers);
+        let Some(handle) = workers.get(uid).filter(|handle| handle.orders.borrow().end.is_none()) else { return false };
+        self.shared.events.note(&**handle.pod.borrow(), "", true, event, end.message.clone());
+        handle.orders.send_modify(|orders| orders.end = Some(end));
+        true
     }
 
     /// Waits, for tests and for shutting down, until no worker has anything left to do.
@@ -568,12 +611,15 @@ impl Drop for Guard {
 }
 
 fn reason_of(end: &End) -> &'static str {
-    const REASONS: [&str; 8] = [
+    const REASONS: [&str; 12] = [
         "OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "NodePorts", "Evicted", "TaintToleration",
-        "SysctlForbidden",
+        "SysctlForbidden", "TopologyAffinityError", "SMTAlignmentError", "UnexpectedAdmissionError", "NodeShutdown",
     ];
     REASONS.into_iter().find(|reason| *reason == end.reason).unwrap_or("FailedAdmission")
 }
+
+/// A critical pod does not wait longer for those that make room for it.
+const PREEMPTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often the node looks at its disks and memory.
 pub(crate) const LOOK: Duration = Duration::from_secs(10);

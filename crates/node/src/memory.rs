@@ -10,7 +10,8 @@ use crate::resize::{Deferred, InProgress};
 
 pub const SECOND: Nanos = 1_000_000_000;
 const CRASH_BACKOFF: Nanos = 10 * SECOND;
-const CRASH_BACKOFF_MAX: Nanos = 300 * SECOND;
+/// Of pulls, which no setting changes.
+pub const PULL_BACKOFF_MAX: Nanos = 300 * SECOND;
 
 /// A reason and message as they stand in a container's `waiting` state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,11 +77,13 @@ pub enum ImageState {
 pub struct Crash {
     pub delay: Nanos,
     pub updated_at: Nanos,
+    /// The longest delay when it was last set.
+    most: Nanos,
 }
 
 impl Crash {
     fn expired(&self, ended: Nanos) -> bool {
-        self.delay == 0 || ended - self.updated_at > 2 * CRASH_BACKOFF_MAX
+        self.delay == 0 || ended - self.updated_at > 2 * self.most
     }
 
     /// Until when a container that ended at `ended` waits.
@@ -88,10 +91,10 @@ impl Crash {
         (!self.expired(ended)).then_some(ended + self.delay)
     }
 
-    /// Notes a restart.
-    pub fn next(&mut self, ended: Nanos, now: Nanos) {
-        self.delay = if self.expired(ended) { CRASH_BACKOFF } else { (self.delay * 2).min(CRASH_BACKOFF_MAX) };
-        self.updated_at = now;
+    /// Notes a restart; `most` is the longest that one waits.
+    pub fn next(&mut self, ended: Nanos, now: Nanos, most: Nanos) {
+        self.delay = if self.expired(ended) { CRASH_BACKOFF } else { self.delay * 2 }.min(most);
+        (self.updated_at, self.most) = (now, most);
     }
 }
 
@@ -120,10 +123,16 @@ pub struct End {
     pub message: String,
     /// Instead of the pod's own.
     pub grace_seconds: Option<i64>,
-    /// The `DisruptionTarget` condition is set (evictions).
-    pub disrupted: bool,
+    /// The message of the condition `DisruptionTarget`, if that is set.
+    pub disrupted: Option<String>,
     /// It was never let in: there is nothing to stop.
     pub rejected: bool,
+}
+
+impl End {
+    pub fn new(reason: &str, message: String) -> Self {
+        Self { reason: reason.into(), message, ..Self::default() }
+    }
 }
 
 #[derive(Clone, Debug, Default)]

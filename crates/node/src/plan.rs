@@ -60,6 +60,8 @@ pub struct Input<'a> {
     pub memory: &'a Memory,
     pub now: Nanos,
     pub host_ips: &'a [String],
+    /// Dead runs of a container that stay, its last one among them.
+    pub dead_kept: usize,
 }
 
 const MINIMUM_GRACE: Nanos = 2 * SECOND;
@@ -501,14 +503,14 @@ fn is_turn(input: &Input<'_>, member: Option<&Member>) -> bool {
     !input.desired.members.iter().filter(after).any(|other| input.is_running(&other.container.name))
 }
 
-/// Dead runs beyond the newest of each container.
+/// Dead runs beyond the newest ones of each container.
 fn collect(input: &Input<'_>, plan: &mut Plan) {
     for member in &input.desired.members {
         let name = &member.container.name;
         let mut dead: Vec<&Container> =
             input.observed.containers.iter().filter(|c| c.name == *name && exit_code(c).is_some()).collect();
         dead.sort_by_key(|container| std::cmp::Reverse(container.attempt));
-        let doomed = dead.into_iter().skip(1);
+        let doomed = dead.into_iter().skip(input.dead_kept);
         plan.actions.extend(doomed.map(|c| Action::Remove { id: c.id.clone(), container: c.name.clone() }));
     }
 }

@@ -32,6 +32,21 @@ pub struct Desired {
     pub members: Vec<Member>,
 }
 
+/// What a static pod's mirror carries: the hash of the pod that it shows.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Where a pod comes from: `file`, or of no static pod `api` or nothing.
+pub const SOURCE: &str = "kubernetes.io/config.source";
+
+pub fn is_static(pod: &Pod) -> bool {
+    pod.metadata.annotations.get(SOURCE).is_some_and(|source| source != "api")
+}
+
+/// Whose place is not given to others: static pods, and those of the highest priorities.
+pub fn is_critical(pod: &Pod) -> bool {
+    let mirrored = pod.metadata.annotations.contains_key(MIRROR);
+    is_static(pod) || mirrored || pod.spec.priority.is_some_and(|priority| priority >= 2_000_000_000)
+}
+
 impl Desired {
     pub fn new(pod: Arc<Pod>) -> Self {
         let member = |kind, container: Container| {

@@ -208,6 +208,8 @@ pub struct Resources {
     pub cpuset_mems: String,
     pub memory_limit_bytes: u64,
     pub pids_limit: u64,
+    /// How much beyond its memory; `None`: as much as the kernel lets it.
+    pub swap_bytes: Option<u64>,
     pub oom_score_adj: Option<i32>,
     /// Page size (`2MB`) → bytes.
     pub hugepage_limits: BTreeMap<String, u64>,
@@ -290,6 +292,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Cgroups of pods that exist, by path below the root: for the clean-up of orphans.
     fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// What all in a cgroup use, by path below the root.
+    fn group_usage<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<Usage>>;
 
     /// Makes the sandbox, without a network of its own yet.
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>>;
@@ -480,6 +485,8 @@ pub struct Machine {
     pub cpus: u64,
     pub memory_bytes: u64,
     pub swap_bytes: u64,
+    /// One hierarchy of cgroups, version 2.
+    pub unified_cgroups: bool,
     /// Page size (`2Mi`) → bytes reserved.
     pub hugepages: BTreeMap<String, u64>,
     pub pids_limit: u64,
@@ -505,6 +512,8 @@ pub trait Host: Send + Sync + 'static {
     fn machine(&self) -> Machine;
     fn topology(&self) -> crate::topology::Topology;
     fn usage(&self) -> NodeUsage;
+    /// Ends when the kernel tells that memory is short; never where it cannot.
+    fn memory_pressure(&self) -> BoxFuture<'_, ()>;
     /// Of the file system which holds a path.
     fn fs(&self, path: &Path) -> Result<FsStats>;
 }

@@ -12,20 +12,20 @@ use schema::api::meta::v1::{ObjectMeta, OwnerReference};
 use schema::api::{MicroTime, Quantity as Text, Time};
 use schema::quantity::{Format, Quantity};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::eviction::Signal;
 use crate::memory::SECOND;
 use crate::ports::{Clock, FsStats, Image, Machine, Nanos};
 use crate::shared::Shared;
 
 const LEASE_SECONDS: i32 = 40;
 const RENEW: Duration = Duration::from_secs(10);
-/// Status is looked at this often, and written if it changed or is `REPORT` old.
+/// How long it is not tried again at most.
 const LOOK: Duration = Duration::from_secs(10);
 /// … or this soon again while it is not ready, and then more and more rarely.
 const SOON: Duration = Duration::from_millis(50);
-const REPORT: Nanos = 300 * SECOND;
-const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
 
 /// What a node has, before and after what is kept from pods.
@@ -35,10 +35,14 @@ pub fn capacity(
     fs: &FsStats,
 ) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
     let int = |value: u64, format| Quantity::from_int(i64::try_from(value).unwrap_or(i64::MAX), format);
+    let pods = match config.pods_per_core {
+        0 => config.max_pods.into(),
+        per_core => (u64::from(per_core) * machine.cpus).min(config.max_pods.into()),
+    };
     let mut capacity: BTreeMap<String, Quantity> = [
         ("cpu".to_owned(), int(machine.cpus, Format::DecimalSI)),
         ("memory".to_owned(), int(machine.memory_bytes, Format::BinarySI)),
-        ("pods".to_owned(), int(config.max_pods.into(), Format::DecimalSI)),
+        ("pods".to_owned(), int(pods, Format::DecimalSI)),
         ("ephemeral-storage".to_owned(), int(fs.capacity_bytes, Format::BinarySI)),
     ]
     .into();
@@ -50,11 +54,14 @@ pub fn capacity(
     let huge: u64 = machine.hugepages.values().sum();
     let kept = [
         ("cpu", Quantity::from_milli(i64::try_from(reserved.cpu_milli).unwrap_or(0), Format::DecimalSI)),
-        ("memory", int(reserved.memory_bytes + config.thresholds.memory_available_bytes + huge, Format::BinarySI)),
+        (
+            "memory",
+            int(reserved.memory_bytes + config.evictions.hard_memory(machine.memory_bytes) + huge, Format::BinarySI),
+        ),
         (
             "ephemeral-storage",
             int(
-                reserved.ephemeral_storage_bytes + fs.capacity_bytes / 100 * config.thresholds.nodefs_available_percent,
+                reserved.ephemeral_storage_bytes + config.evictions.hard(Signal::NodeFs, fs.capacity_bytes),
                 Format::BinarySI,
             ),
         ),
@@ -234,7 +241,7 @@ pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Im
     by_size.sort_by_key(|image| (std::cmp::Reverse(image.size_bytes), image.id.clone()));
     status.images = by_size
         .into_iter()
-        .take(MAX_IMAGES)
+        .take(usize::try_from(config.status_max_images).unwrap_or(usize::MAX))
         .map(|image| ContainerImage {
             names: image.digests.iter().chain(&image.tags).take(MAX_NAMES).cloned().collect(),
             size_bytes: i64::try_from(image.size_bytes).unwrap_or(i64::MAX),
@@ -263,14 +270,16 @@ fn new_node(shared: &Shared) -> Node {
 /// Registers the node and keeps its status for as long as it is polled.
 pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send + Sync) {
     let client = &shared.client;
-    let mut reported: Option<(NodeStatus, Nanos)> = None;
+    let config = &shared.config;
+    let report_every = Duration::from_nanos(config.report_every.unsigned_abs());
+    let mut reported: Option<(NodeStatus, Instant)> = None;
     let mut known: Option<Node> = None;
     let mut retry = Duration::from_millis(50);
     // A node that was told to be not ready yet may be any moment.
     let mut soon = SOON;
     let pause = |soon: &mut Duration, told: Option<&Node>| {
         *soon = if told.is_some_and(is_ready) { SOON } else { (*soon * 2).min(LOOK) };
-        if *soon == SOON { LOOK } else { *soon / 2 }
+        if *soon == SOON { config.status_every } else { *soon / 2 }
     };
     loop {
         let now = shared.ports.clock.now();
@@ -286,7 +295,8 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
             None => register(&shared, &fresh).await.map(Some),
             Some(node) => {
                 let status = fresh(&node.status);
-                let due = reported.as_ref().is_none_or(|(last, at)| !same(last, &status) || now - at >= REPORT);
+                let old = |(last, at): &(NodeStatus, Instant)| !same(last, &status) || at.elapsed() >= report_every;
+                let due = reported.as_ref().is_none_or(old);
                 match due {
                     true => write_status(client, node, status).await.map(|written| {
                         announce(&shared, &node.status, &written.status);
@@ -298,7 +308,7 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
         };
         match outcome {
             Ok(Some(node)) => {
-                reported = Some((node.status.clone(), now));
+                reported = Some((node.status.clone(), Instant::now()));
                 known = Some(node);
                 retry = Duration::from_millis(50);
                 tokio::time::sleep(pause(&mut soon, known.as_ref())).await;

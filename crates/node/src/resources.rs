@@ -6,16 +6,27 @@ use schema::api::Quantity as Text;
 use schema::api::core::v1::{Container, Pod, ResourceRequirements};
 use schema::quantity::Quantity;
 
-use crate::pod::{Desired, Kind, Member};
+use crate::pod::{Desired, Kind, Member, is_critical};
 use crate::ports::Resources;
 
 pub type List = BTreeMap<String, Text>;
 
-const PERIOD_US: u64 = 100_000;
 const MIN_QUOTA_US: i64 = 1000;
 const MIN_SHARES: u64 = 2;
 const MAX_SHARES: u64 = 262_144;
 const SYSTEM_NODE_CRITICAL: i32 = 2_000_001_000;
+
+/// What of the machine and the configuration a cgroup's size depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizing {
+    pub memory_bytes: u64,
+    /// Which containers of Burstable pods share by what they ask for; 0: none may swap.
+    pub swap_bytes: u64,
+    /// Over which time CPU limits are enforced; 0: they are not.
+    pub cpu_period_us: u64,
+    /// 0: none but the kernel's.
+    pub pod_pids: u64,
+}
 
 pub fn amount(list: &List, name: &str) -> Option<Quantity> {
     Quantity::parse(&list.get(name)?.0).ok()
@@ -133,8 +144,11 @@ pub fn shares(milli: u64) -> u64 {
     (milli * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
-fn quota(milli: u64) -> i64 {
-    if milli == 0 { 0 } else { i64::try_from(milli * PERIOD_US / 1000).unwrap_or(i64::MAX).max(MIN_QUOTA_US) }
+fn quota(milli: u64, period_us: u64) -> i64 {
+    match milli * period_us {
+        0 => 0,
+        product => i64::try_from(product / 1000).unwrap_or(i64::MAX).max(MIN_QUOTA_US),
+    }
 }
 
 fn hugepages<'a>(list: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
@@ -147,7 +161,7 @@ fn hugepages<'a>(list: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String,
 }
 
 /// The cgroup of a pod as a whole.
-pub fn pod_cgroup(pod: &Pod, pids_limit: u64) -> Resources {
+pub fn pod_cgroup(pod: &Pod, sizing: &Sizing) -> Resources {
     let (requests, limits) = (requests(pod), limits(pod));
     let milli = |list: &BTreeMap<String, Quantity>, name: &str| {
         list.get(name).map_or(0, |amount| u64::try_from(amount.milli_value()).unwrap_or(0))
@@ -163,30 +177,42 @@ pub fn pod_cgroup(pod: &Pod, pids_limit: u64) -> Resources {
     let best_effort = qos(pod) == "BestEffort";
     Resources {
         cpu_shares: if best_effort { MIN_SHARES } else { shares(milli(&requests, "cpu")) },
-        cpu_quota_us: if all_limited("cpu") { quota(milli(&limits, "cpu")) } else { 0 },
-        cpu_period_us: PERIOD_US,
+        cpu_quota_us: if all_limited("cpu") { quota(milli(&limits, "cpu"), sizing.cpu_period_us) } else { 0 },
+        cpu_period_us: sizing.cpu_period_us,
         memory_limit_bytes: if all_limited("memory") { limits.get("memory").map_or(0, bytes) } else { 0 },
-        pids_limit,
+        pids_limit: sizing.pod_pids,
         hugepage_limits: hugepages(limits.iter().map(|(name, quantity)| (name.as_str(), bytes(quantity)))),
         ..Resources::default()
     }
 }
 
 /// The cgroup of one container.
-pub fn of_container(desired: &Desired, member: &Member, memory_capacity: u64) -> Resources {
+pub fn of_container(desired: &Desired, member: &Member, sizing: &Sizing) -> Resources {
     let own = &member.container.resources;
     let cpu = if own.requests.contains_key("cpu") { milli(&own.requests, "cpu") } else { milli(&own.limits, "cpu") };
     let pod_limits = desired.pod.spec.resources.as_ref().map(|resources| &resources.limits);
     let limited = |name: &str| if own.limits.contains_key(name) { Some(&own.limits) } else { pod_limits };
     Resources {
         cpu_shares: shares(cpu),
-        cpu_quota_us: quota(limited("cpu").map_or(0, |list| milli(list, "cpu"))),
-        cpu_period_us: PERIOD_US,
+        cpu_quota_us: quota(limited("cpu").map_or(0, |list| milli(list, "cpu")), sizing.cpu_period_us),
+        cpu_period_us: sizing.cpu_period_us,
         memory_limit_bytes: limited("memory").map_or(0, |list| value(list, "memory")),
-        oom_score_adj: Some(oom_score_adj(desired, member, memory_capacity)),
+        swap_bytes: Some(swap(desired, member, sizing)),
+        oom_score_adj: Some(oom_score_adj(desired, member, sizing.memory_bytes)),
         hugepage_limits: hugepages(own.limits.keys().map(|name| (name.as_str(), value(&own.limits, name)))),
         ..Resources::default()
     }
+}
+
+/// `LimitedSwap`: as much of the machine's swap as the container asks for of its memory.
+fn swap(desired: &Desired, member: &Member, sizing: &Sizing) -> u64 {
+    let own = &member.container.resources;
+    let [asked, limit] = [&own.requests, &own.limits].map(|list| value(list, "memory"));
+    let swaps = qos(&desired.pod) == "Burstable" && !is_critical(&desired.pod) && asked > 0 && asked != limit;
+    if !swaps || sizing.memory_bytes == 0 {
+        return 0;
+    }
+    (asked as f64 / sizing.memory_bytes as f64 * sizing.swap_bytes as f64) as u64
 }
 
 /// A QoS class' own cgroup: `cpu_shares` follow the requests of its pods.
@@ -207,8 +233,14 @@ pub fn oom_score_adj(desired: &Desired, member: &Member, memory_capacity: u64) -
         "BestEffort" => return 1000,
         _ => {}
     }
+    // What the pod asks for beyond its containers is theirs in equal parts.
+    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sharing = || pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(sidecar));
+    let whole = pod.spec.resources.as_ref().map_or(0, |resources| value(&resources.requests, "memory"));
+    let asked: u64 = sharing().map(|container| value(&container.resources.requests, "memory")).sum();
+    let share = whole.saturating_sub(asked) / sharing().count().max(1) as u64;
     let of = |container: &Container| {
-        let asked = value(&container.resources.requests, "memory");
+        let asked = value(&container.resources.requests, "memory") + share;
         let score = 1000 - (u128::from(asked) * 1000 / u128::from(memory_capacity.max(1))).min(1000) as i32;
         match score {
             ..3 => 3,

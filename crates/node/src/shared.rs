@@ -13,6 +13,7 @@ use crate::events::Recorder;
 use crate::images::Puller;
 use crate::objects::Cache;
 use crate::ports::Machine;
+use crate::resources::Sizing;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
 
@@ -25,6 +26,7 @@ pub struct Shared {
     pub host_ips: Vec<String>,
     pub volumes: Volumes,
     pub managers: Managers,
+    pub sizing: Sizing,
     pub puller: Puller,
     pub events: Recorder,
     pub config_maps: Cache<ConfigMap>,

@@ -464,8 +464,8 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
     });
     made.push(containers_ready);
     made.push(condition("PodScheduled", true, "", String::new()));
-    if let Some(end) = end.filter(|end| end.disrupted) {
-        made.push(condition("DisruptionTarget", true, "TerminationByKubelet", end.message.clone()));
+    if let Some(message) = end.and_then(|end| end.disrupted.clone()) {
+        made.push(condition("DisruptionTarget", true, "TerminationByKubelet", message));
     }
     for new in &mut made {
         new.observed_generation = pod.metadata.generation;

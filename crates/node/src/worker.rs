@@ -152,6 +152,7 @@ impl Worker {
                 memory: &self.memory,
                 now,
                 host_ips: &self.shared.host_ips,
+                dead_kept: usize::try_from(self.shared.config.dead_per_container).unwrap_or(usize::MAX).max(1),
             });
             if self.carry_out(plan, &observed, now).await {
                 // The end may have added a reason to act: plan at once.
@@ -483,7 +484,11 @@ impl Worker {
             }
             Outcome::Started { container, after, result } => {
                 if let Some(after) = after {
-                    memory.crashes.entry(container.clone()).or_default().next(after, now);
+                    memory
+                        .crashes
+                        .entry(container.clone())
+                        .or_default()
+                        .next(after, now, self.shared.config.crash_backoff_max);
                 }
                 memory.replacing.remove(&container);
                 memory.checked.remove(&container);

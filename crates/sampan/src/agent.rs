@@ -78,15 +78,22 @@ pub fn run(args: AgentArgs) -> Result<(), RunError> {
     let addresses = facts::node_addresses(&args.node)?;
     facts::root("")?;
     let registries = machine::registries(&args.node)?;
+    let kubelet = machine::kubelet_settings(&args.node)?;
     crate::logging(&args.node);
     facts::raise_descriptors();
     let runtime = crate::server::runtime().map_err(RunError::Tokio)?;
-    let outcome = runtime.block_on(serve(args, name, addresses, registries));
+    let outcome = runtime.block_on(serve(args, name, addresses, registries, kubelet));
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
 }
 
-async fn serve(args: AgentArgs, name: String, addresses: Vec<IpAddr>, registries: Registries) -> Result<(), RunError> {
+async fn serve(
+    args: AgentArgs,
+    name: String,
+    addresses: Vec<IpAddr>,
+    registries: Registries,
+    kubelet: node::settings::Settings,
+) -> Result<(), RunError> {
     let places = Places::new(&args.node.place.data_dir);
     let member = join(&args, &places.agent(), &name, &addresses).await?;
     let remote = |pair: &Pair| -> Result<Client, remote::Error> {
@@ -100,6 +107,7 @@ async fn serve(args: AgentArgs, name: String, addresses: Vec<IpAddr>, registries
         cluster: &member.given.cluster,
         places: &places,
         registries,
+        kubelet: &kubelet,
         client: remote(&member.client)?,
         network_client: remote(&member.network)?,
         serving: &member.serving,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use schema::api::core::v1::Taint;
 
-use crate::flags::{self, KubeletArg};
+use crate::flags;
 
 /// A small Kubernetes distribution.
 #[derive(Debug, Parser)]
@@ -99,9 +99,9 @@ pub struct NodeArgs {
     /// Another resolv.conf for the node and for pods with dnsPolicy Default.
     #[arg(long, env = "SAMPAN_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// A kubelet setting: max-pods, pod-max-pids, system-reserved, kube-reserved, allowed-unsafe-sysctls.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = flags::kubelet_arg)]
-    pub kubelet_arg: Vec<KubeletArg>,
+    /// A flag of kubelet, as it takes it; config=FILE is a KubeletConfiguration.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = node::settings::flag)]
+    pub kubelet_arg: Vec<node::settings::Flag>,
     /// How pods of other nodes are reached.
     #[arg(long, value_enum, default_value = "vxlan")]
     pub flannel_backend: Backend,

@@ -3,36 +3,7 @@
 use std::ops::RangeInclusive;
 
 use net::ruleset::Cidr;
-use node::Reservation;
-use schema::{api::core::v1::Taint, quantity::Quantity};
-
-/// One `--kubelet-arg`, of what kubelet's own flags set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KubeletArg {
-    MaxPods(u32),
-    PodMaxPids(u64),
-    /// `system-reserved` or `kube-reserved`.
-    Reserve(Reservation),
-    AllowedUnsafeSysctls(Vec<String>),
-}
-
-pub fn kubelet_arg(text: &str) -> Result<KubeletArg, String> {
-    let number = |_| "expected a number".to_owned();
-    match text.trim_start_matches('-').split_once('=') {
-        Some(("max-pods", value)) => value.parse().map(KubeletArg::MaxPods).map_err(number),
-        Some(("pod-max-pids", value)) => value.parse().map(KubeletArg::PodMaxPids).map_err(number),
-        Some(("system-reserved" | "kube-reserved", value)) => reserve(value)
-            .map(KubeletArg::Reserve)
-            .ok_or_else(|| "expected amounts, such as cpu=100m,memory=200Mi".to_owned()),
-        Some(("allowed-unsafe-sysctls", value)) => {
-            Ok(KubeletArg::AllowedUnsafeSysctls(value.split(',').map(str::to_owned).collect()))
-        }
-        _ => {
-            Err("known are max-pods, pod-max-pids, system-reserved, kube-reserved and allowed-unsafe-sysctls"
-                .to_owned())
-        }
-    }
-}
+use schema::api::core::v1::Taint;
 
 /// What `--kube-apiserver-arg` takes of kube-apiserver's flags besides those of [`crate::who`].
 const API_SERVER_ARGS: &[&str] = &[
@@ -80,22 +51,6 @@ pub fn api_server_arg(text: &str) -> Result<(String, String), String> {
         return Err(format!("known are {}, {}", crate::who::FLAGS.join(", "), API_SERVER_ARGS.join(", ")));
     }
     Ok((name.to_owned(), value.to_owned()))
-}
-
-fn reserve(text: &str) -> Option<Reservation> {
-    let mut reserved = Reservation::default();
-    for part in text.split(',') {
-        let (name, amount) = part.split_once('=')?;
-        let amount = Quantity::parse(amount).ok()?;
-        let units = u64::try_from(amount.value()).ok()?;
-        match name {
-            "cpu" => reserved.cpu_milli += u64::try_from(amount.milli_value()).ok()?,
-            "memory" => reserved.memory_bytes += units,
-            "ephemeral-storage" => reserved.ephemeral_storage_bytes += units,
-            _ => return None,
-        }
-    }
-    Some(reserved)
 }
 
 pub fn label(text: &str) -> Result<(String, String), String> {

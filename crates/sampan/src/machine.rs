@@ -4,13 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::io::Backend;
-use node::{Config, Kubelet, Ports};
+use node::{Config, Kubelet, Ports, settings};
 use reconcile::io::Client;
-use runtime::containers::Runtime;
+use runtime::containers::{Options, Runtime};
 use runtime::images::{Images, registries::Registries};
 
 use crate::cli::{self, NodeArgs};
-use crate::flags::KubeletArg;
 use crate::identity::Pair;
 use crate::join::Cluster;
 use crate::listen;
@@ -34,6 +33,8 @@ pub enum Error {
     Registries(String),
     #[error("cannot open the image store: {0}")]
     Images(String),
+    #[error("--kubelet-arg: {}", .0.join("; "))]
+    Settings(Vec<String>),
     #[error("cannot start the container runtime")]
     Runtime(#[from] runtime::containers::Error),
     #[error("cannot start the kubelet: {0}")]
@@ -58,6 +59,7 @@ pub struct Setup<'a> {
     /// As [`crate::join::NETWORK_USER`].
     pub network_client: Client,
     pub registries: Registries,
+    pub kubelet: &'a settings::Settings,
     pub serving: &'a Pair,
     pub client_ca: &'a str,
 }
@@ -73,11 +75,39 @@ pub fn registries(args: &NodeArgs) -> Result<Registries, Error> {
     crate::wiring::runtime::registries(&args.private_registry).map_err(Error::Registries)
 }
 
+/// What the kubelet is told: read before anything is started.
+pub fn kubelet_settings(args: &NodeArgs) -> Result<settings::Settings, Error> {
+    let settings = settings::Settings::read(&args.kubelet_arg, &settings::Disk).map_err(Error::Settings)?;
+    settings.apply(&mut Config::default()).map_err(Error::Settings)?;
+    Ok(settings)
+}
+
 pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     let Setup { args, name, addresses, cluster, places, registries, .. } = &setup;
     let listener = listen::bind(SocketAddr::new(listen_ip(addresses), KUBELET_PORT)).await?;
+    let mut config = Config {
+        node_name: (*name).to_owned(),
+        hostname: (*name).to_owned(),
+        addresses: addresses.to_vec(),
+        external_addresses: args.node_external_ip.clone(),
+        cluster_dns: cluster.cluster_dns.into_iter().collect(),
+        cluster_domain: cluster.cluster_domain.clone(),
+        root_dir: places.kubelet(),
+        log_root: places.pod_logs.clone(),
+        log_links: places.pod_logs.with_file_name("containers"),
+        labels: args.node_label.iter().cloned().collect(),
+        taints: args.node_taint.clone(),
+        resolv_conf: args.resolv_conf.clone().unwrap_or_else(|| "/etc/resolv.conf".into()),
+        image_dir: places.images(),
+        static_pods: places.static_pods(),
+        kubelet_port: KUBELET_PORT,
+        version: format!("{KUBERNETES_VERSION}+sampan"),
+        ..Config::default()
+    };
+    setup.kubelet.apply(&mut config).map_err(Error::Settings)?;
     let images = image_store(&places.images(), registries.clone()).map_err(Error::Images)?;
-    let runtime = Runtime::open(places.runtime()).await?;
+    let (log_max_bytes, log_max_files) = (config.log_max_bytes, config.log_max_files);
+    let runtime = Runtime::open(Options { log_max_bytes, log_max_files, ..places.runtime() }).await?;
     let (served, inbox) = (images.clone(), images.clone());
     let (socket, dropped) = (places.images_socket(), places.dropped_images());
     tokio::spawn(async move {
@@ -92,7 +122,6 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     });
     let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses"), places.cgroup_root())
         .map_err(Error::Directories)?;
-    let resolv_conf = args.resolv_conf.clone().unwrap_or_else(|| "/etc/resolv.conf".into());
     let network = Network::new(Settings {
         node: (*name).to_owned(),
         node_ips: addresses.to_vec(),
@@ -105,45 +134,16 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
             cli::Backend::HostGw => Backend::HostGw,
             cli::Backend::None => Backend::None,
         },
-        resolv_conf: resolv_conf.clone(),
+        resolv_conf: config.resolv_conf.clone(),
         directory: places.network(),
         policies: !cluster.disable.iter().any(|part| part == "network-policy"),
     });
     tokio::spawn(network.clone().run(setup.network_client.clone()));
-    let mut config = Config {
-        node_name: (*name).to_owned(),
-        hostname: (*name).to_owned(),
-        addresses: addresses.to_vec(),
-        external_addresses: args.node_external_ip.clone(),
-        cluster_dns: cluster.cluster_dns.into_iter().collect(),
-        cluster_domain: cluster.cluster_domain.clone(),
-        root_dir: places.kubelet(),
-        log_root: places.pod_logs.clone(),
-        log_links: places.pod_logs.with_file_name("containers"),
-        labels: args.node_label.iter().cloned().collect(),
-        taints: args.node_taint.clone(),
-        resolv_conf,
-        kubelet_port: KUBELET_PORT,
-        version: format!("{KUBERNETES_VERSION}+sampan"),
-        ..Config::default()
-    };
-    for arg in &args.kubelet_arg {
-        match arg {
-            KubeletArg::MaxPods(pods) => config.max_pods = *pods,
-            KubeletArg::PodMaxPids(pids) => config.pod_pids_limit = *pids,
-            KubeletArg::AllowedUnsafeSysctls(names) => config.allowed_sysctls.extend_from_slice(names),
-            KubeletArg::Reserve(more) => {
-                config.reserved.cpu_milli += more.cpu_milli;
-                config.reserved.memory_bytes += more.memory_bytes;
-                config.reserved.ephemeral_storage_bytes += more.ephemeral_storage_bytes;
-            }
-        }
-    }
     let ports = Ports {
         runtime: containers.clone(),
         images: containers,
         network,
-        host: Arc::new(LocalHost),
+        host: Arc::new(LocalHost::new()),
         keys: Arc::new(LocalKeys),
         clock: Arc::new(SystemClock),
         tls: remote::tls(&Trust::Anyone, None, &[])?,

@@ -76,6 +76,11 @@ impl Places {
         self.agent().join("kubelet")
     }
 
+    /// Pods in it run on this node without anybody's asking.
+    pub fn static_pods(&self) -> PathBuf {
+        self.agent().join("pod-manifests")
+    }
+
     /// Which pod has which address.
     pub fn network(&self) -> PathBuf {
         self.agent().join("network")

@@ -114,10 +114,11 @@ pub fn run(args: ServerArgs) -> Result<(), Error> {
         facts::root(" (without --disable-agent a server is one)")?;
     }
     let registries = machine::registries(&args.node)?;
+    let kubelet = machine::kubelet_settings(&args.node)?;
     crate::logging(&args.node);
     facts::raise_descriptors();
     let runtime = runtime().map_err(Error::Tokio)?;
-    let outcome = runtime.block_on(serve(args, settings, registries));
+    let outcome = runtime.block_on(serve(args, settings, registries, kubelet));
     // A step that hangs in the kernel does not keep a stopped server.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
@@ -136,7 +137,12 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> Result<(), Error> {
+async fn serve(
+    args: ServerArgs,
+    settings: Settings,
+    registries: Registries,
+    kubelet: node::settings::Settings,
+) -> Result<(), Error> {
     let started = Instant::now();
     // What is most likely to fail comes first, before anything is written.
     let listener = listen::bind(settings.listen).await?;
@@ -253,6 +259,7 @@ async fn serve(args: ServerArgs, settings: Settings, registries: Registries) -> 
             cluster: &cluster,
             places: &places,
             registries,
+            kubelet: &kubelet,
             client: local(&format!("system:node:{}", settings.node_name)),
             network_client: local(join::NETWORK_USER),
             serving: &serving,

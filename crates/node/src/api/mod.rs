@@ -168,20 +168,7 @@ impl Kubelet {
     }
 
     fn configz(&self) -> String {
-        let config = &self.shared.config;
-        serde_json::json!({"kubeletconfig": {
-            "clusterDomain": config.cluster_domain,
-            "clusterDNS": config.cluster_dns.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "maxPods": config.max_pods,
-            "podPidsLimit": if config.pod_pids_limit == 0 { -1 } else { i64::try_from(config.pod_pids_limit).unwrap_or(-1) },
-            "port": config.kubelet_port,
-            "resolvConf": config.resolv_conf,
-            "podLogsDir": config.log_root,
-            "imageGCHighThresholdPercent": config.thresholds.image_gc_high_percent,
-            "imageGCLowThresholdPercent": config.thresholds.image_gc_low_percent,
-            "nodeLeaseDurationSeconds": 40,
-        }})
-        .to_string()
+        serde_json::json!({"kubeletconfig": self.shared.config.configz}).to_string()
     }
 
     pub(crate) fn find(&self, namespace: &str, pod: &str) -> Result<std::sync::Arc<View>, Refusal> {

@@ -39,6 +39,11 @@ pub struct State {
     pub no_commands: BTreeSet<String>,
     /// Cgroups and containers as they were last sized.
     pub sizes: BTreeMap<String, Resources>,
+    /// What the machine has left, if not enough.
+    pub memory_available: Option<u64>,
+    pub disk_available: Option<u64>,
+    /// What pods use, by uid.
+    pub stats: BTreeMap<String, PodStats>,
     /// What was done, in order.
     pub log: Vec<String>,
     next: u64,
@@ -50,6 +55,8 @@ pub struct Machine_ {
     changes: broadcast::Sender<PodChanged>,
     clock: Arc<FakeClock>,
     exits: Notify,
+    /// Memory is short.
+    pub pressure: Notify,
 }
 
 pub type Fake = Arc<Machine_>;
@@ -61,6 +68,7 @@ impl Machine_ {
             changes: broadcast::channel(256).0,
             clock: Arc::new(FakeClock(Instant::now())),
             exits: Notify::new(),
+            pressure: Notify::new(),
         })
     }
 
@@ -404,8 +412,12 @@ impl Runtime for Machine_ {
         })
     }
 
-    fn stats<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<PodStats>> {
-        Box::pin(async { Ok(PodStats::default()) })
+    fn stats<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<PodStats>> {
+        Box::pin(async move { Ok(lock(&self.state).stats.get(uid).cloned().unwrap_or_default()) })
+    }
+
+    fn group_usage<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Usage>> {
+        Box::pin(async { Ok(Usage::default()) })
     }
 }
 
@@ -489,11 +501,17 @@ impl Host for Machine_ {
     }
 
     fn usage(&self) -> NodeUsage {
-        NodeUsage { memory_available_bytes: 4 << 30, ..NodeUsage::default() }
+        let short = lock(&self.state).memory_available;
+        NodeUsage { memory_available_bytes: short.unwrap_or(4 << 30), ..NodeUsage::default() }
+    }
+
+    fn memory_pressure(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.pressure.notified())
     }
 
     fn fs(&self, _: &Path) -> Result<FsStats> {
-        Ok(FsStats { capacity_bytes: 100 << 30, available_bytes: 50 << 30, inodes: 1000, inodes_free: 900 })
+        let free = lock(&self.state).disk_available.unwrap_or(50 << 30);
+        Ok(FsStats { capacity_bytes: 100 << 30, available_bytes: free, inodes: 1000, inodes_free: 900 })
     }
 }
 

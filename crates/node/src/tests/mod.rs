@@ -2,6 +2,7 @@
 
 mod api;
 mod certificates;
+mod evictions;
 mod machine;
 mod pods;
 mod pure;

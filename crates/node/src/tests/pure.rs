@@ -248,6 +248,7 @@ fn host_paths_are_what_they_are_said_to_be() {
 #[test]
 fn classes_cgroups_and_scores() {
     let gib: u64 = 1 << 30;
+    let sizing = resources::Sizing { memory_bytes: 8 * gib, cpu_period_us: 100_000, ..Default::default() };
     type Row<'a> = (&'a [Container], &'a str, u64, i64, u64, i32);
     let rows: [Row; 4] = [
         (&[container("a")], "kubepods/besteffort/poduid-p", 2, 0, 0, 1000),
@@ -264,7 +265,7 @@ fn classes_cgroups_and_scores() {
     ];
     for (containers, cgroup, shares, quota, memory, score) in rows {
         let desired = Desired::new(Arc::new(pod("p", containers.to_vec())));
-        let own = resources::of_container(&desired, &desired.members[0], 8 * gib);
+        let own = resources::of_container(&desired, &desired.members[0], &sizing);
         assert_eq!(resources::cgroup(&desired.pod), cgroup);
         assert_eq!(
             (own.cpu_shares, own.cpu_quota_us, own.memory_limit_bytes, own.oom_score_adj),
@@ -274,7 +275,7 @@ fn classes_cgroups_and_scores() {
     }
     // The second container of the last row has no limit, and so has the pod.
     let half = pod("p", vec![asking("a", &[], &[("memory", "1Gi")]), container("b")]);
-    assert_eq!(resources::pod_cgroup(&half, 0).memory_limit_bytes, 0);
+    assert_eq!(resources::pod_cgroup(&half, &sizing).memory_limit_bytes, 0);
     // Init containers count by the greatest, sidecars add up.
     let mut all = pod("p", vec![asking("a", &[("cpu", "1")], &[])]);
     let sidecar = Container { restart_policy: Some("Always".into()), ..asking("s", &[("cpu", "500m")], &[]) };
@@ -312,7 +313,7 @@ fn policies_ports_and_durations() {
     let (mut crash, mut delays) = (Crash::default(), Vec::new());
     let mut now = 0;
     for _ in 0..7 {
-        crash.next(now, now);
+        crash.next(now, now, 300 * SECOND);
         delays.push(crash.delay / SECOND);
         now += crash.delay;
     }

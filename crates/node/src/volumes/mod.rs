@@ -339,7 +339,7 @@ fn memory(sources: &Sources<'_>, of: &EmptyDirVolumeSource) -> Option<disk::Memo
     let bytes = |quantity: &Quantity| u64::try_from(quantity.value()).unwrap_or(0);
     let limits = [
         of.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).as_ref().map_or(0, bytes),
-        resources::pod_cgroup(pod, 0).memory_limit_bytes,
+        resources::pod_cgroup(pod, &Default::default()).memory_limit_bytes,
         sources.allocatable.get("memory").map_or(0, bytes),
     ];
     let limit_bytes = limits.into_iter().filter(|limit| *limit > 0).min().unwrap_or(0);

@@ -1,15 +1,9 @@
 //! What flags take and what they refuse.
 
-use node::Reservation;
-
-use super::{KubeletArg, api_server_arg, cidr, kubelet_arg, label, log, mode, part, port_range, taint};
+use super::{api_server_arg, cidr, label, log, mode, part, port_range, taint};
 
 #[test]
 fn values_are_what_they_say() {
-    assert_eq!(kubelet_arg("max-pods=20"), Ok(KubeletArg::MaxPods(20)));
-    assert_eq!(kubelet_arg("--pod-max-pids=500"), Ok(KubeletArg::PodMaxPids(500)));
-    let reserved = Reservation { cpu_milli: 100, memory_bytes: 64 << 20, ephemeral_storage_bytes: 0 };
-    assert_eq!(kubelet_arg("kube-reserved=cpu=100m,memory=64Mi"), Ok(KubeletArg::Reserve(reserved)));
     assert_eq!(api_server_arg("--anonymous-auth=false"), Ok(("anonymous-auth".to_owned(), "false".to_owned())));
     assert_eq!(api_server_arg("anonymous-auth"), Ok(("anonymous-auth".to_owned(), "true".to_owned())));
     assert_eq!(label("a/b=c=d"), Ok(("a/b".to_owned(), "c=d".to_owned())));
@@ -23,8 +17,7 @@ fn values_are_what_they_say() {
 #[test]
 fn others_are_refused() {
     type Parser = fn(&str) -> bool;
-    let parsers: [(Parser, &[&str]); 9] = [
-        (|text| kubelet_arg(text).is_err(), &["max-pods", "max-pods=many", "no-such=1", "kube-reserved=gpu=1"]),
+    let parsers: [(Parser, &[&str]); 8] = [
         (|text| api_server_arg(text).is_err(), &["", "no-such=1"]),
         (|text| label(text).is_err(), &["a", "=b"]),
         (|text| taint(text).is_err(), &["a", "a=b", "a=b:Never"]),

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use node::ports::{Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Usage};
 use pki::{Algorithm, CertificateRequest, KeyPair, Names, Subject, SystemRandom};
+use reconcile::io::BoxFuture;
+use tokio::sync::Notify;
 
 /// The wall clock.
 pub struct SystemClock;
@@ -49,7 +52,20 @@ impl Keys for LocalKeys {
     }
 }
 
-pub struct LocalHost;
+pub struct LocalHost {
+    pressure: Arc<Notify>,
+}
+
+impl LocalHost {
+    pub fn new() -> Self {
+        let pressure = Arc::default();
+        if let Err(error) = watch_memory(Arc::clone(&pressure)) {
+            // Old kernels, and such as were told not to watch: memory is looked at from time to time only.
+            tracing::debug!(%error, "the kernel does not tell when memory is short");
+        }
+        Self { pressure }
+    }
+}
 
 fn text(path: &str) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
@@ -122,6 +138,7 @@ impl Host for LocalHost {
             architecture: architecture().to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             memory_bytes: memory.get("MemTotal").copied().unwrap_or(0),
+            unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             swap_bytes: memory.get("SwapTotal").copied().unwrap_or(0),
             hugepages: hugepages(),
             pids_limit: text("/proc/sys/kernel/pid_max").parse().unwrap_or(32768),
@@ -153,6 +170,10 @@ impl Host for LocalHost {
         }
     }
 
+    fn memory_pressure(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.pressure.notified())
+    }
+
     fn fs(&self, path: &Path) -> node::ports::Result<FsStats> {
         let stats = rustix::fs::statvfs(path)
             .map_err(|error| Error::Failed(format!("cannot look at the file system of {}: {error}", path.display())))?;
@@ -163,6 +184,29 @@ impl Host for LocalHost {
             inodes_free: stats.f_ffree,
         })
     }
+}
+
+const STACK_BYTES: usize = 64 << 10;
+
+/// Tells whenever tasks have stalled for want of memory for a tenth of a second within two: for as long as the process
+/// lives, in a thread of its own, which sleeps in the kernel.
+fn watch_memory(tell: Arc<Notify>) -> std::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::io::Write;
+    let mut file = fs::OpenOptions::new().read(true).write(true).open("/proc/pressure/memory")?;
+    file.write_all(b"some 100000 2000000\0")?;
+    let watch = move || {
+        loop {
+            let mut asked = [PollFd::new(&file, PollFlags::PRI)];
+            match poll(&mut asked, None) {
+                Ok(_) if asked[0].revents().contains(PollFlags::ERR) => return,
+                Ok(_) => tell.notify_one(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return tracing::warn!(%error, "the kernel tells no more that memory is short"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("pressure".into()).stack_size(STACK_BYTES).spawn(watch).map(drop)
 }
 
 /// Busy time of all CPUs since boot: every column of `cpu` but idle and iowait, in ticks of 10 ms.

@@ -205,12 +205,13 @@ fn resources(asked: &Resources) -> containers::Resources {
         cpuset_mems: asked.cpuset_mems.clone(),
         memory_limit: (asked.memory_limit_bytes > 0)
             .then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
-        memory_swap: (asked.memory_limit_bytes > 0)
+        // Version 1 counts swap as more memory; version 2 by itself, below.
+        memory_swap: (asked.memory_limit_bytes > 0 && asked.swap_bytes.unwrap_or(0) == 0)
             .then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
         hugepages: asked.hugepage_limits.iter().map(|(size, bytes)| (size.clone(), *bytes)).collect(),
         pids_limit: (asked.pids_limit > 0).then(|| i64::try_from(asked.pids_limit).unwrap_or(i64::MAX)),
         oom_score_adj: asked.oom_score_adj,
-        unified: Default::default(),
+        unified: asked.swap_bytes.map(|bytes| ("memory.swap.max".to_owned(), bytes.to_string())).into_iter().collect(),
     }
 }
 
@@ -355,6 +356,20 @@ async fn run_streams(process: &mut containers::Process, stdio: Stdio, until_exit
     }
 }
 
+fn usage(stats: &containers::CgroupStats) -> Usage {
+    Usage {
+        at: super::host::now_ns(),
+        cpu_nanoseconds: stats.cpu_usage_ns,
+        memory_usage_bytes: stats.memory_usage,
+        memory_working_set_bytes: stats.memory_working_set,
+        memory_rss_bytes: stats.memory_rss,
+        page_faults: stats.page_faults,
+        major_page_faults: stats.major_page_faults,
+        processes: stats.pids,
+        ..Usage::default()
+    }
+}
+
 impl ports::Runtime for Containers {
     fn version(&self) -> (String, String) {
         ("sampan".into(), env!("CARGO_PKG_VERSION").into())
@@ -413,6 +428,11 @@ impl ports::Runtime for Containers {
             found.dedup();
             Ok(found)
         })
+    }
+
+    fn group_usage<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<Usage>> {
+        let cgroup = format!("{}/{cgroup}", self.cgroup_root);
+        Box::pin(async move { Ok(usage(&self.runtime.cgroups().stats(&cgroup))) })
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
@@ -576,18 +596,6 @@ impl ports::Runtime for Containers {
     fn stats<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, Result<PodStats>> {
         Box::pin(async move {
             let sandbox = self.sandbox(pod)?;
-            let at = super::host::now_ns();
-            let usage = |stats: &containers::CgroupStats| Usage {
-                at,
-                cpu_nanoseconds: stats.cpu_usage_ns,
-                memory_usage_bytes: stats.memory_usage,
-                memory_working_set_bytes: stats.memory_working_set,
-                memory_rss_bytes: stats.memory_rss,
-                page_faults: stats.page_faults,
-                major_page_faults: stats.major_page_faults,
-                processes: stats.pids,
-                ..Usage::default()
-            };
             let mut stats = PodStats {
                 pod: usage(&self.runtime.cgroups().stats(&sandbox.config.cgroup_parent)),
                 ..PodStats::default()
