@@ -18,7 +18,7 @@ use crate::memory::Failure;
 use crate::objects::{Named, Wake, lock};
 use crate::plan::Action;
 use crate::pod::{Desired, Member, pull_policy};
-use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Sandbox};
+use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Resources, Sandbox};
 use crate::shared::Shared;
 use crate::{etc, hooks, publish, resources, users};
 
@@ -194,6 +194,7 @@ impl Acts {
         let runtime = &self.shared.ports.runtime;
         let pod = resources::pod_cgroup(&desired.pod, &self.shared.sizing);
         let cgroup = resources::cgroup(&desired.pod);
+        self.check_usage(desired, &pod, containers).await?;
         // A pod that shrinks cannot be less than its containers yet: its turn is after theirs.
         let grown = runtime.set_cgroup(&cgroup, &pod).await;
         for (id, name) in containers {
@@ -206,6 +207,26 @@ impl Acts {
         match grown {
             Ok(()) => Ok(()),
             Err(_) => runtime.set_cgroup(&cgroup, &pod).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The kernel would reclaim what is in use, or kill for it.
+    async fn check_usage(&self, desired: &Desired, pod: &Resources, list: &[(String, String)]) -> Result<(), String> {
+        let stats = self.shared.ports.runtime.stats(desired.uid()).await.map_err(|error| error.to_string())?;
+        let below = |what: &str, limit: u64, usage: u64| {
+            let too_low = limit > 0 && usage > limit;
+            too_low.then(|| format!("attempting to set {what} memory limit ({limit}) below current usage ({usage})"))
+        };
+        let whole = below("pod", pod.memory_limit_bytes, stats.pod.memory_usage_bytes);
+        let each = list.iter().filter_map(|(id, name)| {
+            let own = resources::of_container(desired, desired.member(name)?, &self.shared.sizing);
+            below(&format!("container {name:?}"), own.memory_limit_bytes, stats.containers.get(id)?.memory_usage_bytes)
+        });
+        let errors: Vec<String> = whole.into_iter().chain(each).collect();
+        match errors.as_slice() {
+            [] => Ok(()),
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
         }
     }
 
