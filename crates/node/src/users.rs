@@ -28,8 +28,8 @@ pub fn floor() -> u32 {
     ends.max().unwrap_or(0).max(COUNT).checked_next_multiple_of(COUNT).unwrap_or(COUNT)
 }
 
-/// The first of a pod's ids on the host and how many they are: what it has, or the lowest that are free above `floor`.
-/// `pods` has the pods' directories.
+/// The first of a pod's ids on the host and how many they are: what it has, or some that are free above `floor`, on
+/// another machine probably others, for disks may be shared. `pods` has the pods' directories.
 pub fn allocate(pods: &Path, uid: &str, floor: u32) -> io::Result<(u32, u32)> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = lock(&TURN);
@@ -38,7 +38,10 @@ pub fn allocate(pods: &Path, uid: &str, floor: u32) -> io::Result<(u32, u32)> {
         return Ok((own, COUNT));
     }
     let taken: Vec<u32> = fs::read_dir(pods)?.flatten().filter_map(|pod| read(&pod.path().join(RECORD))).collect();
-    let mut free = (floor..u32::MAX - COUNT).step_by(COUNT as usize).filter(|first| !taken.contains(first));
+    let slots = (u32::MAX - COUNT).saturating_sub(floor) / COUNT;
+    let from = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let all = (0..slots).map(|slot| floor + (from % slots + slot) % slots * COUNT);
+    let mut free = all.filter(|first| !taken.contains(first));
     let first =
         free.next().ok_or_else(|| io::Error::other("could not find an empty slot to allocate a user namespace"))?;
     let map = json!([{"hostId": first, "containerId": 0, "length": COUNT}]);

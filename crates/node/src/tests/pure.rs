@@ -349,14 +349,16 @@ fn pods_have_ids_of_their_own() {
         std::fs::create_dir_all(dir.0.join(pod)).expect("a directory");
         crate::users::allocate(&dir.0, pod, 131_072).expect("ids")
     };
-    assert_eq!((ids("a"), ids("b"), ids("a")), ((131_072, 65_536), (196_608, 65_536), (131_072, 65_536)));
-    let record = std::fs::read_to_string(dir.0.join("b/userns")).expect("a record");
-    let map = r#"[{"containerId":0,"hostId":196608,"length":65536}]"#;
+    // These two would begin at the same ids.
+    let (one, next) = ((131_072 + 3104 * 65_536, 65_536), (131_072 + 3105 * 65_536, 65_536));
+    assert_eq!((ids("bB"), ids("c#"), ids("bB")), (one, next, one));
+    let record = std::fs::read_to_string(dir.0.join("c#/userns")).expect("a record");
+    let map = format!(r#"[{{"containerId":0,"hostId":{},"length":65536}}]"#, next.0);
     assert_eq!(record, format!(r#"{{"gidMappings":{map},"uidMappings":{map}}}"#));
     // What is gone is free, and what is broken is nothing.
-    std::fs::remove_dir_all(dir.0.join("a")).expect("removed");
-    std::fs::write(dir.0.join("b/userns"), "{").expect("written");
-    assert_eq!((ids("c"), ids("b")), ((131_072, 65_536), (196_608, 65_536)));
+    std::fs::remove_dir_all(dir.0.join("bB")).expect("removed");
+    std::fs::write(dir.0.join("c#/userns"), "{").expect("written");
+    assert_eq!((ids("c#"), ids("bB")), (one, next));
     assert!(crate::users::floor() >= 65_536 && crate::users::floor().is_multiple_of(65_536));
 }
 

@@ -198,10 +198,13 @@ impl Volumes {
                 }
                 "empty-dir" => {
                     let of = source.empty_dir.clone().unwrap_or_default();
+                    let memory = memory(sources, &of);
+                    // As the kernel makes a tmpfs: who may write in it may not remove what is another's.
+                    let usual = if matches!(memory, Some(disk::Memory::Tmpfs { .. })) { 0o1777 } else { 0o777 };
                     disk::Job::EmptyDir {
                         dir,
-                        memory: memory(sources, &of),
-                        mode: of.mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o777),
+                        memory,
+                        mode: of.mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(usual),
                         group,
                     }
                 }

@@ -63,9 +63,9 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>, stamp: &str) -> 
     Ok(true)
 }
 
-/// With an fsGroup, the group may read what the owner may.
+/// With an fsGroup, owner and group may read.
 fn effective(mode: u32, group: Option<u32>) -> u32 {
-    if group.is_some() { mode | (mode & 0o600) >> 3 } else { mode }
+    if group.is_some() { mode | 0o440 } else { mode }
 }
 
 fn matches(dir: &Path, payload: &Payload, group: Option<u32>) -> bool {
