@@ -286,7 +286,9 @@ impl Acts {
             shared.events.note(pod, &path, true, event, format!("Error: {message}"));
             (reason.to_owned(), message)
         };
-        let _ = shared.services_known.subscribe().wait_for(|known| *known).await;
+        if !crate::pod::is_static(pod) {
+            let _ = shared.services_known.subscribe().wait_for(|known| *known).await;
+        }
         let objects = named.snapshot().await.map_err(|what| failed("CreateContainerConfigError", "Failed", what))?;
         let services = shared.services();
         let pod_ips = if pod.spec.host_network { shared.host_ips.clone() } else { known.addresses.clone() };

@@ -1,6 +1,7 @@
 //! The kubelet: pods of this node from the API, a worker for each, and the node's own upkeep.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -8,21 +9,23 @@ use reconcile::io::Client;
 use reconcile::io::reflector::{self, Scope, Sink};
 use schema::api::Object;
 use schema::api::core::v1::{Node, Pod, Service};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::config::{Config, Ports};
 use crate::events::{self, Note, Recorder};
 use crate::images::Puller;
 use crate::memory::End;
+use crate::memory::SECOND;
 use crate::objects::{Cache, lock};
 use crate::plan::{is_running, is_terminal};
-use crate::pod::is_critical;
+use crate::pod::{SOURCE, is_critical, is_static};
 use crate::ports::Resources;
 use crate::register::{self, Health};
 use crate::resize::{self, Deferred};
 use crate::resources::Sizing;
 use crate::shared::Shared;
+use crate::static_pods::{self, Name, is_mirror, name_of};
 use crate::store::Store;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
@@ -36,12 +39,23 @@ pub struct Kubelet {
     store: Store,
     pub(crate) health: Mutex<Health>,
     node: RwLock<Option<Arc<Node>>>,
+    /// Static pods, and what the API shows of them.
+    pub(crate) statics: Mutex<BTreeMap<Name, Arc<Pod>>>,
+    pub(crate) mirrors: Mutex<BTreeMap<Name, Arc<Pod>>>,
+    pub(crate) mirrors_changed: Notify,
+    /// The API has told all pods of this node once.
+    listed: AtomicBool,
+    news: mpsc::UnboundedSender<News>,
+    /// Until the run begins.
+    news_from: Mutex<Option<mpsc::UnboundedReceiver<News>>>,
     /// Pods as the API has them, whose new resources have no room yet.
     deferred: Mutex<HashMap<String, Arc<Pod>>>,
 }
 
 /// News of the pods of this node.
 enum News {
+    /// The files of static pods may say something else.
+    Static,
     All(Vec<Pod>),
     One(Box<Pod>),
     Gone(Box<Pod>),
@@ -100,6 +114,7 @@ impl Sink<Node> for NodeSink {
 
     fn put(&mut self, object: Node) {
         *self.0.node.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(object));
+        self.0.mirrors_changed.notify_one();
     }
 
     fn remove(&mut self, _: Node) {}
@@ -147,7 +162,14 @@ impl Kubelet {
             client,
             config,
         });
+        let (news, news_from) = mpsc::unbounded_channel();
         Ok(Arc::new(Self {
+            statics: Mutex::default(),
+            mirrors: Mutex::default(),
+            mirrors_changed: Notify::new(),
+            listed: AtomicBool::new(false),
+            news,
+            news_from: Mutex::new(Some(news_from)),
             store: Store::new(shared.config.root_dir.join("last-pods")),
             shared,
             notes: Mutex::new(Some(notes)),
@@ -163,13 +185,13 @@ impl Kubelet {
         let shared = self.shared.clone();
         let (client, config) = (shared.client.clone(), &shared.config);
         let _ = std::fs::create_dir_all(config.root_dir.join("pods"));
-        let Some(notes) = lock(&self.notes).take() else {
+        let (Some(notes), Some(news)) = (lock(&self.notes).take(), lock(&self.news_from).take()) else {
             tracing::error!("the kubelet runs already");
             return;
         };
         let _guard = Guard(self.clone());
         self.make_class_cgroups().await;
-        let (to, news) = mpsc::unbounded_channel();
+        let to = self.news.clone();
         let mine =
             Scope { namespace: String::new(), query: format!("fieldSelector=spec.nodeName%3D{}", config.node_name) };
         let this_node =
@@ -194,6 +216,7 @@ impl Kubelet {
             () = register::keep_lease(client.clone(), config.node_name.clone(), shared.ports.clock.clone()) => {}
             () = self.follow_runtime() => {}
             () = upkeep::run(&self) => {}
+            () = static_pods::keep(&self) => {}
             () = self.follow_pods(news) => {}
         }
     }
@@ -247,11 +270,21 @@ impl Kubelet {
     }
 
     async fn follow_pods(&self, mut news: mpsc::UnboundedReceiver<News>) {
-        let first = tokio::time::timeout(self.shared.config.offline_after, news.recv()).await;
-        match first {
-            Ok(Some(first)) => self.take(first).await,
-            Ok(None) => return,
-            Err(_) => self.start_offline().await,
+        // These ask for nobody's leave.
+        self.take(News::Static).await;
+        let offline = tokio::time::sleep(self.shared.config.offline_after);
+        tokio::pin!(offline);
+        while !self.listed.load(Ordering::Acquire) {
+            tokio::select! {
+                more = news.recv() => match more {
+                    Some(more) => self.take(more).await,
+                    None => return,
+                },
+                () = &mut offline => {
+                    self.start_offline().await;
+                    break;
+                }
+            }
         }
         while let Some(more) = news.recv().await {
             self.take(more).await;
@@ -271,8 +304,18 @@ impl Kubelet {
 
     async fn take(&self, news: News) {
         match news {
+            News::Static => self.take_static().await,
             News::All(pods) => self.take_all(pods).await,
-            News::One(pod) => self.put(Arc::from(pod), false).await,
+            News::One(pod) if is_mirror(&pod) => self.take_mirror(Arc::from(pod)),
+            News::One(pod) => self.put(Arc::new(of_api(*pod)), false).await,
+            News::Gone(pod) if is_mirror(&pod) => {
+                let mut mirrors = lock(&self.mirrors);
+                let name = name_of(&pod);
+                if mirrors.get(&name).is_some_and(|known| known.metadata.uid == pod.metadata.uid) {
+                    mirrors.remove(&name);
+                }
+                self.mirrors_changed.notify_one();
+            }
             News::Gone(pod) => self.gone(*pod),
         }
         self.retry_deferred().await;
@@ -302,12 +345,97 @@ impl Kubelet {
         }
     }
 
-    async fn take_all(&self, pods: Vec<Pod>) {
+    pub(crate) fn static_files_changed(&self) {
+        let _ = self.news.send(News::Static);
+    }
+
+    pub(crate) fn node(&self) -> Option<Arc<Node>> {
+        self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Whether it is known which mirrors the API has.
+    pub(crate) fn mirrors_known(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
+    /// Starts static pods whose files are new, and ends those whose files are gone.
+    async fn take_static(&self) {
+        let config = &self.shared.config;
+        if config.static_pods.as_os_str().is_empty() {
+            return;
+        }
+        let now = self.shared.ports.clock.now().div_euclid(SECOND);
+        let (pods, problems) = static_pods::read(&config.static_pods, &config.node_name, now);
+        for problem in problems {
+            tracing::error!("a static pod cannot run: {problem}");
+            self.shared.events.node(&config.node_name, true, "InvalidStaticPod", problem);
+        }
         let uids: BTreeSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
+        for (uid, handle) in &*lock(&self.workers) {
+            if is_static(&handle.pod.borrow()) && !uids.contains(uid) {
+                handle.orders.send_modify(|orders| orders.orphaned = true);
+            }
+        }
+        let mut statics = BTreeMap::new();
+        for pod in pods {
+            let (name, uid) = (name_of(&pod), pod.metadata.uid.clone());
+            let known = lock(&self.workers).get(&uid).map(|handle| handle.pod.borrow().clone());
+            if let Some(known) = known {
+                statics.insert(name, known);
+                continue;
+            }
+            // What ran under this name ends first.
+            let before = lock(&self.workers)
+                .values()
+                .find(|handle| !handle.task.is_finished() && name_of(&handle.pod.borrow()) == name)
+                .map(|handle| handle.task.clone());
+            if let Some(before) = before {
+                let news = self.news.clone();
+                tokio::spawn(async move {
+                    while !before.is_finished() && !news.is_closed() {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    let _ = news.send(News::Static);
+                });
+                continue;
+            }
+            let pod = Arc::new(pod);
+            statics.insert(name, pod.clone());
+            self.put(pod, false).await;
+        }
+        *lock(&self.statics) = statics;
+        for mirror in lock(&self.mirrors).values() {
+            self.show_mirror(mirror);
+        }
+        self.mirrors_changed.notify_one();
+    }
+
+    fn take_mirror(&self, mirror: Arc<Pod>) {
+        self.show_mirror(&mirror);
+        lock(&self.mirrors).insert(name_of(&mirror), mirror);
+        self.mirrors_changed.notify_one();
+    }
+
+    /// Lets the worker of a static pod write its status to the mirror.
+    fn show_mirror(&self, mirror: &Arc<Pod>) {
+        let Some(uid) = lock(&self.statics).get(&name_of(mirror)).map(|pod| pod.metadata.uid.clone()) else { return };
+        if let Some(handle) = lock(&self.workers).get(&uid) {
+            handle.shown.send_replace(mirror.clone());
+        }
+    }
+
+    async fn take_all(&self, pods: Vec<Pod>) {
+        let (mirrors, pods): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(is_mirror);
+        let pods: Vec<Pod> = pods.into_iter().map(of_api).collect();
+        *lock(&self.mirrors) = BTreeMap::new();
+        mirrors.into_iter().for_each(|mirror| self.take_mirror(Arc::new(mirror)));
+        let mut uids: BTreeSet<String> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
+        uids.extend(lock(&self.statics).values().map(|pod| pod.metadata.uid.clone()));
         let here = self.shared.ports.runtime.pods().await.unwrap_or_default();
         let ours = here.iter().filter(|state| uids.contains(&state.uid));
         let living: Vec<_> = ours.filter_map(|state| Some((state.uid.clone(), state.sandbox.clone()?))).collect();
-        let first = lock(&self.workers).is_empty();
+        let first = !self.listed.swap(true, Ordering::AcqRel);
+        self.mirrors_changed.notify_one();
         if first && let Err(error) = self.shared.ports.network.keep_only(&living).await {
             tracing::warn!(%error, "the network of former pods was not cleaned up");
         }
@@ -319,7 +447,8 @@ impl Kubelet {
         }
         self.shared.managers.keep_only(|uid| uids.contains(uid));
         for (uid, handle) in &*lock(&self.workers) {
-            if !uids.contains(uid) {
+            // Static pods are their files' affair.
+            if !uids.contains(uid) && !is_static(&handle.pod.borrow()) {
                 handle.orders.send_modify(|orders| orders.orphaned = true);
             }
         }
@@ -397,7 +526,9 @@ impl Kubelet {
                 lock(&self.deferred).insert(uid.clone(), pod.clone());
                 pod = resize::with_given(&pod, &given);
             }
-            self.store.put(&pod);
+            if !is_static(&pod) {
+                self.store.put(&pod);
+            }
         }
         lock(&self.workers).insert(uid, worker::spawn(&self.shared, pod, orders));
     }
@@ -470,7 +601,7 @@ impl Kubelet {
 
     async fn admit(&self, pod: &Pod) -> Result<(), End> {
         let uid = &pod.metadata.uid;
-        let node = self.node.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let node = self.node();
         let pressures: Vec<&str> = {
             let health = lock(&self.health);
             let pressed = [
@@ -590,6 +721,14 @@ impl Kubelet {
         workers.retain(|_, handle| !handle.task.is_finished());
         workers.len()
     }
+}
+
+/// Nobody may say of a pod of the API that it is a static one.
+fn of_api(mut pod: Pod) -> Pod {
+    if let Some(source) = pod.metadata.annotations.get_mut(SOURCE) {
+        *source = "api".into();
+    }
+    pod
 }
 
 /// Pods that take room, but for one.

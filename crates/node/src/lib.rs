@@ -35,6 +35,7 @@ mod resize;
 mod resources;
 pub mod settings;
 mod shared;
+mod static_pods;
 mod status;
 mod store;
 pub mod topology;

@@ -238,16 +238,19 @@ impl Reader {
     }
 }
 
-/// Tells that something in a directory was written, made or moved.
-struct Watch(AsyncFd<OwnedFd>);
+/// Tells that something in a directory was written, made, moved or removed.
+pub struct Watch(AsyncFd<OwnedFd>);
 
 impl Watch {
-    fn new(dir: &Path) -> io::Result<Self> {
+    pub fn new(dir: &Path) -> io::Result<Self> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(
             &fd,
             dir,
-            inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO,
+            inotify::WatchFlags::MODIFY
+                | inotify::WatchFlags::CREATE
+                | inotify::WatchFlags::MOVE
+                | inotify::WatchFlags::DELETE,
         )?;
         // An OwnedFd always answers with the same descriptor, which is what the deprecation is about.
         #[allow(deprecated)]
@@ -255,7 +258,7 @@ impl Watch {
         Ok(Self(fd))
     }
 
-    async fn changed(&self) {
+    pub async fn changed(&self) {
         let Ok(mut guard) = self.0.readable().await else { return std::future::pending().await };
         let mut events = [0; 4096];
         while matches!(rustix::io::read(&self.0, &mut events), Ok(1..)) {}

@@ -6,7 +6,7 @@ use reconcile::{DeleteOptions, io::Client};
 use schema::api::core::v1::{Pod, PodStatus};
 use tokio::{sync::watch, time::Duration};
 
-use crate::{objects::Wake, status};
+use crate::{objects::Wake, static_pods::is_mirror, status};
 
 /// What stands in the API is replaced by the newest of `statuses` whenever it changes. Ends with its sender, or when the
 /// pod is gone; `written` says what the API has by now.
@@ -20,6 +20,7 @@ pub async fn publish(
     let mut known: Arc<Pod> = pods.borrow().clone();
     let mut retry = Duration::from_millis(100);
     loop {
+        let mut gone = false;
         let wanted = statuses.borrow_and_update().clone();
         if let Some(wanted) = wanted {
             let newest = pods.borrow_and_update().clone();
@@ -27,7 +28,9 @@ pub async fn publish(
                 known = newest;
             }
             let status = status::merged(&known, &wanted);
-            if status != known.status {
+            // A static pod may have no mirror yet.
+            let there = !known.metadata.resource_version.is_empty();
+            if there && status != known.status {
                 let mut pod = (*known).clone();
                 pod.status = status;
                 match client.update_status(&pod).await {
@@ -41,12 +44,12 @@ pub async fn publish(
                                 known = Arc::new(stored);
                                 continue;
                             }
-                            Ok(_) => return,
-                            Err(error) if error.is_not_found() => return,
+                            Ok(_) => gone = true,
+                            Err(error) if error.is_not_found() => gone = true,
                             Err(_) => tokio::time::sleep(retry).await,
                         }
                     }
-                    Err(error) if error.is_not_found() => return,
+                    Err(error) if error.is_not_found() => gone = true,
                     Err(error) => {
                         tracing::debug!(pod = %pod.metadata.name, %error, "a status was not written");
                         tokio::time::sleep(retry).await;
@@ -54,6 +57,13 @@ pub async fn publish(
                         continue;
                     }
                 }
+            }
+            if gone {
+                if !is_mirror(&known) {
+                    return;
+                }
+                // Another mirror will come.
+                known = Arc::default();
             }
             written.send_replace(Some(wanted));
             wake.wake();

@@ -9,7 +9,7 @@ use crate::acts::{self, Acts, Outcome};
 use crate::memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping};
 use crate::objects::{Named, Wake};
 use crate::plan::{self, Action, Input, Plan};
-use crate::pod::{Desired, Kind};
+use crate::pod::{Desired, Kind, is_static};
 use crate::ports::{ContainerState, Nanos, PodState};
 use crate::probes::Probes;
 use crate::publish;
@@ -21,6 +21,8 @@ use crate::shared::Shared;
 pub struct Handle {
     pub wake: Arc<Wake>,
     pub pod: watch::Sender<Arc<Pod>>,
+    /// A static pod's mirror, once it is known: what shows the pod's status.
+    pub shown: watch::Sender<Arc<Pod>>,
     pub orders: watch::Sender<Orders>,
     /// The last status that was planned, and the containers as they were then.
     pub seen: watch::Receiver<Arc<View>>,
@@ -86,6 +88,7 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
     let wake = Arc::new(Wake::default());
     let desired = Arc::new(Desired::new(pod.clone()));
     let (pods_to, pods) = watch::channel(pod.clone());
+    let (shown, mirrors) = watch::channel(pod.clone());
     let (orders_to, orders) = watch::channel(orders);
     let view =
         View { desired: desired.clone(), status: pod.status.clone(), observed: PodState::default(), gone: false };
@@ -115,11 +118,12 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
     let client = shared.client.clone();
     let task = tokio::spawn({
         let (wake, pods) = (wake.clone(), pods.clone());
+        let shown = if is_static(&pod) { mirrors } else { pods.clone() };
         async move {
             tokio::select! {
                 () = worker.run(pods.clone(), orders) => {}
                 () = async {
-                    publish::publish(client, pods, to_write, written_to, wake).await;
+                    publish::publish(client, shown, to_write, written_to, wake).await;
                     // The pod is gone from the API; what is left of it here is still the worker's.
                     std::future::pending::<()>().await;
                 } => {}
@@ -127,7 +131,7 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
         }
     })
     .abort_handle();
-    Handle { wake, pod: pods_to, orders: orders_to, seen, task }
+    Handle { wake, pod: pods_to, shown, orders: orders_to, seen, task }
 }
 
 impl Worker {

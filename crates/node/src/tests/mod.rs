@@ -9,6 +9,7 @@ mod pure;
 mod resizes;
 mod restarts;
 mod serving;
+mod statics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +50,12 @@ impl World {
 
     /// A node that starts where another one was.
     pub fn at(dir: Dir, api: Arc<Api>, machine: Fake) -> Self {
-        let config = Config {
+        Self::set(dir, api, machine, |_| {})
+    }
+
+    /// A node that is told something else.
+    pub fn set(dir: Dir, api: Arc<Api>, machine: Fake, set: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config {
             node_name: "one".into(),
             addresses: vec!["192.0.2.1".parse().expect("an address")],
             cluster_dns: vec!["10.43.0.10".parse().expect("an address")],
@@ -58,6 +64,7 @@ impl World {
             log_links: dir.0.join("links"),
             ..Config::default()
         };
+        set(&mut config);
         let client = Client::new(api.clone(), Identity("system:node:one".into()));
         let kubelet = Kubelet::new(config, machine.ports(), client).expect("a kubelet");
         let task = tokio::spawn(kubelet.clone().run());
