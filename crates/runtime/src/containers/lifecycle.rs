@@ -27,7 +27,9 @@ impl Runtime {
         }
         if config.hostname.is_empty() {
             let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            config.hostname = if config.host_network { host.trim().to_string() } else { config.name.clone() };
+            // Linux takes 64 bytes.
+            let is_host = config.host_network || config.name.is_empty() || config.name.len() > 64;
+            config.hostname = if is_host { host.trim().to_string() } else { config.name.clone() };
         }
         if config.cgroup_parent.is_empty() {
             config.cgroup_parent = "/kubepods/besteffort".into();
