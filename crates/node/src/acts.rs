@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use schema::api::core::v1::{LifecycleHandler, PodStatus, ResourceRequirements};
+use schema::api::core::v1::{LifecycleHandler, Pod, PodStatus, ResourceRequirements};
 use schema::api::node::v1::RuntimeClass;
 use tokio::sync::watch;
 
@@ -20,6 +20,7 @@ use crate::plan::Action;
 use crate::pod::{Desired, Member, pull_policy};
 use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Resources, Sandbox};
 use crate::shared::Shared;
+use crate::volumes::Round;
 use crate::{etc, hooks, publish, resources, users};
 
 /// How an action ended.
@@ -63,14 +64,20 @@ pub struct Acts {
     shared: Arc<Shared>,
     written: watch::Receiver<Option<PodStatus>>,
     wake: Arc<Wake>,
+    pods: watch::Receiver<Arc<Pod>>,
 }
 
 /// What the API has may be this long behind a pod that is deleted.
 const LAST_STATUS_WAIT: Duration = Duration::from_secs(5);
 
 impl Acts {
-    pub fn new(shared: Arc<Shared>, written: watch::Receiver<Option<PodStatus>>, wake: Arc<Wake>) -> Self {
-        Self { shared, written, wake }
+    pub fn new(
+        shared: Arc<Shared>,
+        written: watch::Receiver<Option<PodStatus>>,
+        wake: Arc<Wake>,
+        pods: watch::Receiver<Arc<Pod>>,
+    ) -> Self {
+        Self { shared, written, wake, pods }
     }
 
     pub async fn run(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
@@ -266,7 +273,10 @@ impl Acts {
             allocatable: &self.shared.allocatable,
         };
         let (ports, now) = (&self.shared.ports, self.shared.ports.clock.now());
-        let mounted = self.shared.volumes.mount(&sources, &*ports.images, &images, now, &self.wake).await;
+        let known = lock(&self.shared.mounted).get(desired.uid()).cloned().unwrap_or_default();
+        let (wake, gone) = (&self.wake, self.pods.clone());
+        let round = Round { sources: &sources, images: &*ports.images, ids: &images, now, wake, known, gone };
+        let mounted = self.shared.volumes.mount(&round).await;
         let done = mounted.map_err(|error| failed(error.to_string()))?;
         lock(&self.shared.mounted).insert(desired.uid().to_owned(), done.set);
         Ok(done.refresh_at)
@@ -331,6 +341,8 @@ impl Acts {
         let mut config = container::make(&parts, member, attempt)
             .map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
         shared.managers.place(uid, &member.container.name, &mut config.resources);
+        let equipped = shared.devices.equip(uid, &member.container.name, &mut config).await;
+        equipped.map_err(|error| failed("CreateContainerConfigError", "Failed", error))?;
         let _ = fs::create_dir_all(
             shared.config.log_dir(&pod.metadata.namespace, &pod.metadata.name, uid).join(&member.container.name),
         );

@@ -86,7 +86,7 @@ pub struct Config {
     pub external_addresses: Vec<IpAddr>,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
-    /// `<data-dir>/agent/kubelet`: pods' volumes and what the node remembers.
+    /// `/var/lib/kubelet`, or below another data dir `agent/kubelet`: pods' volumes and what the node remembers.
     pub root_dir: PathBuf,
     /// `/var/log/pods`.
     pub log_root: PathBuf,

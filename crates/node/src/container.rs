@@ -125,6 +125,7 @@ pub fn make(parts: &Parts<'_>, member: &Member, attempt: u32) -> Result<Containe
         working_dir: container.working_dir.clone(),
         mounts,
         devices,
+        cdi_devices: Vec::new(),
         resources: resources::of_container(desired, member, parts.sizing),
         security,
         stdin: container.stdin,

@@ -13,6 +13,8 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::config::{Config, Ports};
+use crate::csi::Csi;
+use crate::devices::Devices;
 use crate::events::{self, Note, Recorder};
 use crate::images::Puller;
 use crate::memory::End;
@@ -30,7 +32,7 @@ use crate::store::Store;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle, Orders, View};
-use crate::{admission, preemption, resources, upkeep};
+use crate::{admission, plugins, preemption, resources, upkeep};
 
 pub struct Kubelet {
     pub(crate) shared: Arc<Shared>,
@@ -113,6 +115,8 @@ impl Sink<Node> for NodeSink {
     }
 
     fn put(&mut self, object: Node) {
+        let attached = object.status.volumes_attached.iter().map(|of| of.name.clone()).collect();
+        self.0.shared.csi.attached.send_replace(attached);
         *self.0.node.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(object));
         self.0.mirrors_changed.notify_one();
     }
@@ -142,11 +146,17 @@ impl Kubelet {
         let managers = Managers::new(&config.managers, &ports.host.topology(), reserved, &config.root_dir)?;
         let offline = watch::channel(false).0;
         let kept = config.root_dir.join("last-objects");
+        let csi = Arc::new(Csi::new(&config, client.clone(), events.clone()));
+        let numa = ports.host.topology().nodes.keys().copied().collect();
+        let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins"), numa));
+        managers.add(devices.clone());
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
             managers,
             sizing,
-            volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone()),
+            volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone(), csi.clone()),
+            csi,
+            devices,
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
             secrets: Cache::new(client.clone(), kept, offline.subscribe()),
@@ -217,8 +227,22 @@ impl Kubelet {
             () = self.follow_runtime() => {}
             () = upkeep::run(&self) => {}
             () = static_pods::keep(&self) => {}
+            () = self.run_plugins() => {}
             () = self.follow_pods(news) => {}
         }
+    }
+
+    /// Drivers and plugins of others, and what they bring.
+    async fn run_plugins(&self) {
+        let shared = &self.shared;
+        tokio::join!(plugins::run(shared), shared.csi.run(), shared.devices.run(), async {
+            let mut changes = shared.devices.changes();
+            while changes.changed().await.is_ok() {
+                let users = shared.devices.users();
+                let workers = lock(&self.workers);
+                users.iter().filter_map(|uid| workers.get(uid)).for_each(|handle| handle.wake.wake());
+            }
+        });
     }
 
     async fn make_class_cgroups(&self) {

@@ -11,6 +11,8 @@ mod admission;
 mod api;
 mod config;
 mod container;
+mod csi;
+mod devices;
 mod env;
 mod etc;
 mod events;
@@ -24,6 +26,7 @@ mod logs;
 mod memory;
 mod objects;
 mod plan;
+mod plugins;
 mod pod;
 pub mod ports;
 mod preemption;
@@ -42,6 +45,7 @@ pub mod topology;
 mod upkeep;
 mod users;
 mod volumes;
+mod watch;
 mod worker;
 
 #[cfg(test)]

@@ -2,16 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
+use rustix::fs::inotify::WatchFlags;
 use tokio::sync::{mpsc, watch};
 
-use crate::{memory::SECOND, ports::Nanos};
+use crate::{memory::SECOND, ports::Nanos, watch::Watch};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -238,34 +236,6 @@ impl Reader {
     }
 }
 
-/// Tells that something in a directory was written, made, moved or removed.
-pub struct Watch(AsyncFd<OwnedFd>);
-
-impl Watch {
-    pub fn new(dir: &Path) -> io::Result<Self> {
-        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(
-            &fd,
-            dir,
-            inotify::WatchFlags::MODIFY
-                | inotify::WatchFlags::CREATE
-                | inotify::WatchFlags::MOVE
-                | inotify::WatchFlags::DELETE,
-        )?;
-        // An OwnedFd always answers with the same descriptor, which is what the deprecation is about.
-        #[allow(deprecated)]
-        let fd = AsyncFd::new(fd)?;
-        Ok(Self(fd))
-    }
-
-    pub async fn changed(&self) {
-        let Ok(mut guard) = self.0.readable().await else { return std::future::pending().await };
-        let mut events = [0; 4096];
-        while matches!(rustix::io::read(&self.0, &mut events), Ok(1..)) {}
-        guard.clear_ready();
-    }
-}
-
 /// Sends a log. While it is followed, `alive` says whether more may come; its end is read once more after that.
 pub async fn send(
     log: PathBuf,
@@ -277,7 +247,7 @@ pub async fn send(
     let mut reader = Reader::new(&log, &options);
     // Made before the first read, so that nothing is missed between the two.
     let changes = match log.parent().filter(|_| options.follow) {
-        Some(dir) => Some(Watch::new(dir)?),
+        Some(dir) => Some(Watch::new([dir], WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?),
         None => None,
     };
     let mut last_round = false;

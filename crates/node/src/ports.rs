@@ -158,6 +158,8 @@ pub struct ContainerConfig {
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
+    /// Fully qualified names, `vendor.com/class=name`, of what CDI specifications on this machine describe.
+    pub cdi_devices: Vec<String>,
     pub resources: Resources,
     pub security: Security,
     pub stdin: bool,

@@ -195,11 +195,17 @@ pub fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
 /// What the status says besides conditions.
 pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Image]) {
     let (config, machine) = (&shared.config, &shared.machine);
-    let (capacity, allocatable) = capacity(config, machine, fs);
+    let (mut capacity, mut allocatable) = capacity(config, machine, fs);
     let text = |list: BTreeMap<String, Quantity>| {
         list.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect::<BTreeMap<_, _>>()
     };
-    // Extended resources are somebody else's.
+    for (name, (all, healthy)) in shared.devices.counts() {
+        let int = |count: usize| Quantity::from_int(i64::try_from(count).unwrap_or(i64::MAX), Format::DecimalSI);
+        capacity.insert(name.clone(), int(all));
+        allocatable.insert(name, int(healthy));
+    }
+    status.volumes_in_use = shared.csi.in_use.borrow().iter().cloned().collect();
+    // Extended resources of which no device plugin knows are somebody else's.
     for (kept, new) in [(&mut status.capacity, text(capacity)), (&mut status.allocatable, text(allocatable))] {
         kept.retain(|name, _| name.contains('/') && !new.contains_key(name));
         kept.extend(new);
@@ -277,6 +283,7 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
     let mut retry = Duration::from_millis(50);
     // A node that was told to be not ready yet may be any moment.
     let mut soon = SOON;
+    let (mut in_use, mut devices) = (shared.csi.in_use.subscribe(), shared.devices.changes());
     let pause = |soon: &mut Duration, told: Option<&Node>| {
         *soon = if told.is_some_and(is_ready) { SOON } else { (*soon * 2).min(LOOK) };
         if *soon == SOON { config.status_every } else { *soon / 2 }
@@ -298,7 +305,7 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
                 let old = |(last, at): &(NodeStatus, Instant)| !same(last, &status) || at.elapsed() >= report_every;
                 let due = reported.as_ref().is_none_or(old);
                 match due {
-                    true => write_status(client, node, status).await.map(|written| {
+                    true => write_status(client, node, status, &fresh).await.map(|written| {
                         announce(&shared, &node.status, &written.status);
                         Some(written)
                     }),
@@ -306,22 +313,29 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
                 }
             }
         };
-        match outcome {
+        let pause = match outcome {
             Ok(Some(node)) => {
+                shared.csi.reported.send_replace(node.status.volumes_in_use.iter().cloned().collect());
                 reported = Some((node.status.clone(), Instant::now()));
                 known = Some(node);
                 retry = Duration::from_millis(50);
-                tokio::time::sleep(pause(&mut soon, known.as_ref())).await;
+                pause(&mut soon, known.as_ref())
             }
-            Ok(None) => tokio::time::sleep(pause(&mut soon, known.as_ref())).await,
+            Ok(None) => pause(&mut soon, known.as_ref()),
             Err(error) => {
                 tracing::debug!(%error, "the node's status was not written");
                 if error.is_not_found() {
                     known = None;
                 }
-                tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(LOOK);
+                retry / 2
             }
+        };
+        // Volumes and devices that come and go are told at once.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = in_use.changed() => {}
+            _ = devices.changed() => {}
         }
     }
 }
@@ -353,7 +367,7 @@ async fn register(
     match client.create(&node).await {
         Ok(created) => {
             announce(shared, &NodeStatus::default(), &created.status);
-            return write_status(client, &created, fresh(&created.status)).await;
+            return write_status(client, &created, fresh(&created.status), fresh).await;
         }
         Err(error) if error.code() == 409 => {}
         Err(error) => return Err(error),
@@ -367,17 +381,23 @@ async fn register(
     } else {
         client.patch::<Node>(&Key::of(&found), None, &Patch::Merge(json!({"metadata": {"labels": labels}}))).await?
     };
-    let written = write_status(client, &found, fresh(&found.status)).await?;
+    let written = write_status(client, &found, fresh(&found.status), fresh).await?;
     announce(shared, &found.status, &written.status);
     Ok(written)
 }
 
-async fn write_status(client: &Client, node: &Node, status: NodeStatus) -> Result<Node, reconcile::io::Error> {
+/// What others have written meanwhile stays as they wrote it.
+async fn write_status(
+    client: &Client,
+    node: &Node,
+    status: NodeStatus,
+    fresh: &(impl Fn(&NodeStatus) -> NodeStatus + Sync),
+) -> Result<Node, reconcile::io::Error> {
     let wanted = Node { status, ..node.clone() };
     match client.update_status(&wanted).await {
         Err(error) if error.code() == 409 => {
             let current: Node = client.get("", &node.metadata.name).await?;
-            client.update_status(&Node { status: wanted.status, ..current }).await
+            client.update_status(&Node { status: fresh(&current.status), ..current }).await
         }
         other => other,
     }

@@ -9,6 +9,8 @@ use schema::quantity::Quantity;
 use tokio::sync::watch;
 
 use crate::config::{Config, Ports};
+use crate::csi::Csi;
+use crate::devices::Devices;
 use crate::events::Recorder;
 use crate::images::Puller;
 use crate::objects::Cache;
@@ -25,6 +27,8 @@ pub struct Shared {
     pub allocatable: BTreeMap<String, Quantity>,
     pub host_ips: Vec<String>,
     pub volumes: Volumes,
+    pub csi: Arc<Csi>,
+    pub devices: Arc<Devices>,
     pub managers: Managers,
     pub sizing: Sizing,
     pub puller: Puller,

@@ -95,7 +95,7 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
     let (seen_to, seen) = watch::channel(Arc::new(view));
     let (statuses, to_write) = watch::channel(None);
     let (written_to, written) = watch::channel(None);
-    let acts = Arc::new(Acts::new(shared.clone(), written, wake.clone()));
+    let acts = Arc::new(Acts::new(shared.clone(), written, wake.clone(), pods.clone()));
     let mut memory = Memory::new(pod.status.clone());
     if memory.status.phase.is_empty() {
         memory.status.phase = "Pending".into();
@@ -346,6 +346,10 @@ impl Worker {
         }
         let was_terminal = plan::is_terminal(&self.memory.status.phase);
         self.memory.status = plan.status;
+        let uid = self.desired.uid();
+        let statuses = &mut self.memory.status;
+        self.shared.devices.tell_health(uid, &mut statuses.container_statuses);
+        self.shared.devices.tell_health(uid, &mut statuses.init_container_statuses);
         let told = self.statuses.borrow().as_ref() == Some(&self.memory.status);
         if !told {
             self.statuses.send_replace(Some(self.memory.status.clone()));

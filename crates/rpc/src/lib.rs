@@ -8,6 +8,7 @@ mod channel;
 mod server;
 
 pub use channel::{Channel, connect};
+pub use prost::Message;
 pub use server::{Routes, serve};
 pub use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 

@@ -85,6 +85,7 @@ pub fn kubelet_settings(args: &NodeArgs) -> Result<settings::Settings, Error> {
 pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     let Setup { args, name, addresses, cluster, places, registries, .. } = &setup;
     let listener = listen::bind(SocketAddr::new(listen_ip(addresses), KUBELET_PORT)).await?;
+    places.settle_kubelet();
     let mut config = Config {
         node_name: (*name).to_owned(),
         hostname: (*name).to_owned(),

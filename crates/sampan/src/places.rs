@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use runtime::containers::Options;
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/sampan";
+/// Where upstream's kubelet keeps its things, and where CSI drivers and device plugins expect them.
+const KUBELET_DIR: &str = "/var/lib/kubelet";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -71,9 +73,23 @@ impl Places {
         format!("/sampan{name}")
     }
 
-    /// Volumes and what else the kubelet keeps per pod.
+    /// Volumes and what else the kubelet keeps per pod: where drivers and plugins look for it, if the machine is ours.
     pub fn kubelet(&self) -> PathBuf {
-        self.agent().join("kubelet")
+        let own = self.agent().join("kubelet");
+        if self.data_dir == Path::new(DEFAULT_DATA_DIR) && !own.exists() { KUBELET_DIR.into() } else { own }
+    }
+
+    /// Moves what an earlier version kept in the data dir to where drivers look for it, mounts and all; where that
+    /// cannot be, all stays as it was.
+    pub fn settle_kubelet(&self) {
+        let (own, common) = (self.agent().join("kubelet"), Path::new(KUBELET_DIR));
+        if self.data_dir != Path::new(DEFAULT_DATA_DIR) || !own.exists() {
+            return;
+        }
+        // An empty directory gives way, one that is used does not.
+        if let Err(error) = std::fs::create_dir_all(common).and_then(|()| std::fs::rename(&own, common)) {
+            tracing::warn!(%error, from = %own.display(), to = KUBELET_DIR, "drivers will not find the kubelet's directory");
+        }
     }
 
     /// Pods in it run on this node without anybody's asking.

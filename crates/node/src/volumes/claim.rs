@@ -1,21 +1,19 @@
-//! From a claim to the directory that its volume is.
-
-use std::path::PathBuf;
+//! From a claim to the volume that it is bound to.
 
 use reconcile::io::Client;
 use schema::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::Error;
 
+/// A claim and what it is bound to.
 pub struct Found {
-    pub path: PathBuf,
-    /// `DirectoryOrCreate`: made if it is not there.
-    pub create: bool,
-    pub block: bool,
+    pub claim: PersistentVolumeClaim,
+    pub volume: PersistentVolume,
+    pub readonly: bool,
 }
 
-/// The volume's place, and whether it is read-only.
-pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<(Found, bool), Error> {
+/// What a pod's claim is bound to.
+pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<Found, Error> {
     let source = &volume.volume_source;
     let (name, readonly) = match &source.persistent_volume_claim {
         Some(of) => (of.claim_name.clone(), of.read_only),
@@ -42,21 +40,5 @@ pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<(Fou
     if bound.spec.claim_ref.as_ref().is_none_or(|of| of.uid != claim.metadata.uid) {
         return Err(Error::Claim(format!("PV {} is not bound to PVC {namespace}/{name}", bound.metadata.name)));
     }
-    let block = claim.spec.volume_mode.as_deref() == Some("Block");
-    let place = &bound.spec.persistent_volume_source;
-    if let Some(of) = &place.host_path {
-        let create = of.r#type.as_deref() == Some("DirectoryOrCreate");
-        return Ok((Found { path: of.path.clone().into(), create, block }, readonly));
-    }
-    if let Some(of) = &place.local {
-        return Ok((Found { path: of.path.clone().into(), create: false, block }, readonly));
-    }
-    let kind = if place.nfs.is_some() {
-        "nfs"
-    } else if place.csi.is_some() {
-        "csi"
-    } else {
-        "this kind of persistent"
-    };
-    Err(Error::Unsupported { kind })
+    Ok(Found { claim, volume: bound, readonly })
 }

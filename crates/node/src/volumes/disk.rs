@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::{Error, Mounted, io_error, payload::Payload, write};
+use super::{Error, Mounted, commands, io_error, payload::Payload, write};
 
 pub enum Job {
     /// There is nothing to do any more.
@@ -18,7 +18,17 @@ pub enum Job {
     /// `kind` is the hostPath's type: `DirectoryOrCreate`.
     HostPath { path: PathBuf, kind: String },
     /// A PersistentVolume that is a directory or a device of this machine.
-    Local { path: PathBuf, create: bool, readonly: bool, block: bool, group: Option<u32>, on_root_mismatch: bool },
+    Local { path: PathBuf, create: bool, readonly: bool, block: bool, owner: Option<Owner> },
+    /// A file system that `mount` mounts; a device is given one first if it has none.
+    Mount {
+        dir: PathBuf,
+        kind: String,
+        source: String,
+        options: Vec<String>,
+        device: bool,
+        readonly: bool,
+        owner: Option<Owner>,
+    },
     /// On the disk, or in memory.
     EmptyDir { dir: PathBuf, memory: Option<Memory>, mode: u32, group: Option<u32> },
     /// Files that change as one; `stamp` names their version.
@@ -45,15 +55,25 @@ impl Job {
                 host_path(&path, &kind)?;
                 Ok(plain(path))
             }
-            Self::Local { path, create, readonly, block, group, on_root_mismatch } => {
+            Self::Local { path, create, readonly, block, owner } => {
                 if create {
                     fs::create_dir_all(&path).map_err(io_error("create", &path))?;
                 }
                 fs::metadata(&path).map_err(io_error("find the volume's path", &path))?;
-                if let Some(group) = group.filter(|_| !readonly && !block) {
-                    own(&path, group, on_root_mismatch).map_err(io_error("set the group of", &path))?;
+                if let Some(owner) = owner.filter(|_| !readonly && !block) {
+                    own(&path, &owner).map_err(io_error("set the group of", &path))?;
                 }
                 Ok(Mounted { host_path: path, readonly, block })
+            }
+            Self::Mount { dir, kind, source, options, device, readonly, owner } => {
+                fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
+                if !is_mounted(&dir) {
+                    commands::mount(&dir, &kind, &source, &options, device)?;
+                    if let Some(owner) = owner.filter(|_| !readonly) {
+                        own(&dir, &owner).map_err(io_error("set the group of", &dir))?;
+                    }
+                }
+                Ok(Mounted { host_path: dir, readonly, block: false })
             }
             Self::EmptyDir { dir, memory, mode, group } => {
                 let fresh = !dir.exists();
@@ -102,7 +122,12 @@ fn mount(dir: &Path, kind: &CStr, options: &str) -> Result<(), Error> {
 
 pub fn is_mount_point(dir: &Path) -> bool {
     let (Ok(own), Some(Ok(parent))) = (fs::metadata(dir), dir.parent().map(fs::metadata)) else { return false };
-    own.dev() != parent.dev() || mounts_below(dir).iter().any(|at| at == dir)
+    own.dev() != parent.dev() || is_mounted(dir)
+}
+
+/// As the kernel's table says it: the file system itself, which may hang, is not asked.
+pub fn is_mounted(dir: &Path) -> bool {
+    mounts_below(dir).iter().any(|at| at == dir)
 }
 
 /// Mount points at or below a directory, the deepest first.
@@ -190,8 +215,15 @@ fn name(kind: &fs::FileType) -> &'static str {
     }
 }
 
+/// A pod's fsGroup, and whether only a volume whose root is another group's is gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub group: u32,
+    pub on_root_mismatch: bool,
+}
+
 /// Gives a tree to a group, as upstream's `SetVolumeOwnership`: rw for files, setgid for directories.
-fn own(path: &Path, group: u32, on_root_mismatch: bool) -> io::Result<()> {
+pub fn own(path: &Path, &Owner { group, on_root_mismatch }: &Owner) -> io::Result<()> {
     let root = fs::symlink_metadata(path)?;
     if on_root_mismatch && root.gid() == group && root.mode() & 0o2070 == 0o2070 {
         return Ok(());

@@ -4,8 +4,10 @@
 //! that they show has changed; [`Volumes::unmount`] takes all of them away, also after a crash.
 
 mod anchors;
+mod bound;
 mod certificates;
 mod claim;
+mod commands;
 mod disk;
 pub mod payload;
 pub mod write;
@@ -20,17 +22,20 @@ use http::{HeaderValue, Method, Request, header};
 use reconcile::io::Client;
 use schema::api::Message;
 use schema::api::authentication::v1::TokenRequest;
-use schema::api::core::v1::{EmptyDirVolumeSource, Volume};
+use schema::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 use schema::quantity::Quantity;
 
+pub use bound::is_device;
 use certificates::Certificates;
 #[cfg(test)]
 pub(crate) use disk::host_path;
-pub use disk::{bind_subpath, read_beneath, unmount_below};
+pub use disk::{Owner, bind_subpath, is_mounted, own, read_beneath, unmount_below};
 use payload::{TOKEN_SECONDS, Tokens};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::config::{Config, Ports};
+use crate::csi::Csi;
 use crate::env::Sources;
 use crate::events::Recorder;
 use crate::memory::SECOND;
@@ -91,10 +96,27 @@ pub struct Done {
 /// How soon a pod shows changed ClusterTrustBundles.
 const ANCHORS_EVERY: Nanos = 60 * SECOND;
 
+#[derive(Clone)]
 struct Token {
     token: String,
     /// At 80 % of its life.
     renew_at: Nanos,
+    expires_seconds: i64,
+}
+
+/// What volumes are made with at one time.
+pub struct Round<'a> {
+    pub sources: &'a Sources<'a>,
+    pub images: &'a dyn Images,
+    /// The images of volumes, by volume.
+    pub ids: &'a BTreeMap<String, String>,
+    pub now: Nanos,
+    /// Learns of answers that are not waited for.
+    pub wake: &'a Arc<Wake>,
+    /// What stands already.
+    pub known: Set,
+    /// The pod as it is by now: one that is deleted waits for nobody.
+    pub gone: watch::Receiver<Arc<Pod>>,
 }
 
 pub struct Volumes {
@@ -102,6 +124,7 @@ pub struct Volumes {
     client: Client,
     tokens: Mutex<BTreeMap<(String, String, i64), Token>>,
     certificates: Certificates,
+    csi: Arc<Csi>,
 }
 
 pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
@@ -114,14 +137,14 @@ pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
         (source.downward_api.is_some(), "downward-api"),
         (source.host_path.is_some(), "host-path"),
         (source.persistent_volume_claim.is_some() || source.ephemeral.is_some(), "claim"),
+        (source.csi.is_some(), "csi"),
+        (source.nfs.is_some(), "nfs"),
         (source.image.is_some(), "image"),
     ];
     if let Some((_, name)) = all.iter().find(|(is, _)| *is) {
         return Ok(name);
     }
     let unsupported = [
-        (source.nfs.is_some(), "nfs"),
-        (source.csi.is_some(), "csi"),
         (source.iscsi.is_some(), "iscsi"),
         (source.fc.is_some(), "fc"),
         (source.rbd.is_some(), "rbd"),
@@ -137,31 +160,25 @@ pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
 }
 
 impl Volumes {
-    pub fn new(config: &Config, client: Client, ports: Ports, events: Recorder) -> Self {
+    pub fn new(config: &Config, client: Client, ports: Ports, events: Recorder, csi: Arc<Csi>) -> Self {
         let (root, name) = (config.root_dir.clone(), config.node_name.clone());
         let certificates = Certificates::new(client.clone(), name, ports, events, root.clone());
-        Self { root, client, tokens: Mutex::default(), certificates }
+        Self { root, client, tokens: Mutex::default(), certificates, csi }
     }
 
     pub fn dir(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
         self.root.join("pods").join(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
-    /// `ids` are the images of volumes, by volume; `wake` learns of answers that are not waited for.
-    pub async fn mount(
-        &self,
-        sources: &Sources<'_>,
-        images: &dyn Images,
-        ids: &BTreeMap<String, String>,
-        now: Nanos,
-        wake: &Arc<Wake>,
-    ) -> Result<Done, Error> {
+    pub async fn mount(&self, round: &Round<'_>) -> Result<Done, Error> {
+        let &Round { sources, images, ids, now, wake, .. } = round;
         let desired = sources.desired;
         let uid = desired.uid().to_owned();
         let security = desired.pod.spec.security_context.as_ref();
         let group = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
         let on_root_mismatch =
             security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let owner = group.map(|group| Owner { group, on_root_mismatch });
         let mut done = Done::default();
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
         let (certificates, look) = self.certificates.bundles(&desired.pod, wake).await?;
@@ -180,16 +197,8 @@ impl Volumes {
                     let of = source.host_path.clone().unwrap_or_default();
                     disk::Job::HostPath { path: of.path.into(), kind: of.r#type.unwrap_or_default() }
                 }
-                "claim" => {
-                    let (found, readonly) = claim::resolve(&self.client, &desired.pod, volume).await.map_err(named)?;
-                    disk::Job::Local {
-                        path: found.path,
-                        create: found.create,
-                        readonly,
-                        block: found.block,
-                        group,
-                        on_root_mismatch,
-                    }
+                "claim" | "csi" | "nfs" => {
+                    self.bound(round, volume, owner, &mut done.refresh_at).await.map_err(named)?
                 }
                 "image" => {
                     let id = ids.get(&volume.name).cloned().unwrap_or_default();
@@ -239,31 +248,34 @@ impl Volumes {
         let sources = projected.flat_map(|of| &of.sources);
         for of in sources.filter_map(|source| source.service_account_token.as_ref()) {
             let seconds = of.expiration_seconds.unwrap_or(TOKEN_SECONDS);
-            let key = (pod.metadata.uid.clone(), of.audience.clone(), seconds);
-            let known = lock(&self.tokens).get(&key).map(|known| (known.token.clone(), known.renew_at));
-            let fresh = known.clone().filter(|(_, renew_at)| *renew_at > now);
-            let asked = match fresh {
-                Some(fresh) => Ok(fresh),
-                None => self.request_token(desired, &of.audience, seconds, now).await,
-            };
-            let kept = || fs::read_to_string(self.token_file(&key)).ok();
-            let (token, renew_at) = match (asked, known) {
-                (Ok(token), _) => token,
-                // An old token serves for its last fifth.
-                (Err(error), Some((token, _))) => {
-                    tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
-                    (token, now + 60 * SECOND)
-                }
-                // After a boot without a server the last one is better than none: it is renewed soon.
-                (Err(error @ Error::Token(reconcile::io::Error::Transport { .. })), None) => {
-                    (kept().ok_or(error)?, now + 10 * SECOND)
-                }
-                (Err(error), None) => return Err(error),
-            };
+            let Token { token, renew_at, .. } = self.token(desired, &of.audience, seconds, now).await?;
             *refresh_at = Some(refresh_at.map_or(renew_at, |sooner| sooner.min(renew_at)));
             tokens.insert((of.audience.clone(), seconds), token);
         }
         Ok(tokens)
+    }
+
+    /// A token of the pod's service account: the known one, if it is young enough.
+    async fn token(&self, desired: &Desired, audience: &str, seconds: i64, now: Nanos) -> Result<Token, Error> {
+        let key = (desired.uid().to_owned(), audience.to_owned(), seconds);
+        let known = lock(&self.tokens).get(&key).cloned();
+        if let Some(fresh) = known.as_ref().filter(|known| known.renew_at > now) {
+            return Ok(fresh.clone());
+        }
+        match (self.request_token(desired, audience, seconds, now).await, known) {
+            (Ok(token), _) => Ok(token),
+            // An old token serves for its last fifth.
+            (Err(error), Some(known)) => {
+                tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
+                Ok(Token { renew_at: now + 60 * SECOND, ..known })
+            }
+            // After a boot without a server the last one is better than none: it is renewed soon.
+            (Err(error @ Error::Token(reconcile::io::Error::Transport { .. })), None) => {
+                let token = fs::read_to_string(self.token_file(&key)).map_err(|_| error)?;
+                Ok(Token { token, renew_at: now + 10 * SECOND, expires_seconds: now.div_euclid(SECOND) })
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// Goes with the pod's directory.
@@ -272,13 +284,7 @@ impl Volumes {
         self.root.join("pods").join(uid).join("tokens").join(format!("{audience}-{seconds}"))
     }
 
-    async fn request_token(
-        &self,
-        desired: &Desired,
-        audience: &str,
-        seconds: i64,
-        now: Nanos,
-    ) -> Result<(String, Nanos), Error> {
+    async fn request_token(&self, desired: &Desired, audience: &str, seconds: i64, now: Nanos) -> Result<Token, Error> {
         let pod = &desired.pod;
         let meta = &pod.metadata;
         let mut spec = json!({
@@ -303,14 +309,17 @@ impl Volumes {
         let token = answer.status.token;
         let key = (meta.uid.clone(), audience.to_owned(), seconds);
         store::write_private(&self.token_file(&key), token.as_bytes());
-        lock(&self.tokens).insert(key, Token { token: token.clone(), renew_at });
-        Ok((token, renew_at))
+        let token = Token { token, renew_at, expires_seconds: answer.status.expiration_timestamp.seconds };
+        lock(&self.tokens).insert(key, token.clone());
+        Ok(token)
     }
 
     /// Undoes every mount below the pod's directory, and removes the directory.
     pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
         lock(&self.tokens).retain(|(of, _, _), _| of != uid);
         self.certificates.forget(uid);
+        // Drivers take away what they brought.
+        self.csi.unpublish(uid).await.map_err(Error::Refused)?;
         let dir = self.root.join("pods").join(uid);
         let made = tokio::task::spawn_blocking(move || {
             unmount_below(&dir)?;

@@ -1,5 +1,6 @@
 //! Where the rooms meet: what one owns as a trait is implemented here by what another offers.
 
+mod cdi;
 pub mod health;
 pub mod host;
 pub mod kubelet;

@@ -509,8 +509,8 @@ impl ports::Runtime for Containers {
             let sandbox = self.sandbox(pod)?;
             let rootfs = self.images.resolve(&config.image_id).await.map_err(|error| Error::Failed(error.chain()))?;
             check_user(&config.security, &rootfs, &config.name)?;
-            let id =
-                self.runtime.create_container(&sandbox.id, container_config(config, &rootfs)).await.map_err(failed)?;
+            let config = container_config(&super::cdi::inject(config)?, &rootfs);
+            let id = self.runtime.create_container(&sandbox.id, config).await.map_err(failed)?;
             lock(&self.held).insert(id.clone(), rootfs);
             Ok(id)
         })

@@ -1,0 +1,123 @@
+//! CDI: what a name such as `vendor.com/class=device` stands for in a container, from the specifications that vendors
+//! put into `/etc/cdi` and `/var/run/cdi`. Environment, devices and mounts are read; hooks are not run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use node::ports::{ContainerConfig, Device, Error, Mount};
+use schema::Value;
+
+/// The later ones stand above the earlier ones.
+const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// The container as its CDI devices make it.
+pub fn inject(config: &ContainerConfig) -> Result<ContainerConfig, Error> {
+    inject_from(config, &DIRECTORIES.map(Path::new))
+}
+
+fn inject_from(config: &ContainerConfig, directories: &[&Path]) -> Result<ContainerConfig, Error> {
+    let mut changed = config.clone();
+    if config.cdi_devices.is_empty() {
+        return Ok(changed);
+    }
+    let known = read(directories);
+    let unknown: Vec<&str> =
+        config.cdi_devices.iter().filter(|name| !known.contains_key(*name)).map(String::as_str).collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(", ");
+        return Err(Error::Failed(format!("CDI device injection failed: unresolvable CDI devices {names}")));
+    }
+    let mut specs = Vec::new();
+    for (spec, device) in config.cdi_devices.iter().filter_map(|name| known.get(name)) {
+        // What all devices of a specification share is given once.
+        if !specs.contains(&spec) {
+            specs.push(spec);
+            edit(spec.get(&["containerEdits"]), &mut changed);
+        }
+        edit(device.get(&["containerEdits"]), &mut changed);
+    }
+    Ok(changed)
+}
+
+/// Specification and device by full name; a file that cannot be read takes nothing from the others.
+fn read(directories: &[&Path]) -> BTreeMap<String, (Value, Value)> {
+    let mut known = BTreeMap::new();
+    for directory in directories {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_spec = |path: &std::path::PathBuf| {
+            path.extension().is_some_and(|kind| kind == "json" || kind == "yaml" || kind == "yml")
+        };
+        let mut paths: Vec<_> = entries.filter(is_spec).collect();
+        paths.sort();
+        for path in paths {
+            // JSON is YAML.
+            let text = std::fs::read(&path).unwrap_or_default();
+            let Ok(spec) = schema::yaml::parse(&text) else {
+                tracing::warn!(path = %path.display(), "a CDI specification cannot be read");
+                continue;
+            };
+            let spec = spec.value;
+            let kind = spec.str_at(&["kind"]).to_owned();
+            for device in spec.list_at(&["devices"]) {
+                let name = format!("{kind}={}", device.str_at(&["name"]));
+                known.insert(name, (spec.clone(), device.clone()));
+            }
+        }
+    }
+    known
+}
+
+fn edit(edits: Option<&Value>, to: &mut ContainerConfig) {
+    let Some(edits) = edits else { return };
+    for pair in edits.list_at(&["env"]).iter().filter_map(Value::as_str) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        to.env.retain(|(known, _)| known != name);
+        to.env.push((name.to_owned(), value.to_owned()));
+    }
+    for node in edits.list_at(&["deviceNodes"]) {
+        let path = node.str_at(&["path"]);
+        let host = Some(node.str_at(&["hostPath"])).filter(|host| !host.is_empty()).unwrap_or(path);
+        let permissions = Some(node.str_at(&["permissions"])).filter(|of| !of.is_empty()).unwrap_or("rwm");
+        to.devices.push(Device {
+            host_path: host.into(),
+            container_path: path.into(),
+            permissions: permissions.to_owned(),
+        });
+    }
+    for mount in edits.list_at(&["mounts"]) {
+        let readonly = mount.list_at(&["options"]).iter().any(|option| option.as_str() == Some("ro"));
+        to.mounts.push(Mount {
+            host_path: mount.str_at(&["hostPath"]).into(),
+            container_path: mount.str_at(&["containerPath"]).into(),
+            readonly,
+            ..Mount::default()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_what_specifications_say() {
+        let dir = std::env::temp_dir().join(format!("sampan-cdi-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let spec = "cdiVersion: 0.6.0\nkind: example.com/gpu\ncontainerEdits:\n  env: [ALL=1]\ndevices:\n- name: a\n  containerEdits:\n    env: [GPU=a]\n    deviceNodes: [{path: /dev/gpu, hostPath: /dev/null}]\n    mounts: [{hostPath: /lib/gpu, containerPath: /gpu, options: [ro, bind]}]\n";
+        std::fs::write(dir.join("gpu.yaml"), spec).unwrap();
+        std::fs::write(dir.join("broken.json"), "{").unwrap();
+        let of = |names: &[&str]| {
+            let cdi_devices = names.iter().map(|name| (*name).to_owned()).collect();
+            inject_from(&ContainerConfig { cdi_devices, ..ContainerConfig::default() }, &[&dir])
+        };
+        let made = of(&["example.com/gpu=a"]).unwrap();
+        assert_eq!(made.env, [("ALL".to_owned(), "1".to_owned()), ("GPU".to_owned(), "a".to_owned())]);
+        let device =
+            Device { host_path: "/dev/null".into(), container_path: "/dev/gpu".into(), permissions: "rwm".into() };
+        assert_eq!(made.devices, [device]);
+        assert!(made.mounts[0].readonly && made.mounts[0].container_path == Path::new("/gpu"));
+        let failed = of(&["example.com/gpu=a", "example.com/gpu=b"]).unwrap_err().to_string();
+        assert_eq!(failed, "CDI device injection failed: unresolvable CDI devices example.com/gpu=b");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
