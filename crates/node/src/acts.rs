@@ -256,6 +256,11 @@ impl Acts {
         let failed = |message: String| Failure { reason: "FailedMount".into(), message, retry_at: 0 };
         let snapshot = named.snapshot().await;
         let objects = snapshot.map_err(|what| failed(format!("MountVolume.SetUp failed: {what}")))?;
+        self.shared.dra.prepare(&desired.pod).await.map_err(|why| Failure {
+            reason: "FailedPrepareDynamicResources".into(),
+            message: format!("Failed to prepare dynamic resources: prepare dynamic resources: {why}"),
+            retry_at: 0,
+        })?;
         let mut images = BTreeMap::new();
         for volume in &desired.pod.spec.volumes {
             let Some(of) = &volume.volume_source.image else { continue };
@@ -341,6 +346,9 @@ impl Acts {
         let mut config = container::make(&parts, member, attempt)
             .map_err(|error| failed("CreateContainerConfigError", "Failed", error.to_string()))?;
         shared.managers.place(uid, &member.container.name, &mut config.resources);
+        for (_, _, device) in shared.dra.devices(pod, &member.container) {
+            config.cdi_devices.extend(device.cdi);
+        }
         let equipped = shared.devices.equip(uid, &member.container.name, &mut config).await;
         equipped.map_err(|error| failed("CreateContainerConfigError", "Failed", error))?;
         let _ = fs::create_dir_all(
@@ -404,6 +412,7 @@ impl Acts {
         self.shared.puller.forget(uid);
         self.shared.managers.release(uid);
         self.shared.volumes.unmount(uid).await.map_err(|error| error.to_string())?;
+        self.shared.dra.release(uid).await.map_err(|why| format!("unprepare dynamic resources: {why}"))?;
         let runtime = &self.shared.ports.runtime;
         // Of a pod that is known by its containers only, the QoS class is not.
         let name = format!("/pod{uid}");

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::config::{Config, Ports};
 use crate::csi::Csi;
 use crate::devices::Devices;
+use crate::dra::Dra;
 use crate::events::{self, Note, Recorder};
 use crate::images::Puller;
 use crate::memory::End;
@@ -32,7 +33,7 @@ use crate::store::Store;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle, Orders, View};
-use crate::{admission, plugins, preemption, resources, upkeep};
+use crate::{admission, plugins, podresources, preemption, resources, upkeep};
 
 pub struct Kubelet {
     pub(crate) shared: Arc<Shared>,
@@ -157,6 +158,7 @@ impl Kubelet {
             volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone(), csi.clone()),
             csi,
             devices,
+            dra: Dra::new(&config, client.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
             secrets: Cache::new(client.clone(), kept, offline.subscribe()),
@@ -228,6 +230,7 @@ impl Kubelet {
             () = upkeep::run(&self) => {}
             () = static_pods::keep(&self) => {}
             () = self.run_plugins() => {}
+            () = podresources::serve(self.clone()) => {}
             () = self.follow_pods(news) => {}
         }
     }
@@ -235,7 +238,7 @@ impl Kubelet {
     /// Drivers and plugins of others, and what they bring.
     async fn run_plugins(&self) {
         let shared = &self.shared;
-        tokio::join!(plugins::run(shared), shared.csi.run(), shared.devices.run(), async {
+        tokio::join!(plugins::run(shared), shared.csi.run(), shared.devices.run(), shared.dra.run(), async {
             let mut changes = shared.devices.changes();
             while changes.changed().await.is_ok() {
                 let users = shared.devices.users();

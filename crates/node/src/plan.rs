@@ -412,7 +412,7 @@ fn start(input: &Input<'_>, member: &Member, may: bool, plan: &mut Plan, progres
         }
     }
     if !memory.volumes.done
-        && let Some(failure) = memory.volumes.failure.as_ref().filter(|failure| failure.reason != "FailedMount")
+        && let Some(failure) = memory.volumes.failure.as_ref().filter(|failure| !failure.reason.starts_with("Failed"))
     {
         progress.waiting.insert(name.clone(), (failure.reason.clone(), failure.message.clone()));
     }

@@ -15,9 +15,9 @@ use rustix::fs::inotify::WatchFlags;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::devices;
 use crate::shared::Shared;
 use crate::watch::Watch;
+use crate::{devices, dra};
 
 pub const DIAL: Duration = Duration::from_secs(10);
 const INFO: Duration = Duration::from_secs(1);
@@ -134,6 +134,10 @@ async fn serve(shared: Arc<Shared>, path: PathBuf, mut gone: oneshot::Receiver<(
         }
         // Its stream of devices ends with it.
         Taken::Devices => drop(gone.await),
+        Taken::Dra(driver) => {
+            let _ = gone.await;
+            shared.dra.let_go(&driver);
+        }
     }
     tracing::info!(socket = %path.display(), "a plugin is gone");
 }
@@ -142,6 +146,7 @@ async fn serve(shared: Arc<Shared>, path: PathBuf, mut gone: oneshot::Receiver<(
 enum Taken {
     Csi(Arc<crate::csi::Driver>),
     Devices,
+    Dra(Arc<dra::Driver>),
 }
 
 async fn register(shared: &Arc<Shared>, path: &Path) -> Result<Taken, String> {
@@ -159,8 +164,10 @@ async fn register(shared: &Arc<Shared>, path: &Path) -> Result<Taken, String> {
     match (outcome, call(NOTIFY, client.notify_registration_status(status)).await) {
         (Ok(taken), Ok(_)) => Ok(taken),
         (Ok(taken), Err(status)) => {
-            if let Taken::Csi(driver) = taken {
-                shared.csi.let_go(&driver).await;
+            match taken {
+                Taken::Csi(driver) => shared.csi.let_go(&driver).await,
+                Taken::Dra(driver) => shared.dra.let_go(&driver),
+                Taken::Devices => {}
             }
             Err(failed(format!("failed to send registration status at socket {at}, err: {}", told(&status))))
         }
@@ -182,6 +189,10 @@ async fn take(shared: &Arc<Shared>, path: &Path, info: &PluginInfo) -> Result<Ta
             devices::check(&info.name, &info.supported_versions).map_err(invalid)?;
             shared.devices.take(&info.name, endpoint, None).await.map_err(refused)?;
             Ok(Taken::Devices)
+        }
+        "DRAPlugin" => {
+            let service = dra::check(&info.name, endpoint, &info.supported_versions).map_err(invalid)?;
+            Ok(Taken::Dra(shared.dra.take(&info.name, endpoint, service).await.map_err(refused)?))
         }
         other => Err(format!("no handler registered for plugin type: {other} at socket {}", path.display())),
     }

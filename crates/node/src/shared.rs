@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Ports};
 use crate::csi::Csi;
 use crate::devices::Devices;
+use crate::dra::Dra;
 use crate::events::Recorder;
 use crate::images::Puller;
 use crate::objects::Cache;
@@ -29,6 +30,7 @@ pub struct Shared {
     pub volumes: Volumes,
     pub csi: Arc<Csi>,
     pub devices: Arc<Devices>,
+    pub dra: Dra,
     pub managers: Managers,
     pub sizing: Sizing,
     pub puller: Puller,

@@ -476,8 +476,10 @@ impl Worker {
             }
             Outcome::Volumes(Err(failure)) => {
                 // About an image the puller has said what there is to say.
-                if failure.reason == "FailedMount" {
-                    warn("FailedMount", &failure.message);
+                for reason in ["FailedMount", "FailedPrepareDynamicResources"] {
+                    if failure.reason == reason {
+                        warn(reason, &failure.message);
+                    }
                 }
                 let done = memory.volumes.done;
                 memory.volumes.fail(&failure.reason, failure.message, now);

@@ -2,6 +2,7 @@
 
 mod streams;
 mod summary;
+mod volumes;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -142,7 +143,9 @@ impl Kubelet {
                 self.run_command(namespace, pod, container, &query).await
             }
             ["stats", "summary"] => Ok(typed("application/json", self.summary(query.is("only_cpu_and_memory")).await)),
-            ["metrics"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.own_metrics())),
+            ["metrics"] => {
+                Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.own_metrics() + &self.volume_metrics().await))
+            }
             ["metrics", "resource"] => {
                 Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.resource_metrics().await))
             }

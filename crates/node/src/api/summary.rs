@@ -45,7 +45,7 @@ fn network(at: Nanos, all: &[InterfaceStats]) -> Value {
     value
 }
 
-fn fs(at: Nanos, stats: &FsStats, used_bytes: u64, used_inodes: u64) -> Value {
+pub(super) fn fs(at: Nanos, stats: &FsStats, used_bytes: u64, used_inodes: u64) -> Value {
     json!({
         "time": time(at),
         "availableBytes": stats.available_bytes,
@@ -105,6 +105,10 @@ impl Kubelet {
             });
             if !only_cpu_and_memory {
                 of["network"] = network(stats.pod.at, &stats.network);
+                let volumes = self.volume_stats(&view).await;
+                if !volumes.is_empty() {
+                    of["volume"] = volumes.iter().map(|volume| volume.json(at, &meta.namespace)).collect();
+                }
                 of["process_stats"] = json!({"process_count": stats.pod.processes});
                 let used = stats.containers.values().map(|usage| usage.root_fs_used_bytes).sum();
                 of["ephemeral-storage"] =
@@ -234,7 +238,7 @@ impl Kubelet {
 }
 
 /// Appends a metric in the text format; a sample is its labels, braces and all, and its value.
-fn family<L: Display, V: Display>(
+pub(super) fn family<L: Display, V: Display>(
     text: &mut String,
     name: &str,
     kind: &str,

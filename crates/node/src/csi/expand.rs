@@ -44,7 +44,7 @@ impl Csi {
         if size(&claim.status.capacity) >= size(&volume.spec.capacity) || !wants {
             return Ok(());
         }
-        let source = Source::Persistent { volume, claim, readonly: false };
+        let source = Source::Persistent { volume, readonly: false };
         let wanted = Wanted::of(pod, &source)?;
         let driver = self.driver(&wanted.driver)?;
         if !driver.can(Can::ExpandVolume).await? {

@@ -13,7 +13,7 @@ use rpc::csi::{
     NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
     VolumeCapability,
 };
-use schema::api::core::v1::{CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use schema::api::core::v1::{CSIVolumeSource, PersistentVolume, Pod, Secret};
 use schema::api::storage::v1::{CSIDriver, VolumeAttachment};
 
 use super::paths::{self, Kept};
@@ -30,7 +30,7 @@ const IDLE_RETRY_MAX: Duration = Duration::from_secs(122);
 /// What a pod asks for.
 pub enum Source<'a> {
     Inline { name: &'a str, of: &'a CSIVolumeSource },
-    Persistent { volume: &'a PersistentVolume, claim: &'a PersistentVolumeClaim, readonly: bool },
+    Persistent { volume: &'a PersistentVolume, readonly: bool },
 }
 
 /// Its parts, wherever they come from.
@@ -69,7 +69,7 @@ impl Wanted {
                 block: false,
                 ephemeral: true,
             },
-            Source::Persistent { volume, readonly, .. } => {
+            Source::Persistent { volume, readonly } => {
                 let of = volume.spec.persistent_volume_source.csi.clone().unwrap_or_default();
                 let secret = |of: Option<schema::api::core::v1::SecretReference>| of.map(|of| (of.namespace, of.name));
                 Self {

@@ -16,6 +16,8 @@ use schema::api::core::v1::{
 };
 use schema::api::meta::v1::Status;
 use schema::api::node::v1::RuntimeClass;
+use schema::api::resource::v1::ResourceClaim;
+use schema::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use schema::api::{Kind, Message, Object, Time};
 use tokio::sync::broadcast;
 
@@ -111,6 +113,10 @@ macro_rules! with_kind {
             path if path.contains("/serviceaccounts") => $f::<ServiceAccount>($($arg),*),
             path if path.contains("/podcertificaterequests") => $f::<PodCertificateRequest>($($arg),*),
             path if path.contains("/clustertrustbundles") => $f::<ClusterTrustBundle>($($arg),*),
+            path if path.contains("/csinodes") => $f::<CSINode>($($arg),*),
+            path if path.contains("/csidrivers") => $f::<CSIDriver>($($arg),*),
+            path if path.contains("/volumeattachments") => $f::<VolumeAttachment>($($arg),*),
+            path if path.contains("/resourceclaims") => $f::<ResourceClaim>($($arg),*),
             path if path.contains("/runtimeclasses") => $f::<RuntimeClass>($($arg),*),
             path => panic!("no kind at {path}"),
         }
@@ -342,7 +348,7 @@ impl Transport for Api {
                 }
             }
             Method::PATCH => {
-                let known = lock(&self.state).objects.get(&path).cloned();
+                let known = lock(&self.state).objects.get(path.trim_end_matches("/status")).cloned();
                 match known {
                     None => refuse(StatusCode::NOT_FOUND, "NotFound"),
                     Some(raw) if path.contains("/events/") => {
@@ -355,7 +361,9 @@ impl Transport for Api {
                 }
             }
             Method::DELETE => {
-                self.remove(&path);
+                if !path.ends_with("/resourceslices") {
+                    self.remove(&path);
+                }
                 answer(StatusCode::OK, &Status::default().to_vec())
             }
             _ => refuse(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),

@@ -3,7 +3,10 @@
 mod api;
 mod certificates;
 mod evictions;
+#[path = "../../../rpc/examples/mock/plugins.rs"]
+mod fakes;
 mod machine;
+mod plugins;
 mod pods;
 mod pure;
 mod resizes;

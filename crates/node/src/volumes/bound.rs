@@ -85,7 +85,7 @@ impl Volumes {
             let kind = if source.iscsi.is_some() { "iscsi" } else { "this kind of persistent" };
             return Err(Error::Unsupported { kind });
         };
-        let source = Source::Persistent { volume: &found.volume, claim: &found.claim, readonly };
+        let source = Source::Persistent { volume: &found.volume, readonly };
         let job = self.of_driver(round, &source, owner, refresh_at).await?;
         if self.csi.grows(&of.driver).await {
             sooner(refresh_at, round.now + AGAIN);
