@@ -190,7 +190,7 @@ impl Csi {
                     "kubernetes.io/csi: mounter.SetupAt failed to check volume lifecycle mode: volume mode {mode:?} not supported by driver {driver} (no CSIDriver object)"
                 ));
             }
-            Some(_) if !modes.iter().any(|of| of == mode) && !(modes.is_empty() && !wanted.ephemeral) => {
+            Some(_) if (!modes.is_empty() || wanted.ephemeral) && modes.iter().all(|of| of != mode) => {
                 let driver = &wanted.driver;
                 return Err(format!(
                     "kubernetes.io/csi: mounter.SetupAt failed to check volume lifecycle mode: volume mode {mode:?} not supported by driver {driver} (only supports {modes:?})"
@@ -246,7 +246,7 @@ impl Csi {
         let answer = call(TIMEOUT, driver.node.clone().node_publish_volume(request)).await;
         answer.map_err(|status| crate::plugins::told(&status))?;
         let policy = spec.and_then(|spec| spec.fs_group_policy.as_deref()).unwrap_or("ReadWriteOnceWithFSType");
-        if let Some(owner) = of.owner.clone().filter(|_| !grouped && wanted.takes_group(policy)) {
+        if let Some(owner) = of.owner.filter(|_| !grouped && wanted.takes_group(policy)) {
             let at = target.clone();
             let done = tokio::task::spawn_blocking(move || own(&at, &owner)).await;
             let failed = |error| format!("applyFSGroup failed for vol {}: {error}", wanted.handle);

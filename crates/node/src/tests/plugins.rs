@@ -18,7 +18,7 @@ use schema::api::resource::v1::{
     AllocationResult, DeviceAllocationResult, DeviceRequestAllocationResult, ResourceClaim,
     ResourceClaimConsumerReference,
 };
-use schema::api::storage::v1::{CSIDriver, CSIDriverSpec, CSINode};
+use schema::api::storage::v1::{CSIDriver, CSIDriverSpec, CSINode, VolumeAttachment};
 use schema::api::{Quantity, core::v1::ObjectReference};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -273,8 +273,7 @@ async fn what_is_not_attached_waits_and_what_fails_is_said() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    let mut attachment = schema::api::storage::v1::VolumeAttachment::default();
-    attachment.metadata = named(&attachment_name());
+    let mut attachment = VolumeAttachment { metadata: named(&attachment_name()), ..VolumeAttachment::default() };
     attachment.status.attached = true;
     attachment.status.attachment_metadata = [("path".to_owned(), "/dev/sdz".to_owned())].into();
     machine.world.api.put(&attachment);
