@@ -1,7 +1,7 @@
 # Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
 BIN := target/release/sampan
 
-.PHONY: run stop build test unit outside walk faults replay clients access lint bench tools clean
+.PHONY: run stop build test unit outside walk faults replay clients access plugins lint bench tools clean
 
 run: tools build            ## Start a server here, deploy examples/hello, say how to go on
 	examples/run.sh
@@ -18,7 +18,7 @@ unit:                       ## Each room's own tests (as root: containers and ne
 	tests/unit.sh
 
 outside: build              ## The program from outside, two suites at a time, each one's output in one piece
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients access
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients access plugins
 
 walk: build                 ## A user's way through it, by kubectl
 	tests/walk.sh
@@ -34,6 +34,10 @@ clients: build              ## Real clients at it: client-go, controller-runtime
 
 access: build               ## Users, permissions, audit log and sealed secrets, with those whom the server asks
 	tests/access.sh
+
+plugins: build              ## A CSI driver, a device plugin and a DRA driver at a node
+	cargo build --release --locked -p rpc --example mock
+	tests/plugins.sh
 
 lint:                       ## Formatting, warnings, the rules of the house
 	cargo fmt --all --check

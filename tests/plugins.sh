@@ -1,0 +1,225 @@
+#!/bin/bash
+# Plugins of a node, from outside: a CSI driver, a device plugin and a DRA driver (crates/rpc/examples/mock) beside a real
+# server, and pods that use what they bring. world.sh says what it stands on; MOCK=target/debug/examples/mock is another
+# binary of the plugins.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+. "$here/tests/world.sh"
+mock=$(realpath "${MOCK:-$(dirname "$sampan")/examples/mock}")
+root=$work/server/agent/kubelet
+cdi=/var/run/cdi/$suite-$id.yaml
+loop=
+
+gone() {
+  set +e
+  rm -f "$cdi"
+  [ -z "$made_cdi" ] || rmdir /var/run/cdi 2>/dev/null
+  [ ! -f "$work/loop" ] || loop=$(cat "$work/loop")
+  cleanup
+  [ -z "$loop" ] || losetup -d "$loop"
+}
+made_cdi=
+[ -d /var/run/cdi ] || made_cdi=yes
+trap gone EXIT
+
+said() { has "$1" "$work/log/mock"; }
+start_mock() {
+  "$mock" "$root" "$work/log/mock" >>"$work/log/mock.out" 2>&1 &
+  echo $! >"$work/mock.pid"
+  disown
+}
+# pod NAME SPEC...: one that does what its command says, on node one.
+pod() {
+  local name=$1 command=$2 more=$3 of=${4:-}
+  k apply -f - <<YAML
+apiVersion: v1
+kind: Pod
+metadata: {name: $name}
+spec:
+  nodeName: one
+  terminationGracePeriodSeconds: 1
+  restartPolicy: Never
+  containers:
+  - name: app
+    image: example/hello:1
+    command: [sh, -c, '$command']
+$of
+$more
+YAML
+}
+runs() { k wait --for=condition=Ready "pod/$1" --timeout=30s; }
+ended() { k delete pod "$1" --wait --timeout=30s; }
+# volume NAME MODE SOURCE: and a claim of the same name that is bound to it.
+volume() {
+  k apply -f - <<YAML
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: $1}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: mock
+  volumeMode: $2
+  claimRef: {namespace: default, name: $1}
+$3
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: $1}
+spec: {accessModes: [ReadWriteOnce], storageClassName: mock, volumeMode: $2, volumeName: $1, resources: {requests: {storage: 1Gi}}}
+YAML
+  within 10 is Bound k get pvc "$1" -o 'jsonpath={.status.phase}'
+}
+# As the driver's attacher: what is asked for is attached, with this metadata.
+attach() {
+  within 20 bash -c "nsenter --net=/run/netns/$server $kubectl get volumeattachment -o name | grep ."
+  k patch "$(k get volumeattachment -o name)" --subresource=status --type merge -p "{\"status\":{\"attached\":true,\"attachmentMetadata\":$1}}"
+}
+claims() { printf '  volumes: [{name: v, persistentVolumeClaim: {claimName: %s}}]' "$1"; }
+mounts='    volumeMounts: [{name: v, mountPath: /data}]'
+
+step_the_server_answers() {
+  within 60 k get --raw /readyz
+  within 20 k get csinode one
+  "$here/examples/hello/image.sh" "$work/hello.tar"
+  at "$server" "$sampan" images --data-dir "$work/server" import "$work/hello.tar"
+  within 10 k get serviceaccount default
+  k apply -f - <<'YAML'
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: mock}
+provisioner: mock.example.com
+---
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: mock.example.com}
+spec: {attachRequired: true, podInfoOnMount: true, volumeLifecycleModes: [Persistent, Ephemeral]}
+YAML
+}
+
+step_plugins_register_and_the_node_says_so() {
+  start_mock
+  within 20 is 'mock.example.com mock-node 5' k get csinode one -o 'jsonpath={.spec.drivers[0].name} {.spec.drivers[0].nodeID} {.spec.drivers[0].allocatable.count}'
+  is a k get node one -o 'jsonpath={.metadata.labels.topology\.mock\.example\.com/zone}'
+  within 10 is '2 2' k get node one -o 'jsonpath={.status.capacity.mock\.example\.com/widget} {.status.allocatable.mock\.example\.com/widget}'
+  within 10 is 3 grep -c 'registered true' "$work/log/mock"
+}
+
+step_a_claimed_volume_is_attached_staged_and_published() {
+  volume disk Filesystem '  csi: {driver: mock.example.com, volumeHandle: disk, fsType: ext4}'
+  pod writer 'echo written >/data/file; exec sleep 1000' "$(claims disk)" "$mounts"
+  fails said stage
+  attach '{"path":"/dev/x"}'
+  runs writer
+  is written cat "$root/plugins/mock.example.com/data/disk/file"
+  said 'stage disk path=/dev/x'
+  said 'publish disk SINGLE_NODE_MULTI_WRITER csi.storage.k8s.io/ephemeral=false'
+  is 'kubernetes.io/csi/mock.example.com^disk' k get node one -o 'jsonpath={.status.volumesInUse[0]}'
+  is 'kubernetes.io/csi/mock.example.com^disk' k get node one -o 'jsonpath={.status.volumesAttached[0].name}'
+  k get events | has SuccessfulAttachVolume
+  k get --raw /api/v1/nodes/one/proxy/stats/summary | jq -e '.pods[] | select(.podRef.name == "writer").volume[] | select(.pvcRef.name == "disk" and .capacityBytes == 100 and .usedBytes == 40)'
+  k get --raw /api/v1/nodes/one/proxy/metrics | has 'kubelet_volume_stats_used_bytes{namespace="default",persistentvolumeclaim="disk"} 40'
+}
+
+step_a_killed_server_finds_the_volume_and_gives_it_back() {
+  local before
+  before=$(wc -l <"$work/log/mock")
+  kill -9 "$(cat "$work/server.pid")"
+  start_server
+  within 60 k get --raw /readyz
+  # The plugins stand still: they are asked to register again.
+  within 30 is 6 grep -c 'registered true' "$work/log/mock"
+  within 20 k exec writer -- sh -c 'echo again >/data/file'
+  is again cat "$root/plugins/mock.example.com/data/disk/file"
+  is 0 k get pod writer -o 'jsonpath={.status.containerStatuses[0].restartCount}'
+  is $((before + 3)) wc -l <"$work/log/mock"
+  ended writer
+  within 10 said 'unpublish disk'
+  within 10 said 'unstage disk'
+  within 20 is '' k get volumeattachment -o name
+  within 10 is '' k get node one -o 'jsonpath={.status.volumesInUse}{.status.volumesAttached}'
+  fails grep "$root/pods" /proc/self/mountinfo
+  fails grep globalmount /proc/self/mountinfo
+}
+
+step_an_inline_volume_is_told_of_its_pod() {
+  pod inline 'echo inside >/data/file; exec sleep 1000' '  volumes: [{name: v, csi: {driver: mock.example.com, volumeAttributes: {colour: blue}}}]' "$mounts"
+  runs inline
+  said 'colour=blue csi.storage.k8s.io/ephemeral=true csi.storage.k8s.io/pod.name=inline csi.storage.k8s.io/pod.namespace=default'
+  ended inline
+  within 10 said 'unpublish csi-'
+}
+
+step_devices_are_volumes_raw_or_with_a_file_system() {
+  truncate -s 64M "$work/disk.img"
+  loop=$(losetup --find --show "$work/disk.img")
+  echo "$loop" >"$work/loop"
+  k patch csidriver mock.example.com --type merge -p '{"spec":{"podInfoOnMount":false}}'
+  volume raw Block "  csi: {driver: mock.example.com, volumeHandle: raw, volumeAttributes: {device: $loop}}"
+  pod raw 'echo raw >/dev/disk; exec sleep 1000' "$(claims raw)" '    volumeDevices: [{name: v, devicePath: /dev/disk}]'
+  attach '{}'
+  runs raw
+  within 10 is raw head -c 3 "$loop"
+  ended raw
+  within 10 said 'unstage raw'
+  wipefs -aq "$loop"; head -c 1M /dev/zero >"$loop"
+  volume local Filesystem "  local: {path: $loop, fsType: ext4}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [one]}]}]}}"
+  pod local 'echo kept >/data/file; exec sleep 1000' "$(claims local)" "$mounts"
+  runs local
+  is ext4 blkid -p -s TYPE -o value "$loop"
+  ended local
+  pod local 'cat /data/file; exec sleep 1000' "$(claims local)" "$mounts"
+  runs local
+  within 10 is kept k logs local
+  ended local
+}
+
+step_a_container_gets_its_devices() {
+  pod widget 'echo have $MOCK_DEVICES; ls /dev/mock; exec sleep 1000' '' '    resources: {limits: {mock.example.com/widget: 1}}'
+  runs widget
+  within 10 is 'have two
+/dev/mock' k logs widget
+  is two k get pod widget -o 'jsonpath={.status.containerStatuses[0].allocatedResourcesStatus[0].resources[0].resourceID}'
+  pod greedy 'exec sleep 1000' '' '    resources: {limits: {mock.example.com/widget: 2}}'
+  within 10 is UnexpectedAdmissionError k get pod greedy -o 'jsonpath={.status.reason}'
+  k delete pod greedy widget --timeout=30s
+}
+
+step_a_container_gets_its_claim() {
+  mkdir -p /var/run/cdi
+  printf 'cdiVersion: 0.6.0\nkind: mock.example.com/device\ndevices:\n- name: claimed\n  containerEdits: {env: [CLAIMED=yes]}\n' >"$cdi"
+  k apply -f - <<'YAML'
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: claim}
+spec: {devices: {requests: [{name: one, exactly: {deviceClassName: mock.example.com}}]}}
+YAML
+  pod claimer 'echo claimed $CLAIMED; exec sleep 1000' '  resourceClaims: [{name: device, resourceClaimName: claim}]' '    resources: {claims: [{name: device}]}'
+  local uid
+  uid=$(k get pod claimer -o 'jsonpath={.metadata.uid}')
+  k patch resourceclaim claim --subresource=status --type merge -p "{\"status\":{\"allocation\":{\"devices\":{\"results\":[
+    {\"request\":\"one\",\"driver\":\"mock.example.com\",\"pool\":\"pool\",\"device\":\"a\"}]}},\"reservedFor\":[{\"resource\":\"pods\",\"name\":\"claimer\",\"uid\":\"$uid\"}]}}"
+  runs claimer
+  within 10 is 'claimed yes' k logs claimer
+  said 'prepare claim'
+  ended claimer
+  within 10 said 'unprepare claim'
+}
+
+step_plugins_that_go_are_forgotten() {
+  kill -9 "$(cat "$work/mock.pid")"
+  rm "$root"/plugins_registry/*.sock
+  within 20 is '' k get csinode one -o 'jsonpath={.spec.drivers}'
+  within 10 is 0 k get node one -o 'jsonpath={.status.allocatable.mock\.example\.com/widget}'
+  pod orphan 'true' '  volumes: [{name: v, csi: {driver: mock.example.com}}]' "$mounts"
+  within 10 bash -c "nsenter --net=/run/netns/$server $kubectl describe pod orphan | grep -q 'driver name mock.example.com not found in the list of registered CSI drivers'"
+  ended orphan
+  start_mock
+  within 20 is mock.example.com k get csinode one -o 'jsonpath={.spec.drivers[0].name}'
+}
+
+network
+start_server
+walk_all
