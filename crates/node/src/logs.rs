@@ -6,7 +6,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rustix::fs::inotify::WatchFlags;
 use tokio::sync::{mpsc, watch};
 
 use crate::{memory::SECOND, ports::Nanos, watch::Watch};
@@ -247,7 +246,7 @@ pub async fn send(
     let mut reader = Reader::new(&log, &options);
     // Made before the first read, so that nothing is missed between the two.
     let changes = match log.parent().filter(|_| options.follow) {
-        Some(dir) => Some(Watch::new([dir], WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?),
+        Some(dir) => Some(Watch::new([dir])?),
         None => None,
     };
     let mut last_round = false;

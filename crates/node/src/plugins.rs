@@ -11,7 +11,6 @@ use std::time::Duration;
 use rpc::pluginregistration::registration_client::RegistrationClient;
 use rpc::pluginregistration::{InfoRequest, PluginInfo, RegistrationStatus};
 use rpc::{Code, Status};
-use rustix::fs::inotify::WatchFlags;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -26,8 +25,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(122);
 /// A socket that is being replaced is looked at when it is done.
 const GATHER: Duration = Duration::from_millis(50);
-const CHANGES: WatchFlags =
-    WatchFlags::CREATE.union(WatchFlags::DELETE).union(WatchFlags::MOVE).union(WatchFlags::DELETE_SELF);
 
 /// As Go prints an error of gRPC.
 pub fn told(status: &Status) -> String {
@@ -60,7 +57,7 @@ pub async fn run(shared: &Arc<Shared>) {
     loop {
         // Made before the look, so that nothing is missed between the two.
         let directories = directories(&root);
-        let watch = match Watch::new(directories.iter().map(PathBuf::as_path), CHANGES) {
+        let watch = match Watch::new(directories.iter().map(PathBuf::as_path)) {
             Ok(watch) => watch,
             Err(error) => {
                 tracing::warn!(directory = %root.display(), %error, "plugins cannot register");

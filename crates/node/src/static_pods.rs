@@ -15,10 +15,10 @@ use schema::api::meta::v1::OwnerReference;
 use schema::{Table, Value, defaults, json, proto, yaml};
 
 use crate::kubelet::Kubelet;
-use crate::logs::Watch;
 use crate::objects::lock;
 use crate::pod::{Desired, MIRROR, SOURCE};
 use crate::refs::refs;
+use crate::watch::Watch;
 
 const HASH: &str = "kubernetes.io/config.hash";
 const SEEN: &str = "kubernetes.io/config.seen";
@@ -206,7 +206,7 @@ pub async fn keep(kubelet: &Kubelet) {
     } else {
         let dir = if path.is_file() { path.parent().unwrap_or(path) } else { path };
         fs::create_dir_all(dir)
-            .and_then(|()| Watch::new(dir))
+            .and_then(|()| Watch::new([dir]))
             .map_err(|error| {
                 tracing::error!(path = %path.display(), %error, "static pods are not followed");
             })

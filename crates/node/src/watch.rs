@@ -7,14 +7,18 @@ use std::path::Path;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
+/// Something was written, made, moved or removed.
+const CHANGES: WatchFlags =
+    WatchFlags::MODIFY.union(WatchFlags::CREATE).union(WatchFlags::MOVE).union(WatchFlags::DELETE);
+
 /// Tells that something in the directories has changed.
 pub struct Watch(AsyncFd<OwnedFd>);
 
 impl Watch {
-    pub fn new<'a>(directories: impl IntoIterator<Item = &'a Path>, what: WatchFlags) -> io::Result<Self> {
+    pub fn new<'a>(directories: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         for directory in directories {
-            inotify::add_watch(&fd, directory, what)?;
+            inotify::add_watch(&fd, directory, CHANGES)?;
         }
         // An OwnedFd always answers with the same descriptor, which is what the deprecation is about.
         #[allow(deprecated)]
