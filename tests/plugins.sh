@@ -42,6 +42,7 @@ spec:
   containers:
   - name: app
     image: example/hello:1
+    securityContext: {runAsUser: 0}
     command: [sh, -c, '$command']
 $of
 $more
@@ -211,7 +212,7 @@ YAML
 step_plugins_that_go_are_forgotten() {
   kill -9 "$(cat "$work/mock.pid")"
   rm "$root"/plugins_registry/*.sock
-  within 20 is '' k get csinode one -o 'jsonpath={.spec.drivers}'
+  within 20 is '' k get csinode one -o 'jsonpath={.spec.drivers[*].name}'
   within 10 is 0 k get node one -o 'jsonpath={.status.allocatable.mock\.example\.com/widget}'
   pod orphan 'true' '  volumes: [{name: v, csi: {driver: mock.example.com}}]' "$mounts"
   within 10 bash -c "nsenter --net=/run/netns/$server $kubectl describe pod orphan | grep -q 'driver name mock.example.com not found in the list of registered CSI drivers'"
