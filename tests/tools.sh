@@ -19,6 +19,8 @@ want zstd zstd
 want jq jq
 want curl curl
 want openssl openssl
+want protoc protobuf-compiler # for k8s-cri, which asks CRI's contract
+want unshare util-linux
 if ! file -L /bin/busybox 2>/dev/null | grep -q 'statically linked'; then need+=(busybox-static); fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then

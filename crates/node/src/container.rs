@@ -84,6 +84,7 @@ pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> Result<Sandb
             .flat_map(|of| &of.sysctls)
             .map(|of| (of.name.clone(), of.value.clone()))
             .collect(),
+        ports: crate::acts::mappings(desired),
         cgroup: resources::cgroup(&desired.pod),
         log_directory: config.log_dir(&meta.namespace, &meta.name, &meta.uid),
     })

@@ -9,11 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reconcile::io::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
-pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+pub use streams::{Reader, Stdio, Writer};
 
 /// Nanoseconds since the Unix epoch.
 pub type Nanos = i64;
@@ -134,6 +132,8 @@ pub struct SandboxConfig {
     /// A user namespace: the first of its ids on the host, and how many they are.
     pub user_namespace: Option<(u32, u32)>,
     pub sysctls: BTreeMap<String, String>,
+    /// hostPorts, for a runtime that sets up the network itself.
+    pub ports: Vec<PortMapping>,
     /// The pod's cgroup, below the root: `kubepods/burstable/pod<uid>`. Made by [`Runtime::set_cgroup`].
     pub cgroup: String,
     /// `/var/log/pods/<namespace>_<name>_<uid>`.
@@ -245,16 +245,6 @@ pub enum Profile {
     RuntimeDefault,
     Unconfined,
     Localhost(String),
-}
-
-/// What exec and attach connect; a `None` is not connected.
-pub struct Stdio {
-    pub stdin: Option<Reader>,
-    pub stdout: Option<Writer>,
-    pub stderr: Option<Writer>,
-    pub tty: bool,
-    /// Columns and rows.
-    pub resize: Option<mpsc::Receiver<(u16, u16)>>,
 }
 
 /// The output of a command that was run to its end; each stream cut at [`ExecOutput::LIMIT`].

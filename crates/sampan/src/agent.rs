@@ -79,7 +79,7 @@ pub fn run(args: AgentArgs) -> Result<(), RunError> {
     facts::root("")?;
     let registries = machine::registries(&args.node)?;
     let kubelet = machine::kubelet_settings(&args.node)?;
-    crate::logging(&args.node);
+    crate::logging(&args.node.log);
     facts::raise_descriptors();
     let runtime = crate::server::runtime().map_err(RunError::Tokio)?;
     let outcome = runtime.block_on(serve(args, name, addresses, registries, kubelet));
@@ -117,9 +117,7 @@ async fn serve(
     tracing::info!(node = name, server = args.server, "the node runs");
     crate::server::stop_signal().await;
     tracing::info!("stopping; pods go on");
-    if let Err(error) = node.images.close() {
-        tracing::warn!(error = %error.chain(), "the image store did not close cleanly; it will be looked at");
-    }
+    node.close();
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub enum Command {
     Server(Box<ServerArgs>),
     /// Run a node of another server's cluster.
     Agent(Box<AgentArgs>),
+    /// Run the container runtime alone, for a kubelet or crictl, on a CRI v1 socket.
+    Cri(Box<CriArgs>),
     /// Look at the images of this node, and bring or take some.
     Images {
         #[command(flatten)]
@@ -102,15 +104,49 @@ pub struct NodeArgs {
     /// A flag of kubelet, as it takes it; config=FILE is a KubeletConfiguration.
     #[arg(long, value_name = "NAME=VALUE", value_parser = node::settings::flag)]
     pub kubelet_arg: Vec<node::settings::Flag>,
+    /// Another container runtime's CRI v1 socket, instead of the embedded one.
+    #[arg(long, value_name = "unix://PATH", value_parser = flags::socket)]
+    pub container_runtime_endpoint: Option<PathBuf>,
+    /// Its image service, if that has a socket of its own.
+    #[arg(long, value_name = "unix://PATH", value_parser = flags::socket)]
+    pub image_service_endpoint: Option<PathBuf>,
     /// How pods of other nodes are reached.
     #[arg(long, value_enum, default_value = "vxlan")]
     pub flannel_backend: Backend,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Debug, Args, Clone)]
+pub struct LogArgs {
     /// Log more: `debug`, `trace`, or tracing's filter (`info,net=debug`).
     #[arg(long, env = "SAMPAN_LOG", default_value = "info", value_name = "FILTER", value_parser = flags::log)]
     pub log: String,
     /// Like --log debug.
     #[arg(long, env = "SAMPAN_DEBUG")]
     pub debug: bool,
+}
+
+#[derive(Debug, Args, Clone)]
+pub struct CriArgs {
+    #[command(flatten)]
+    pub place: DataDir,
+    /// The socket [default: cri.sock in the run directory].
+    #[arg(long, value_name = "unix://PATH", value_parser = flags::socket)]
+    pub address: Option<PathBuf>,
+    /// Addresses of pods.
+    #[arg(long, default_value = "10.42.0.0/24", value_name = "CIDR", value_delimiter = ',', value_parser = flags::cidr)]
+    pub cluster_cidr: Vec<String>,
+    /// Leave the network to CNI plugins, as the first list of this directory says.
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Where the plugins are.
+    #[arg(long, default_value = "/opt/cni/bin", value_name = "DIR")]
+    pub cni_bin_dir: PathBuf,
+    #[arg(long, default_value = "/etc/sampan/registries.yaml", value_name = "FILE")]
+    pub private_registry: PathBuf,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -48,7 +48,7 @@ pub fn node_addresses(args: &NodeArgs) -> Result<Vec<IpAddr>, Error> {
 }
 
 /// The address from which this machine would talk to the world; nothing is sent.
-fn default_address() -> Option<IpAddr> {
+pub fn default_address() -> Option<IpAddr> {
     let targets: [(IpAddr, IpAddr); 2] = [
         (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),

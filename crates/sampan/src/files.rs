@@ -46,6 +46,17 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
     fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)
 }
 
+/// Listens on a Unix socket in place of one that nobody holds any more.
+pub fn listen(path: &Path, mode: u32) -> io::Result<tokio::net::UnixListener> {
+    // Bound beside and renamed, so that nobody connects before its mode is set.
+    let beside = path.with_extension("new");
+    let _ = fs::remove_file(&beside);
+    let listener = tokio::net::UnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, fs::Permissions::from_mode(mode))?;
+    fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
 /// The file's text; `None` if there is no file.
 pub fn read(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {

@@ -82,6 +82,12 @@ pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     range.ok_or_else(|| "expected FIRST-LAST, such as 30000-32767".to_owned())
 }
 
+/// `unix:///run/some.sock`, or its path alone.
+pub fn socket(text: &str) -> Result<std::path::PathBuf, String> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    if path.starts_with('/') { Ok(path.into()) } else { Err("expected unix:///PATH".to_owned()) }
+}
+
 /// An octal mode: `0600`, `644`.
 pub fn mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);

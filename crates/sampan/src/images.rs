@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -396,13 +395,7 @@ fn progress(answers: Answers) -> EventSink {
 /// Takes orders at `socket` until dropped; `<data-dir>/agent/images.sock`.
 pub async fn serve(images: Images, socket: &Path) -> io::Result<()> {
     // The store's lock says that nobody else is a node here: an old socket is nobody's.
-    let _ = std::fs::remove_file(socket);
-    // Bound beside and renamed, so that nobody connects before its mode is set.
-    let beside = socket.with_extension("new");
-    let _ = std::fs::remove_file(&beside);
-    let listener = tokio::net::UnixListener::bind(&beside)?;
-    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&beside, socket)?;
+    let listener = crate::files::listen(socket, 0o600)?;
     let containers = socket.with_file_name("containers");
     loop {
         let stream = match listener.accept().await {

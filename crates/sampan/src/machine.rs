@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use net::io::Backend;
-use node::{Config, Kubelet, Ports, settings};
+use node::{Config, Kubelet, Ports, ports, settings};
 use reconcile::io::Client;
-use runtime::containers::{Options, Runtime};
+use runtime::containers::{Cgroups, Options, Runtime};
 use runtime::images::{Images, registries::Registries};
 
 use crate::cli::{self, NodeArgs};
@@ -15,11 +15,13 @@ use crate::join::Cluster;
 use crate::listen;
 use crate::places::Places;
 use crate::server::KUBERNETES_VERSION;
+use crate::wiring;
+use crate::wiring::external::External;
 use crate::wiring::host::{LocalHost, LocalKeys, SystemClock};
 use crate::wiring::kubelet::{Door, Local};
 use crate::wiring::network::{Network, Settings};
 use crate::wiring::remote::{self, Trust};
-use crate::wiring::runtime::{Containers, image_store};
+use crate::wiring::runtime::{Containers, PodCgroups, image_store};
 
 pub const KUBELET_PORT: u16 = 10250;
 /// flannel's numbers, so that firewalls which let k3s through let Sampan through.
@@ -39,6 +41,8 @@ pub enum Error {
     Runtime(#[from] runtime::containers::Error),
     #[error("cannot start the kubelet: {0}")]
     Kubelet(String),
+    #[error("cannot use the container runtime: {0}")]
+    External(String),
     #[error("cannot prepare the node's directories: {0}")]
     Directories(std::io::Error),
     #[error("cannot read the client CA")]
@@ -67,8 +71,21 @@ pub struct Setup<'a> {
 /// A running node.
 pub struct Machine {
     pub kubelet: Arc<Kubelet>,
-    pub images: Images,
+    /// The embedded runtime's.
+    images: Option<Images>,
 }
+
+impl Machine {
+    /// Says that all images are on the disk.
+    pub fn close(&self) {
+        if let Some(Err(error)) = self.images.as_ref().map(Images::close) {
+            tracing::warn!(error = %error.chain(), "the image store did not close cleanly; it will be looked at");
+        }
+    }
+}
+
+/// Containers, images and the network of pods.
+pub type RuntimePorts = (Arc<dyn ports::Runtime>, Arc<dyn ports::Images>, Arc<dyn ports::Network>);
 
 /// What the node's `registries.yaml` says: read before anything is started.
 pub fn registries(args: &NodeArgs) -> Result<Registries, Error> {
@@ -106,23 +123,6 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         ..Config::default()
     };
     setup.kubelet.apply(&mut config).map_err(Error::Settings)?;
-    let images = image_store(&places.images(), registries.clone()).map_err(Error::Images)?;
-    let (log_max_bytes, log_max_files) = (config.log_max_bytes, config.log_max_files);
-    let runtime = Runtime::open(Options { log_max_bytes, log_max_files, ..places.runtime() }).await?;
-    let (served, inbox) = (images.clone(), images.clone());
-    let (socket, dropped) = (places.images_socket(), places.dropped_images());
-    tokio::spawn(async move {
-        if let Err(error) = crate::images::serve(served, &socket).await {
-            tracing::warn!(%error, socket = %socket.display(), "`sampan images` cannot reach this node");
-        }
-    });
-    tokio::spawn(async move {
-        if let Err(error) = crate::images::import_directory(inbox, &dropped).await {
-            tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
-        }
-    });
-    let containers = Containers::new(runtime, images.clone(), places.agent().join("addresses"), places.cgroup_root())
-        .map_err(Error::Directories)?;
     let network = Network::new(Settings {
         node: (*name).to_owned(),
         node_ips: addresses.to_vec(),
@@ -140,9 +140,25 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         policies: !cluster.disable.iter().any(|part| part == "network-policy"),
     });
     tokio::spawn(network.clone().run(setup.network_client.clone()));
+    let (machine, images) = match &args.container_runtime_endpoint {
+        Some(endpoint) => {
+            let service = args.image_service_endpoint.as_ref().unwrap_or(endpoint);
+            let cgroups = PodCgroups { cgroups: Cgroups::detect()?, root: places.cgroup_root() };
+            let external = External::connect(endpoint, service, cgroups, addresses.to_vec());
+            let external = external.await.map_err(Error::External)?;
+            let ports: RuntimePorts = (external.clone(), external.clone(), external);
+            (ports, None)
+        }
+        None => {
+            let (containers, images) = embedded(places, registries.clone(), &network, &config).await?;
+            let ports: RuntimePorts = (containers.clone(), containers, network);
+            (ports, Some(images))
+        }
+    };
+    let (runtime, image_service, network) = machine;
     let ports = Ports {
-        runtime: containers.clone(),
-        images: containers,
+        runtime,
+        images: image_service,
         network,
         host: Arc::new(LocalHost::new()),
         keys: Arc::new(LocalKeys),
@@ -156,6 +172,40 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     let (_stop, stop) = tokio::sync::watch::channel(false);
     tokio::spawn(listen::serve(listener, tls, Arc::new(door), stop, listen::STREAMS));
     Ok(Machine { kubelet, images })
+}
+
+/// The embedded runtime and image store, with those who ask them from outside.
+async fn embedded(
+    places: &Places,
+    registries: Registries,
+    network: &Arc<Network>,
+    config: &Config,
+) -> Result<(Arc<Containers>, Images), Error> {
+    let images = image_store(&places.images(), registries).map_err(Error::Images)?;
+    let (log_max_bytes, log_max_files) = (config.log_max_bytes, config.log_max_files);
+    let runtime = Runtime::open(Options { log_max_bytes, log_max_files, ..places.runtime() }).await?;
+    let (served, inbox) = (images.clone(), images.clone());
+    let (socket, dropped) = (places.images_socket(), places.dropped_images());
+    tokio::spawn(async move {
+        if let Err(error) = crate::images::serve(served, &socket).await {
+            tracing::warn!(%error, socket = %socket.display(), "`sampan images` cannot reach this node");
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = crate::images::import_directory(inbox, &dropped).await {
+            tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
+        }
+    });
+    let cgroups = PodCgroups { cgroups: runtime.cgroups().clone(), root: places.cgroup_root() };
+    let addresses = places.agent().join("addresses");
+    let containers =
+        Containers::new(runtime.clone(), images.clone(), addresses, cgroups).map_err(Error::Directories)?;
+    let seen = Arc::new(wiring::cri::OfNode { containers: containers.clone(), network: network.clone() });
+    let socket = places.cri_socket();
+    if let Err(error) = crate::cri::serve(places, &socket, runtime, images.clone(), seen).await {
+        tracing::warn!(%error, socket = %socket.display(), "crictl cannot reach this node");
+    }
+    Ok((containers, images))
 }
 
 /// All addresses: metrics are scraped on any of them.

@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod cli;
 mod config;
+mod cri;
 mod deploy;
 mod encryption;
 mod facts;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Server(args) => finish(server::run(*args)),
         Command::Agent(args) => finish(agent::run(*args)),
+        Command::Cri(args) => finish(cri::run(*args)),
         Command::Version => {
             println!("sampan {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), server::KUBERNETES_VERSION);
             ExitCode::SUCCESS
@@ -66,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 /// Lines on standard error, each with its place; systemd's journal adds the time.
-fn logging(args: &cli::NodeArgs) {
+fn logging(args: &cli::LogArgs) {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = if args.debug { "debug" } else { &args.log };
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));

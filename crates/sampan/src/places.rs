@@ -53,6 +53,11 @@ impl Places {
         self.agent().join("images.sock")
     }
 
+    /// Where the runtime is spoken to in CRI.
+    pub fn cri_socket(&self) -> PathBuf {
+        self.run_dir.join("cri.sock")
+    }
+
     /// Archives in it are imported at start and when they appear.
     pub fn dropped_images(&self) -> PathBuf {
         self.data_dir.join("images")

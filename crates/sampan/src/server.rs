@@ -115,7 +115,7 @@ pub fn run(args: ServerArgs) -> Result<(), Error> {
     }
     let registries = machine::registries(&args.node)?;
     let kubelet = machine::kubelet_settings(&args.node)?;
-    crate::logging(&args.node);
+    crate::logging(&args.node.log);
     facts::raise_descriptors();
     let runtime = runtime().map_err(Error::Tokio)?;
     let outcome = runtime.block_on(serve(args, settings, registries, kubelet));
@@ -245,7 +245,7 @@ async fn serve(
         reserve_dns(&local("system:apiserver"), address).await;
     }
     tokio::spawn(crate::deploy::run(local("system:sampan:deployer"), places.manifests()));
-    let mut images = None;
+    let mut machine = None;
     if !args.disable_agent {
         let now = now_ns() / 1_000_000_000;
         let names = identity::serving_names(&args.cluster_domain, &settings.node_name, &settings.addresses, &[]);
@@ -266,8 +266,8 @@ async fn serve(
             client_ca: &identity.client_ca.bundle_pem(),
         })
         .await?;
-        proxy.set_local(&settings.node_name, Arc::new(crate::wiring::kubelet::Local(node.kubelet)));
-        images = Some(node.images);
+        proxy.set_local(&settings.node_name, Arc::new(crate::wiring::kubelet::Local(node.kubelet.clone())));
+        machine = Some(node);
         tokio::spawn(progress(local("system:apiserver"), settings.node_name.clone(), started));
     }
 
@@ -278,8 +278,8 @@ async fn serve(
         // Who says it twice means now.
         () = stop_signal() => {}
     }
-    if let Some(Err(error)) = images.map(|images| images.close()) {
-        tracing::warn!(error = %error.chain(), "the image store did not close cleanly; it will be looked at");
+    if let Some(machine) = machine {
+        machine.close();
     }
     if let Err(error) = store.close().await {
         tracing::warn!(%error, "the datastore did not close cleanly; nothing that was acknowledged is lost");

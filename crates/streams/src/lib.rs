@@ -4,10 +4,12 @@
 //! after the 101, [`remote_command`] (exec, attach) or [`port_forward`] runs it on the connection:
 //! WebSocket with channels (`v5.channel.k8s.io` and its elders), or SPDY/3.1, itself perhaps in a WebSocket tunnel.
 
+pub mod client;
 mod messages;
 mod negotiate;
 mod port_forward;
 mod remote_command;
+mod session;
 pub mod spdy;
 mod tunnel;
 mod websocket;
@@ -18,6 +20,7 @@ pub use messages::{Message, messages};
 pub use negotiate::{Protocol, Refused, Upgrade, Use};
 pub use port_forward::{Forward, port_forward};
 pub use remote_command::{RemoteCommand, Streams, TerminalSize, remote_command};
+pub use session::{Reader, Stdio, Writer};
 pub use tunnel::tunnel;
 
 /// Any connection.
@@ -39,6 +42,8 @@ pub enum Error {
     WebSocket(#[from] Box<tokio_tungstenite::tungstenite::Error>),
     #[error("the peer broke SPDY/3.1: {0}")]
     Spdy(&'static str),
+    #[error("the peer does not upgrade: {0}")]
+    Refused(String),
     #[error("the peer opened {got} of {expected} streams")]
     Missing { expected: usize, got: usize },
 }

@@ -5,13 +5,10 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use reconcile::io::Body;
-use serde_json::json;
-use streams::{Protocol, RemoteCommand, Streams, Upgrade, Use};
-use tokio::{io::AsyncWriteExt, sync::mpsc};
+use streams::{Protocol, Streams, Upgrade, Use};
 
 use super::{Answer, Query, Refusal, full};
 use crate::kubelet::Kubelet;
-use crate::ports::{Error, Reader, Runtime, Stdio, Writer};
 
 /// The client's connection comes after the answer.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(30);
@@ -72,7 +69,16 @@ impl Kubelet {
         tokio::spawn(async move {
             let Ok(Some((connection, _carried))) = connection.await else { return };
             match streams::remote_command(TokioIo::new(connection), protocol, streams).await {
-                Ok(session) => serve(session, streams.tty, &*runtime, &uid, &found.id, command.as_deref()).await,
+                Ok(session) => {
+                    let work = |stdio| async {
+                        match &command {
+                            Some(command) => runtime.exec(&uid, &found.id, command, stdio).await,
+                            None => runtime.attach(&uid, &found.id, stdio).await.map(|()| 0),
+                        }
+                        .map_err(|error| error.to_string())
+                    };
+                    session.serve(streams.tty, work).await;
+                }
                 Err(error) => tracing::debug!(%error, "a client did not open its streams"),
             }
         });
@@ -91,112 +97,18 @@ impl Kubelet {
             let mut forwards = streams::port_forward(TokioIo::new(connection), protocol, &ports).await;
             while let Some(forward) = forwards.recv().await {
                 let (runtime, uid) = (runtime.clone(), uid.clone());
-                tokio::spawn(async move { join(forward, &*runtime, &uid).await });
+                tokio::spawn(async move {
+                    let port = forward.port;
+                    let connect = async {
+                        match tokio::time::timeout(CONNECT_WITHIN, runtime.connect(&uid, port)).await {
+                            Ok(connected) => connected.map_err(|error| error.to_string()),
+                            Err(_) => Err("timed out".to_owned()),
+                        }
+                    };
+                    forward.serve(&uid, connect).await;
+                });
             }
         });
         Ok(response)
-    }
-}
-
-async fn join(forward: streams::Forward, runtime: &dyn Runtime, uid: &str) {
-    let streams::Forward { port, data, mut error } = forward;
-    let failed = match tokio::time::timeout(CONNECT_WITHIN, runtime.connect(uid, port)).await {
-        Ok(Ok((mut from_pod, mut to_pod))) => {
-            let (mut from_client, mut to_client) = tokio::io::split(data);
-            let up = async {
-                let done = tokio::io::copy(&mut from_client, &mut to_pod).await;
-                let _ = to_pod.shutdown().await;
-                done
-            };
-            let down = async {
-                let done = tokio::io::copy(&mut from_pod, &mut to_client).await;
-                let _ = to_client.shutdown().await;
-                done
-            };
-            // The pod's end ends it; a client may stop sending and still read.
-            tokio::pin!(up, down);
-            tokio::select! {
-                _ = &mut down => None,
-                sent = &mut up => if sent.is_ok() { down.await.err().map(|error| error.to_string()) } else { None },
-            }
-        }
-        Ok(Err(failed)) => Some(failed.to_string()),
-        Err(_) => Some("timed out".to_owned()),
-    };
-    if let Some(why) = failed {
-        let text =
-            format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {uid}: {why}");
-        let _ = error.write_all(text.as_bytes()).await;
-    }
-    let _ = error.shutdown().await;
-}
-
-async fn serve(
-    session: RemoteCommand,
-    tty: bool,
-    runtime: &dyn Runtime,
-    uid: &str,
-    id: &str,
-    command: Option<&[String]>,
-) {
-    let RemoteCommand { stdin, stdout, stderr, mut error, mut resize, status, mut gone } = session;
-    let (sizes_to, sizes) = mpsc::channel(4);
-    let resizing = async {
-        while let Some(size) = resize.recv().await {
-            if sizes_to.send((size.width, size.height)).await.is_err() {
-                break;
-            }
-        }
-        std::future::pending::<()>().await;
-    };
-    let stdio = Stdio {
-        stdin: stdin.map(|from| Box::new(from) as Reader),
-        stdout: stdout.map(|to| Box::new(to) as Writer),
-        stderr: stderr.map(|to| Box::new(to) as Writer),
-        tty,
-        resize: tty.then_some(sizes),
-    };
-    let work = async {
-        match command {
-            Some(command) => runtime.exec(uid, id, command, stdio).await,
-            None => runtime.attach(uid, id, stdio).await.map(|()| 0),
-        }
-    };
-    let ended = tokio::select! {
-        ended = work => ended,
-        () = resizing => return,
-        _ = gone.recv() => return,
-    };
-    let text = last_word(&ended, status);
-    if !text.is_empty() {
-        let _ = error.write_all(text.as_bytes()).await;
-    }
-    let _ = error.shutdown().await;
-}
-
-/// What the error stream says at the end: a `Status`, or plain text to clients of old protocols.
-fn last_word(ended: &Result<i32, Error>, status: bool) -> String {
-    match (ended, status) {
-        (Ok(0), false) => String::new(),
-        (Ok(0), true) => json!({"metadata": {}, "status": "Success"}).to_string(),
-        (Ok(code), true) => json!({
-            "metadata": {},
-            "status": "Failure",
-            "message": format!("command terminated with non-zero exit code: exit status {code}"),
-            "reason": "NonZeroExitCode",
-            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
-        })
-        .to_string(),
-        (Ok(code), false) => format!("command terminated with non-zero exit code: exit status {code}"),
-        (Err(error), true) => json!({
-            "metadata": {},
-            "status": "Failure",
-            "message": format!("Internal error occurred: error executing command in container: {error}"),
-            "reason": "InternalError",
-            "details": {"causes": [{"message": error.to_string()}]},
-            "code": 500,
-        })
-        .to_string(),
-        (Err(error), false) => format!("error executing command in container: {error}"),
     }
 }

@@ -69,6 +69,22 @@ pub struct SandboxConfig {
     pub user_namespace: Option<(u32, u32)>,
     /// Content of `/etc/resolv.conf`; the host's if none.
     pub resolv_conf: Option<String>,
+    /// As it was asked for by CRI.
+    pub runtime_handler: String,
+    /// hostPorts, for whoever sets up the network.
+    pub ports: Vec<PortMapping>,
+}
+
+/// A port of the host that leads to one of the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortMapping {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    pub container_port: u16,
+    pub host_port: u16,
+    /// Empty: all of the host's addresses.
+    pub host_ip: String,
 }
 
 /// An unpacked image, as `images` gives it.
@@ -297,12 +313,51 @@ pub struct SandboxStatus {
 /// Something has happened. Whoever misses some asks for the list.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// It has namespaces, and no network yet.
+    SandboxStarted {
+        sandbox_id: String,
+    },
+    ContainerCreated {
+        sandbox_id: String,
+        container_id: String,
+    },
     /// Its process lives.
-    ContainerStarted { sandbox_id: String, container_id: String },
+    ContainerStarted {
+        sandbox_id: String,
+        container_id: String,
+    },
     /// Its process has ended.
-    ContainerExited { sandbox_id: String, container_id: String, exit: Exit },
+    ContainerExited {
+        sandbox_id: String,
+        container_id: String,
+        exit: Exit,
+    },
     /// It is forgotten.
-    ContainerRemoved { sandbox_id: String, container_id: String },
+    ContainerRemoved {
+        sandbox_id: String,
+        container_id: String,
+    },
     /// Its keeper has ended; unasked for if `unexpected`.
-    SandboxStopped { sandbox_id: String, unexpected: bool },
+    SandboxStopped {
+        sandbox_id: String,
+        unexpected: bool,
+    },
+    /// It is forgotten.
+    SandboxRemoved {
+        sandbox_id: String,
+    },
+}
+
+impl Event {
+    pub fn sandbox_id(&self) -> &str {
+        match self {
+            Event::SandboxStarted { sandbox_id }
+            | Event::ContainerCreated { sandbox_id, .. }
+            | Event::ContainerStarted { sandbox_id, .. }
+            | Event::ContainerExited { sandbox_id, .. }
+            | Event::ContainerRemoved { sandbox_id, .. }
+            | Event::SandboxStopped { sandbox_id, .. }
+            | Event::SandboxRemoved { sandbox_id } => sandbox_id,
+        }
+    }
 }

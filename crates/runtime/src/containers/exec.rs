@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use ::streams::{Stdio, Writer};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, copy};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
@@ -65,6 +66,46 @@ impl Process {
                 let ended = live.wait_for(|l| l.exit.is_some()).await.map_err(|_| Error::Gone("attach"))?;
                 Ok(ended.exit.as_ref().map_or(255, |e| e.code))
             }
+        }
+    }
+
+    /// Connects the process with `stdio`: an exec until it ends (its exit code), an attachment until its streams do.
+    pub async fn join(&mut self, stdio: Stdio, until_exit: bool) -> Result<i32> {
+        let Stdio { stdin, stdout, stderr, resize, .. } = stdio;
+        let terminal = self.terminal.clone();
+        let sizes = async move {
+            if let (Some(terminal), Some(mut resize)) = (terminal, resize) {
+                while let Some((width, height)) = resize.recv().await {
+                    let _ = terminal.resize(height, width);
+                }
+            }
+            std::future::pending::<()>().await
+        };
+        let input = self.stdin.take();
+        let feed = async move {
+            if let (Some(mut from), Some(mut to)) = (stdin, input) {
+                let _ = copy(&mut from, &mut to).await;
+                let _ = to.shutdown().await;
+            }
+            std::future::pending::<()>().await
+        };
+        let (out, err) = (self.stdout.take(), self.stderr.take());
+        let outputs = async move {
+            let pump = |from: Option<Output>, to: Option<Writer>| async move {
+                if let (Some(mut from), Some(mut to)) = (from, to) {
+                    let _ = copy(&mut from, &mut to).await;
+                    let _ = to.flush().await;
+                }
+            };
+            tokio::join!(pump(out, stdout), pump(err, stderr));
+        };
+        tokio::select! {
+            () = sizes => Ok(0),
+            () = feed => Ok(0),
+            code = async {
+                outputs.await;
+                if until_exit { self.wait().await } else { Ok(0) }
+            } => code,
         }
     }
 

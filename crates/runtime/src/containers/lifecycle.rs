@@ -50,6 +50,7 @@ impl Runtime {
             Ok(holder) => {
                 lock(&inner.pods).insert(id.clone(), pod.clone());
                 self.listen(&pod, &holder);
+                inner.emit(Event::SandboxStarted { sandbox_id: id });
                 Ok(self.sandbox_of(&pod))
             }
             Err(e) => {
@@ -93,6 +94,7 @@ impl Runtime {
             self.remove_container(&container.id).await?;
         }
         lock(&self.0.pods).remove(&pod.id);
+        self.0.emit(Event::SandboxRemoved { sandbox_id: pod.id.clone() });
         let (dir, run_dir) = (self.0.pod_dir(id), self.0.pod_run_dir(id));
         blocking(move || {
             let _ = fs::remove_dir_all(&run_dir);
@@ -142,6 +144,7 @@ impl Runtime {
         .await
         .inspect_err(|_| self.discard(&id))?;
         lock(&self.0.containers).insert(id.clone(), container);
+        self.0.emit(Event::ContainerCreated { sandbox_id: sandbox.to_string(), container_id: id.clone() });
         Ok(id)
     }
 

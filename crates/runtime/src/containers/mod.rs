@@ -96,7 +96,7 @@ struct Live {
 }
 
 /// A container's id: 64 hex digits.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let mut bytes = [0u8; 32];
     let mut filled = 0;
     while filled < bytes.len() {

@@ -11,15 +11,14 @@ use node::ports::{
     PodState, PodStats, Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
-use runtime::containers::{self as containers, Event, Runtime, SandboxStatus};
+use runtime::containers::{self as containers, Cgroups, Runtime, SandboxStatus};
 use runtime::images::registries::Registries;
 use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
-use tokio::io::{AsyncWriteExt, copy};
 use tokio::sync::broadcast;
 
-const SPEC_HASH: &str = "sampan.io/spec-hash";
+pub(super) const SPEC_HASH: &str = "sampan.io/spec-hash";
 /// Who lags behind this many changes lists all pods.
-const BACKLOG: usize = 1024;
+pub(super) const BACKLOG: usize = 1024;
 
 /// Both stores, since a container needs its image's layers.
 pub struct Containers {
@@ -27,8 +26,7 @@ pub struct Containers {
     images: Images,
     /// Addresses by pod, as files of this directory and in memory.
     addresses: PathBuf,
-    /// In front of every cgroup: empty for the machine's own node, one of its own for any other.
-    cgroup_root: String,
+    cgroups: PodCgroups,
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// Keeps the layers of living containers, by id, and of mounted images, by pod and directory.
     held: Mutex<HashMap<String, Rootfs>>,
@@ -54,12 +52,54 @@ fn nanos(at: u64) -> i64 {
     i64::try_from(at).unwrap_or(i64::MAX)
 }
 
+/// Cgroups of pods and their classes, which are the kubelet's, whoever runs the containers.
+pub struct PodCgroups {
+    pub cgroups: Cgroups,
+    /// In front of every one: empty for the machine's own node, one of its own for any other.
+    pub root: String,
+}
+
+impl PodCgroups {
+    pub fn path(&self, cgroup: &str) -> String {
+        format!("{}/{cgroup}", self.root)
+    }
+
+    pub fn set(&self, cgroup: &str, asked: &Resources) -> Result<()> {
+        let cgroup = self.path(cgroup);
+        self.cgroups.create(&cgroup).map_err(failed)?;
+        self.cgroups.apply(&cgroup, &resources(asked)).map_err(failed)
+    }
+
+    pub fn remove(&self, cgroup: &str) -> Result<()> {
+        let cgroup = self.path(cgroup);
+        self.cgroups.kill(&cgroup);
+        self.cgroups.remove(&cgroup).map_err(failed)
+    }
+
+    pub fn usage(&self, cgroup: &str) -> Usage {
+        usage(&self.cgroups.stats(&self.path(cgroup)))
+    }
+
+    pub fn of_pods(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for class in ["kubepods", "kubepods/burstable", "kubepods/besteffort"] {
+            let Some(dir) = self.cgroups.dirs(&self.path(class)).into_iter().next() else { continue };
+            let Ok(entries) = std::fs::read_dir(dir) else { continue };
+            let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+            found.extend(names.filter(|name| name.starts_with("pod")).map(|name| format!("{class}/{name}")));
+        }
+        found.sort();
+        found.dedup();
+        found
+    }
+}
+
 impl Containers {
     pub fn new(
         runtime: Runtime,
         images: Images,
         addresses: PathBuf,
-        cgroup_root: String,
+        cgroups: PodCgroups,
     ) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(&addresses)?;
         let mut known = HashMap::new();
@@ -75,7 +115,7 @@ impl Containers {
             runtime,
             images,
             addresses,
-            cgroup_root,
+            cgroups,
             known: Mutex::new(known),
             held: Mutex::default(),
             changes,
@@ -90,12 +130,7 @@ impl Containers {
         let mut events = self.runtime.events();
         loop {
             let sandbox = match events.recv().await {
-                Ok(
-                    Event::ContainerStarted { sandbox_id, .. }
-                    | Event::ContainerExited { sandbox_id, .. }
-                    | Event::ContainerRemoved { sandbox_id, .. }
-                    | Event::SandboxStopped { sandbox_id, .. },
-                ) => Some(sandbox_id),
+                Ok(event) => Some(event.sandbox_id().to_owned()),
                 Err(broadcast::error::RecvError::Lagged(_)) => None,
                 Err(broadcast::error::RecvError::Closed) => return,
             };
@@ -113,6 +148,11 @@ impl Containers {
                 lock(&self.held).insert(status.id, rootfs);
             }
         }
+    }
+
+    /// What a pod was given by [`ports::Runtime::set_addresses`].
+    pub fn addresses(&self, uid: &str) -> Vec<IpAddr> {
+        lock(&self.known).get(uid).cloned().unwrap_or_default()
     }
 
     /// The newest sandbox of a pod.
@@ -245,12 +285,29 @@ fn security(asked: &ports::Security) -> containers::Security {
     }
 }
 
-fn container_config(asked: &ContainerConfig, rootfs: &Rootfs) -> containers::ContainerConfig {
+/// By what `crictl` and log collectors find a pod's parts.
+pub(super) fn labels(name: &str, namespace: &str, uid: &str) -> impl Iterator<Item = (String, String)> {
+    [("name", name), ("namespace", namespace), ("uid", uid)]
+        .map(|(key, value)| (format!("io.kubernetes.pod.{key}"), value.to_owned()))
+        .into_iter()
+}
+
+fn container_config(
+    asked: &ContainerConfig,
+    pod: &containers::SandboxConfig,
+    rootfs: &Rootfs,
+) -> containers::ContainerConfig {
     containers::ContainerConfig {
         name: asked.name.clone(),
         attempt: asked.attempt,
-        labels: Default::default(),
-        annotations: [(SPEC_HASH.to_owned(), asked.spec_hash.to_string())].into(),
+        labels: labels(&pod.name, &pod.namespace, &pod.uid)
+            .chain([("io.kubernetes.container.name".to_owned(), asked.name.clone())])
+            .collect(),
+        annotations: [
+            (SPEC_HASH.to_owned(), asked.spec_hash.to_string()),
+            ("io.kubernetes.container.restartCount".to_owned(), asked.attempt.to_string()),
+        ]
+        .into(),
         image: containers::Image { reference: asked.image.clone(), ..containers::Image::from(rootfs) },
         command: asked.command.clone(),
         args: asked.args.clone(),
@@ -292,11 +349,11 @@ fn container_config(asked: &ContainerConfig, rootfs: &Rootfs) -> containers::Con
 }
 
 /// `runAsNonRoot`, in upstream's words.
-fn check_user(asked: &ports::Security, rootfs: &Rootfs, container: &str) -> Result<()> {
+pub(super) fn check_user(asked: &ports::Security, user: &str, container: &str) -> Result<()> {
     if !asked.run_as_non_root {
         return Ok(());
     }
-    let user = rootfs.config.user.split(':').next().unwrap_or_default();
+    let user = user.split(':').next().unwrap_or_default();
     match asked.run_as_user {
         Some(0) => {
             Err(Error::Invalid(format!("container's runAsUser breaks non-root policy (container: {container})")))
@@ -309,50 +366,6 @@ fn check_user(asked: &ports::Security, rootfs: &Rootfs, container: &str) -> Resu
             "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (container: {container})"
         ))),
         None => Ok(()),
-    }
-}
-
-async fn run_streams(process: &mut containers::Process, stdio: Stdio, until_exit: bool) -> Result<i32> {
-    let Stdio { stdin, stdout, stderr, resize, .. } = stdio;
-    let terminal = process.terminal.clone();
-    let sizes = async move {
-        if let (Some(terminal), Some(mut resize)) = (terminal, resize) {
-            while let Some((width, height)) = resize.recv().await {
-                let _ = terminal.resize(height, width);
-            }
-        }
-        std::future::pending::<()>().await
-    };
-    let input = process.stdin.take();
-    let feed = async move {
-        if let (Some(mut from), Some(mut to)) = (stdin, input) {
-            let _ = copy(&mut from, &mut to).await;
-            let _ = to.shutdown().await;
-        }
-        std::future::pending::<()>().await
-    };
-    let (out, err) = (process.stdout.take(), process.stderr.take());
-    let outputs = async move {
-        let pump = |from: Option<containers::Output>, to: Option<ports::Writer>| async move {
-            if let (Some(mut from), Some(mut to)) = (from, to) {
-                let _ = copy(&mut from, &mut to).await;
-                let _ = to.flush().await;
-            }
-        };
-        tokio::join!(pump(out, stdout), pump(err, stderr));
-    };
-    tokio::select! {
-        () = sizes => Ok(0),
-        () = feed => Ok(0),
-        code = async {
-            if until_exit {
-                outputs.await;
-                process.wait().await.map_err(failed)
-            } else {
-                outputs.await;
-                Ok(0)
-            }
-        } => code,
     }
 }
 
@@ -396,67 +409,41 @@ impl ports::Runtime for Containers {
     }
 
     fn set_cgroup<'a>(&'a self, cgroup: &'a str, asked: &'a Resources) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let cgroup = format!("{}/{cgroup}", self.cgroup_root);
-            self.runtime.cgroups().create(&cgroup).map_err(failed)?;
-            self.runtime.cgroups().apply(&cgroup, &resources(asked)).map_err(failed)
-        })
+        Box::pin(async move { self.cgroups.set(cgroup, asked) })
     }
 
     fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let cgroup = format!("{}/{cgroup}", self.cgroup_root);
-            self.runtime.cgroups().kill(&cgroup);
-            self.runtime.cgroups().remove(&cgroup).map_err(failed)
-        })
+        Box::pin(async move { self.cgroups.remove(cgroup) })
     }
 
     fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        Box::pin(async move {
-            let mut found = Vec::new();
-            for class in ["kubepods", "kubepods/burstable", "kubepods/besteffort"] {
-                let Some(dir) =
-                    self.runtime.cgroups().dirs(&format!("{}/{class}", self.cgroup_root)).into_iter().next()
-                else {
-                    continue;
-                };
-                let Ok(entries) = std::fs::read_dir(dir) else { continue };
-                let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-                found.extend(names.filter(|name| name.starts_with("pod")).map(|name| format!("{class}/{name}")));
-            }
-            found.sort();
-            found.dedup();
-            Ok(found)
-        })
+        Box::pin(async { Ok(self.cgroups.of_pods()) })
     }
 
     fn group_usage<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<Usage>> {
-        let cgroup = format!("{}/{cgroup}", self.cgroup_root);
-        Box::pin(async move { Ok(usage(&self.runtime.cgroups().stats(&cgroup))) })
+        Box::pin(async move { Ok(self.cgroups.usage(cgroup)) })
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
         Box::pin(async move {
-            let status = self
-                .runtime
-                .run_sandbox(containers::SandboxConfig {
-                    uid: config.uid.clone(),
-                    name: config.name.clone(),
-                    namespace: config.namespace.clone(),
-                    attempt: config.attempt,
-                    hostname: config.hostname.clone(),
-                    log_directory: config.log_directory.clone(),
-                    host_network: config.host_network,
-                    host_pid: config.host_pid,
-                    host_ipc: config.host_ipc,
-                    share_process_namespace: config.share_process_namespace,
-                    user_namespace: config.user_namespace,
-                    sysctls: config.sysctls.clone(),
-                    cgroup_parent: format!("{}/{}", self.cgroup_root, config.cgroup),
-                    ..containers::SandboxConfig::default()
-                })
-                .await
-                .map_err(failed)?;
+            let mut asked = containers::SandboxConfig {
+                uid: config.uid.clone(),
+                name: config.name.clone(),
+                namespace: config.namespace.clone(),
+                attempt: config.attempt,
+                hostname: config.hostname.clone(),
+                log_directory: config.log_directory.clone(),
+                host_network: config.host_network,
+                host_pid: config.host_pid,
+                host_ipc: config.host_ipc,
+                share_process_namespace: config.share_process_namespace,
+                user_namespace: config.user_namespace,
+                sysctls: config.sysctls.clone(),
+                cgroup_parent: self.cgroups.path(&config.cgroup),
+                ..containers::SandboxConfig::default()
+            };
+            asked.labels = labels(&config.name, &config.namespace, &config.uid).collect();
+            let status = self.runtime.run_sandbox(asked).await.map_err(failed)?;
             Ok(Sandbox {
                 id: status.id,
                 attempt: config.attempt,
@@ -508,8 +495,8 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let sandbox = self.sandbox(pod)?;
             let rootfs = self.images.resolve(&config.image_id).await.map_err(|error| Error::Failed(error.chain()))?;
-            check_user(&config.security, &rootfs, &config.name)?;
-            let config = container_config(&super::cdi::inject(config)?, &rootfs);
+            check_user(&config.security, &rootfs.config.user, &config.name)?;
+            let config = container_config(&super::cdi::inject(config)?, &sandbox.config, &rootfs);
             let id = self.runtime.create_container(&sandbox.id, config).await.map_err(failed)?;
             lock(&self.held).insert(id.clone(), rootfs);
             Ok(id)
@@ -572,7 +559,7 @@ impl ports::Runtime for Containers {
                 stderr: stdio.stderr.is_some(),
             };
             let mut process = self.runtime.exec(id, request).await.map_err(failed)?;
-            run_streams(&mut process, stdio, true).await
+            process.join(stdio, true).await.map_err(failed)
         })
     }
 
@@ -580,7 +567,7 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let (stdin, stdout, stderr) = (stdio.stdin.is_some(), stdio.stdout.is_some(), stdio.stderr.is_some());
             let mut process = self.runtime.attach(id, stdin, stdout, stderr).await.map_err(failed)?;
-            run_streams(&mut process, stdio, false).await.map(drop)
+            process.join(stdio, false).await.map(drop).map_err(failed)
         })
     }
 
