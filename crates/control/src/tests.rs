@@ -79,6 +79,7 @@ impl Fixture {
             "PersistentVolume" => self.add(object::<core::PersistentVolume>(json)),
             "PersistentVolumeClaim" => self.add(object::<core::PersistentVolumeClaim>(json)),
             "StorageClass" => self.add(object::<storage::StorageClass>(json)),
+            "CSINode" => self.add(object::<storage::CSINode>(json)),
             "CSIDriver" => self.add(object::<storage::CSIDriver>(json)),
             "VolumeAttachment" => self.add(object::<storage::VolumeAttachment>(json)),
             "VolumeAttributesClass" => self.add(object::<storage::VolumeAttributesClass>(json)),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Kubelet {
     store: Store,
     pub(crate) health: Mutex<Health>,
     node: RwLock<Option<Arc<Node>>>,
+    /// All pods of this node have a worker.
+    listed: AtomicBool,
     /// Static pods, and what the API shows of them.
     pub(crate) statics: Mutex<BTreeMap<Name, Arc<Pod>>>,
     pub(crate) mirrors: Mutex<BTreeMap<Name, Arc<Pod>>>,
@@ -188,6 +191,7 @@ impl Kubelet {
             workers: Mutex::default(),
             health: Mutex::default(),
             node: RwLock::default(),
+            listed: AtomicBool::new(false),
             deferred: Mutex::default(),
         }))
     }
@@ -238,14 +242,30 @@ impl Kubelet {
     /// Drivers and plugins of others, and what they bring.
     async fn run_plugins(&self) {
         let shared = &self.shared;
-        tokio::join!(plugins::run(shared), shared.csi.run(), shared.devices.run(), shared.dra.run(), async {
-            let mut changes = shared.devices.changes();
-            while changes.changed().await.is_ok() {
-                let users = shared.devices.users();
-                let workers = lock(&self.workers);
-                users.iter().filter_map(|uid| workers.get(uid)).for_each(|handle| handle.wake.wake());
+        let left_behind = async {
+            let mut joined = shared.csi.joined.subscribe();
+            while joined.changed().await.is_ok() {
+                // What pods left that ended while this node was down goes with the help of its driver.
+                if self.listed.load(Ordering::Acquire) {
+                    self.clean_directories(&BTreeSet::new()).await;
+                }
             }
-        });
+        };
+        tokio::join!(
+            plugins::run(shared),
+            shared.csi.run(),
+            shared.devices.run(),
+            shared.dra.run(),
+            left_behind,
+            async {
+                let mut changes = shared.devices.changes();
+                while changes.changed().await.is_ok() {
+                    let users = shared.devices.users();
+                    let workers = lock(&self.workers);
+                    users.iter().filter_map(|uid| workers.get(uid)).for_each(|handle| handle.wake.wake());
+                }
+            }
+        );
     }
 
     async fn make_class_cgroups(&self) {
@@ -488,6 +508,7 @@ impl Kubelet {
             }
         }
         self.clean_directories(&uids).await;
+        self.listed.store(true, Ordering::Release);
     }
 
     /// Something of a pod that the API does not have: it is ended.
@@ -520,14 +541,16 @@ impl Kubelet {
 
     /// Volumes and cgroups of pods that are no more.
     async fn clean_directories(&self, uids: &BTreeSet<String>) {
+        let runtime = &self.shared.ports.runtime;
+        // Looked at before it is asked who lives: what comes meanwhile is somebody's.
+        let (pods, cgroups) = (self.shared.volumes.pods(), runtime.pod_cgroups().await.unwrap_or_default());
         let known: BTreeSet<String> = lock(&self.workers).keys().cloned().chain(uids.iter().cloned()).collect();
-        for uid in self.shared.volumes.pods().into_iter().filter(|uid| !known.contains(uid)) {
+        for uid in pods.into_iter().filter(|uid| !known.contains(uid)) {
             if let Err(error) = self.shared.volumes.unmount(&uid).await {
                 tracing::warn!(uid, %error, "the directory of a former pod was not removed");
             }
         }
-        let runtime = &self.shared.ports.runtime;
-        for cgroup in runtime.pod_cgroups().await.unwrap_or_default() {
+        for cgroup in cgroups {
             let uid = cgroup.rsplit('/').next().and_then(|name| name.strip_prefix("pod")).unwrap_or_default();
             if !known.contains(uid)
                 && let Err(error) = runtime.remove_cgroup(&cgroup).await

@@ -106,6 +106,7 @@ pub fn check(wanted: &Wanted<'_>, info: &NodeInfo, cluster: &Cluster) -> Check {
         );
     }
     wanted.claims.check(wanted.world, node)?;
+    wanted.claims.limits(wanted.world, info)?;
     spread(pod, node, cluster)?;
     inter_pod(wanted.world, pod, node, cluster)
 }

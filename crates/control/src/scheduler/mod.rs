@@ -23,7 +23,7 @@ use schema::api::core::v1::{
 };
 use schema::api::meta::v1::ObjectMeta;
 use schema::api::policy::v1::PodDisruptionBudget;
-use schema::api::storage::v1::StorageClass;
+use schema::api::storage::v1::{CSINode, StorageClass};
 use serde_json::json;
 
 use self::filters::{Check, Cluster, Wanted};
@@ -110,6 +110,7 @@ pub fn row() -> Row {
             Trigger::on::<PersistentVolumeClaim>(|world, _, _| waiting(world, volumes::has_claims)),
             Trigger::on::<PersistentVolume>(|world, _, _| waiting(world, volumes::has_claims)),
             Trigger::on::<StorageClass>(|world, _, _| waiting(world, volumes::has_claims)),
+            Trigger::on::<CSINode>(|world, _, _| waiting(world, volumes::has_claims)),
             Trigger::reads::<Namespace>(),
             Trigger::reads::<PodDisruptionBudget>(),
         ],

@@ -337,6 +337,18 @@ fn volumes_are_bound_before_their_pod() {
         let told = plan.actions[0].object::<Pod>().unwrap();
         assert_eq!(told.status.conditions[0].message, unfit(why));
     }
+    // A node takes as many volumes of a driver as its CSINode says.
+    let csi = |name: &str| json!({"kind": "PersistentVolume", "metadata": {"name": name}, "spec": {"storageClassName": "made", "csi": {"driver": "x/y", "volumeHandle": name}}});
+    let own = |pod: Json, node: &str| with(pod, json!({"metadata": {"name": node}, "spec": {"nodeName": node}}));
+    let limit = |name: &str, count: i32| json!({"kind": "CSINode", "metadata": {"name": name}, "spec": {"drivers": [{"name": "x/y", "nodeID": name, "allocatable": {"count": count}}]}});
+    let (first, second) = ([csi("v"), bound("c", "made", "v")], [csi("w"), bound("d", "made", "w")]);
+    let full = [own(user("d"), "a"), limit("a", 1), limit("b", 0), user("c")];
+    let fixture = Fixture::new(&[&base[..], &first, &second, &full].concat());
+    let plan = fixture.plan(|world, key, ctx| reconcile(world, key, ctx, &Memory::default()), "n/new");
+    let told = plan.actions[0].object::<Pod>().unwrap();
+    assert!(
+        told.status.conditions[0].message.starts_with("0/2 nodes are available: 2 node(s) exceed max volume count.")
+    );
     // A volume of one node decides where the pod goes.
     let memory = Memory::default();
     let step = |world: &World, key: &Key, ctx: &mut Ctx| reconcile(world, key, ctx, &memory);

@@ -1,14 +1,15 @@
 //! VolumeBinding and VolumeRestrictions: the claims of a pod, the nodes on which they can be served, and what binds
 //! them once a node is chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reconcile::{Action, World};
 use schema::api::Object;
 use schema::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, TopologySelectorTerm};
-use schema::api::storage::v1::StorageClass;
+use schema::api::storage::v1::{CSINode, StorageClass};
 
 use super::filters::{Check, Refusal, matches_term};
+use super::snapshot::NodeInfo;
 use crate::cluster::volumes::{
     NO_PROVISIONER, SELECTED_NODE, bind_to, bytes, claim_class, claims_of, find, is_bound, waits_for_consumer,
 };
@@ -100,6 +101,32 @@ impl<'a> Claims<'a> {
             reasons.push("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".to_owned());
         }
         if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, by_pods: false }) }
+    }
+
+    /// Upstream's NodeVolumeLimits: how many volumes of a driver a node can have is in its CSINode.
+    pub fn limits(&self, world: &World, info: &NodeInfo) -> Check {
+        let handle = |claim: &PersistentVolumeClaim| {
+            let volume = world.of::<PersistentVolume>().named("", &claim.spec.volume_name)?;
+            let csi = volume.spec.persistent_volume_source.csi.as_ref()?;
+            Some((csi.driver.clone(), csi.volume_handle.clone()))
+        };
+        let node = world.of::<CSINode>().named("", &info.node.metadata.name);
+        let Some(node) = node.filter(|_| !self.bound.is_empty()) else { return Ok(()) };
+        let mine: BTreeSet<_> = self.bound.iter().filter_map(|claim| handle(claim)).collect();
+        let claims = info.pods.iter().flat_map(|pod| {
+            let named = claims_of(pod).map(|(name, _)| name);
+            named.filter_map(|name| world.of::<PersistentVolumeClaim>().named(pod.namespace(), &name))
+        });
+        let used: BTreeSet<_> = claims.filter_map(|claim| handle(claim)).collect();
+        for driver in &node.spec.drivers {
+            let limit = driver.allocatable.as_ref().and_then(|of| usize::try_from(of.count?).ok());
+            let own = |set: &BTreeSet<(String, String)>| set.iter().filter(|(name, _)| *name == driver.name).count();
+            let new: BTreeSet<_> = mine.difference(&used).cloned().collect();
+            if own(&new) > 0 && limit.is_some_and(|limit| own(&used) + own(&new) > limit) {
+                return Err(Refusal { reasons: vec!["node(s) exceed max volume count".to_owned()], by_pods: true });
+            }
+        }
+        Ok(())
     }
 
     /// `None`: a claim can have no volume on this node.

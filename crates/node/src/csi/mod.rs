@@ -89,6 +89,8 @@ pub struct Csi {
     pub in_use: watch::Sender<BTreeSet<String>>,
     /// As the API has them.
     pub reported: watch::Sender<BTreeSet<String>>,
+    /// Counts the drivers that came.
+    pub joined: watch::Sender<u64>,
     /// What the node's status says is attached.
     pub attached: watch::Sender<BTreeSet<String>>,
 }
@@ -108,6 +110,7 @@ impl Csi {
             volumes: Mutex::default(),
             idle: Notify::new(),
             reported: watch::channel(BTreeSet::new()).0,
+            joined: watch::channel(0).0,
             attached: watch::channel(BTreeSet::new()).0,
         }
     }
@@ -145,6 +148,7 @@ impl Csi {
         let mut drivers = self.drivers.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         drivers.insert(name.to_owned(), driver.clone());
         self.idle.notify_one();
+        self.joined.send_modify(|count| *count += 1);
         Ok(driver)
     }
 

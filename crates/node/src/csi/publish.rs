@@ -207,18 +207,21 @@ impl Csi {
         let driver = self.driver(&wanted.driver);
         let driver =
             driver.map_err(|why| format!("kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: {why}"))?;
+        let volume = self.volume(&wanted.driver, &wanted.handle);
+        let turn = volume.lock().await;
+        self.note(&wanted, uid)
+            .map_err(|error| format!("kubernetes.io/csi: failed to save volume info data: {error}"))?;
+        // Others of its pods do not wait with this one.
+        drop(turn);
         let context = match spec.and_then(|spec| spec.attach_required) {
             _ if wanted.ephemeral => BTreeMap::new(),
             Some(false) => BTreeMap::new(),
             _ => self.attached(&wanted).await?,
         };
-        let volume = self.volume(&wanted.driver, &wanted.handle);
         let _turn = volume.lock().await;
         let grouped = driver.can(Can::VolumeMountGroup).await?;
         let group = of.owner.as_ref().map(|owner| owner.group);
         let capability = wanted.capability(&driver, group.filter(|_| grouped)).await?;
-        self.note(&wanted, uid)
-            .map_err(|error| format!("kubernetes.io/csi: failed to save volume info data: {error}"))?;
         let stages = !wanted.ephemeral && driver.can(Can::StageUnstageVolume).await?;
         if stages && !stands {
             self.stage(&driver, &wanted, &capability, &context).await?;

@@ -222,6 +222,32 @@ async fn a_volume_is_staged_once_and_published_to_each_pod() {
 }
 
 #[tokio::test]
+async fn what_a_former_pod_left_goes_once_its_driver_is_back() {
+    let mut machine = Machine::new("left");
+    machine.driver().await;
+    machine.object(no_attach());
+    machine.volume(|_, _| {});
+    machine.run(&claimed("a"));
+    machine.world.until("a", "it runs", is_ready).await;
+    // The machine boots, and the pod is deleted meanwhile.
+    let (dir, api, fake) = std::mem::replace(&mut machine.world, World::new("left-other")).stop();
+    api.remove("/api/v1/namespaces/default/pods/a");
+    crate::objects::lock(&fake.state).pods.clear();
+    machine.world = World::at(dir, api, fake);
+    let publish = "publish disk SINGLE_NODE_MULTI_WRITER size=small";
+    let before = ["registered true", "stage disk key=secret", publish, "registered true"];
+    for _ in 0..1000 {
+        if machine.log.all().len() == before.len() + 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let said = machine.log.all();
+    assert!(said.ends_with(&["unpublish disk".into(), "unstage disk".into()]), "{said:?}");
+    assert!(!machine.root().join("pods/uid-a").exists());
+}
+
+#[tokio::test]
 async fn inline_volumes_are_told_of_their_pods() {
     let mut machine = Machine::new("inline");
     machine.driver().await;
