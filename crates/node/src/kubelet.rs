@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -43,14 +42,14 @@ pub struct Kubelet {
     store: Store,
     pub(crate) health: Mutex<Health>,
     node: RwLock<Option<Arc<Node>>>,
-    /// All pods of this node have a worker.
-    listed: AtomicBool,
     /// Static pods, and what the API shows of them.
     pub(crate) statics: Mutex<BTreeMap<Name, Arc<Pod>>>,
     pub(crate) mirrors: Mutex<BTreeMap<Name, Arc<Pod>>>,
     pub(crate) mirrors_changed: Notify,
     /// The API has told all pods of this node once.
     listed: AtomicBool,
+    /// Each of them has its worker: what belongs to none is a former pod's.
+    settled: AtomicBool,
     news: mpsc::UnboundedSender<News>,
     /// Until the run begins.
     news_from: Mutex<Option<mpsc::UnboundedReceiver<News>>>,
@@ -183,6 +182,7 @@ impl Kubelet {
             mirrors: Mutex::default(),
             mirrors_changed: Notify::new(),
             listed: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             news,
             news_from: Mutex::new(Some(news_from)),
             store: Store::new(shared.config.root_dir.join("last-pods")),
@@ -191,7 +191,6 @@ impl Kubelet {
             workers: Mutex::default(),
             health: Mutex::default(),
             node: RwLock::default(),
-            listed: AtomicBool::new(false),
             deferred: Mutex::default(),
         }))
     }
@@ -246,7 +245,7 @@ impl Kubelet {
             let mut joined = shared.csi.joined.subscribe();
             while joined.changed().await.is_ok() {
                 // What pods left that ended while this node was down goes with the help of its driver.
-                if self.listed.load(Ordering::Acquire) {
+                if self.settled.load(Ordering::Acquire) {
                     self.clean_directories(&BTreeSet::new()).await;
                 }
             }
@@ -508,7 +507,7 @@ impl Kubelet {
             }
         }
         self.clean_directories(&uids).await;
-        self.listed.store(true, Ordering::Release);
+        self.settled.store(true, Ordering::Release);
     }
 
     /// Something of a pod that the API does not have: it is ended.
