@@ -9,6 +9,7 @@ use super::super::runtime::{SPEC_HASH, labels};
 
 /// What a later start must know of a sandbox, kept by the runtime as annotations.
 const LOG_DIRECTORY: &str = "sampan.io/log-directory";
+const HOSTNAME: &str = "sampan.io/hostname";
 const CGROUP: &str = "sampan.io/cgroup-parent";
 
 pub fn resources(asked: &Resources) -> cri::LinuxContainerResources {
@@ -107,7 +108,12 @@ pub fn sandbox_config(asked: &SandboxConfig, parent: String) -> cri::PodSandboxC
         }),
         hostname: if asked.host_network { String::new() } else { asked.hostname.clone() },
         labels: labels(&asked.name, &asked.namespace, &asked.uid).collect(),
-        annotations: [(LOG_DIRECTORY.to_owned(), log_directory.clone()), (CGROUP.to_owned(), parent.clone())].into(),
+        annotations: [
+            (LOG_DIRECTORY.to_owned(), log_directory.clone()),
+            (CGROUP.to_owned(), parent.clone()),
+            (HOSTNAME.to_owned(), asked.hostname.clone()),
+        ]
+        .into(),
         log_directory,
         port_mappings: asked.ports.iter().map(port).collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
@@ -129,6 +135,7 @@ pub fn made_from(status: &cri::PodSandboxStatus) -> cri::PodSandboxConfig {
     let note = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
     cri::PodSandboxConfig {
         metadata: status.metadata.clone(),
+        hostname: note(HOSTNAME),
         log_directory: note(LOG_DIRECTORY),
         labels: status.labels.clone(),
         annotations: status.annotations.clone(),
