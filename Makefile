@@ -1,7 +1,7 @@
 # Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
 BIN := target/release/sampan
 
-.PHONY: run stop build test unit outside walk faults replay clients access plugins lint bench tools clean
+.PHONY: run stop build test unit outside walk faults node-faults replay clients access plugins lint bench tools clean
 
 run: tools build            ## Start a server here, deploy examples/hello, say how to go on
 	examples/run.sh
@@ -18,13 +18,16 @@ unit:                       ## Each room's own tests (as root: containers and ne
 	tests/unit.sh
 
 outside: build              ## The program from outside, two suites at a time, each one's output in one piece
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults clients access plugins
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target walk faults node-faults clients access plugins
 
 walk: build                 ## A user's way through it, by kubectl
 	tests/walk.sh
 
 faults: build               ## What goes wrong for users and operators
 	tests/faults.sh
+
+node-faults: build          ## What goes wrong on a node that runs: floods, kills, disks, cut power
+	tests/node-faults.sh
 
 replay: build               ## The API beside answers that upstream's kube-apiserver gave
 	tests/replay.sh

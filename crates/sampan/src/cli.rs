@@ -98,6 +98,12 @@ pub struct NodeArgs {
     /// Registries: mirrors, authentication, TLS.
     #[arg(long, default_value = "/etc/sampan/registries.yaml", value_name = "FILE")]
     pub private_registry: PathBuf,
+    /// kubelet's CredentialProviderConfig: plugins that know logins for registries.
+    #[arg(long, value_name = "FILE", requires = "image_credential_provider_bin_dir")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// The plugins' directory.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// Another resolv.conf for the node and for pods with dnsPolicy Default.
     #[arg(long, env = "SAMPAN_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
@@ -257,11 +263,14 @@ pub enum ImagesCommand {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        /// Print ids only.
+        #[arg(short, long, conflicts_with = "json")]
+        quiet: bool,
     },
     /// Fetch from a registry.
     Pull {
         image: String,
-        /// USER:PASSWORD for the registry.
+        /// USER:PASSWORD for the registry; else docker's configuration of this user and its helpers are asked.
         #[arg(long, hide_env_values = true, env = "SAMPAN_REGISTRY_CREDENTIALS")]
         credentials: Option<String>,
         #[arg(long, default_value = "/etc/sampan/registries.yaml")]

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use runtime::images::{
     self, Event, EventSink, Images, LayerState, PullOptions, credentials::Credentials, reference::Reference,
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     cli::ImagesCommand,
+    credentials::docker_login,
     inbox::Inbox,
     places::Places,
     wiring::runtime::{image_store, registries},
@@ -68,9 +69,23 @@ enum Ask {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "camelCase")]
 enum Answer {
-    Progress { line: String },
-    Images { rows: Vec<Row> },
-    Failed { why: String },
+    Progress {
+        line: String,
+    },
+    /// How far a layer is.
+    #[serde(rename_all = "camelCase")]
+    Layer {
+        blob: String,
+        state: String,
+        done: u64,
+        size: u64,
+    },
+    Images {
+        rows: Vec<Row>,
+    },
+    Failed {
+        why: String,
+    },
     Done,
 }
 
@@ -94,9 +109,13 @@ type Answers = Arc<dyn Fn(Answer) + Send + Sync>;
 
 pub fn run(data_dir: &Path, action: ImagesCommand) -> Result<(), Error> {
     let places = Places::new(data_dir);
-    let json = matches!(action, ImagesCommand::Ls { json: true });
+    let (json, quiet) = match action {
+        ImagesCommand::Ls { json, quiet } => (json, quiet),
+        _ => (false, false),
+    };
     let (path, ask) = ask(action)?;
-    let mut printer = Printer { json, failed: None, done: false };
+    let terminal = io::stdout().is_terminal();
+    let mut printer = Printer { json, quiet, terminal, layers: Vec::new(), drawn: 0, failed: None, done: false };
     let socket = places.images_socket();
     match UnixStream::connect(&socket) {
         Ok(stream) => remote(stream, &ask, &mut printer).map_err(|source| Error::Socket { path: socket, source })?,
@@ -119,7 +138,10 @@ fn ask(action: ImagesCommand) -> Result<(PathBuf, Ask), Error> {
             registries = private_registry;
             let pair =
                 |text: String| text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
-            let credentials = credentials.map(|text| pair(text).ok_or(Error::Credentials)).transpose()?;
+            let credentials = match credentials {
+                Some(text) => Some(pair(text).ok_or(Error::Credentials)?),
+                None => docker_login(&image),
+            };
             Ask::Pull { image, credentials }
         }
         ImagesCommand::Import { files } if files.is_empty() || files == [PathBuf::from("-")] => Ask::ImportStream,
@@ -172,6 +194,12 @@ fn local(places: &Places, path: &Path, ask: Ask, printer: &mut Printer) -> Resul
 
 struct Printer {
     json: bool,
+    quiet: bool,
+    /// Bars that move, not lines.
+    terminal: bool,
+    layers: Vec<(String, String, u64, u64)>,
+    /// Lines of bars above the cursor.
+    drawn: usize,
     failed: Option<String>,
     done: bool,
 }
@@ -180,18 +208,55 @@ impl Printer {
     fn take(&mut self, answer: Answer) {
         match answer {
             // A closed pipe (`| head`) is nothing to complain about.
-            Answer::Progress { line } => drop(writeln!(io::stdout(), "{line}")),
+            Answer::Progress { line } => {
+                // What was drawn stays above.
+                (self.drawn, self.layers) = (0, Vec::new());
+                drop(writeln!(io::stdout(), "{line}"));
+            }
+            Answer::Layer { blob, state, done, size } => self.layer(blob, state, done, size),
             Answer::Images { rows } => drop(io::stdout().write_all(self.table(&rows).as_bytes())),
             Answer::Failed { why } => (self.failed, self.done) = (Some(why), true),
             Answer::Done => self.done = true,
         }
     }
 
+    /// A line for each step, or a bar for each layer.
+    fn layer(&mut self, blob: String, state: String, done: u64, total: u64) {
+        let known = self.layers.iter_mut().find(|(known, ..)| *known == blob);
+        let news = known.as_ref().is_none_or(|(_, before, ..)| *before != state);
+        match known {
+            Some(layer) => (layer.1, layer.2, layer.3) = (state.clone(), done, total),
+            None => self.layers.push((blob.clone(), state.clone(), done, total)),
+        }
+        if !self.terminal {
+            if news {
+                drop(writeln!(io::stdout(), "  {blob} {state} {}", size(total)));
+            }
+            return;
+        }
+        let mut text = String::new();
+        if self.drawn > 0 {
+            text = format!("\x1b[{}A", self.drawn);
+        }
+        text.extend(self.layers.iter().map(|(blob, state, done, total)| {
+            let share = if state == "downloading" { (*done).min(*total) as f64 / (*total).max(1) as f64 } else { 1.0 };
+            let full = (share * 30.0) as usize;
+            let of = if state == "downloading" { format!("{} / {}", size(*done), size(*total)) } else { size(*total) };
+            format!("\x1b[2K  {blob}  {state:<11}  [{:<30}]  {of}\n", "=".repeat(full))
+        }));
+        self.drawn = self.layers.len();
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
     fn table(&self, rows: &[Row]) -> String {
         if self.json {
             return serde_json::to_string_pretty(rows).unwrap_or_default() + "\n";
         }
-        let mut lines = vec![["IMAGE".to_owned(), "TAG".into(), "IMAGE ID".into(), "SIZE".into()]];
+        if self.quiet {
+            return rows.iter().map(|row| format!("{}\n", row.id)).collect();
+        }
+        let mut lines = vec![["REPOSITORY".to_owned(), "TAG".into(), "IMAGE ID".into(), "SIZE".into()]];
         for row in rows {
             let id = row.id.split_once(':').map_or(&*row.id, |(_, hex)| hex).chars().take(13).collect::<String>();
             let mut names: Vec<(String, String)> = row.repo_tags.iter().map(|name| split_tag(name)).collect();
@@ -259,8 +324,11 @@ async fn act(
         }
         Ask::Pull { image, credentials } => {
             // Given for this very image, so for its registry.
-            let login =
-                credentials.map(|(username, password)| (String::new(), Credentials::Basic { username, password }));
+            let login = credentials.map(|(username, password)| match &*username {
+                // Docker's word for a token in the password's place.
+                "<token>" => (String::new(), Credentials::IdentityToken(password)),
+                _ => (String::new(), Credentials::Basic { username, password }),
+            });
             let options = PullOptions { logins: login.into_iter().collect(), events: Some(progress(answers.clone())) };
             images.pull(&image, options).await.map_err(chain)?;
         }
@@ -362,27 +430,34 @@ fn imported(outcome: images::Result<images::ImportReport>, answers: &Answers) ->
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
-/// One line per step of a layer.
+/// What happens to layers, each ten times a second at most.
 fn progress(answers: Answers) -> EventSink {
-    let seen: Mutex<HashMap<String, LayerState>> = Mutex::default();
+    let seen: Mutex<HashMap<String, (LayerState, Instant)>> = Mutex::default();
     Arc::new(move |event| {
         let line = match event {
             Event::Resolving { .. } | Event::Done { .. } => return,
             Event::Resolved { image, digest, layers, size: bytes, .. } => {
                 format!("{image}: {digest}, {layers} layers, {}", size(bytes))
             }
-            Event::Layer { blob, state, size: bytes, .. } => {
+            Event::Layer { blob, state, done, size, .. } => {
                 let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                if seen.insert(blob.to_string(), state) == Some(state) {
+                let last = seen.get(blob.as_str());
+                if last.is_some_and(|(before, at)| *before == state && at.elapsed() < Duration::from_millis(100)) {
                     return;
                 }
+                seen.insert(blob.to_string(), (state, Instant::now()));
                 let word = match state {
                     LayerState::Present => "present",
                     LayerState::Downloading => "downloading",
                     LayerState::Unpacking => "unpacking",
                     LayerState::Done => "done",
                 };
-                format!("  {} {word} {}", &blob.hex()[..12], size(bytes))
+                return answers(Answer::Layer {
+                    blob: blob.hex()[..12].to_owned(),
+                    state: word.to_owned(),
+                    done,
+                    size,
+                });
             }
             Event::Retrying { what, error, .. } => format!("  {what}: {error}; trying again"),
         };

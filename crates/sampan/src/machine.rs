@@ -21,7 +21,7 @@ use crate::wiring::host::{LocalHost, LocalKeys, SystemClock};
 use crate::wiring::kubelet::{Door, Local};
 use crate::wiring::network::{Network, Settings};
 use crate::wiring::remote::{self, Trust};
-use crate::wiring::runtime::{Containers, PodCgroups, image_store};
+use crate::wiring::runtime::{Containers, PodCgroups, image_store, providers};
 
 pub const KUBELET_PORT: u16 = 10250;
 /// flannel's numbers, so that firewalls which let k3s through let Sampan through.
@@ -150,7 +150,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
             (ports, None)
         }
         None => {
-            let (containers, images) = embedded(places, registries.clone(), &network, &config).await?;
+            let (containers, images) = embedded(args, places, registries.clone(), &network, &config).await?;
             let ports: RuntimePorts = (containers.clone(), containers, network);
             (ports, Some(images))
         }
@@ -176,6 +176,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
 
 /// The embedded runtime and image store, with those who ask them from outside.
 async fn embedded(
+    args: &NodeArgs,
     places: &Places,
     registries: Registries,
     network: &Arc<Network>,
@@ -197,9 +198,12 @@ async fn embedded(
         }
     });
     let cgroups = PodCgroups { cgroups: runtime.cgroups().clone(), root: places.cgroup_root() };
+    let plugins = &args.image_credential_provider_config;
+    let plugins = providers(plugins.as_deref(), args.image_credential_provider_bin_dir.as_deref());
+    let plugins = plugins.map_err(Error::Registries)?;
     let addresses = places.agent().join("addresses");
     let containers =
-        Containers::new(runtime.clone(), images.clone(), addresses, cgroups).map_err(Error::Directories)?;
+        Containers::new(runtime.clone(), images.clone(), addresses, cgroups, plugins).map_err(Error::Directories)?;
     let seen = Arc::new(wiring::cri::OfNode { containers: containers.clone(), network: network.clone() });
     let socket = places.cri_socket();
     if let Err(error) = crate::cri::serve(places, &socket, runtime, images.clone(), seen).await {

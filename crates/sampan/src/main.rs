@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod cli;
 mod config;
+mod credentials;
 mod cri;
 mod deploy;
 mod encryption;

@@ -39,6 +39,8 @@ pub enum Error {
     Schema1(String),
     #[error("{what}: unsupported media type {media_type:?}")]
     UnsupportedMediaType { what: String, media_type: String },
+    #[error("{reference}: signature validation failed: {why}")]
+    Signature { reference: String, why: String },
     #[error("{what}: {why}")]
     Malformed { what: String, why: String },
     #[error("{what}: digest is {got}, expected {want}")]
@@ -78,6 +80,8 @@ pub enum Kind {
     NotPresent,
     NotFound,
     Unauthorized,
+    /// The image is not signed as this node's policy wants.
+    Signature,
     /// The registry could not be reached or keeps failing: worth another try later.
     Unavailable,
     NoPlatform,
@@ -105,6 +109,7 @@ impl Error {
             NotPresent(_) | Ambiguous(_) => Kind::NotPresent,
             NotFound { .. } => Kind::NotFound,
             Unauthorized { .. } => Kind::Unauthorized,
+            Signature { .. } => Kind::Signature,
             Answer { .. } | Unreachable { .. } | NoEndpoint { .. } => Kind::Unavailable,
             // The most telling of the endpoints' answers: a mirror that lacks an image says nothing about the image.
             AllEndpoints { failures, .. } => {

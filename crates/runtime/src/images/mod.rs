@@ -24,6 +24,7 @@ mod records;
 pub mod reference;
 pub mod registries;
 pub mod registry;
+pub mod signatures;
 pub mod tar;
 pub mod unpack;
 
@@ -69,6 +70,8 @@ pub struct Options {
     pub disable_default_endpoint: bool,
     /// Drop compressed layers once unpacked: a third less disk, but repair and export need the registry again.
     pub discard_blobs: bool,
+    /// Whose signatures pulled images need.
+    pub policy: signatures::Policy,
     pub limits: Limits,
     pub patience: Patience,
     /// Blobs fetched at once, in all pulls.
@@ -85,6 +88,7 @@ impl Options {
             registries: Registries::default(),
             disable_default_endpoint: false,
             discard_blobs: false,
+            policy: signatures::Policy::default(),
             limits: Limits::default(),
             patience: Patience::default(),
             downloads: 4,

@@ -33,10 +33,14 @@ pub async fn pull(inner: &Arc<Inner>, name: &str, logins: &[Login], events: Even
     }
     let hold = Hold::new(inner);
     events(Event::Resolving { image: reference.to_string() });
-    if let Some(id) = unchanged(inner, &reference, &sessions).await? {
+    let policy = &inner.options.policy;
+    if policy.accepts(&reference)
+        && let Some(id) = unchanged(inner, &reference, &sessions).await?
+    {
         return Ok(id);
     }
     let (resolved, served_by) = resolve(inner, &reference, &sessions, &hold).await?;
+    policy.check(&reference, &[&resolved.target, &resolved.manifest_digest], &sessions[served_by]).await?;
     events(Event::Resolved {
         image: reference.to_string(),
         digest: resolved.target.clone(),

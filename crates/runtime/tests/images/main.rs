@@ -8,5 +8,6 @@ mod archives;
 mod pulling;
 mod real_registry;
 mod registry;
+mod signing;
 mod storing;
 mod support;

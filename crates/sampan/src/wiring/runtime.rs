@@ -16,6 +16,8 @@ use runtime::images::registries::Registries;
 use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
 use tokio::sync::broadcast;
 
+use crate::credentials::Providers;
+
 pub(super) const SPEC_HASH: &str = "sampan.io/spec-hash";
 /// Who lags behind this many changes lists all pods.
 pub(super) const BACKLOG: usize = 1024;
@@ -28,6 +30,8 @@ pub struct Containers {
     addresses: PathBuf,
     cgroups: PodCgroups,
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
+    /// Programs that know logins.
+    providers: Option<Providers>,
     /// Keeps the layers of living containers, by id, and of mounted images, by pod and directory.
     held: Mutex<HashMap<String, Rootfs>>,
     changes: broadcast::Sender<PodChanged>,
@@ -100,6 +104,7 @@ impl Containers {
         images: Images,
         addresses: PathBuf,
         cgroups: PodCgroups,
+        providers: Option<Providers>,
     ) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(&addresses)?;
         let mut known = HashMap::new();
@@ -116,6 +121,7 @@ impl Containers {
             images,
             addresses,
             cgroups,
+            providers,
             known: Mutex::new(known),
             held: Mutex::default(),
             changes,
@@ -629,9 +635,15 @@ impl ports::Images for Containers {
         credentials: &'a [Credentials],
     ) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
         Box::pin(async move {
-            let options = PullOptions { logins: credentials.iter().filter_map(login).collect(), events: None };
+            // The pod's own first, as upstream; which fits the image is seen there.
+            let mut logins: Vec<_> = credentials.iter().filter_map(login).collect();
+            if let Some(providers) = &self.providers {
+                logins.extend(providers.logins(name).await);
+            }
+            let options = PullOptions { logins, events: None };
             self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
+                Kind::Signature => PullError::Signature(error.chain()),
                 _ => PullError::Failed(error.chain()),
             })
         })
@@ -708,11 +720,24 @@ pub fn registries(path: &Path) -> std::result::Result<Registries, String> {
         return Ok(Registries::default());
     };
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let parsed = schema::yaml::parse(text.as_bytes()).map_err(|error| named(&error))?;
-    let mut json = Vec::new();
-    schema::json::encode_untyped(&parsed.value, &mut json);
+    let json = yaml_as_json(&text).map_err(|error| named(&error))?;
     let value = serde_json::from_slice(&json).map_err(|error| named(&error))?;
     Registries::from_value(value).map_err(|error| named(&error))
+}
+
+/// kubelet's credential provider plugins; none unless both are given.
+pub fn providers(config: Option<&Path>, dir: Option<&Path>) -> std::result::Result<Option<Providers>, String> {
+    let (Some(path), Some(dir)) = (config, dir) else { return Ok(None) };
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+    Providers::new(&yaml_as_json(&text).map_err(|error| named(&error))?, dir).map(Some).map_err(|error| named(&error))
+}
+
+fn yaml_as_json(text: &str) -> std::result::Result<Vec<u8>, String> {
+    let parsed = schema::yaml::parse(text.as_bytes()).map_err(|error| error.to_string())?;
+    let mut json = Vec::new();
+    schema::json::encode_untyped(&parsed.value, &mut json);
+    Ok(json)
 }
 
 /// The image store of a node.
@@ -721,5 +746,10 @@ pub fn image_store(dir: &Path, registries: Registries) -> std::result::Result<Im
         .map_or_else(|_| std::env::consts::ARCH.to_owned(), |arch| arch.trim().to_owned());
     let mut options = images::Options::new(images::platform::Platform::host(&machine));
     options.registries = registries;
+    let policy = Path::new("/etc/sampan/policy.json");
+    if let Some(text) = crate::files::read(policy).map_err(|error| error.to_string())? {
+        let parsed = images::signatures::Policy::parse(text.as_bytes());
+        options.policy = parsed.map_err(|error| format!("{}: {error}", policy.display()))?;
+    }
     Images::open(dir, options).map_err(|error| error.chain())
 }

@@ -222,7 +222,17 @@ impl Session {
                     sleep(wait.unwrap_or_else(|| backoff(patience, attempt))).await;
                     attempt += 1;
                 }
-                _ => return Err(Error::Answer { reference, endpoint, status: status.as_u16(), detail }),
+                _ => {
+                    let wait = wait
+                        .map_or(String::new(), |wait| format!("it wants to be asked again in {} s", wait.as_secs()));
+                    let said: Vec<String> = [detail, wait].into_iter().filter(|text| !text.is_empty()).collect();
+                    return Err(Error::Answer {
+                        reference,
+                        endpoint,
+                        status: status.as_u16(),
+                        detail: said.join("; "),
+                    });
+                }
             }
         }
     }
