@@ -193,9 +193,15 @@ second_ends() { kill -9 "$(cat "$work/second.pid")"; within 20 fails kill -0 "$(
 second_ready() { within 60 c get --raw /readyz && within 60 c wait --for=condition=Ready node/two --timeout=1s; }
 # As a machine that has stopped: nothing of it runs.
 second_is_off() {
+  local keeper
   second_ends
-  at "$agent" "$sampan" killall --data-dir "$small" >>"$work/log/killall" 2>&1
-  grep " $small" /proc/self/mountinfo | awk '{print $5}' | tac | while read -r point; do umount "$point" || umount -l "$point"; done
+  # Without a disk it does not know what to end.
+  if ! at "$agent" "$sampan" killall --data-dir "$small" >>"$work/log/killall" 2>&1; then
+    for keeper in $(pgrep -f "hold dir=$small/"); do kill -9 $(pgrep -P "$keeper") "$keeper"; done
+  fi
+  grep " $small" /proc/self/mountinfo | awk '{print $5}' | tac | while read -r point; do umount "$point" 2>/dev/null || umount -l "$point"; done
+  # The file system goes with the last process that was on it.
+  within 20 eval "! losetup -l -O BACK-FILE | grep -q '^$work/'"
 }
 mounted() { mkdir -p "$small" && mount -o loop "$1" "$small"; }
 deployed() { is "$1" c get deployment standing -o 'jsonpath={.status.availableReplicas}'; }

@@ -19,13 +19,14 @@ def run():
         said = b""
         while data := stream.recv(65536):
             said += data
-            if b'"status":"Success"' in said and b"here" in said:
-                good.append(1)
-            if b'"status":"' in said:
-                if b'"status":"Failure"' in said:
-                    print(said[-400:], file=sys.stderr)
+            if b"\x88\x02\x03\xe8" in said:  # the end
                 stream.sendall(struct.pack("!BB", 0x88, 0x80) + b"\0\0\0\0")
-                return
+                break
+        # The output, and then how it ended.
+        if b"here" in said.split(b'"status":"Success"')[0] and b'"status":"Success"' in said:
+            good.append(1)
+        else:
+            print(said[-600:], file=sys.stderr)
 
 
 def attempt():

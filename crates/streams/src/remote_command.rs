@@ -89,11 +89,12 @@ async fn channels(io: impl Io, streams: Streams, base64: bool, status: bool, clo
     });
 
     let (messages_to, mut messages) = mpsc::channel::<(u8, Bytes)>(4);
-    let writer = |channel: u8, wanted: bool| {
+    let mut outputs = Vec::new();
+    let mut writer = |channel: u8, wanted: bool| {
         wanted.then(|| {
             let (ours, theirs) = pipe();
             let messages = messages_to.clone();
-            tokio::spawn(async move { pump(theirs, channel, messages).await });
+            outputs.push(tokio::spawn(async move { pump(theirs, channel, messages).await }));
             tokio::io::split(ours).1
         })
     };
@@ -102,7 +103,13 @@ async fn channels(io: impl Io, streams: Streams, base64: bool, status: bool, clo
     let (error, error_from) = pipe();
     tokio::spawn({
         let messages = messages_to.clone();
-        async move { pump(error_from, ERROR, messages).await }
+        async move {
+            // The last word comes after all output, as upstream's: clients may go once they have it.
+            for output in outputs {
+                let _ = output.await;
+            }
+            pump(error_from, ERROR, messages).await
+        }
     });
     drop(messages_to);
     tokio::spawn(async move {
