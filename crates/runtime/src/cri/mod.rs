@@ -173,6 +173,8 @@ fn store_refused(error: images::Error) -> Status {
         Kind::Unauthorized => Status::permission_denied(text),
         Kind::Unavailable => Status::unavailable(text),
         Kind::Cancelled => Status::cancelled(text),
+        // The word by which kubelets know it.
+        Kind::Signature => Status::unknown(format!("SignatureValidationFailed: {text}")),
         Kind::NoPlatform | Kind::BadImage | Kind::Local => Status::unknown(text),
     }
 }
