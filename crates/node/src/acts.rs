@@ -10,14 +10,16 @@ use std::{fs, io};
 use schema::api::core::v1::{LifecycleHandler, Pod, PodStatus, ResourceRequirements};
 use schema::api::node::v1::RuntimeClass;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::container::{self, Parts};
 use crate::env::Sources;
 use crate::memory::Failure;
+use crate::metrics::Count;
 use crate::objects::{Named, Wake, lock};
 use crate::plan::Action;
-use crate::pod::{Desired, Member, pull_policy};
+use crate::pod::{Desired, Kind, Member, pull_policy};
 use crate::ports::{Container, ContainerState, Error, Image, Nanos, PortMapping, Resources, Sandbox};
 use crate::shared::Shared;
 use crate::volumes::Round;
@@ -81,6 +83,55 @@ impl Acts {
     }
 
     pub async fn run(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
+        let operation = match &action {
+            Action::Sandbox { .. } => "run_podsandbox",
+            Action::StopSandbox => "stop_podsandbox",
+            Action::Start { .. } => "start_container",
+            Action::Stop { .. } => "stop_container",
+            Action::Remove { .. } => "remove_container",
+            Action::Image { .. } => "pull_image",
+            Action::Resize { .. } => "update_container",
+            _ => "",
+        };
+        let kind = match &action {
+            Action::Start { container, .. } => desired.member(container).map_or("", |member| match member.kind {
+                Kind::App => "container",
+                Kind::Ephemeral => "ephemeral_container",
+                Kind::Init | Kind::Sidecar => "init_container",
+            }),
+            _ => "",
+        };
+        let begun = Instant::now();
+        let outcome = self.act(action, desired, named, known).await;
+        if operation.is_empty() {
+            return outcome;
+        }
+        let metrics = &self.shared.metrics;
+        let failed = match &outcome {
+            Outcome::Sandbox(made) => {
+                metrics.count(Count::StartedPods, String::new());
+                if made.is_err() {
+                    metrics.count(Count::StartedPodsErrors, String::new());
+                }
+                made.is_err()
+            }
+            Outcome::Started { result, .. } => {
+                metrics.count(Count::StartedContainers, format!("container_type=\"{kind}\""));
+                if let Err((reason, _)) = result {
+                    let labels = format!("code=\"{reason}\",container_type=\"{kind}\"");
+                    metrics.count(Count::StartedContainersErrors, labels);
+                }
+                result.is_err()
+            }
+            Outcome::Image { result, .. } => result.is_err(),
+            Outcome::SandboxStopped(result) | Outcome::Done(result) | Outcome::Resized(_, result) => result.is_err(),
+            _ => false,
+        };
+        metrics.operation(operation, failed, begun.elapsed());
+        outcome
+    }
+
+    async fn act(&self, action: Action, desired: &Arc<Desired>, named: &Arc<Named>, known: Known) -> Outcome {
         let uid = desired.uid();
         let runtime = &self.shared.ports.runtime;
         match action {
@@ -411,6 +462,7 @@ impl Acts {
         lock(&self.shared.mounted).remove(uid);
         self.shared.puller.forget(uid);
         self.shared.managers.release(uid);
+        self.shared.metrics.forget(uid);
         self.shared.volumes.unmount(uid).await.map_err(|error| error.to_string())?;
         self.shared.dra.release(uid).await.map_err(|why| format!("unprepare dynamic resources: {why}"))?;
         let runtime = &self.shared.ports.runtime;

@@ -121,7 +121,7 @@ pub async fn write(client: Client, clock: Arc<dyn Clock>, node: String, mut note
     while let Some(mut note) = notes.recv().await {
         let now = clock.now();
         let bucket = buckets.entry(note.about.uid.clone()).or_insert(Bucket { tokens: BURST, at: now });
-        bucket.tokens = (bucket.tokens + (now - bucket.at) as f64 / SECOND as f64 * PER_SECOND).min(BURST);
+        bucket.tokens = (bucket.tokens + (now - bucket.at).max(0) as f64 / SECOND as f64 * PER_SECOND).min(BURST);
         bucket.at = now;
         if bucket.tokens < 1.0 {
             continue;
@@ -132,7 +132,7 @@ pub async fn write(client: Client, clock: Arc<dyn Clock>, node: String, mut note
         };
         if !written.contains_key(&identity(&note)) {
             let like = alike.entry((note.about.uid.clone(), note.reason)).or_default();
-            if now - like.since > ALIKE_WINDOW {
+            if (now - like.since).abs() > ALIKE_WINDOW {
                 *like = Alike { count: 0, since: now };
             }
             like.count += 1;

@@ -76,7 +76,8 @@ impl Puller {
         let key = (desired.uid().to_owned(), name.to_owned());
         let known = lock(&self.failures).get(&key).cloned();
         if let Some((crash, failed_at, said)) = known
-            && let Some(until) = crash.until(failed_at).filter(|until| *until > self.clock.now())
+            && let Some(until) =
+                crash.until(failed_at).filter(|until| *until > self.clock.now() && failed_at <= self.clock.now())
         {
             self.events.note(pod, path, false, "BackOff", format!("Back-off pulling image \"{name}\""));
             self.events.note(pod, path, true, "Failed", "Error: ImagePullBackOff");

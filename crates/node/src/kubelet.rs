@@ -20,6 +20,7 @@ use crate::events::{self, Note, Recorder};
 use crate::images::Puller;
 use crate::memory::End;
 use crate::memory::SECOND;
+use crate::metrics::{Count, Metrics};
 use crate::objects::{Cache, lock};
 use crate::plan::{is_running, is_terminal};
 use crate::pod::{SOURCE, is_critical, is_static};
@@ -33,7 +34,7 @@ use crate::store::Store;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle, Orders, View};
-use crate::{admission, plugins, podresources, preemption, resources, upkeep};
+use crate::{admission, plugins, podresources, preemption, resources, shutdown, upkeep};
 
 pub struct Kubelet {
     pub(crate) shared: Arc<Shared>,
@@ -156,6 +157,8 @@ impl Kubelet {
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
             managers,
+            metrics: Metrics::default(),
+            health_changed: Notify::new(),
             sizing,
             volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone(), csi.clone()),
             csi,
@@ -234,6 +237,7 @@ impl Kubelet {
             () = static_pods::keep(&self) => {}
             () = self.run_plugins() => {}
             () = podresources::serve(self.clone()) => {}
+            () = shutdown::follow(&self) => {}
             () = self.follow_pods(news) => {}
         }
     }
@@ -651,6 +655,9 @@ impl Kubelet {
     async fn admit(&self, pod: &Pod) -> Result<(), End> {
         let uid = &pod.metadata.uid;
         let node = self.node();
+        if lock(&self.health).shutting_down {
+            return Err(admission::rejected("NodeShutdown", "Pod was rejected as the node is shutting down."));
+        }
         let pressures: Vec<&str> = {
             let health = lock(&self.health);
             let pressed = [
@@ -686,7 +693,9 @@ impl Kubelet {
             let message = format!("Unexpected error while attempting to recover from admission failure: {why}");
             admission::rejected("UnexpectedAdmissionError", &message)
         })?;
+        let resource = lacking.first().map(|of| of.name.clone()).unwrap_or_default();
         for victim in &victims {
+            self.shared.metrics.count(Count::Preemptions, format!("preemption_signal=\"{resource}\""));
             let disrupted = Some("Pod was preempted by Kubelet to accommodate a critical pod.".into());
             let end = End { disrupted, ..End::new("Preempting", "Preempted in order to admit critical pod".into()) };
             self.end(&victim.metadata.uid, "Preempting", end);

@@ -183,4 +183,22 @@ impl Memory {
         let (volumes, sandbox, network) = (Step::todo(), Step::todo(), Step::todo());
         Self { status, volumes, sandbox, network, ..Self::default() }
     }
+
+    /// Moves every time that was reckoned from the clock as it was before it was set.
+    pub fn shift(&mut self, by: Nanos) {
+        for step in [&mut self.volumes, &mut self.sandbox, &mut self.network] {
+            step.failure.iter_mut().for_each(|failure| failure.retry_at += by);
+        }
+        // When tokens and certificates end is told by others: they are looked at again.
+        self.volumes.dirty |= self.volumes.refresh_at.is_some();
+        for image in self.images.values_mut() {
+            if let ImageState::Failed(failure) = image {
+                failure.retry_at += by;
+            }
+        }
+        self.starts.values_mut().for_each(|failure| failure.retry_at += by);
+        self.crashes.values_mut().for_each(|crash| crash.updated_at += by);
+        self.stopping.values_mut().for_each(|stopping| stopping.since += by);
+        self.ending_since.iter_mut().for_each(|since| *since += by);
+    }
 }

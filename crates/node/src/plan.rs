@@ -369,7 +369,9 @@ fn restart<'a>(
     wanted: &mut Vec<&'a Member>,
 ) {
     let name = &member.container.name;
+    // One that ended later than now ended before the clock was set.
     let ended = latest.filter(|container| exit_code(container).is_some()).map(ended_at);
+    let ended = ended.filter(|ended| *ended <= input.now + SECOND);
     let until = ended.and_then(|ended| input.memory.crashes.get(name).and_then(|crash| crash.until(ended)));
     match (until, input.memory.crashes.get(name)) {
         (Some(until), Some(crash)) if until > input.now => {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reconcile::io::BoxFuture;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 pub use streams::{Reader, Stdio, Writer};
 
@@ -362,18 +362,50 @@ pub struct Usage {
     pub page_faults: u64,
     pub major_page_faults: u64,
     pub processes: u64,
+    pub cpu_user_nanoseconds: u64,
+    pub cpu_system_nanoseconds: u64,
+    /// Periods of its CPU quota, those in which it ran into it, and for how long together.
+    pub cfs_periods: u64,
+    pub cfs_throttled_periods: u64,
+    pub cfs_throttled_nanoseconds: u64,
+    pub memory_cache_bytes: u64,
+    pub memory_mapped_bytes: u64,
+    pub memory_swap_bytes: u64,
+    pub memory_max_bytes: u64,
+    pub memory_failures: u64,
+    /// 0: none.
+    pub memory_limit_bytes: u64,
+    pub io: Vec<DiskIo>,
+    /// How long some and all of its tasks have waited for `cpu`, `memory` and `io`, in microseconds; empty where the
+    /// kernel does not tell.
+    pub stalled: Vec<(&'static str, u64, u64)>,
     /// Writable layer.
     pub root_fs_used_bytes: u64,
     pub root_fs_inodes: u64,
+}
+
+/// What was read of a disk and written to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskIo {
+    /// `/dev/sda`.
+    pub device: String,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InterfaceStats {
     pub name: String,
     pub rx_bytes: u64,
+    pub rx_packets: u64,
     pub rx_errors: u64,
+    pub rx_dropped: u64,
     pub tx_bytes: u64,
+    pub tx_packets: u64,
     pub tx_errors: u64,
+    pub tx_dropped: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -500,10 +532,16 @@ pub struct NodeUsage {
     pub network: Vec<InterfaceStats>,
 }
 
+/// Whether the machine goes down, and how to say that it may.
+pub type Shutdowns = (watch::Receiver<bool>, Box<dyn Fn() + Send + Sync>);
+
 pub trait Host: Send + Sync + 'static {
     fn machine(&self) -> Machine;
     fn topology(&self) -> crate::topology::Topology;
     fn usage(&self) -> NodeUsage;
+    /// Whether the machine goes down, which waits until it is told that it may; `None` where nobody
+    /// announces it.
+    fn shutdowns(&self) -> Option<Shutdowns>;
     /// Ends when the kernel tells that memory is short; never where it cannot.
     fn memory_pressure(&self) -> BoxFuture<'_, ()>;
     /// Of the file system which holds a path.

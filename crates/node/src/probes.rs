@@ -13,6 +13,7 @@ use crate::grpc;
 use crate::hooks::{host, port, target};
 use crate::http_get;
 use crate::memory::{Memory, Probed};
+use crate::metrics::Count;
 use crate::objects::{Wake, lock};
 use crate::plan::is_running;
 use crate::pod::{Desired, Member};
@@ -177,7 +178,9 @@ impl Runner {
         let (mut good, mut bad) = (0, 0);
         let mut next = Instant::now();
         loop {
-            match self.attempt_again().await {
+            let attempt = self.attempt_again().await;
+            self.tell(&attempt);
+            match attempt {
                 Ok(()) => {
                     (good, bad) = (good + 1, 0);
                     if good >= seconds(self.probe.success_threshold, 1) && self.succeeded() {
@@ -200,6 +203,22 @@ impl Runner {
             tokio::time::sleep_until(next).await;
             next = next.max(Instant::now() - period);
         }
+    }
+
+    fn tell(&self, attempt: &Result<(), Bad>) {
+        let result = match attempt {
+            Ok(()) => "successful",
+            Err(Bad::Failure(_)) => "failed",
+            Err(Bad::Error(_)) => "unknown",
+        };
+        let (meta, container) = (&self.desired.pod.metadata, &self.member.container.name);
+        let (namespace, pod, uid, of) = (&meta.namespace, &meta.name, &meta.uid, self.of.name());
+        self.shared.metrics.count(
+            Count::Probes,
+            format!(
+                "container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\",pod_uid=\"{uid}\",probe_type=\"{of}\",result=\"{result}\""
+            ),
+        );
     }
 
     fn note(&self, reason: &'static str, message: String) {

@@ -87,6 +87,8 @@ pub struct Health {
     pub pid_pressure: bool,
     /// Why it is not ready.
     pub not_ready: Option<String>,
+    /// The machine goes down.
+    pub shutting_down: bool,
 }
 
 /// The conditions in upstream's order and words; times of those that stay are kept.
@@ -96,9 +98,14 @@ pub fn conditions(health: &Health, old: &[NodeCondition], now: Nanos) -> Vec<Nod
         let (reason, message) = if is { yes } else { no };
         (kind.to_owned(), is, reason.to_owned(), message.to_owned())
     };
-    let ready = match &health.not_ready {
+    let down = health.shutting_down.then(|| "node is shutting down".to_owned());
+    let not_ready = match (&health.not_ready, down) {
+        (Some(why), Some(down)) => Some(format!("[{why}, {down}]")),
+        (why, down) => why.clone().or(down),
+    };
+    let ready = match not_ready {
         None => ("Ready".to_owned(), true, "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
-        Some(why) => ("Ready".to_owned(), false, "KubeletNotReady".to_owned(), why.clone()),
+        Some(why) => ("Ready".to_owned(), false, "KubeletNotReady".to_owned(), why),
     };
     let rows = [
         pressure(
@@ -336,6 +343,7 @@ pub async fn keep_status(shared: Arc<Shared>, health: impl Fn() -> Health + Send
             () = tokio::time::sleep(pause) => {}
             _ = in_use.changed() => {}
             _ = devices.changed() => {}
+            () = shared.health_changed.notified() => {}
         }
     }
 }

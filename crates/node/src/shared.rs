@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use reconcile::io::Client;
 use schema::api::core::v1::{ConfigMap, Secret, Service};
 use schema::quantity::Quantity;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, Ports};
 use crate::csi::Csi;
@@ -14,6 +14,7 @@ use crate::devices::Devices;
 use crate::dra::Dra;
 use crate::events::Recorder;
 use crate::images::Puller;
+use crate::metrics::Metrics;
 use crate::objects::Cache;
 use crate::ports::Machine;
 use crate::resources::Sizing;
@@ -27,6 +28,7 @@ pub struct Shared {
     pub machine: Machine,
     pub allocatable: BTreeMap<String, Quantity>,
     pub host_ips: Vec<String>,
+    pub metrics: Metrics,
     pub volumes: Volumes,
     pub csi: Arc<Csi>,
     pub devices: Arc<Devices>,
@@ -38,6 +40,8 @@ pub struct Shared {
     pub config_maps: Cache<ConfigMap>,
     pub secrets: Cache<Secret>,
     pub services: RwLock<Vec<Arc<Service>>>,
+    /// The node's conditions are others now.
+    pub health_changed: Notify,
     /// No server answered at start: what is known from before must do.
     pub offline: watch::Sender<bool>,
     /// The services were listed once (or the node is offline).

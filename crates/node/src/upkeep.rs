@@ -13,6 +13,7 @@ use crate::config::ImageGc;
 use crate::eviction::{self, Candidate, Manager, Observation, Observations, Part, Pressure, Signal, Threshold};
 use crate::kubelet::{Kubelet, LOOK};
 use crate::memory::SECOND;
+use crate::metrics::Count;
 use crate::objects::lock;
 use crate::plan::{is_running, is_terminal};
 use crate::pod::is_critical;
@@ -68,9 +69,13 @@ async fn round(kubelet: &Kubelet, rounds: &mut Rounds) -> Vec<String> {
     {
         let has = |pressure| found.pressures.contains(&pressure);
         let mut health = lock(&kubelet.health);
+        let before = health.clone();
         health.memory_pressure = has(Pressure::Memory);
         health.disk_pressure = has(Pressure::Disk);
         health.pid_pressure = has(Pressure::Pid);
+        if *health != before {
+            kubelet.shared.health_changed.notify_one();
+        }
     }
     if now - rounds.images_at >= IMAGES_EVERY {
         rounds.images_at = now;
@@ -251,6 +256,7 @@ async fn enforce_limits(kubelet: &Kubelet) -> Vec<String> {
         if let Some(message) = outgrown(kubelet, &view).await
             && kubelet.evict(&view, message, AT_ONCE_SECONDS, false)
         {
+            kubelet.shared.metrics.count(Count::Evictions, "eviction_signal=\"ephemeralcontainerfs.limit\"".into());
             evicted.push(view.desired.uid().to_owned());
         }
     }
@@ -308,6 +314,7 @@ async fn evict_one(kubelet: &Kubelet, crossed: &Threshold, observed: &Observatio
             _ => shared.config.evictions.max_grace_seconds.min(own),
         };
         if kubelet.evict(view, eviction::message(crossed, observed, &parts), grace, true) {
+            shared.metrics.count(Count::Evictions, format!("eviction_signal=\"{}\"", signal.name()));
             return Some(candidate.uid);
         }
     }

@@ -3,10 +3,11 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use schema::api::core::v1::{LifecycleHandler, Pod, PodStatus};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::acts::{self, Acts, Outcome};
 use crate::memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping};
+use crate::metrics::Time;
 use crate::objects::{Named, Wake};
 use crate::plan::{self, Action, Input, Plan};
 use crate::pod::{Desired, Kind, is_static};
@@ -62,6 +63,9 @@ struct Worker {
     seen: watch::Sender<Arc<View>>,
     noted_backoffs: HashSet<(String, u32)>,
     next: Option<Nanos>,
+    begun: Instant,
+    /// When the clock was looked at last, and what it said.
+    clock: (Instant, Nanos),
 }
 
 /// Actions with one key never run side by side.
@@ -114,6 +118,8 @@ pub fn spawn(shared: &Arc<Shared>, pod: Arc<Pod>, orders: Orders) -> Handle {
         seen: seen_to,
         noted_backoffs: HashSet::new(),
         next: None,
+        begun: Instant::now(),
+        clock: (Instant::now(), shared.ports.clock.now()),
     };
     let client = shared.client.clone();
     let task = tokio::spawn({
@@ -140,7 +146,10 @@ impl Worker {
         loop {
             self.take_news(&mut pods, &mut orders);
             let uid = self.desired.uid().to_owned();
-            let observed = match self.shared.ports.runtime.pod(&uid).await {
+            let asked = Instant::now();
+            let observed = self.shared.ports.runtime.pod(&uid).await;
+            self.shared.metrics.took(Time::Relist, String::new(), asked.elapsed());
+            let observed = match observed {
                 Ok(observed) => observed,
                 Err(error) => {
                     tracing::warn!(pod = %self.desired.label(), %error, "the runtime does not say how a pod is");
@@ -149,6 +158,7 @@ impl Worker {
                 }
             };
             let now = self.shared.ports.clock.now();
+            self.follow_clock(now);
             self.learn(&observed, now);
             let plan = plan::plan(&Input {
                 desired: &self.desired,
@@ -193,6 +203,16 @@ impl Worker {
                 () = sleep => {}
             }
         }
+    }
+
+    /// Somebody has set the machine's clock: what is to happen later happens as much later as before.
+    fn follow_clock(&mut self, now: Nanos) {
+        let passed = i64::try_from(self.clock.0.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        let jumped = now - self.clock.1 - passed;
+        if jumped.abs() > SECOND {
+            self.memory.shift(jumped);
+        }
+        self.clock = (Instant::now(), now);
     }
 
     fn take_news(&mut self, pods: &mut watch::Receiver<Arc<Pod>>, orders: &mut watch::Receiver<Orders>) {
@@ -345,6 +365,9 @@ impl Worker {
             return true;
         }
         let was_terminal = plan::is_terminal(&self.memory.status.phase);
+        if self.memory.status.phase == "Pending" && plan.status.phase == "Running" {
+            self.shared.metrics.took(Time::PodStart, String::new(), self.begun.elapsed());
+        }
         self.memory.status = plan.status;
         let uid = self.desired.uid();
         let statuses = &mut self.memory.status;

@@ -152,7 +152,11 @@ impl Kubelet {
             ["metrics", "cadvisor"] => {
                 Ok(typed("text/plain; version=0.0.4; charset=utf-8", self.cadvisor_metrics().await))
             }
-            ["metrics", "probes"] => Ok(typed("text/plain; version=0.0.4; charset=utf-8", "")),
+            ["metrics", "probes"] => {
+                let mut text = String::new();
+                self.shared.metrics.text(&mut text, true);
+                Ok(typed("text/plain; version=0.0.4; charset=utf-8", text))
+            }
             _ => Err(Refusal::not_found("404 page not found\n")),
         }
     }

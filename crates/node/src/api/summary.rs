@@ -1,14 +1,13 @@
 //! Usage of the node and its pods: `/stats/summary` and the metrics endpoints.
 
-use std::fmt::{Display, Write};
-
 use serde_json::{Value, json};
 
 use super::bare_id;
 use crate::kubelet::Kubelet;
 use crate::memory::SECOND;
+use crate::metrics::{self, family};
 use crate::objects::lock;
-use crate::ports::{FsStats, InterfaceStats, Nanos, PodStats, Usage};
+use crate::ports::{Container, ContainerState, DiskIo, FsStats, InterfaceStats, Nanos, PodStats, Usage};
 
 fn time(nanos: Nanos) -> String {
     schema::time::format(nanos.div_euclid(SECOND))
@@ -170,86 +169,217 @@ impl Kubelet {
 
     pub(super) async fn cadvisor_metrics(&self) -> String {
         let all = self.usages().await;
-        let (mut containers, mut interfaces) = (Vec::new(), Vec::new());
+        // With its labels: containers, and pods as a whole, which have neither name nor image.
+        let (mut rows, mut interfaces, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for (view, stats) in &all {
-            let (namespace, pod) = (&view.desired.pod.metadata.namespace, &view.desired.pod.metadata.name);
+            let pod = &view.desired.pod;
+            let group = format!("/{}", crate::resources::cgroup(pod));
+            let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
+            let tail = format!("namespace=\"{namespace}\",pod=\"{name}\"");
             for container in &view.observed.containers {
                 let Some(usage) = stats.containers.get(&container.id) else { continue };
-                let (name, id, image) = (&container.name, &container.id, &container.image);
-                let labels = format!("container=\"{name}\",id=\"{id}\",image=\"{image}\",name=\"{id}\"");
-                containers.push((format!("{{{labels},namespace=\"{namespace}\",pod=\"{pod}\"}}"), usage));
+                let (own, id, image) = (&container.name, &container.id, &container.image);
+                let head = format!("container=\"{own}\",id=\"{group}/{id}\",image=\"{image}\"");
+                starts.push((format!("{{{head},name=\"{id}\",{tail}}}"), container.created_at / SECOND));
+                rows.push((head, format!("name=\"{id}\",{tail}"), usage));
             }
-            for interface in &stats.network {
-                let labels = format!("interface=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"", interface.name);
-                interfaces.push((format!("{{{labels}}}"), interface));
+            let head = format!("container=\"\",id=\"{group}\",image=\"\"");
+            for link in &stats.network {
+                let labels = format!("{{{head},interface=\"{}\",name=\"\",{tail}}}", link.name);
+                interfaces.push((labels, link));
             }
+            rows.push((head, format!("name=\"\",{tail}"), &stats.pod));
         }
-        const MEMORY: &str = "Current memory usage in bytes, including all memory regardless of when it was accessed";
-        const DISK: &str = "Number of bytes that are consumed by the container on this filesystem.";
-        let gauges: [(&str, &str, fn(&Usage) -> u64); 5] = [
-            ("container_memory_usage_bytes", MEMORY, |usage| usage.memory_usage_bytes),
-            ("container_memory_working_set_bytes", "Current working set in bytes.", |usage| {
-                usage.memory_working_set_bytes
-            }),
-            ("container_memory_rss", "Size of RSS in bytes.", |usage| usage.memory_rss_bytes),
-            ("container_processes", "Number of processes running inside the container.", |usage| usage.processes),
-            ("container_fs_usage_bytes", DISK, |usage| usage.root_fs_used_bytes),
-        ];
-        let counters: [(&str, &str, fn(&InterfaceStats) -> u64); 2] = [
-            ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.rx_bytes),
-            ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
-        ];
         let mut text = String::new();
-        let samples = containers.iter().map(|(labels, usage)| (labels, seconds(usage.cpu_nanoseconds)));
-        let help = "Cumulative cpu time consumed in seconds.";
-        family(&mut text, "container_cpu_usage_seconds_total", "counter", help, samples);
-        for (name, help, of) in gauges {
-            family(&mut text, name, "gauge", help, containers.iter().map(|(labels, usage)| (labels, of(usage))));
+        let plain = |of: fn(&Usage) -> u64| {
+            rows.iter().map(move |(head, tail, usage)| (format!("{{{head},{tail}}}"), of(usage)))
+        };
+        let timed = |of: fn(&Usage) -> u64, label: &'static str| {
+            rows.iter().map(move |(head, tail, usage)| (format!("{{{head},{label}{tail}}}"), seconds(of(usage))))
+        };
+        for (name, label, help, of) in SECONDS {
+            family(&mut text, name, "counter", help, timed(of, label));
         }
-        for (name, help, of) in counters {
-            family(&mut text, name, "counter", help, interfaces.iter().map(|(labels, of_link)| (labels, of(of_link))));
+        for (name, kind, help, of) in FIGURES {
+            family(&mut text, name, kind, help, plain(of));
         }
+        for (name, help, of) in IO {
+            let samples = rows.iter().flat_map(|(head, tail, usage)| {
+                usage.io.iter().map(move |io| {
+                    let labels = format!("{{{head},device=\"{}\",{tail}}}", io.device);
+                    (labels, of(io))
+                })
+            });
+            family(&mut text, name, "counter", help, samples);
+        }
+        for resource in ["cpu", "memory", "io"] {
+            for (of_all, kind) in [(false, "waiting"), (true, "stalled")] {
+                let name = format!("container_pressure_{resource}_{kind}_seconds_total");
+                let help = format!(
+                    "Total time duration tasks in the container have been {kind} due to {resource} congestion."
+                );
+                let samples = rows.iter().filter_map(|(head, tail, usage)| {
+                    let (_, some, full) = usage.stalled.iter().find(|(of, ..)| *of == resource)?;
+                    Some((format!("{{{head},{tail}}}"), seconds(if of_all { *full } else { *some } * 1000)))
+                });
+                family(&mut text, &name, "counter", &help, samples);
+            }
+        }
+        for (name, help, of) in LINKS {
+            family(&mut text, name, "counter", help, interfaces.iter().map(|(labels, link)| (labels, of(link))));
+        }
+        let help = "Start time of the container since unix epoch in seconds.";
+        family(&mut text, "container_start_time_seconds", "gauge", help, starts);
         let machine = &self.shared.machine;
-        family(&mut text, "machine_cpu_cores", "gauge", "Number of logical CPU cores.", [("", machine.cpus)]);
-        let help = "Amount of memory installed on the machine.";
-        family(&mut text, "machine_memory_bytes", "gauge", help, [("", machine.memory_bytes)]);
+        let topology = self.shared.ports.host.topology();
+        let count = |of: fn(&crate::topology::cpus::Cpu) -> u32| {
+            topology.cpus.iter().map(of).collect::<std::collections::BTreeSet<u32>>().len() as u64
+        };
+        let (boot, id, uuid) = (&machine.boot_id, &machine.machine_id, &machine.system_uuid);
+        let labels = format!("{{boot_id=\"{boot}\",machine_id=\"{id}\",system_uuid=\"{uuid}\"}}");
+        for (name, help, value) in [
+            ("machine_cpu_cores", "Number of logical CPU cores.", machine.cpus),
+            ("machine_cpu_physical_cores", "Number of physical CPU cores.", count(|cpu| cpu.core)),
+            ("machine_cpu_sockets", "Number of CPU sockets.", count(|cpu| cpu.socket)),
+            ("machine_memory_bytes", "Amount of memory installed on the machine.", machine.memory_bytes),
+            ("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap_bytes),
+        ] {
+            family(&mut text, name, "gauge", help, [(&labels, value)]);
+        }
         text
     }
 
     pub(super) fn own_metrics(&self) -> String {
         let views = self.views();
         let running = views.iter().filter(|view| view.observed.sandbox.is_some()).count();
-        let containers = views.iter().flat_map(|view| &view.observed.containers);
-        let containers = containers.filter(|container| crate::plan::is_running(container)).count();
+        let of = |is: fn(&Container) -> bool| {
+            views.iter().flat_map(|view| &view.observed.containers).filter(|container| is(container)).count()
+        };
         let not_ready = usize::from(lock(&self.health).not_ready.is_some());
         let name = format!("{{node=\"{}\"}}", self.shared.config.node_name);
-        let state = "{container_state=\"running\"}";
         let mut text = String::new();
+        let help = "Number of containers currently running";
+        let states = [
+            ("{container_state=\"created\"}", of(|container| container.state == ContainerState::Created)),
+            ("{container_state=\"exited\"}", of(|container| matches!(container.state, ContainerState::Exited(_)))),
+            ("{container_state=\"running\"}", of(crate::plan::is_running)),
+            ("{container_state=\"unknown\"}", of(|container| container.state == ContainerState::Unknown)),
+        ];
+        family(&mut text, "kubelet_running_containers", "gauge", help, states);
         for (metric, labels, help, value) in [
             ("kubelet_running_pods", "", "Number of pods that have a running pod sandbox", running),
-            ("kubelet_running_containers", state, "Number of containers currently running", containers),
             ("kubelet_node_name", name.as_str(), "The node's name. The count is always 1.", 1),
             ("kubelet_node_not_ready", "", "Whether the node is not ready", not_ready),
         ] {
             family(&mut text, metric, "gauge", help, [(labels, value)]);
         }
+        let version = &self.shared.config.version;
+        let mut numbers = version.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        let labels = format!(
+            "{{git_version=\"{version}\",major=\"{major}\",minor=\"{minor}\",platform=\"linux/{}\"}}",
+            self.shared.machine.architecture
+        );
+        let help = "A metric with a constant '1' value labeled by the version from which Kubernetes was built";
+        family(&mut text, "kubernetes_build_info", "gauge", help, [(labels, 1)]);
+        self.shared.metrics.text(&mut text, false);
+        metrics::process(&mut text);
         text
     }
 }
 
-/// Appends a metric in the text format; a sample is its labels, braces and all, and its value.
-pub(super) fn family<L: Display, V: Display>(
-    text: &mut String,
-    name: &str,
-    kind: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = (L, V)>,
-) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in samples {
-        let _ = writeln!(text, "{name}{labels} {value}");
-    }
-}
+type Seconds = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
+
+/// Times: name, a label of its own, help, nanoseconds.
+const SECONDS: [Seconds; 4] = [
+    ("container_cpu_usage_seconds_total", "cpu=\"total\",", "Cumulative cpu time consumed in seconds.", |usage| {
+        usage.cpu_nanoseconds
+    }),
+    ("container_cpu_user_seconds_total", "", "Cumulative user cpu time consumed in seconds.", |usage| {
+        usage.cpu_user_nanoseconds
+    }),
+    ("container_cpu_system_seconds_total", "", "Cumulative system cpu time consumed in seconds.", |usage| {
+        usage.cpu_system_nanoseconds
+    }),
+    (
+        "container_cpu_cfs_throttled_seconds_total",
+        "",
+        "Total time duration the container has been throttled.",
+        |usage| usage.cfs_throttled_nanoseconds,
+    ),
+];
+
+type Figure = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
+
+const FIGURES: [Figure; 13] = [
+    ("container_cpu_cfs_periods_total", "counter", "Number of elapsed enforcement period intervals.", |usage| {
+        usage.cfs_periods
+    }),
+    ("container_cpu_cfs_throttled_periods_total", "counter", "Number of throttled period intervals.", |usage| {
+        usage.cfs_throttled_periods
+    }),
+    (
+        "container_memory_usage_bytes",
+        "gauge",
+        "Current memory usage in bytes, including all memory regardless of when it was accessed",
+        |usage| usage.memory_usage_bytes,
+    ),
+    ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
+        usage.memory_working_set_bytes
+    }),
+    ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| usage.memory_rss_bytes),
+    ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |usage| usage.memory_cache_bytes),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", |usage| usage.memory_swap_bytes),
+    ("container_memory_mapped_file", "gauge", "Size of memory mapped files in bytes.", |usage| {
+        usage.memory_mapped_bytes
+    }),
+    ("container_memory_max_usage_bytes", "gauge", "Maximum memory usage recorded in bytes", |usage| {
+        usage.memory_max_bytes
+    }),
+    ("container_memory_failcnt", "counter", "Number of memory usage hits limits", |usage| usage.memory_failures),
+    ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |usage| usage.memory_limit_bytes),
+    ("container_processes", "gauge", "Number of processes running inside the container.", |usage| usage.processes),
+    (
+        "container_fs_usage_bytes",
+        "gauge",
+        "Number of bytes that are consumed by the container on this filesystem.",
+        |usage| usage.root_fs_used_bytes,
+    ),
+];
+
+type Io = (&'static str, &'static str, fn(&DiskIo) -> u64);
+
+const IO: [Io; 4] = [
+    ("container_fs_reads_total", "Cumulative count of reads completed", |io| io.reads),
+    ("container_fs_reads_bytes_total", "Cumulative count of bytes read", |io| io.read_bytes),
+    ("container_fs_writes_total", "Cumulative count of writes completed", |io| io.writes),
+    ("container_fs_writes_bytes_total", "Cumulative count of bytes written", |io| io.written_bytes),
+];
+
+type Link = (&'static str, &'static str, fn(&InterfaceStats) -> u64);
+
+const LINKS: [Link; 8] = [
+    ("container_network_receive_bytes_total", "Cumulative count of bytes received", |link| link.rx_bytes),
+    ("container_network_receive_packets_total", "Cumulative count of packets received", |link| link.rx_packets),
+    ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |link| {
+        link.rx_errors
+    }),
+    (
+        "container_network_receive_packets_dropped_total",
+        "Cumulative count of packets dropped while receiving",
+        |link| link.rx_dropped,
+    ),
+    ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |link| link.tx_bytes),
+    ("container_network_transmit_packets_total", "Cumulative count of packets transmitted", |link| link.tx_packets),
+    ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |link| {
+        link.tx_errors
+    }),
+    (
+        "container_network_transmit_packets_dropped_total",
+        "Cumulative count of packets dropped while transmitting",
+        |link| link.tx_dropped,
+    ),
+];
 
 fn seconds(nanoseconds: u64) -> String {
     format!("{}", nanoseconds as f64 / 1e9)

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::summary::{family, fs};
+use super::summary::fs;
 use crate::kubelet::Kubelet;
+use crate::metrics::family;
 use crate::objects::lock;
 use crate::ports::{FsStats, Nanos};
 use crate::worker::View;

@@ -11,7 +11,7 @@ use crate::eviction::{self, Amount, Candidate, Manager, Observation, Observation
 use crate::memory::SECOND;
 use crate::objects::lock;
 use crate::ports::{PodStats, Usage};
-use crate::{admission, preemption};
+use crate::{admission, preemption, shutdown};
 
 fn threshold(signal: Signal, at: &str, grace: i64, reclaim: Option<&str>) -> Threshold {
     let reclaim = reclaim.and_then(Amount::parse);
@@ -184,4 +184,51 @@ async fn a_critical_pod_preempts() {
         "{}",
         huge.status.message
     );
+}
+
+#[test]
+fn pods_end_in_phases() {
+    let seconds = Duration::from_secs;
+    let phases = [(0, seconds(10)), (1000, seconds(20)), (2_000_000_000, seconds(5))];
+    let pods = [("low", -5), ("plain", 0), ("more", 999), ("high", 1000), ("critical", 2_000_001_000)];
+    let pods = pods.map(|(name, priority)| (name.to_owned(), priority));
+    let groups = shutdown::groups(&phases, &pods).into_iter().map(|(time, uids)| (time.as_secs(), uids.join(" ")));
+    let expected = [(10, "low plain more"), (20, "high"), (5, "critical")];
+    assert_eq!(groups.collect::<Vec<_>>(), expected.map(|(time, uids)| (time, uids.to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_goes_down_waits_for_its_pods() {
+    let (api, machine) = (Api::new(), Machine_::new().with_image("app:1"));
+    lock(&machine.state).stubborn.insert("app".into());
+    let phases = vec![(0, Duration::from_secs(20)), (2_000_000_000, Duration::from_secs(10))];
+    let world = World::set(Dir::new("shuts-down"), api, machine, |config| config.shutdown = phases);
+    world.api.put(&asking("web", 0, "1", "1Gi"));
+    world.api.put(&asking("critical", 2_000_000_000, "1", "1Gi"));
+    for name in ["web", "critical"] {
+        world.until(name, "ready", is_ready).await;
+    }
+    world.machine.down.send_replace(true);
+    let ended = world.until("critical", "ended", |pod| pod.status.phase == "Failed").await;
+    assert_eq!(
+        (&*ended.status.reason, &*ended.status.message),
+        ("Terminated", "Pod was terminated in response to imminent node shutdown.")
+    );
+    let log = world.machine.log();
+    let stops: Vec<&String> = log.iter().filter(|line| line.starts_with("stop app")).collect();
+    assert_eq!(stops, ["stop app 20", "stop app 10"], "one phase after the other");
+    world.api.put(&pod("late", vec![container("app")]));
+    let late = world.until("late", "refused", |pod| pod.status.phase == "Failed").await;
+    assert_eq!(
+        (&*late.status.reason, &*late.status.message),
+        ("NodeShutdown", "Pod was rejected: Pod was rejected as the node is shutting down.")
+    );
+    let node = world.api.all::<Node>().remove(0);
+    let ready = node.status.conditions.iter().find(|of| of.r#type == "Ready").expect("a condition").clone();
+    assert_eq!(
+        (&*ready.status, &*ready.reason, &*ready.message),
+        ("False", "KubeletNotReady", "node is shutting down")
+    );
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(world.machine.released.load(std::sync::atomic::Ordering::Relaxed));
 }

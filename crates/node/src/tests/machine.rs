@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use tokio::time::Instant;
 
 use crate::{config::Ports, objects::lock, ports::*};
 
-pub struct FakeClock(Instant);
+pub struct FakeClock(Instant, AtomicI64);
 
 impl Clock for FakeClock {
     fn now(&self) -> Nanos {
-        super::EPOCH + i64::try_from(self.0.elapsed().as_nanos()).expect("short tests")
+        super::EPOCH + self.1.load(Ordering::Relaxed) + i64::try_from(self.0.elapsed().as_nanos()).expect("short tests")
     }
 }
 
@@ -57,6 +58,9 @@ pub struct Machine_ {
     exits: Notify,
     /// Memory is short.
     pub pressure: Notify,
+    /// The machine goes down, and may.
+    pub down: tokio::sync::watch::Sender<bool>,
+    pub released: Arc<AtomicBool>,
 }
 
 pub type Fake = Arc<Machine_>;
@@ -66,9 +70,11 @@ impl Machine_ {
         Arc::new(Self {
             state: Mutex::default(),
             changes: broadcast::channel(256).0,
-            clock: Arc::new(FakeClock(Instant::now())),
+            clock: Arc::new(FakeClock(Instant::now(), AtomicI64::new(0))),
             exits: Notify::new(),
             pressure: Notify::new(),
+            down: tokio::sync::watch::channel(false).0,
+            released: Arc::default(),
         })
     }
 
@@ -90,6 +96,11 @@ impl Machine_ {
 
     pub fn now(&self) -> Nanos {
         self.clock.now()
+    }
+
+    /// Somebody sets the clock.
+    pub fn jump(&self, by: Nanos) {
+        self.clock.1.fetch_add(by, Ordering::Relaxed);
     }
 
     pub fn with_image(self: Arc<Self>, name: &str) -> Arc<Self> {
@@ -503,6 +514,11 @@ impl Host for Machine_ {
     fn usage(&self) -> NodeUsage {
         let short = lock(&self.state).memory_available;
         NodeUsage { memory_available_bytes: short.unwrap_or(4 << 30), ..NodeUsage::default() }
+    }
+
+    fn shutdowns(&self) -> Option<Shutdowns> {
+        let released = self.released.clone();
+        Some((self.down.subscribe(), Box::new(move || released.store(true, Ordering::Relaxed))))
     }
 
     fn memory_pressure(&self) -> BoxFuture<'_, ()> {

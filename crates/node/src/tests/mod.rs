@@ -2,6 +2,7 @@
 
 mod api;
 mod certificates;
+mod clocks;
 mod evictions;
 #[path = "../../../rpc/examples/mock/plugins.rs"]
 mod fakes;

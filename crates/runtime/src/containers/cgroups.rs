@@ -35,7 +35,7 @@ pub struct DeviceRule {
 }
 
 /// What a cgroup has used. Bytes, nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupStats {
     pub cpu_usage_ns: u64,
     pub memory_usage: u64,
@@ -47,6 +47,71 @@ pub struct CgroupStats {
     pub major_page_faults: u64,
     pub swap_usage: u64,
     pub pids: u64,
+    pub cpu_user_ns: u64,
+    pub cpu_system_ns: u64,
+    /// Periods of the CPU quota, those that were used up, and how long was waited then.
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub throttled_ns: u64,
+    pub cache: u64,
+    pub mapped: u64,
+    pub memory_max_usage: u64,
+    /// How often the memory's limit was hit.
+    pub memory_failures: u64,
+    pub io: Vec<DiskIo>,
+    /// `cpu`, `memory`, `io`: microseconds that some and all tasks have waited; version 2 alone tells.
+    pub pressure: Vec<(&'static str, u64, u64)>,
+}
+
+/// Of one block device, by its number (`8:0`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskIo {
+    pub device: String,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// `8:0 rbytes=1 wbytes=2 …` of version 2.
+fn disks(text: &str) -> Vec<DiskIo> {
+    let line = |line: &str| {
+        let (device, rest) = line.split_once(' ')?;
+        let value = |name: &str| {
+            let found = rest.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+            found.and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        let (read_bytes, written_bytes) = (value("rbytes"), value("wbytes"));
+        Some(DiskIo { device: device.into(), read_bytes, written_bytes, reads: value("rios"), writes: value("wios") })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// `8:0 Read 1` of version 1, for bytes and for operations.
+fn disks_v1(bytes: &str, operations: &str) -> Vec<DiskIo> {
+    let mut found: Vec<DiskIo> = Vec::new();
+    for (text, counts) in [(bytes, false), (operations, true)] {
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let (Some(device), Some(what), Some(Ok(value))) =
+                (words.next(), words.next(), words.next().map(str::parse::<u64>))
+            else {
+                continue;
+            };
+            let at = found.iter().position(|disk| disk.device == device).unwrap_or_else(|| {
+                found.push(DiskIo { device: device.into(), ..DiskIo::default() });
+                found.len() - 1
+            });
+            match (what, counts) {
+                ("Read", false) => found[at].read_bytes = value,
+                ("Write", false) => found[at].written_bytes = value,
+                ("Read", true) => found[at].reads = value,
+                ("Write", true) => found[at].writes = value,
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 impl Cgroups {
@@ -379,8 +444,52 @@ impl Cgroups {
             swap = field(&memory_stat, "total_swap");
             max = limit(read("memory", "memory.limit_in_bytes"));
         }
-        let total = if self.unified() { "" } else { "total_" };
+        let unified = self.unified();
+        let total = if unified { "" } else { "total_" };
+        let cpu_stat = read("cpu", "cpu.stat");
+        let spent = if unified { String::new() } else { read("cpuacct", "cpuacct.stat") };
+        // v1 counts in hundredths of a second.
+        let cpu_of = |name: &str| match unified {
+            true => field(&cpu_stat, &format!("{name}_usec")) * 1000,
+            false => field(&spent, name) * 10_000_000,
+        };
+        let pressure = |resource: &'static str| {
+            let text = read(resource, &format!("{resource}.pressure"));
+            let waited = |kind: &str| {
+                text.lines().find(|line| line.starts_with(kind))?.rsplit_once("total=")?.1.trim().parse::<u64>().ok()
+            };
+            Some((resource, waited("some")?, waited("full").unwrap_or(0)))
+        };
         CgroupStats {
+            cpu_user_ns: cpu_of("user"),
+            cpu_system_ns: cpu_of("system"),
+            periods: field(&cpu_stat, "nr_periods"),
+            throttled_periods: field(&cpu_stat, "nr_throttled"),
+            throttled_ns: match unified {
+                true => field(&cpu_stat, "throttled_usec") * 1000,
+                false => field(&cpu_stat, "throttled_time"),
+            },
+            cache: field(&memory_stat, if unified { "file" } else { "total_cache" }),
+            mapped: field(&memory_stat, if unified { "file_mapped" } else { "total_mapped_file" }),
+            memory_max_usage: match unified {
+                true => number(read("memory", "memory.peak")),
+                false => number(read("memory", "memory.max_usage_in_bytes")),
+            },
+            memory_failures: match unified {
+                true => field(&read("memory", "memory.events"), "max"),
+                false => number(read("memory", "memory.failcnt")),
+            },
+            io: match unified {
+                true => disks(&read("io", "io.stat")),
+                false => disks_v1(
+                    &read("blkio", "blkio.throttle.io_service_bytes_recursive"),
+                    &read("blkio", "blkio.throttle.io_serviced_recursive"),
+                ),
+            },
+            pressure: match unified {
+                true => ["cpu", "memory", "io"].into_iter().filter_map(pressure).collect(),
+                false => Vec::new(),
+            },
             cpu_usage_ns: cpu,
             memory_usage: usage,
             memory_working_set: usage.saturating_sub(inactive),

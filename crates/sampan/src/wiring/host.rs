@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use node::ports::{Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Usage};
+use node::ports::{
+    Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Shutdowns, Usage,
+};
 use pki::{Algorithm, CertificateRequest, KeyPair, Names, Subject, SystemRandom};
 use reconcile::io::BoxFuture;
 use tokio::sync::Notify;
@@ -170,6 +172,10 @@ impl Host for LocalHost {
         }
     }
 
+    fn shutdowns(&self) -> Option<Shutdowns> {
+        super::logind::follow(Path::new("/run/dbus/system_bus_socket")).ok()
+    }
+
     fn memory_pressure(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.pressure.notified())
     }
@@ -229,9 +235,13 @@ pub fn interfaces(path: &str) -> Vec<InterfaceStats> {
             Some(InterfaceStats {
                 name: name.trim().to_owned(),
                 rx_bytes: column(0),
+                rx_packets: column(1),
                 rx_errors: column(2),
+                rx_dropped: column(3),
                 tx_bytes: column(8),
+                tx_packets: column(9),
                 tx_errors: column(10),
+                tx_dropped: column(11),
             })
         })
         .filter(|interface| interface.name != "lo")

@@ -8,6 +8,7 @@ pub mod health;
 pub mod host;
 pub mod kubelet;
 pub mod local;
+mod logind;
 pub mod network;
 pub mod node_proxy;
 pub mod process;

@@ -375,6 +375,14 @@ pub(super) fn check_user(asked: &ports::Security, user: &str, container: &str) -
     }
 }
 
+fn disk(of: &containers::DiskIo) -> ports::DiskIo {
+    let told = std::fs::read_to_string(format!("/sys/dev/block/{}/uevent", of.device)).unwrap_or_default();
+    let name = told.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let device = format!("/dev/{}", name.unwrap_or(&of.device));
+    let (read_bytes, written_bytes) = (of.read_bytes, of.written_bytes);
+    ports::DiskIo { device, read_bytes, written_bytes, reads: of.reads, writes: of.writes }
+}
+
 fn usage(stats: &containers::CgroupStats) -> Usage {
     Usage {
         at: super::host::now_ns(),
@@ -385,6 +393,19 @@ fn usage(stats: &containers::CgroupStats) -> Usage {
         page_faults: stats.page_faults,
         major_page_faults: stats.major_page_faults,
         processes: stats.pids,
+        cpu_user_nanoseconds: stats.cpu_user_ns,
+        cpu_system_nanoseconds: stats.cpu_system_ns,
+        cfs_periods: stats.periods,
+        cfs_throttled_periods: stats.throttled_periods,
+        cfs_throttled_nanoseconds: stats.throttled_ns,
+        memory_cache_bytes: stats.cache,
+        memory_mapped_bytes: stats.mapped,
+        memory_swap_bytes: stats.swap_usage,
+        memory_max_bytes: stats.memory_max_usage,
+        memory_failures: stats.memory_failures,
+        memory_limit_bytes: stats.memory_limit.unwrap_or(0),
+        io: stats.io.iter().map(disk).collect(),
+        stalled: stats.pressure.clone(),
         ..Usage::default()
     }
 }
