@@ -36,13 +36,13 @@ fn a_sandbox_is_checked_and_its_defaults_are_cris() {
 #[test]
 fn signals_go_both_ways() {
     for (name, signal) in [
-        ("", cri::Signal::SignalSigterm),
-        ("SIGUSR1", cri::Signal::SignalSigusr1),
-        ("USR1", cri::Signal::SignalSigusr1),
-        ("SIGRTMIN+3", cri::Signal::SignalSigrtminplus3),
-        ("37", cri::Signal::SignalSigrtminplus3),
-        ("SIGRTMAX-1", cri::Signal::SignalSigrtmaxminus1),
-        ("nonsense", cri::Signal::SignalRuntimeDefault),
+        ("", cri::Signal::Sigterm),
+        ("SIGUSR1", cri::Signal::Sigusr1),
+        ("USR1", cri::Signal::Sigusr1),
+        ("SIGRTMIN+3", cri::Signal::Sigrtminplus3),
+        ("37", cri::Signal::Sigrtminplus3),
+        ("SIGRTMAX-1", cri::Signal::Sigrtmaxminus1),
+        ("nonsense", cri::Signal::RuntimeDefault),
     ] {
         assert_eq!(asked::signal(name), signal as i32, "{name}");
     }

@@ -486,6 +486,7 @@ impl ports::Runtime for External {
                     rx_errors: number(link.rx_errors),
                     tx_bytes: number(link.tx_bytes),
                     tx_errors: number(link.tx_errors),
+                    ..ports::InterfaceStats::default()
                 })
                 .collect();
             Ok(told)
