@@ -58,6 +58,11 @@ pub struct CgroupStats {
     pub memory_max_usage: u64,
     /// How often the memory's limit was hit.
     pub memory_failures: u64,
+    /// Of the kernel on behalf of the cgroup.
+    pub kernel_memory: u64,
+    pub oom_kills: u64,
+    /// 0: no limit of its own.
+    pub pids_limit: u64,
     pub io: Vec<DiskIo>,
     /// `cpu`, `memory`, `io`: microseconds that some and all tasks have waited; version 2 alone tells.
     pub pressure: Vec<(&'static str, u64, u64)>,
@@ -479,6 +484,15 @@ impl Cgroups {
                 true => field(&read("memory", "memory.events"), "max"),
                 false => number(read("memory", "memory.failcnt")),
             },
+            kernel_memory: match unified {
+                true => field(&memory_stat, "kernel"),
+                false => number(read("memory", "memory.kmem.usage_in_bytes")),
+            },
+            oom_kills: field(
+                &self.oom_file(path).and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default(),
+                "oom_kill",
+            ),
+            pids_limit: number(read("pids", "pids.max")),
             io: match unified {
                 true => disks(&read("io", "io.stat")),
                 false => disks_v1(

@@ -170,6 +170,8 @@ pub struct Mount {
     pub readonly: bool,
     pub recursive_readonly: bool,
     pub propagation: Propagation,
+    /// Of an image volume: the image whose files these are.
+    pub image: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

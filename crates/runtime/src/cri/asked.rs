@@ -166,6 +166,7 @@ fn mount(asked: cri::Mount) -> Result<Mount, Status> {
         readonly: asked.readonly,
         recursive_readonly: asked.recursive_read_only,
         propagation,
+        image: asked.image.unwrap_or_default().image,
     })
 }
 

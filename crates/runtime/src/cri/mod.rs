@@ -11,11 +11,13 @@ mod stats;
 mod streaming;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +28,7 @@ use rpc::cri::runtime_service_server::RuntimeServiceServer;
 use rpc::{Response, Routes, Status};
 
 use crate::containers::{self, ContainerStatus, Runtime, SandboxStatus};
-use crate::images::{self, Images, Kind};
+use crate::images::{self, Images, Kind, Rootfs};
 use crate::lock;
 
 pub use asked::signal;
@@ -72,7 +74,9 @@ pub async fn routes(
         streaming,
         reserved: Mutex::default(),
         cpu: Mutex::default(),
+        shown: Mutex::default(),
     }));
+    service.0.take_up_images().await;
     Ok(Routes::default().with(RuntimeServiceServer::new(service.clone())).with(ImageServiceServer::new(service)))
 }
 
@@ -89,6 +93,8 @@ struct Inner {
     reserved: Mutex<HashSet<String>>,
     /// The last look at each cgroup: when, and the processor time by then.
     cpu: Mutex<HashMap<String, (i64, u64)>>,
+    /// Images of volumes, by the directory of a container's.
+    shown: Mutex<HashMap<PathBuf, Vec<Rootfs>>>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;

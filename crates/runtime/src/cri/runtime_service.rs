@@ -85,15 +85,6 @@ impl Inner {
         let pod = self.sandbox(&request.pod_sandbox_id)?;
         let asked = request.config.ok_or_else(|| Status::invalid_argument("container config is missing"))?;
         let metadata = asked.metadata.clone().unwrap_or_default();
-        let image = asked.image.clone().unwrap_or_default().image;
-        let rootfs = self.images.resolve(&image).await.map_err(store_refused)?;
-        let config = asked::container(asked, &pod.config, &rootfs)?;
-        if !config.pid_of.is_empty() {
-            let target = self.container(&config.pid_of)?;
-            if target.sandbox_id != pod.id || target.state != ContainerState::Running {
-                return Err(Status::invalid_argument(format!("invalid target container {:?}", config.pid_of)));
-            }
-        }
         let name = format!("{}/{}_{}", pod.id, metadata.name, metadata.attempt);
         let _reserved = self.reserve(name)?;
         let same = |made: &crate::containers::ContainerStatus| {
@@ -103,8 +94,25 @@ impl Inner {
             let name = format!("{}_{}", metadata.name, metadata.attempt);
             return Err(Status::already_exists(format!("container name {name:?} is reserved for {:?}", old.id)));
         }
-        let container_id = self.runtime.create_container(&pod.id, config).await.map_err(refused)?;
-        Ok(Response::new(cri::CreateContainerResponse { container_id }))
+        let made = self.create_as(&pod, asked).await;
+        if made.is_err() {
+            self.hide_images(&pod.id, &metadata.name, metadata.attempt);
+        }
+        Ok(Response::new(cri::CreateContainerResponse { container_id: made? }))
+    }
+
+    async fn create_as(&self, pod: &SandboxStatus, mut asked: cri::ContainerConfig) -> Result<String, Status> {
+        let image = asked.image.clone().unwrap_or_default().image;
+        let rootfs = self.images.resolve(&image).await.map_err(store_refused)?;
+        self.show_images(&pod.id, &mut asked).await?;
+        let config = asked::container(asked, &pod.config, &rootfs)?;
+        if !config.pid_of.is_empty() {
+            let target = self.container(&config.pid_of)?;
+            if target.sandbox_id != pod.id || target.state != ContainerState::Running {
+                return Err(Status::invalid_argument(format!("invalid target container {:?}", config.pid_of)));
+            }
+        }
+        self.runtime.create_container(&pod.id, config).await.map_err(refused)
     }
 
     async fn image_ref(&self, digest: &str) -> Option<String> {
@@ -215,7 +223,9 @@ impl RuntimeService for Service {
             let inner = &service.0;
             if let Ok(pod) = inner.sandbox(&request.into_inner().pod_sandbox_id) {
                 inner.stop_pod(&pod).await?;
+                let made = inner.containers_of(&pod.id);
                 inner.runtime.remove_sandbox(&pod.id).await.map_err(refused)?;
+                made.iter().for_each(|made| inner.hide_images(&pod.id, &made.config.name, made.config.attempt));
                 // Of a sandbox that named no parent it was made here.
                 if pod.config.cgroup_parent.starts_with(&format!("{}/", inner.settings.cgroup_parent)) {
                     let _ = inner.runtime.cgroups().remove(&pod.config.cgroup_parent);
@@ -299,6 +309,7 @@ impl RuntimeService for Service {
         whole(async move {
             if let Ok(made) = service.0.container(&request.into_inner().container_id) {
                 service.0.runtime.remove_container(&made.id).await.map_err(refused)?;
+                service.0.hide_images(&made.sandbox_id, &made.config.name, made.config.attempt);
             }
             Ok(Response::new(cri::RemoveContainerResponse {}))
         })

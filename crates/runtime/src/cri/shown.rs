@@ -140,6 +140,11 @@ pub fn container_status(made: &ContainerStatus, image_ref: Option<String>) -> cr
                     Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
                 }
                 .into(),
+                image: (!mount.image.is_empty()).then(|| cri::ImageSpec {
+                    image: mount.image.clone(),
+                    image_ref: mount.image.clone(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             })
             .collect(),

@@ -3,7 +3,7 @@
 use rpc::cri::{self, MetricType};
 
 use super::{Inner, now, shown};
-use crate::containers::{CgroupStats, ContainerState, ContainerStatus, SandboxStatus};
+use crate::containers::{CgroupStats, ContainerState, ContainerStatus, DiskIo, Runtime, SandboxStatus};
 use crate::lock;
 
 fn value(value: u64) -> Option<cri::UInt64Value> {
@@ -137,22 +137,26 @@ impl Inner {
                 [&pod.config.name, &pod.config.namespace, container, id, image].map(str::to_owned).to_vec()
             };
             let mut container_metrics = Vec::new();
-            for made in self.containers_of(&pod.id).iter().filter(|made| made.state == ContainerState::Running) {
-                let stats = self.container_stats(made).await;
-                let labels = labels(&made.config.name, &made.id, &made.config.image.reference);
-                let metrics = METRICS.iter().filter_map(|(name, _, kind, read)| {
-                    read(made, &stats).map(|value| metric(name, *kind, labels.clone(), value))
-                });
-                container_metrics
-                    .push(cri::ContainerMetrics { container_id: made.id.clone(), metrics: metrics.collect() });
+            for made in self.containers_of(&pod.id).into_iter().filter(|made| made.state == ContainerState::Running) {
+                let (id, common) = (made.id.clone(), labels(&made.config.name, &made.id, &made.config.image.reference));
+                let disk = self.runtime.container_disk_usage(&made.id).await.unwrap_or_default();
+                let (runtime, parent) = (self.runtime.clone(), pod.config.cgroup_parent.clone());
+                let look = tokio::task::spawn_blocking(move || Look::at(&runtime, &parent, made, disk));
+                let Ok(look) = look.await else { continue };
+                let mut metrics = Vec::new();
+                for (name, _, kind, _, read) in METRICS {
+                    for (more, value) in read(&look) {
+                        metrics.push(metric(name, *kind, [common.clone(), more].concat(), value));
+                    }
+                }
+                container_metrics.push(cri::ContainerMetrics { container_id: id, metrics });
             }
             let mut metrics = Vec::new();
-            for interface in interfaces(&pod) {
-                let values = [&interface.rx_bytes, &interface.rx_errors, &interface.tx_bytes, &interface.tx_errors];
-                for ((name, _), value) in NETWORK.iter().zip(values) {
+            for (interface, counts) in links(&pod) {
+                for ((name, _), value) in NETWORK.iter().zip(counts) {
                     let mut labels = labels("", &pod.id, "");
-                    labels.push(interface.name.clone());
-                    metrics.push(metric(name, MetricType::Counter, labels, value.map_or(0, |value| value.value)));
+                    labels.push(interface.clone());
+                    metrics.push(metric(name, MetricType::Counter, labels, value));
                 }
             }
             all.push(cri::PodSandboxMetrics { pod_sandbox_id: pod.id.clone(), metrics, container_metrics });
@@ -161,69 +165,133 @@ impl Inner {
     }
 }
 
-const LABELS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
-
-type Read = fn(&ContainerStatus, &cri::ContainerStats) -> Option<u64>;
-
-fn memory(stats: &cri::ContainerStats, field: fn(&cri::MemoryUsage) -> Option<cri::UInt64Value>) -> Option<u64> {
-    stats.memory.as_ref().and_then(field).map(|value| value.value)
+/// Everything that a container's metrics are read from.
+struct Look {
+    made: ContainerStatus,
+    used: CgroupStats,
+    /// Bytes and inodes of its writable layer, and the file system's: bytes, inodes, free ones.
+    disk: (u64, u64),
+    fs: (u64, u64, u64),
+    threads: u64,
+    files: u64,
+    sockets: u64,
 }
 
-/// One row a metric: name, help, kind, and where it comes from.
-const METRICS: &[(&str, &str, MetricType, Read)] = &[
-    (
-        "container_cpu_usage_seconds_total",
-        "Cumulative CPU time consumed in seconds.",
-        MetricType::Counter,
-        |_, stats| stats.cpu.as_ref()?.usage_core_nano_seconds.map(|used| used.value / 1_000_000_000),
-    ),
-    (
-        "container_memory_usage_bytes",
-        "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        MetricType::Gauge,
-        |_, stats| memory(stats, |memory| memory.usage_bytes),
-    ),
-    (
-        "container_memory_working_set_bytes",
-        "Amount of memory that is actively used by the container, excluding cached memory.",
-        MetricType::Gauge,
-        |_, stats| memory(stats, |memory| memory.working_set_bytes),
-    ),
-    ("container_memory_rss", "Anonymous memory in bytes.", MetricType::Gauge, |_, stats| {
-        memory(stats, |memory| memory.rss_bytes)
+impl Look {
+    fn at(runtime: &Runtime, parent: &str, made: ContainerStatus, disk: (u64, u64)) -> Look {
+        let cgroup = format!("{parent}/{}", made.id);
+        let stat = rustix::fs::statvfs(&runtime.options().state_dir).ok();
+        let (mut threads, mut files, mut sockets) = (0, 0, 0);
+        for pid in runtime.cgroups().pids(&cgroup) {
+            threads += std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count() as u64);
+            for file in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+                files += 1;
+                let is_socket = |link: std::path::PathBuf| link.to_string_lossy().starts_with("socket:");
+                sockets += u64::from(std::fs::read_link(file.path()).is_ok_and(is_socket));
+            }
+        }
+        Look {
+            made,
+            used: runtime.cgroups().stats(&cgroup),
+            disk,
+            fs: stat.map_or((0, 0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_files, stat.f_ffree)),
+            threads,
+            files,
+            sockets,
+        }
+    }
+
+    fn limit(&self, of: impl Fn(&crate::containers::Resources) -> Option<i64>) -> u64 {
+        of(&self.made.config.resources).and_then(|limit| u64::try_from(limit).ok()).unwrap_or(0)
+    }
+}
+
+const LABELS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
+
+/// Values with what they have beside [`LABELS`].
+type Values = Vec<(Vec<String>, u64)>;
+
+fn one(value: u64) -> Values {
+    vec![(Vec::new(), value)]
+}
+
+/// Of each disk.
+fn disks(look: &Look, read: fn(&DiskIo) -> u64) -> Values {
+    look.used.io.iter().map(|disk| (vec![disk.device.clone()], read(disk))).collect()
+}
+
+fn on_root(value: u64) -> Values {
+    vec![(vec![String::new()], value)]
+}
+
+fn seconds(nanoseconds: u64) -> Values {
+    one(nanoseconds / 1_000_000_000)
+}
+
+type Row = (&'static str, &'static str, MetricType, &'static [&'static str], fn(&Look) -> Values);
+
+const COUNTER: MetricType = MetricType::Counter;
+const GAUGE: MetricType = MetricType::Gauge;
+const DEVICE: &[&str] = &["device"];
+
+/// One row a metric: name, help, kind, further labels, and where it comes from.
+#[rustfmt::skip]
+const METRICS: &[Row] = &[
+    ("container_cpu_usage_seconds_total", "Cumulative CPU time consumed in seconds.", COUNTER, &[], |l| seconds(l.used.cpu_usage_ns)),
+    ("container_cpu_user_seconds_total", "Cumulative user CPU time consumed in seconds.", COUNTER, &[], |l| seconds(l.used.cpu_user_ns)),
+    ("container_cpu_system_seconds_total", "Cumulative system CPU time consumed in seconds.", COUNTER, &[], |l| seconds(l.used.cpu_system_ns)),
+    ("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", COUNTER, &[], |l| one(l.used.periods)),
+    ("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", COUNTER, &[], |l| one(l.used.throttled_periods)),
+    ("container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", COUNTER, &[], |l| seconds(l.used.throttled_ns)),
+    ("container_memory_usage_bytes", "Current memory usage in bytes, whenever it was accessed.", GAUGE, &[], |l| one(l.used.memory_usage)),
+    ("container_memory_working_set_bytes", "Current working set in bytes.", GAUGE, &[], |l| one(l.used.memory_working_set)),
+    ("container_memory_rss", "Size of RSS in bytes.", GAUGE, &[], |l| one(l.used.memory_rss)),
+    ("container_memory_cache", "Number of bytes of page cache memory.", GAUGE, &[], |l| one(l.used.cache)),
+    ("container_memory_swap", "Container swap usage in bytes.", GAUGE, &[], |l| one(l.used.swap_usage)),
+    ("container_memory_mapped_file", "Size of memory mapped files in bytes.", GAUGE, &[], |l| one(l.used.mapped)),
+    ("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes.", GAUGE, &[], |l| one(l.used.memory_max_usage)),
+    ("container_memory_failcnt", "Number of times that the memory limit was hit.", COUNTER, &[], |l| one(l.used.memory_failures)),
+    ("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", GAUGE, &[], |l| one(l.used.kernel_memory)),
+    ("container_memory_failures_total", "Cumulative count of memory allocation failures.", COUNTER, &["failure_type", "scope"], |l| {
+        let kind = |name: &str, value| (vec![name.to_owned(), "hierarchy".to_owned()], value);
+        vec![kind("pgfault", l.used.page_faults), kind("pgmajfault", l.used.major_page_faults)]
     }),
-    ("container_memory_swap", "Container swap usage in bytes.", MetricType::Gauge, |_, stats| {
-        stats.swap.as_ref()?.swap_usage_bytes.map(|swap| swap.value)
+    ("container_oom_events_total", "Count of out of memory events observed for the container.", COUNTER, &[], |l| one(l.used.oom_kills)),
+    ("container_fs_usage_bytes", "Bytes of the writable layer.", GAUGE, DEVICE, |l| on_root(l.disk.0)),
+    ("container_fs_limit_bytes", "Bytes that the container may consume on its file system.", GAUGE, DEVICE, |l| on_root(l.fs.0)),
+    ("container_fs_inodes_total", "Number of inodes of the file system.", GAUGE, DEVICE, |l| on_root(l.fs.1)),
+    ("container_fs_inodes_free", "Number of available inodes.", GAUGE, DEVICE, |l| on_root(l.fs.2)),
+    ("container_fs_reads_total", "Cumulative count of reads completed.", COUNTER, DEVICE, |l| disks(l, |disk| disk.reads)),
+    ("container_fs_reads_bytes_total", "Cumulative count of bytes read.", COUNTER, DEVICE, |l| disks(l, |disk| disk.read_bytes)),
+    ("container_fs_writes_total", "Cumulative count of writes completed.", COUNTER, DEVICE, |l| disks(l, |disk| disk.writes)),
+    ("container_fs_writes_bytes_total", "Cumulative count of bytes written.", COUNTER, DEVICE, |l| disks(l, |disk| disk.written_bytes)),
+    ("container_blkio_device_usage_total", "Blkio device bytes usage.", COUNTER, &["device", "operation"], |l| {
+        let of = |disk: &DiskIo, name: &str, value| (vec![disk.device.clone(), name.to_owned()], value);
+        l.used.io.iter().flat_map(|disk| [of(disk, "Read", disk.read_bytes), of(disk, "Write", disk.written_bytes)]).collect()
     }),
-    ("container_fs_usage_bytes", "Bytes of the writable layer.", MetricType::Gauge, |_, stats| {
-        stats.writable_layer.as_ref()?.used_bytes.map(|used| used.value)
-    }),
-    (
-        "container_start_time_seconds",
-        "Start time of the container since unix epoch in seconds",
-        MetricType::Gauge,
-        |made, _| Some(made.started_at / 1_000_000_000),
-    ),
-    ("container_last_seen", "Last time a container was seen by the exporter", MetricType::Gauge, |_, _| {
-        Some((now() / 1_000_000_000) as u64)
-    }),
-    ("container_spec_cpu_shares", "CPU share of the container", MetricType::Gauge, |made, _| {
-        made.config.resources.cpu_shares
-    }),
-    ("container_spec_cpu_period", "CPU period of the container", MetricType::Gauge, |made, _| {
-        made.config.resources.cpu_period
-    }),
-    ("container_spec_memory_limit_bytes", "Memory limit for the container", MetricType::Gauge, |made, _| {
-        u64::try_from(made.config.resources.memory_limit.unwrap_or(0)).ok()
-    }),
+    ("container_processes", "Number of processes running inside the container.", GAUGE, &[], |l| one(l.used.pids)),
+    ("container_threads", "Number of threads running inside the container.", GAUGE, &[], |l| one(l.threads)),
+    ("container_threads_max", "Maximum number of threads allowed inside the container, 0 for no limit.", GAUGE, &[], |l| one(l.used.pids_limit)),
+    ("container_file_descriptors", "Number of open file descriptors for the container.", GAUGE, &[], |l| one(l.files)),
+    ("container_sockets", "Number of open sockets for the container.", GAUGE, &[], |l| one(l.sockets)),
+    ("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", GAUGE, &[], |l| seconds(l.made.started_at)),
+    ("container_last_seen", "Last time a container was seen by the exporter.", GAUGE, &[], |_| seconds(now() as u64)),
+    ("container_spec_cpu_shares", "CPU share of the container.", GAUGE, &[], |l| one(l.made.config.resources.cpu_shares.unwrap_or(0))),
+    ("container_spec_cpu_period", "CPU period of the container.", GAUGE, &[], |l| one(l.made.config.resources.cpu_period.unwrap_or(0))),
+    ("container_spec_memory_limit_bytes", "Memory limit for the container.", GAUGE, &[], |l| one(l.limit(|of| of.memory_limit))),
+    ("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", GAUGE, &[], |l| one(l.limit(|of| of.memory_swap))),
 ];
 
-/// Of each interface, in the order of `NetworkInterfaceUsage`.
-const NETWORK: [(&str, &str); 4] = [
+/// Of each interface, in the order of [`links`].
+const NETWORK: [(&str, &str); 8] = [
     ("container_network_receive_bytes_total", "Cumulative count of bytes received"),
+    ("container_network_receive_packets_total", "Cumulative count of packets received"),
     ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving"),
+    ("container_network_receive_packets_dropped_total", "Cumulative count of packets dropped while receiving"),
     ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted"),
+    ("container_network_transmit_packets_total", "Cumulative count of packets transmitted"),
     ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting"),
+    ("container_network_transmit_packets_dropped_total", "Cumulative count of packets dropped while transmitting"),
 ];
 
 pub fn descriptors() -> Vec<cri::MetricDescriptor> {
@@ -233,7 +301,7 @@ pub fn descriptors() -> Vec<cri::MetricDescriptor> {
         label_keys: LABELS.iter().chain(more).map(|label| (*label).to_owned()).collect(),
     };
     let network = NETWORK.iter().map(|(name, help)| row(name, help, &["interface"]));
-    METRICS.iter().map(|(name, help, ..)| row(name, help, &[])).chain(network).collect()
+    METRICS.iter().map(|(name, help, _, more, _)| row(name, help, more)).chain(network).collect()
 }
 
 fn metric(name: &str, kind: MetricType, label_values: Vec<String>, number: u64) -> cri::Metric {
@@ -246,21 +314,27 @@ fn metric(name: &str, kind: MetricType, label_values: Vec<String>, number: u64) 
     }
 }
 
-/// What went over a pod's links, from its keeper's view; none on the host's network.
-fn interfaces(pod: &SandboxStatus) -> Vec<cri::NetworkInterfaceUsage> {
+/// What went over a pod's links, from its keeper's view: bytes, packets, errors and drops, in and out; none on the host's
+/// network.
+fn links(pod: &SandboxStatus) -> Vec<(String, [u64; 8])> {
     let Some(pid) = pod.keeper_pid.filter(|_| pod.netns.is_some()) else { return Vec::new() };
     let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
     let line = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        let number = |at: usize| numbers.get(at).copied().and_then(value);
-        (name.trim() != "lo").then(|| cri::NetworkInterfaceUsage {
-            name: name.trim().to_owned(),
-            rx_bytes: number(0),
-            rx_errors: number(2),
-            tx_bytes: number(8),
-            tx_errors: number(10),
-        })
+        let number = |at: usize| numbers.get(at).copied().unwrap_or(0);
+        (name.trim() != "lo").then(|| (name.trim().to_owned(), [0, 1, 2, 3, 8, 9, 10, 11].map(number)))
     };
     text.lines().filter_map(line).collect()
+}
+
+fn interfaces(pod: &SandboxStatus) -> Vec<cri::NetworkInterfaceUsage> {
+    let usage = |(name, [rx, _, rx_errors, _, tx, _, tx_errors, _]): (String, [u64; 8])| cri::NetworkInterfaceUsage {
+        name,
+        rx_bytes: value(rx),
+        rx_errors: value(rx_errors),
+        tx_bytes: value(tx),
+        tx_errors: value(tx_errors),
+    };
+    links(pod).into_iter().map(usage).collect()
 }

@@ -24,6 +24,7 @@ mod records;
 pub mod reference;
 pub mod registries;
 pub mod registry;
+pub mod show;
 pub mod signatures;
 pub mod tar;
 pub mod unpack;

@@ -332,6 +332,7 @@ fn container_config(
                     Propagation::HostToContainer => containers::Propagation::HostToContainer,
                     Propagation::Bidirectional => containers::Propagation::Bidirectional,
                 },
+                image: String::new(),
             })
             .collect(),
         devices: asked
@@ -677,9 +678,8 @@ impl ports::Images for Containers {
     fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let rootfs = self.images.resolve(id).await.map_err(store_failed)?;
-            let empty = self.images.layers_dir().join("empty/fs");
             let failed = |error: std::io::Error| Error::Failed(format!("mount it on {}: {error}", target.display()));
-            show_layers(&rootfs.lower, &empty, target).map_err(failed)?;
+            self.images.show(&rootfs, target).map_err(failed)?;
             lock(&self.held).insert(format!("{pod}/{}", target.display()), rootfs);
             Ok(())
         })
@@ -695,29 +695,6 @@ impl ports::Images for Containers {
             Ok((usage.bytes, usage.inodes))
         })
     }
-}
-
-/// Mounts layers read-only on a directory that is made, unless they stand there.
-fn show_layers(lower: &[PathBuf], empty: &Path, target: &Path) -> std::io::Result<()> {
-    use rustix::mount::{MountFlags, mount};
-    use std::os::{
-        fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    };
-    std::fs::create_dir_all(target)?;
-    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev());
-    if target.parent().map(device).transpose()? != Some(device(target)?) {
-        return Ok(());
-    }
-    // By descriptors: names would not fit into one page. Without an upper directory the kernel wants two at least.
-    let open = |path: &PathBuf| {
-        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path)
-    };
-    let open = lower.iter().chain([&empty.to_owned()]).map(open).collect::<std::io::Result<Vec<_>>>()?;
-    let names: Vec<String> = open.iter().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd())).collect();
-    let options = std::ffi::CString::new(format!("lowerdir={}", names.join(":")))?;
-    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    Ok(mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
 }
 
 fn login(given: &Credentials) -> Option<images::credentials::Login> {
