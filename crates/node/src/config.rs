@@ -64,18 +64,6 @@ pub struct ImageGc {
     pub maximum_age: Nanos,
 }
 
-/// Whether a pod may use an image that is here without having shown that it may pull it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verify {
-    Never,
-    /// Unless kubelet pulled it.
-    #[default]
-    NotPreloaded,
-    /// Unless a list names it.
-    NotListed,
-    Always,
-}
-
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_name: String,
@@ -132,11 +120,6 @@ pub struct Config {
     /// Whether pods together have no more than is allocatable.
     pub enforce_allocatable: bool,
     pub crash_backoff_max: Nanos,
-    /// Pulls at one time; 0: any number.
-    pub parallel_pulls: usize,
-    /// Pulls a second, and how many at once; 0: any number.
-    pub registry_qps: u64,
-    pub registry_burst: u64,
     /// Phases of a shutdown: pods from this priority on have so long. None: pods are not waited for.
     pub shutdown: Vec<(i32, Duration)>,
     /// How often the node's status is looked at, and how old it may get in the API.
@@ -147,9 +130,6 @@ pub struct Config {
     /// Dead containers that are kept, of all pods and of each container; -1: any number.
     pub dead_containers: i64,
     pub dead_per_container: i64,
-    pub verify: Verify,
-    /// Images which anybody here may use.
-    pub verify_not: Vec<String>,
     /// What `/configz` shows.
     pub configz: serde_json::Value,
     pub managers: crate::topology::Settings,
@@ -194,17 +174,12 @@ impl Default for Config {
             cpu_period_us: 0,
             enforce_allocatable: true,
             crash_backoff_max: 0,
-            parallel_pulls: 0,
-            registry_qps: 0,
-            registry_burst: 0,
             shutdown: Vec::new(),
             status_every: Duration::ZERO,
             report_every: 0,
             status_max_images: 0,
             dead_containers: 0,
             dead_per_container: 0,
-            verify: Verify::default(),
-            verify_not: Vec::new(),
             configz: serde_json::Value::Null,
             managers: Default::default(),
             offline_after: Duration::from_secs(5),

@@ -9,7 +9,7 @@ use schema::quantity::Quantity;
 use serde_json::Value;
 
 use super::Settings;
-use crate::config::{Config, Reservation, Verify};
+use crate::config::{Config, Reservation};
 use crate::eviction;
 use crate::ports::Nanos;
 use crate::topology::cpus::{self, Options};
@@ -350,20 +350,6 @@ impl Settings {
             of.wrong("crashLoopBackOff.maxContainerRestartPeriod", "must be set between 1s and 300s");
         }
         config.crash_backoff_max = restarts;
-        let parallel = of.number("maxParallelImagePulls", 0, most);
-        config.parallel_pulls = match (of.flag("serializeImagePulls"), usize::try_from(parallel).unwrap_or(0)) {
-            (true, 2..) => {
-                of.wrong(
-                    "maxParallelImagePulls",
-                    "cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false",
-                );
-                1
-            }
-            (true, _) => 1,
-            (false, count) => count,
-        };
-        config.registry_qps = of.number("registryPullQPS", 0, most).unsigned_abs();
-        config.registry_burst = of.number("registryBurst", 0, most).unsigned_abs();
         config.shutdown = of.shutdown();
         config.status_every = of.duration("nodeStatusUpdateFrequency").max(Duration::from_secs(1));
         let reports = if self.said.contains_key("nodeStatusReportFrequency") { "Report" } else { "Update" };
@@ -374,28 +360,6 @@ impl Settings {
         config.status_max_images = of.number("nodeStatusMaxImages", -1, most);
         config.dead_containers = of.number("maximum-dead-containers", -1, most);
         config.dead_per_container = of.number("maximum-dead-containers-per-container", -1, most);
-        config.verify = match &*of.text("imagePullCredentialsVerificationPolicy") {
-            "NeverVerify" => Verify::Never,
-            "NeverVerifyPreloadedImages" => Verify::NotPreloaded,
-            "NeverVerifyAllowlistedImages" => Verify::NotListed,
-            "AlwaysVerify" => Verify::Always,
-            other => {
-                of.wrong(
-                    "imagePullCredentialsVerificationPolicy",
-                    format_args!(
-                        "option {other:?} specified. Valid options are \"NeverVerify\", \"NeverVerifyPreloadedImages\", \"NeverVerifyAllowlistedImages\" or \"AlwaysVerify\""
-                    ),
-                );
-                Verify::default()
-            }
-        };
-        config.verify_not = of.list("preloadedImagesVerificationAllowlist");
-        if !config.verify_not.is_empty() && config.verify != Verify::NotListed {
-            of.wrong(
-                "preloadedImagesVerificationAllowlist",
-                "can't be set if `imagePullCredentialsVerificationPolicy` is not \"NeverVerifyAllowlistedImages\"",
-            );
-        }
         config.labels.extend(of.map("node-labels"));
         config.taints.extend(of.taints());
         for (field, to) in [("staticPodPath", &mut config.static_pods), ("resolvConf", &mut config.resolv_conf)] {

@@ -4,9 +4,9 @@ use rpc::cri::{self, image_service_server::ImageService};
 use rpc::{Request, Response, Status, async_trait};
 
 use super::{Answer, Inner, Service, Stream, now, pieces, shown, store_refused};
-use crate::images::PullOptions;
 use crate::images::credentials::{Credentials, Login};
 use crate::images::reference::Reference;
+use crate::images::{Kind, PullOptions};
 
 impl Inner {
     async fn images(&self, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>, Status> {
@@ -78,7 +78,11 @@ impl ImageService for Service {
     async fn remove_image(&self, request: Request<cri::RemoveImageRequest>) -> Answer<cri::RemoveImageResponse> {
         let name = name(request.into_inner().image)?;
         if self.0.images.get(&name).await.map_err(store_refused)?.is_some() {
-            self.0.images.remove(&name, &self.0.runtime.layers_in_use()).await.map_err(store_refused)?;
+            match self.0.images.remove(&name, &self.0.runtime.layers_in_use()).await {
+                // Somebody else was faster.
+                Err(error) if error.kind() == Kind::NotPresent => {}
+                done => drop(done.map_err(store_refused)?),
+            }
         }
         Ok(Response::new(cri::RemoveImageResponse {}))
     }
