@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use reconcile::io::Client;
-use reconcile::io::reflector::{self, Scope, Sink};
-use schema::api::Object;
+use reconcile::io::reflector::{self, Scope};
 use schema::api::core::v1::{Node, Pod, Service};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use crate::images::Puller;
 use crate::memory::End;
 use crate::memory::SECOND;
 use crate::metrics::{Count, Metrics};
+use crate::news::{News, NodeSink, PodSink, ServiceSink};
 use crate::objects::{Cache, lock};
 use crate::plan::{is_running, is_terminal};
 use crate::pod::{SOURCE, is_critical, is_static};
@@ -42,7 +42,7 @@ pub struct Kubelet {
     pub(crate) workers: Mutex<HashMap<String, Handle>>,
     store: Store,
     pub(crate) health: Mutex<Health>,
-    node: RwLock<Option<Arc<Node>>>,
+    pub(crate) node: RwLock<Option<Arc<Node>>>,
     /// Static pods, and what the API shows of them.
     pub(crate) statics: Mutex<BTreeMap<Name, Arc<Pod>>>,
     pub(crate) mirrors: Mutex<BTreeMap<Name, Arc<Pod>>>,
@@ -56,76 +56,6 @@ pub struct Kubelet {
     news_from: Mutex<Option<mpsc::UnboundedReceiver<News>>>,
     /// Pods as the API has them, whose new resources have no room yet.
     deferred: Mutex<HashMap<String, Arc<Pod>>>,
-}
-
-/// News of the pods of this node.
-enum News {
-    /// The files of static pods may say something else.
-    Static,
-    All(Vec<Pod>),
-    One(Box<Pod>),
-    Gone(Box<Pod>),
-}
-
-struct PodSink(mpsc::UnboundedSender<News>);
-
-impl Sink<Pod> for PodSink {
-    fn replace(&mut self, items: Vec<Pod>, _: u64) {
-        let _ = self.0.send(News::All(items));
-    }
-
-    fn put(&mut self, object: Pod) {
-        let _ = self.0.send(News::One(Box::new(object)));
-    }
-
-    fn remove(&mut self, object: Pod) {
-        let _ = self.0.send(News::Gone(Box::new(object)));
-    }
-}
-
-struct ServiceSink(Arc<Shared>, HashMap<String, Arc<Service>>);
-
-impl ServiceSink {
-    fn publish(&self) {
-        *self.0.services.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.1.values().cloned().collect();
-        self.0.services_known.send_replace(true);
-    }
-}
-
-impl Sink<Service> for ServiceSink {
-    fn replace(&mut self, items: Vec<Service>, _: u64) {
-        self.1 = items.into_iter().map(|service| (service.key(), Arc::new(service))).collect();
-        self.publish();
-    }
-
-    fn put(&mut self, object: Service) {
-        self.1.insert(object.key(), Arc::new(object));
-        self.publish();
-    }
-
-    fn remove(&mut self, object: Service) {
-        self.1.remove(&object.key());
-        self.publish();
-    }
-}
-
-struct NodeSink(Arc<Kubelet>);
-
-impl Sink<Node> for NodeSink {
-    fn replace(&mut self, items: Vec<Node>, _: u64) {
-        if let Some(node) = items.into_iter().next() {
-            self.put(node);
-        }
-    }
-
-    fn put(&mut self, object: Node) {
-        let attached = object.status.volumes_attached.iter().map(|of| of.name.clone()).collect();
-        self.0.shared.csi.attached.send_replace(attached);
-        *self.0.node.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(object));
-        self.0.mirrors_changed.notify_one();
-    }
-
-    fn remove(&mut self, _: Node) {}
 }
 
 impl Kubelet {
@@ -227,7 +157,7 @@ impl Kubelet {
         // A worker is a task of its own; these end with this future.
         tokio::select! {
             () = reflector::run::<Pod>(client.clone(), mine, PodSink(to)) => {}
-            () = reflector::run::<Service>(client.clone(), everything, ServiceSink(shared.clone(), HashMap::new())) => {}
+            () = reflector::run::<Service>(client.clone(), everything, ServiceSink::new(shared.clone())) => {}
             () = reflector::run::<Node>(client.clone(), this_node, NodeSink(self.clone())) => {}
             () = events::write(client.clone(), shared.ports.clock.clone(), config.node_name.clone(), notes) => {}
             () = register::keep_status(shared.clone(), health) => {}

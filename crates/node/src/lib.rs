@@ -26,6 +26,7 @@ mod kubelet;
 mod logs;
 mod memory;
 mod metrics;
+mod news;
 mod objects;
 mod plan;
 mod plugins;

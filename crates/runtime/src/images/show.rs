@@ -26,7 +26,8 @@ impl Images {
         let open = rootfs.lower.iter().chain([&empty]).map(open).collect::<io::Result<Vec<_>>>()?;
         let names: Vec<String> = open.iter().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd())).collect();
         let options = CString::new(format!("lowerdir={}", names.join(":")))?;
-        let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+        // Programs in it may be run, as with other runtimes.
+        let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
         Ok(mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
     }
 }
