@@ -101,6 +101,12 @@ pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
     format!("csi-{:x}", Sha256::digest(format!("{handle}{driver}{node}")))
 }
 
+/// Others may make attachments, too, and name them as they like.
+fn is_ours(name: &str) -> bool {
+    let digest = name.strip_prefix("csi-").unwrap_or_default();
+    digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Whether the driver attaches at all; one that nobody knows does.
 fn attaches(world: &World, driver: &str) -> bool {
     world.of::<CSIDriver>().named("", driver).is_none_or(|driver| driver.spec.attach_required != Some(false))
@@ -150,7 +156,7 @@ pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, memory: &Mutex<Memory>
     let node = world.get::<Node>(key);
     let wanted = if node.is_some() { wanted(world, &key.name) } else { BTreeMap::new() };
     let ours = |of: &&std::sync::Arc<VolumeAttachment>| {
-        *of.spec.node_name == *key.name && of.spec.source.persistent_volume_name.is_some()
+        *of.spec.node_name == *key.name && is_ours(of.name()) && of.spec.source.persistent_volume_name.is_some()
     };
     let have: Vec<_> = world.of::<VolumeAttachment>().values().filter(ours).collect();
     let now = ctx.now_seconds();

@@ -134,7 +134,7 @@ impl Bench {
         }
         assert!(runtime.containers().is_empty());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(&self.name), "mounts left: {mounts}");
+        assert!(!mounts.contains(&format!("/{}/", self.name)), "mounts left: {mounts}");
         for pid in keepers {
             until("the keeper ends", || !is_keeper(pid)).await;
         }

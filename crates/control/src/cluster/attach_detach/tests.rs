@@ -102,3 +102,10 @@ fn what_nobody_uses_is_detached_once_the_node_has_let_go() {
     out["spec"] = json!({"taints": [{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]});
     check(rwo, &of(out), &[0], &[said, &gone]);
 }
+
+#[test]
+fn attachments_of_others_are_left_alone() {
+    let mut other = attachment("a", json!({}));
+    other["metadata"]["name"] = json!("mine");
+    check("ReadWriteOnce", &[node("a", true, false, false), other], &[0, 400], &[]);
+}
