@@ -14,6 +14,29 @@ pub struct Bench {
     pub dir: PathBuf,
     pub options: Options,
     pub runtime: Runtime,
+    _leftovers: Leftovers,
+}
+
+/// A test that panics leaves no process and no mount, either.
+struct Leftovers(String);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let name = self.0.as_bytes();
+        let has = |path: PathBuf| fs::read(path).is_ok_and(|text| text.windows(name.len()).any(|part| part == name));
+        for process in fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
+            let pid = process.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok());
+            if let Some(pid) = pid.filter(|_| has(process.join("cgroup")) || has(process.join("cmdline"))) {
+                let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
+        }
+        for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| line.contains(&self.0)) {
+            let _ = std::process::Command::new("umount").arg("-l").args(line.split(' ').nth(4)).status();
+        }
+    }
 }
 
 /// Says loudly why a test does not run here; true if it is to be skipped.
@@ -42,7 +65,8 @@ impl Bench {
         options.seccomp_dir = dir.join("seccomp");
         make_root(&dir.join("root"));
         let runtime = Runtime::open(options.clone()).await.unwrap();
-        Bench { name, dir, options, runtime }
+        let _leftovers = Leftovers(format!("{name}/"));
+        Bench { name, dir, options, runtime, _leftovers }
     }
 
     /// On a cgroup2 tree, whatever else the host has; `None` and a loud word if there is none.
