@@ -15,11 +15,7 @@ registry=10.99.0.1:5000
 printf 'mirrors: {registry.k8s.io: {endpoint: ["http://%s"]}}\n' "$registry" >"$work/registries.yaml"
 node_args=(--resolv-conf "$work/resolv.conf" --private-registry "$work/registries.yaml")
 network
-printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s/registry}}\nhttp: {addr: "%s"}\n' "$work" "$registry" >"$work/registry.yaml"
-at_bg "$server" docker-registry serve "$work/registry.yaml" >"$work/log/registry" 2>&1 &
-echo $! >"$work/registry.pid"
-disown
-within 20 at "$server" curl -sf -o "$work/out" "http://$registry/v2/"
+start_registry "$registry"
 "$e2e/images.py" --list | while IFS=$'\t' read -r name tar; do
   at "$server" skopeo copy -q --dest-tls-verify=false "oci-archive:$E2E_CACHE/images/$tar:$name" "docker://$registry/${name#*/}"
 done

@@ -18,11 +18,7 @@ if [ ! -x "$cache/critest" ]; then
 fi
 
 network
-printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s/registry}}\nhttp: {addr: "%s"}\n' "$work" "$registry" >"$work/registry.yaml"
-at_bg "$server" docker-registry serve "$work/registry.yaml" >"$work/log/registry" 2>&1 &
-echo $! >"$work/registry.pid"
-disown
-within 20 at "$server" curl -sf -o "$work/out" "http://$registry/v2/"
+start_registry "$registry"
 
 root=$work/root
 mkdir -p "$root"/{bin,etc,tmp,root,home,proc,sys,dev,usr/bin,var/run,html}

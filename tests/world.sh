@@ -104,6 +104,15 @@ start_agent() {
   disown
 }
 
+# start_registry ADDRESS: an empty image registry in the server's network.
+start_registry() {
+  printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: %s/registry}}\nhttp: {addr: "%s"}\n' "$work" "$1" >"$work/registry.yaml"
+  at_bg "$server" docker-registry serve "$work/registry.yaml" >"$work/log/registry" 2>&1 &
+  echo $! >"$work/registry.pid"
+  disown
+  within 20 at "$server" curl -sf -o "$work/out" "http://$1/v2/"
+}
+
 passed=0 failed=0 skipped=0
 # walk NAME: runs step_NAME; its output is shown if it fails.
 walk() {

@@ -95,6 +95,17 @@ struct Live {
     exit: Option<Exit>,
 }
 
+/// What `net/dev` says of each link but `lo`: bytes, packets, errors and drops, in and then out.
+pub fn link_counts(text: &str) -> Vec<(String, [u64; 8])> {
+    let line = |line: &str| {
+        let (name, numbers) = line.split_once(':')?;
+        let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let number = |at: usize| numbers.get(at).copied().unwrap_or(0);
+        (name.trim() != "lo").then(|| (name.trim().to_owned(), [0, 1, 2, 3, 8, 9, 10, 11].map(number)))
+    };
+    text.lines().filter_map(line).collect()
+}
+
 /// A container's id: 64 hex digits.
 pub(crate) fn new_id() -> String {
     let mut bytes = [0u8; 32];

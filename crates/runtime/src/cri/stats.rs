@@ -3,7 +3,7 @@
 use rpc::cri::{self, MetricType};
 
 use super::{Inner, now, shown};
-use crate::containers::{CgroupStats, ContainerState, ContainerStatus, DiskIo, Runtime, SandboxStatus};
+use crate::containers::{CgroupStats, ContainerState, ContainerStatus, DiskIo, Runtime, SandboxStatus, link_counts};
 use crate::lock;
 
 fn value(value: u64) -> Option<cri::UInt64Value> {
@@ -314,18 +314,10 @@ fn metric(name: &str, kind: MetricType, label_values: Vec<String>, number: u64) 
     }
 }
 
-/// What went over a pod's links, from its keeper's view: bytes, packets, errors and drops, in and out; none on the host's
-/// network.
+/// What went over a pod's links, from its keeper's view; none on the host's network.
 fn links(pod: &SandboxStatus) -> Vec<(String, [u64; 8])> {
     let Some(pid) = pod.keeper_pid.filter(|_| pod.netns.is_some()) else { return Vec::new() };
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    let line = |line: &str| {
-        let (name, numbers) = line.split_once(':')?;
-        let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        let number = |at: usize| numbers.get(at).copied().unwrap_or(0);
-        (name.trim() != "lo").then(|| (name.trim().to_owned(), [0, 1, 2, 3, 8, 9, 10, 11].map(number)))
-    };
-    text.lines().filter_map(line).collect()
+    link_counts(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default())
 }
 
 fn interfaces(pod: &SandboxStatus) -> Vec<cri::NetworkInterfaceUsage> {

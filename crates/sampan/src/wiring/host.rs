@@ -225,25 +225,19 @@ fn cpu_nanoseconds() -> u64 {
 
 /// Counters of a network namespace, from its `net/dev`.
 pub fn interfaces(path: &str) -> Vec<InterfaceStats> {
-    text(path)
-        .lines()
-        .skip(2)
-        .filter_map(|line| {
-            let (name, rest) = line.split_once(':')?;
-            let columns: Vec<u64> = rest.split_whitespace().filter_map(|column| column.parse().ok()).collect();
-            let column = |index: usize| columns.get(index).copied().unwrap_or(0);
-            Some(InterfaceStats {
-                name: name.trim().to_owned(),
-                rx_bytes: column(0),
-                rx_packets: column(1),
-                rx_errors: column(2),
-                rx_dropped: column(3),
-                tx_bytes: column(8),
-                tx_packets: column(9),
-                tx_errors: column(10),
-                tx_dropped: column(11),
-            })
-        })
-        .filter(|interface| interface.name != "lo")
-        .collect()
+    let stats = |(name, counts): (String, [u64; 8])| {
+        let [rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped] = counts;
+        InterfaceStats {
+            name,
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+        }
+    };
+    runtime::containers::link_counts(&text(path)).into_iter().map(stats).collect()
 }
