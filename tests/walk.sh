@@ -633,8 +633,71 @@ cut_agent() {
 # The process in the pod `far`, where there is no server to ask.
 far_pid() { cat "/sys/fs/cgroup/"{,memory/,unified/}"sampan${work//[^a-zA-Z0-9]/-}-agent/kubepods/besteffort/pod$1"/*/cgroup.procs 2>/dev/null | sort -un | head -n 1 | grep . || [ ${PIPESTATUS[3]} = 0 ]; }
 
+# A StatefulSet on the second node's disk, which notes at every start what it was given.
+stateful() {
+  mkdir -p "$work/disk"
+  cat <<STATEFUL
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: by-hand
+  local: {path: $work/disk}
+  nodeAffinity:
+    required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [two]}]}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: sky}
+data: {sky: blue}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: word}
+stringData: {word: sesame}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: kept}
+spec:
+  serviceName: kept
+  selector: {matchLabels: {app: kept}}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], storageClassName: by-hand, resources: {requests: {storage: 1Gi}}}
+  template:
+    metadata: {labels: {app: kept}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: kept
+        image: example/hello:1
+        command:
+        - sh
+        - -c
+        - 'echo "$(cat /etc/sky/sky) $WORD $HELLO_SERVICE_HOST $(cut -c1-2 /etc/sky/token) $(cat /etc/sky/name)" >>/data/starts; exec sleep 3600'
+        env: [{name: WORD, valueFrom: {secretKeyRef: {name: word, key: word}}}]
+        securityContext: {runAsUser: 0}
+        volumeMounts: [{name: data, mountPath: /data}, {name: sky, mountPath: /etc/sky}]
+      volumes:
+      - name: sky
+        projected:
+          sources:
+          - configMap: {name: sky}
+          - serviceAccountToken: {path: token, audience: vault}
+          - downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}
+STATEFUL
+}
+
 step_a_node_that_boots_without_its_server_runs_its_pods() {
-  local uid pid
+  local uid pid line kept
+  stateful | k apply -f -
+  k rollout status statefulset/kept --timeout=60s
+  line="blue sesame $(k get service hello -o 'jsonpath={.spec.clusterIP}') ey kept-0"
+  is "$line" cat "$work/disk/starts"
+  kept=$(k get pod kept-0 -o 'jsonpath={.metadata.uid}')
   uid=$(k get pod far -o 'jsonpath={.metadata.uid}')
   kill -9 "$(cat "$work/server.pid")"
   trap 'kill -0 "$(cat "$work/server.pid")" 2>/dev/null || start_server; kill -0 "$(cat "$work/agent.pid")" 2>/dev/null || start_agent' EXIT
@@ -643,6 +706,7 @@ step_a_node_that_boots_without_its_server_runs_its_pods() {
   start_agent
   within 30 far_pid "$uid" || { tail -n 8 "$work/log/agent"; return 1; }
   pid=$(far_pid "$uid")
+  within 30 is "$line"$'\n'"$line" cat "$work/disk/starts"
   start_server
   within 60 k get --raw /readyz
   within 60 k exec far -- true
@@ -651,7 +715,11 @@ step_a_node_that_boots_without_its_server_runs_its_pods() {
   # It is told as a restart, and what was started without the server goes on.
   within 20 is 1 k get pod far -o 'jsonpath={.status.containerStatuses[0].restartCount}'
   is "$pid" far_pid "$uid"
-  k delete pod far box --timeout=60s
+  k wait --for=condition=Ready pod/kept-0 --timeout=30s
+  is "$kept 1" k get pod kept-0 -o 'jsonpath={.metadata.uid} {.status.containerStatuses[0].restartCount}'
+  is 2 grep -c . "$work/disk/starts"
+  k delete statefulset/kept pod/far pod/box pvc/data-kept-0 pv/disk configmap/sky secret/word --timeout=60s
+  within 20 [ ! -e "$work/agent/agent/kubelet/pods/$kept" ]
 }
 
 step_killall_leaves_nothing() {

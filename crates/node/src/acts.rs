@@ -234,7 +234,7 @@ impl Acts {
         let Some(name) = desired.pod.spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
             return Ok(());
         };
-        let class = self.shared.client.get::<RuntimeClass>("", name).await;
+        let class = self.shared.recall.get::<RuntimeClass>(&desired.pod, "", name).await;
         let class = class.map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
         match container::HANDLERS.contains(&&*class.handler) {
             true => Ok(()),
@@ -319,11 +319,11 @@ impl Acts {
             let image = self.shared.puller.ensure(desired, &of.reference, policy, &path, &objects).await?;
             images.insert(volume.name.clone(), image.id);
         }
-        let services = Vec::new();
+        let links = BTreeMap::new();
         let sources = Sources {
             desired,
             objects: &objects,
-            services: &services,
+            links: &links,
             pod_ips: &known.addresses,
             host_ips: &self.shared.host_ips,
             allocatable: &self.shared.allocatable,
@@ -356,12 +356,14 @@ impl Acts {
             let _ = shared.services_known.subscribe().wait_for(|known| *known).await;
         }
         let objects = named.snapshot().await.map_err(|what| failed("CreateContainerConfigError", "Failed", what))?;
-        let services = shared.services();
+        let links = pod.spec.enable_service_links != Some(false);
+        let links = crate::env::service_env(&shared.services(), &pod.metadata.namespace, links);
+        let links = shared.recall.links(pod, links).await;
         let pod_ips = if pod.spec.host_network { shared.host_ips.clone() } else { known.addresses.clone() };
         let sources = Sources {
             desired,
             objects: &objects,
-            services: &services,
+            links: &links,
             pod_ips: &pod_ips,
             host_ips: &shared.host_ips,
             allocatable: &shared.allocatable,

@@ -33,7 +33,8 @@ pub enum Error {
 pub struct Sources<'a> {
     pub desired: &'a Desired,
     pub objects: &'a Snapshot,
-    pub services: &'a [std::sync::Arc<Service>],
+    /// Variables of services.
+    pub links: &'a BTreeMap<String, String>,
     pub pod_ips: &'a [String],
     pub host_ips: &'a [String],
     /// Allocatable of the node: a limit that is not set.
@@ -46,9 +47,7 @@ pub fn make(
     container: &Container,
     read: impl Fn(&FileKeySelector) -> Result<String, Error>,
 ) -> Result<Vec<(String, String)>, Error> {
-    let pod = &sources.desired.pod;
-    let namespace = &pod.metadata.namespace;
-    let links = service_env(sources.services, namespace, pod.spec.enable_service_links != Some(false));
+    let namespace = &sources.desired.pod.metadata.namespace;
     let mut env: Vec<(String, String)> = Vec::new();
     let set = |env: &mut Vec<(String, String)>, name: String, value: String| match env
         .iter_mut()
@@ -93,7 +92,7 @@ pub fn make(
                     env.iter()
                         .find(|(known, _)| known == name)
                         .map(|(_, value)| value.clone())
-                        .or_else(|| links.get(name).cloned())
+                        .or_else(|| sources.links.get(name).cloned())
                 };
                 Some(expand(&var.value, lookup))
             }
@@ -138,9 +137,9 @@ pub fn make(
             set(&mut env, var.name.clone(), value);
         }
     }
-    for (name, value) in links {
-        if !env.iter().any(|(known, _)| *known == name) {
-            env.push((name, value));
+    for (name, value) in sources.links {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.clone(), value.clone()));
         }
     }
     Ok(env)

@@ -25,12 +25,13 @@ use crate::objects::{Cache, lock};
 use crate::plan::{is_running, is_terminal};
 use crate::pod::{SOURCE, is_critical, is_static};
 use crate::ports::Resources;
+use crate::recall::Recall;
 use crate::register::{self, Health};
 use crate::resize::{self, Deferred};
 use crate::resources::Sizing;
 use crate::shared::Shared;
 use crate::static_pods::{self, Name, is_mirror, name_of};
-use crate::store::Store;
+use crate::store::{Behind, Store};
 use crate::topology::Managers;
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle, Orders, View};
@@ -40,7 +41,7 @@ pub struct Kubelet {
     pub(crate) shared: Arc<Shared>,
     notes: Mutex<Option<mpsc::Receiver<Note>>>,
     pub(crate) workers: Mutex<HashMap<String, Handle>>,
-    store: Store,
+    pub(crate) store: Store,
     pub(crate) health: Mutex<Health>,
     pub(crate) node: RwLock<Option<Arc<Node>>>,
     /// Static pods, and what the API shows of them.
@@ -79,8 +80,9 @@ impl Kubelet {
         let reserved = config.reserved.cpu_milli;
         let managers = Managers::new(&config.managers, &ports.host.topology(), reserved, &config.root_dir)?;
         let offline = watch::channel(false).0;
-        let kept = config.root_dir.join("last-objects");
-        let csi = Arc::new(Csi::new(&config, client.clone(), events.clone()));
+        let (kept, behind) = (config.root_dir.join("last-objects"), Behind::default());
+        let recall = Recall::new(client.clone(), config.root_dir.clone(), offline.subscribe());
+        let csi = Arc::new(Csi::new(&config, recall.clone(), events.clone()));
         let numa = ports.host.topology().nodes.keys().copied().collect();
         let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins"), numa));
         managers.add(devices.clone());
@@ -90,13 +92,14 @@ impl Kubelet {
             metrics: Metrics::default(),
             health_changed: Notify::new(),
             sizing,
-            volumes: Volumes::new(&config, client.clone(), ports.clone(), events.clone(), csi.clone()),
+            volumes: Volumes::new(&config, recall.clone(), ports.clone(), events.clone(), csi.clone()),
             csi,
             devices,
-            dra: Dra::new(&config, client.clone()),
+            dra: Dra::new(&config, recall.clone()),
             puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
-            config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe()),
-            secrets: Cache::new(client.clone(), kept, offline.subscribe()),
+            config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe(), behind.clone()),
+            secrets: Cache::new(client.clone(), kept, offline.subscribe(), behind.clone()),
+            recall,
             offline,
             services: RwLock::default(),
             services_known: watch::channel(false).0,
@@ -118,7 +121,7 @@ impl Kubelet {
             settled: AtomicBool::new(false),
             news,
             news_from: Mutex::new(Some(news_from)),
-            store: Store::new(shared.config.root_dir.join("last-pods")),
+            store: Store::new(&shared.config.root_dir, behind),
             shared,
             notes: Mutex::new(Some(notes)),
             workers: Mutex::default(),
@@ -275,6 +278,11 @@ impl Kubelet {
     async fn start_offline(&self) {
         let pods = self.store.load();
         tracing::warn!(pods = pods.len(), "the API does not answer: the last known pods start");
+        if let Some(node) = self.store.node() {
+            // What was attached here is taken to be so still.
+            self.shared.csi.reported.send_replace(node.status.volumes_in_use.iter().cloned().collect());
+            self.take_node(node);
+        }
         self.shared.services_known.send_replace(true);
         self.shared.offline.send_replace(true);
         for pod in pods {
@@ -404,7 +412,16 @@ impl Kubelet {
         }
     }
 
+    /// This node as the API has it.
+    pub(crate) fn take_node(&self, node: Node) {
+        let attached = node.status.volumes_attached.iter().map(|of| of.name.clone()).collect();
+        self.shared.csi.attached.send_replace(attached);
+        *self.node.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(node));
+        self.mirrors_changed.notify_one();
+    }
+
     async fn take_all(&self, pods: Vec<Pod>) {
+        self.shared.offline.send_replace(false);
         let (mirrors, pods): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(is_mirror);
         let pods: Vec<Pod> = pods.into_iter().map(of_api).collect();
         *lock(&self.mirrors) = BTreeMap::new();

@@ -36,6 +36,7 @@ pub mod ports;
 mod preemption;
 mod probes;
 mod publish;
+mod recall;
 mod refs;
 mod register;
 mod resize;

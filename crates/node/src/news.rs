@@ -76,10 +76,8 @@ impl Sink<Node> for NodeSink {
     }
 
     fn put(&mut self, object: Node) {
-        let attached = object.status.volumes_attached.iter().map(|of| of.name.clone()).collect();
-        self.0.shared.csi.attached.send_replace(attached);
-        *self.0.node.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::new(object));
-        self.0.mirrors_changed.notify_one();
+        self.0.store.put_node(&object);
+        self.0.take_node(object);
     }
 
     fn remove(&mut self, _: Node) {}

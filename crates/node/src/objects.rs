@@ -12,7 +12,7 @@ use reconcile::io::reflector::{self, Scope, Sink};
 use schema::api::{Object, core::v1::ConfigMap, core::v1::Secret};
 use tokio::sync::{Notify, watch};
 
-use crate::store;
+use crate::store::{self, Behind};
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -95,7 +95,7 @@ impl<K> Entry<K> {
 
 struct Feed<K> {
     /// Where it is kept for a start without the API.
-    path: Option<PathBuf>,
+    kept: Option<(PathBuf, Behind)>,
     state: watch::Sender<Seen<K>>,
     wakes: Arc<Mutex<Vec<Weak<Wake>>>>,
 }
@@ -106,9 +106,9 @@ impl<K: Object> Feed<K> {
             Seen::Present(object) => Some(object.metadata().resource_version.clone()),
             _ => None,
         };
-        match (&seen, &self.path) {
-            (Seen::Present(object), Some(path)) => store::write_private(path, &object.to_vec()),
-            (Seen::Absent, Some(path)) => drop(std::fs::remove_file(path)),
+        match (&seen, &self.kept) {
+            (Seen::Present(object), Some((path, behind))) => behind.put(path.clone(), Some(object.to_vec())),
+            (Seen::Absent, Some((path, behind))) => behind.put(path.clone(), None),
             _ => {}
         }
         let first = matches!(*self.state.borrow(), Seen::Unknown);
@@ -147,12 +147,13 @@ pub struct Cache<K> {
 struct Kept {
     dir: PathBuf,
     offline: watch::Receiver<bool>,
+    behind: Behind,
 }
 
 impl<K: Object> Cache<K> {
     /// `dir` keeps what is followed; once `offline` is true, what the API has not told is read from there.
-    pub fn new(client: Client, dir: PathBuf, offline: watch::Receiver<bool>) -> Self {
-        Self { client, kept: Some(Kept { dir, offline }), terms: String::new(), entries: Mutex::default() }
+    pub fn new(client: Client, dir: PathBuf, offline: watch::Receiver<bool>, behind: Behind) -> Self {
+        Self { client, kept: Some(Kept { dir, offline, behind }), terms: String::new(), entries: Mutex::default() }
     }
 
     /// Keeps nothing; `terms`, `,spec.nodeName%3Da` for one, is what the API demands of the field selector.
@@ -171,16 +172,20 @@ impl<K: Object> Cache<K> {
         entries.retain(|_, entry| entry.strong_count() > 0);
         let (sender, state) = watch::channel(Seen::Unknown);
         let wakes = Arc::new(Mutex::new(vec![Arc::downgrade(wake)]));
-        let kept = self.kept.as_ref();
-        let kept = kept.map(|kept| (kept.dir.join(format!("{}-{namespace}-{name}", K::PLURAL)), kept.offline.clone()));
-        let path = kept.as_ref().map(|(path, _)| path.clone());
-        let feed = Feed { path, state: sender.clone(), wakes: wakes.clone() };
+        let file = format!("{}-{namespace}-{}", K::PLURAL, store::part(name));
+        let kept = self.kept.as_ref().map(|kept| (kept.dir.join(file), kept));
+        let last_known = kept.as_ref().map(|(path, kept)| (path.clone(), kept.offline.clone()));
+        let feed = Feed {
+            kept: kept.map(|(path, kept)| (path, kept.behind.clone())),
+            state: sender.clone(),
+            wakes: wakes.clone(),
+        };
         let query = format!("fieldSelector=metadata.name%3D{name}{}", self.terms);
         let scope = Scope { namespace: namespace.to_owned(), query };
         let client = self.client.clone();
         let task = tokio::spawn(async move {
             let last_known = async {
-                if let Some((path, mut offline)) = kept
+                if let Some((path, mut offline)) = last_known
                     && offline.wait_for(|offline| *offline).await.is_ok()
                     && let Some(object) = std::fs::read(&path).ok().and_then(|raw| K::decode(&raw).ok())
                 {

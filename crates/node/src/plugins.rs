@@ -126,7 +126,10 @@ async fn serve(shared: Arc<Shared>, path: PathBuf, mut gone: oneshot::Receiver<(
     tracing::info!(socket = %path.display(), "a plugin is registered");
     match taken {
         Taken::Csi(driver) => {
-            let _ = gone.await;
+            tokio::select! {
+                _ = gone => {}
+                () = shared.csi.tell(&driver) => {}
+            }
             shared.csi.let_go(&driver).await;
         }
         // Its stream of devices ends with it.

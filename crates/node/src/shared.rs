@@ -17,6 +17,7 @@ use crate::images::Puller;
 use crate::metrics::Metrics;
 use crate::objects::Cache;
 use crate::ports::Machine;
+use crate::recall::Recall;
 use crate::resources::Sizing;
 use crate::topology::Managers;
 use crate::volumes::Volumes;
@@ -25,6 +26,7 @@ pub struct Shared {
     pub config: Config,
     pub ports: Ports,
     pub client: Client,
+    pub recall: Recall,
     pub machine: Machine,
     pub allocatable: BTreeMap<String, Quantity>,
     pub host_ips: Vec<String>,
@@ -42,7 +44,7 @@ pub struct Shared {
     pub services: RwLock<Vec<Arc<Service>>>,
     /// The node's conditions are others now.
     pub health_changed: Notify,
-    /// No server answered at start: what is known from before must do.
+    /// No server has answered since the start: what is known from before must do.
     pub offline: watch::Sender<bool>,
     /// The services were listed once (or the node is offline).
     pub services_known: watch::Sender<bool>,

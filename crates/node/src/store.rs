@@ -1,14 +1,20 @@
-//! The pods of this node as last seen, on its own disk: what it starts when it boots and no server is in reach.
+//! This node and its pods as last seen, on its own disk: what it starts when it boots and no server is in reach.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use schema::api::{Message, core::v1::Pod};
+use schema::api::Message;
+use schema::api::core::v1::{Node, NodeStatus, Pod};
+use schema::api::meta::v1::ObjectMeta;
 
-/// Replaces a file that only root may read, if it says something else; what fails is logged, for nothing depends on it now.
+use crate::objects::lock;
+
+/// Replaces a file that only root may read, if it says something else: whenever the power is cut, the old or the new
+/// one is there. What fails is logged, for nothing depends on it now.
 pub fn write_private(path: &Path, bytes: &[u8]) {
     if fs::read(path).is_ok_and(|known| known == bytes) {
         return;
@@ -21,6 +27,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) {
         new.push("~");
         let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(bytes)?;
+        file.sync_data()?;
         fs::rename(&new, path)
     };
     if let Err(error) = write() {
@@ -28,13 +35,95 @@ pub fn write_private(path: &Path, bytes: &[u8]) {
     }
 }
 
+/// The same for who must not hold up others until the disk has it.
+pub async fn note(path: PathBuf, bytes: Vec<u8>) {
+    let _ = tokio::task::spawn_blocking(move || write_private(&path, &bytes)).await;
+}
+
+/// A name as part of a file's: names nothing outside of its directory, whatever it is.
+pub fn part(name: &str) -> String {
+    name.replace('/', "_")
+}
+
+/// Files that change often, written behind the backs of those who change them: a disk that is slow holds up nobody,
+/// and of several changes meanwhile it gets the last.
+#[derive(Clone, Default)]
+pub struct Behind(Arc<Mutex<BTreeMap<PathBuf, Option<Vec<u8>>>>>);
+
+impl Behind {
+    /// `None` removes the file.
+    pub fn put(&self, path: PathBuf, bytes: Option<Vec<u8>>) {
+        let mut todo = lock(&self.0);
+        let idle = todo.is_empty();
+        todo.insert(path, bytes);
+        if idle {
+            let behind = self.clone();
+            tokio::task::spawn_blocking(move || behind.write());
+        }
+    }
+
+    fn write(&self) {
+        let mut done = None;
+        loop {
+            let (path, bytes) = {
+                let mut todo = lock(&self.0);
+                if let Some((path, bytes)) = done.take()
+                    && todo.get(&path) == Some(&bytes)
+                {
+                    todo.remove(&path);
+                }
+                let Some((path, bytes)) = todo.first_key_value() else { return };
+                (path.clone(), bytes.clone())
+            };
+            match &bytes {
+                Some(bytes) => write_private(&path, bytes),
+                None => drop(fs::remove_file(&path)),
+            }
+            done = Some((path, bytes));
+        }
+    }
+
+    fn read(&self, path: &Path) -> Option<Vec<u8>> {
+        let todo = lock(&self.0).get(path).cloned();
+        todo.unwrap_or_else(|| fs::read(path).ok())
+    }
+}
+
 pub struct Store {
     dir: PathBuf,
+    node: PathBuf,
+    behind: Behind,
 }
 
 impl Store {
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub fn new(root: &Path, behind: Behind) -> Self {
+        Self { dir: root.join("last-pods"), node: root.join("last-node"), behind }
+    }
+
+    /// All but what changes with every report.
+    pub fn put_node(&self, node: &Node) {
+        let (meta, status) = (&node.metadata, &node.status);
+        let kept = Node {
+            metadata: ObjectMeta {
+                name: meta.name.clone(),
+                uid: meta.uid.clone(),
+                labels: meta.labels.clone(),
+                annotations: meta.annotations.clone(),
+                ..ObjectMeta::default()
+            },
+            spec: node.spec.clone(),
+            status: NodeStatus {
+                volumes_attached: status.volumes_attached.clone(),
+                volumes_in_use: status.volumes_in_use.clone(),
+                ..NodeStatus::default()
+            },
+            ..Node::default()
+        };
+        self.behind.put(self.node.clone(), Some(kept.to_vec()));
+    }
+
+    pub fn node(&self) -> Option<Node> {
+        Node::decode(&fs::read(&self.node).ok()?).ok()
     }
 
     fn path(&self, uid: &str) -> PathBuf {
@@ -43,15 +132,15 @@ impl Store {
     }
 
     pub fn put(&self, pod: &Pod) {
-        write_private(&self.path(&pod.metadata.uid), &pod.to_vec());
+        self.behind.put(self.path(&pod.metadata.uid), Some(pod.to_vec()));
     }
 
     pub fn remove(&self, uid: &str) {
-        let _ = fs::remove_file(self.path(uid));
+        self.behind.put(self.path(uid), None);
     }
 
     pub fn get(&self, uid: &str) -> Option<Pod> {
-        Pod::decode(&fs::read(self.path(uid)).ok()?).ok()
+        Pod::decode(&self.behind.read(&self.path(uid))?).ok()
     }
 
     pub fn load(&self) -> Vec<Pod> {
@@ -64,7 +153,7 @@ impl Store {
         let kept: BTreeSet<PathBuf> = uids.iter().map(|uid| self.path(uid)).collect();
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if !kept.contains(&entry.path()) {
-                let _ = fs::remove_file(entry.path());
+                self.behind.put(entry.path(), None);
             }
         }
     }

@@ -64,7 +64,7 @@ impl Csi {
                 false => String::new(),
             },
             volume_capability: Some(wanted.capability(&driver, None).await?),
-            secrets: secret(&self.client, of.as_ref(), "NodeExpandSecretRef").await?.into_iter().collect(),
+            secrets: secret(&self.recall, pod, of.as_ref(), "NodeExpandSecretRef").await?.into_iter().collect(),
         };
         let name = &volume.metadata.name;
         let outcome = call(TIMEOUT, driver.node.clone().node_expand_volume(request)).await;
@@ -102,7 +102,7 @@ impl Csi {
             }
         };
         let patch = Patch::Merge(json!({"status": status}));
-        let patched = self.client.patch::<PersistentVolumeClaim>(&Key::of(claim), Some("status"), &patch).await;
+        let patched = self.recall.client.patch::<PersistentVolumeClaim>(&Key::of(claim), Some("status"), &patch).await;
         patched.map_err(|error| format!("mountVolume.NodeExpandVolume update pvc status failed: {error}"))?;
         failed.map_or(Ok(()), |error| {
             self.events.note(pod, "", true, "VolumeResizeFailed", error.clone());

@@ -21,11 +21,11 @@ fn ids(node: &Node) -> BTreeMap<String, String> {
 impl Csi {
     /// This node's CSINode, made if it is missing or another node's.
     async fn csi_node(&self, node: &Node) -> Result<CSINode, reconcile::io::Error> {
-        match self.client.get::<CSINode>("", &self.node_name).await {
+        match self.recall.client.get::<CSINode>("", &self.node_name).await {
             Ok(found) if found.metadata.owner_references.iter().any(|of| of.uid == node.metadata.uid) => {
                 return Ok(found);
             }
-            Ok(other) => self.client.delete(&other, &reconcile::DeleteOptions::default()).await?,
+            Ok(other) => self.recall.client.delete(&other, &reconcile::DeleteOptions::default()).await?,
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
@@ -38,13 +38,13 @@ impl Csi {
         };
         let metadata =
             ObjectMeta { name: self.node_name.clone(), owner_references: vec![owner], ..ObjectMeta::default() };
-        self.client.create(&CSINode { metadata, ..CSINode::default() }).await
+        self.recall.client.create(&CSINode { metadata, ..CSINode::default() }).await
     }
 
     /// Makes the CSINode, so that schedulers know that this node has no driver (yet).
     pub(super) async fn introduce(&self) -> Result<(), reconcile::io::Error> {
         let _writing = self.writing.lock().await;
-        let node: Node = self.client.get("", &self.node_name).await?;
+        let node: Node = self.recall.client.get("", &self.node_name).await?;
         self.csi_node(&node).await.map(drop)
     }
 
@@ -58,7 +58,7 @@ impl Csi {
                 let before = known.spec.drivers.clone();
                 change(&mut known.spec.drivers);
                 if known.spec.drivers != before {
-                    self.client.update(&known).await?;
+                    self.recall.client.update(&known).await?;
                 }
                 Ok::<_, reconcile::io::Error>(())
             };
@@ -70,7 +70,7 @@ impl Csi {
     }
 
     async fn own_node(&self) -> Result<Node, String> {
-        self.client.get("", &self.node_name).await.map_err(|error| format!("error updating node: {error}"))
+        self.recall.client.get("", &self.node_name).await.map_err(|error| format!("error updating node: {error}"))
     }
 
     async fn annotate(
@@ -81,7 +81,7 @@ impl Csi {
     ) -> Result<(), String> {
         let ids = if ids.is_empty() { json!(null) } else { json!(json!(ids).to_string()) };
         let patch = Patch::Merge(json!({"metadata": {"annotations": {NODE_ID: ids}, "labels": labels}}));
-        let patched = self.client.patch::<Node>(&Key::of(node), None, &patch).await;
+        let patched = self.recall.client.patch::<Node>(&Key::of(node), None, &patch).await;
         patched.map(drop).map_err(|error| format!("error updating node: {error}"))
     }
 

@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use reconcile::io::Client;
 use rpc::csi::node_client::NodeClient;
 use rpc::csi::node_service_capability::{self, rpc::Type as Can};
-use rpc::csi::{NodeGetCapabilitiesRequest, NodeGetInfoRequest};
+use rpc::csi::{NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse};
 use rpc::{Channel, Status};
 use tokio::sync::{Notify, OnceCell, watch};
 
@@ -26,6 +25,7 @@ use crate::config::Config;
 use crate::events::Recorder;
 use crate::objects::lock;
 use crate::plugins::{DIAL, call, told};
+use crate::recall::Recall;
 
 /// What a driver is given to answer.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -35,6 +35,8 @@ pub struct Driver {
     pub name: String,
     node: NodeClient<Channel>,
     can: OnceCell<BTreeSet<i32>>,
+    /// What it says of itself and this node, as long as the cluster has not been told.
+    untold: Option<NodeGetInfoResponse>,
 }
 
 impl Driver {
@@ -76,7 +78,7 @@ impl Driver {
 pub struct Csi {
     root: PathBuf,
     node_name: String,
-    client: Client,
+    recall: Recall,
     events: Recorder,
     drivers: RwLock<BTreeMap<String, Arc<Driver>>>,
     /// One write of the node's objects at a time.
@@ -96,14 +98,14 @@ pub struct Csi {
 }
 
 impl Csi {
-    pub fn new(config: &Config, client: Client, events: Recorder) -> Self {
+    pub fn new(config: &Config, recall: Recall, events: Recorder) -> Self {
         let root = config.root_dir.clone();
         let in_use = paths::staged(&root).iter().map(|kept| unique_name(&kept.driver, &kept.handle)).collect();
         Self {
             in_use: watch::channel(in_use).0,
             root,
             node_name: config.node_name.clone(),
-            client,
+            recall,
             events,
             drivers: RwLock::default(),
             writing: tokio::sync::Mutex::default(),
@@ -138,18 +140,37 @@ impl Csi {
         volumes.entry((driver.to_owned(), handle.to_owned())).or_default().clone()
     }
 
-    /// Takes a driver whose socket is `endpoint`, and tells the cluster of it.
+    /// Takes a driver whose socket is `endpoint`, and tells the cluster of it, if that is in reach.
     pub async fn take(&self, name: &str, endpoint: &Path) -> Result<Arc<Driver>, String> {
         let channel = rpc::connect(endpoint, DIAL).await.map_err(|error| error.to_string())?;
         let mut node = NodeClient::new(channel);
         let info = call(TIMEOUT, node.node_get_info(NodeGetInfoRequest {})).await.map_err(|status| told(&status))?;
-        self.install(name, &info).await?;
-        let driver = Arc::new(Driver { name: name.to_owned(), node, can: OnceCell::new() });
+        let offline = self.recall.is_offline();
+        if !offline {
+            self.install(name, &info).await?;
+        }
+        let (can, untold) = (OnceCell::new(), offline.then_some(info));
+        let driver = Arc::new(Driver { name: name.to_owned(), node, can, untold });
         let mut drivers = self.drivers.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         drivers.insert(name.to_owned(), driver.clone());
         self.idle.notify_one();
         self.joined.send_modify(|count| *count += 1);
         Ok(driver)
+    }
+
+    /// Tells the cluster of a driver that came before its server did; it is polled for as long as the driver is here.
+    pub async fn tell(&self, driver: &Driver) {
+        let mut retry = Duration::from_secs(1);
+        while let Some(info) = &driver.untold {
+            let _ = self.recall.offline.clone().wait_for(|offline| !offline).await;
+            match self.install(&driver.name, info).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(driver = driver.name, error, "the cluster was not told of a driver"),
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(TIMEOUT);
+        }
+        std::future::pending().await
     }
 
     /// Forgets a driver, unless another socket stands for it by now.

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reconcile::io::Client;
 use rpc::csi::node_service_capability::rpc::Type as Can;
 use rpc::csi::volume_capability::access_mode::Mode;
 use rpc::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
@@ -19,6 +18,7 @@ use schema::api::storage::v1::{CSIDriver, VolumeAttachment};
 use super::paths::{self, Kept};
 use super::{Csi, Driver, TIMEOUT, said, unique_name};
 use crate::plugins::call;
+use crate::recall::Recall;
 use crate::volumes::{Mounted, Owner, is_device, is_mounted, own};
 
 /// So long does a pod wait in one go for a volume to be attached.
@@ -136,12 +136,13 @@ impl Wanted {
 }
 
 pub(super) async fn secret(
-    client: &Client,
+    recall: &Recall,
+    pod: &Pod,
     of: Option<&(String, String)>,
     what: &str,
 ) -> Result<BTreeMap<String, String>, String> {
     let Some((namespace, name)) = of else { return Ok(BTreeMap::new()) };
-    let found = client.get::<Secret>(namespace, name).await;
+    let found = recall.get::<Secret>(pod, namespace, name).await;
     let found = found.map_err(|error| format!("fetching {what} {namespace}/{name} failed: {error}"))?;
     let text = |(key, value): (String, Vec<u8>)| (key, String::from_utf8_lossy(&value).into_owned());
     Ok(found.data.into_iter().map(text).collect())
@@ -157,14 +158,14 @@ pub struct For<'a> {
 
 impl Csi {
     /// The driver's own object, if there is one.
-    pub async fn object(&self, source: &Source<'_>) -> Result<Option<CSIDriver>, String> {
+    pub async fn object(&self, pod: &Pod, source: &Source<'_>) -> Result<Option<CSIDriver>, String> {
         let name = match source {
             Source::Inline { of, .. } => of.driver.clone(),
             Source::Persistent { volume, .. } => {
                 volume.spec.persistent_volume_source.csi.as_ref().map(|of| of.driver.clone()).unwrap_or_default()
             }
         };
-        match self.client.get::<CSIDriver>("", &name).await {
+        match self.recall.get::<CSIDriver>(pod, "", &name).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(format!("kubernetes.io/csi: failed to get CSIDriver {name}: {error}")),
@@ -216,7 +217,7 @@ impl Csi {
         let context = match spec.and_then(|spec| spec.attach_required) {
             _ if wanted.ephemeral => BTreeMap::new(),
             Some(false) => BTreeMap::new(),
-            _ => self.attached(&wanted).await?,
+            _ => self.attached(of.pod, &wanted).await?,
         };
         let _turn = volume.lock().await;
         let grouped = driver.can(Can::VolumeMountGroup).await?;
@@ -224,9 +225,9 @@ impl Csi {
         let capability = wanted.capability(&driver, group.filter(|_| grouped)).await?;
         let stages = !wanted.ephemeral && driver.can(Can::StageUnstageVolume).await?;
         if stages && !stands {
-            self.stage(&driver, &wanted, &capability, &context).await?;
+            self.stage(&driver, of.pod, &wanted, &capability, &context).await?;
         }
-        let mut secrets = secret(&self.client, wanted.publish_secret.as_ref(), "NodePublishSecretRef").await?;
+        let mut secrets = secret(&self.recall, of.pod, wanted.publish_secret.as_ref(), "NodePublishSecretRef").await?;
         let mut attributes = wanted.attributes.clone();
         if spec.and_then(|spec| spec.pod_info_on_mount) == Some(true) {
             attributes.extend(pod_info(of.pod, wanted.ephemeral));
@@ -297,11 +298,12 @@ impl Csi {
     async fn stage(
         &self,
         driver: &Driver,
+        pod: &Pod,
         wanted: &Wanted,
         capability: &VolumeCapability,
         context: &BTreeMap<String, String>,
     ) -> Result<(), String> {
-        let secrets = secret(&self.client, wanted.stage_secret.as_ref(), "NodeStageSecretRef").await?;
+        let secrets = secret(&self.recall, pod, wanted.stage_secret.as_ref(), "NodeStageSecretRef").await?;
         let staging = wanted.staging(&self.root);
         fs::create_dir_all(&staging)
             .map_err(|error| format!("kubernetes.io/csi: failed to create {}: {error}", staging.display()))?;
@@ -318,7 +320,7 @@ impl Csi {
     }
 
     /// Waits until the volume is attached; what the attacher says of it.
-    async fn attached(&self, wanted: &Wanted) -> Result<BTreeMap<String, String>, String> {
+    async fn attached(&self, pod: &Pod, wanted: &Wanted) -> Result<BTreeMap<String, String>, String> {
         let unique = unique_name(&wanted.driver, &wanted.handle);
         self.in_use.send_if_modified(|all| all.insert(unique.clone()));
         // Who detaches must know of the use before it begins.
@@ -339,7 +341,7 @@ impl Csi {
             ));
         }
         let name = attachment_name(wanted, &self.node_name);
-        let found = self.client.get::<VolumeAttachment>("", &name).await;
+        let found = self.recall.get::<VolumeAttachment>(pod, "", &name).await;
         let found =
             found.map_err(|error| format!("kubernetes.io/csi: failed to get VolumeAttachment {name}: {error}"))?;
         match found.status.attached && found.metadata.deletion_timestamp.is_none() {

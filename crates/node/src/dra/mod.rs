@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
-use reconcile::io::Client;
 use rpc::dra::dra_plugin_client::DraPluginClient;
 use rpc::dra::{
     Claim, NodePrepareResourcesRequest, NodePrepareResourcesResponse, NodeUnprepareResourcesRequest,
@@ -27,6 +26,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::objects::lock;
 use crate::plugins::{DIAL, call, told};
+use crate::recall::Recall;
 pub use kept::{Device, Prepared};
 
 /// What a driver is given to answer, as upstream gives it.
@@ -106,7 +106,7 @@ impl Driver {
 pub struct Dra {
     path: PathBuf,
     node_name: String,
-    client: Client,
+    recall: Recall,
     drivers: RwLock<BTreeMap<String, Arc<Driver>>>,
     /// By namespace and name.
     claims: Mutex<BTreeMap<(String, String), Prepared>>,
@@ -136,11 +136,11 @@ fn claims_of(pod: &Pod) -> Result<Vec<(String, String, bool)>, String> {
 }
 
 impl Dra {
-    pub fn new(config: &Config, client: Client) -> Self {
+    pub fn new(config: &Config, recall: Recall) -> Self {
         let path = config.root_dir.join("dra_manager_state");
         Self {
             node_name: config.node_name.clone(),
-            client,
+            recall,
             drivers: RwLock::default(),
             claims: Mutex::new(kept::load(&path)),
             path,
@@ -192,7 +192,7 @@ impl Dra {
             *request.method_mut() = Method::DELETE;
             let path = format!("/apis/resource.k8s.io/v1/resourceslices?fieldSelector={query}");
             *request.uri_mut() = path.parse().unwrap_or_default();
-            match self.client.request_raw(request).await {
+            match self.recall.client.request_raw(request).await {
                 Ok(_) => self.lost.notified().await,
                 Err(error) => tracing::debug!(%error, "ResourceSlices were not taken back"),
             }
@@ -210,7 +210,7 @@ impl Dra {
         let mut todo: BTreeMap<String, Vec<Claim>> = BTreeMap::new();
         for (_, name, own) in claims {
             let key = (pod.metadata.namespace.clone(), name.clone());
-            let claim = self.client.get::<ResourceClaim>(&key.0, &name).await;
+            let claim = self.recall.get::<ResourceClaim>(pod, &key.0, &name).await;
             let claim = claim.map_err(|error| format!("fetch ResourceClaim {name}: {error}"))?;
             allowed(pod, &claim, own)?;
             let Some(allocation) = &claim.status.allocation else {

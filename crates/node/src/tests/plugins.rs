@@ -311,6 +311,57 @@ async fn what_is_not_attached_waits_and_what_fails_is_said() {
     assert!(machine.log.all().contains(&"stage disk key=secret path=/dev/sdz".to_owned()), "{:?}", machine.log.all());
 }
 
+#[tokio::test]
+async fn without_a_server_what_was_attached_is_published_again() {
+    let mut machine = Machine::new("csi-offline");
+    machine.driver().await;
+    machine.volume(|_, _| {});
+    machine.object(CSIDriverSpec { attach_required: Some(true), ..no_attach() });
+    let mut attachment = VolumeAttachment { metadata: named(&attachment_name()), ..VolumeAttachment::default() };
+    attachment.status.attached = true;
+    machine.world.api.put(&attachment);
+    let mut node = machine.world.api.get::<Node>("", "one").expect("a node");
+    let name = format!("kubernetes.io/csi/{NAME}^disk");
+    node.status.volumes_attached.push(schema::api::core::v1::AttachedVolume { name, ..Default::default() });
+    machine.world.api.put(&node);
+    machine.run(&claimed("a"));
+    machine.world.until("a", "it runs", is_ready).await;
+    // What is noted behind our backs is noted by now.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let said = machine.log.all();
+    let (dir, api, fake) = std::mem::replace(&mut machine.world, World::new("csi-offline-other")).stop();
+    crate::objects::lock(&fake.state).pods.clear();
+    crate::volumes::unmount_below(&dir.0.join("kubelet/pods")).expect("no mounts");
+    api.remove("/apis/storage.k8s.io/v1/csinodes/one");
+    api.down.store(true, std::sync::atomic::Ordering::Relaxed);
+    machine.world = World::at(dir, api, fake);
+    let runs = |pod: &crate::ports::PodState| pod.containers.iter().any(crate::plan::is_running);
+    for _ in 0..3000 {
+        if crate::objects::lock(&machine.world.machine.state).pods.values().any(runs) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(crate::volumes::is_mounted(&machine.root().join("pods/uid-a/volumes/kubernetes.io~csi/pv/mount")));
+    machine.world.api.down.store(false, std::sync::atomic::Ordering::Relaxed);
+    machine
+        .world
+        .until("a", "it goes on", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1)
+        .await;
+    // The cluster is told of the driver in the end.
+    for _ in 0..3000 {
+        if machine.world.api.get::<CSINode>("", "one").is_some_and(|of| !of.spec.drivers.is_empty()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(machine.world.api.get::<CSINode>("", "one").expect("a CSINode").spec.drivers[0].name, NAME);
+    let again = ["registered true", "stage disk key=secret", "publish disk SINGLE_NODE_MULTI_WRITER size=small"];
+    // Before the server is missed it is asked for.
+    let now = machine.log.all().into_iter().filter(|line| !line.starts_with("registered false")).collect::<Vec<_>>();
+    assert_eq!(now, [said, again.map(str::to_owned).to_vec()].concat());
+}
+
 fn attachment_name() -> String {
     use sha2::Digest;
     format!("csi-{:x}", sha2::Sha256::digest(format!("disk{NAME}one")))

@@ -91,14 +91,14 @@ fn environment_of_a_container() {
     service.spec.cluster_ip = "10.43.0.1".into();
     service.spec.ports =
         vec![ServicePort { name: "https".into(), port: 443, protocol: "TCP".into(), ..ServicePort::default() }];
-    let services = [Arc::new(service)];
+    let links = env::service_env(&[Arc::new(service)], "default", true);
     let ips = ["10.42.0.7".to_owned(), "fd00::7".to_owned()];
     let allocatable = [("cpu".to_owned(), schema::quantity::Quantity::parse("4").expect("a quantity"))].into();
     let objects = Snapshot::default();
     let sources = Sources {
         desired: &desired,
         objects: &objects,
-        services: &services,
+        links: &links,
         pod_ips: &ips,
         host_ips: &ips[..1],
         allocatable: &allocatable,

@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use schema::api::Quantity;
+use schema::api::certificates::v1::ClusterTrustBundle;
 use schema::api::core::v1::{
-    ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource, LocalObjectReference, PodSecurityContext,
-    ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Sysctl, Volume, VolumeMount,
-    VolumeProjection, VolumeSource,
+    ClusterTrustBundleProjection, ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, EnvFromSource,
+    HostPathVolumeSource, LocalObjectReference, ObjectReference, PersistentVolume, PersistentVolumeClaim,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, ProjectedVolumeSource, ResourceRequirements, Service,
+    ServiceAccountTokenProjection, Sysctl, Volume, VolumeMount, VolumeProjection, VolumeSource,
 };
+use schema::api::node::v1::RuntimeClass;
 
 use super::*;
 use crate::objects::lock;
@@ -103,15 +106,71 @@ async fn after_a_boot_restarts_are_counted_on() {
     assert_eq!((last.exit_code, &*last.reason), (137, "ContainerStatusUnknown"));
 }
 
+/// A claim that is bound to a directory of the machine.
+fn claim(world: &World) -> Volume {
+    let mut volume = PersistentVolume::default();
+    volume.metadata.name = "disk".into();
+    volume.spec.persistent_volume_source.host_path =
+        Some(HostPathVolumeSource { path: world.path("data").to_string_lossy().into(), ..Default::default() });
+    volume.spec.claim_ref = Some(ObjectReference { uid: "uid-claim".into(), ..Default::default() });
+    let mut claim = PersistentVolumeClaim::default();
+    (claim.metadata.name, claim.metadata.namespace) = ("claim".into(), "default".into());
+    claim.spec.volume_name = "disk".into();
+    claim.status.phase = "Bound".into();
+    std::fs::create_dir_all(world.path("data")).expect("a directory");
+    world.api.put(&volume);
+    world.api.put(&claim);
+    let source = PersistentVolumeClaimVolumeSource {
+        claim_name: "claim".into(),
+        ..PersistentVolumeClaimVolumeSource::default()
+    };
+    let volume_source = VolumeSource { persistent_volume_claim: Some(source), ..VolumeSource::default() };
+    Volume { name: "data".into(), volume_source, ..Volume::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_server_the_last_pods_start() {
     let world = World::new("offline");
     world.api.put(&config_map("red"));
-    world.api.put(&configured("web"));
+    let mut service = Service::default();
+    (service.metadata.name, service.metadata.namespace) = ("shop".into(), "default".into());
+    service.spec.cluster_ip = "10.43.0.7".into();
+    world.api.put(&service);
+    let mut class = RuntimeClass { handler: "runc".into(), ..RuntimeClass::default() };
+    class.metadata.name = "usual".into();
+    world.api.put(&class);
+    let mut bundle = ClusterTrustBundle::default();
+    bundle.metadata.name = "anchors".into();
+    bundle.spec.trust_bundle = "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----\n".into();
+    world.api.put(&bundle);
+    let mut pod = configured("web");
+    pod.spec.runtime_class_name = Some("usual".into());
+    pod.spec.volumes.push(claim(&world));
+    let anchors =
+        ClusterTrustBundleProjection { name: Some("anchors".into()), path: "ca".into(), ..Default::default() };
+    let projected = pod.spec.volumes[1].volume_source.projected.as_mut().expect("the token's");
+    projected.sources.push(VolumeProjection { cluster_trust_bundle: Some(anchors), ..VolumeProjection::default() });
+    let mount = VolumeMount { name: "data".into(), mount_path: "/data".into(), ..VolumeMount::default() };
+    pod.spec.containers[0].volume_mounts.push(mount);
+    world.api.put(&pod);
     world.until("web", "ready", is_ready).await;
+    let before = world.machine.config("app").expect("made");
+    assert!(before.env.contains(&("SHOP_SERVICE_HOST".into(), "10.43.0.7".into())), "{:?}", before.env);
+    world.settle().await;
     let (dir, api, machine) = world.stop();
     lock(&machine.state).pods.clear();
+    lock(&machine.state).configs.clear();
+    let files = dir.0.join("kubelet/pods/uid-web/volumes/kubernetes.io~projected/token");
+    crate::volumes::unmount_below(&files).expect("no mount");
+    let _ = std::fs::remove_dir_all(&files);
+    for kept in std::fs::read_dir(dir.0.join("kubelet/pods/uid-web/objects")).expect("a directory") {
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&kept.expect("a file").metadata().expect("a file").permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
     api.down.store(true, Ordering::Relaxed);
+    // Older than any token.
+    machine.jump(7200 * 1_000_000_000);
     let world = World::at(dir, api, machine);
     for _ in 0..2000 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -124,8 +183,27 @@ async fn without_a_server_the_last_pods_start() {
         "{:?}",
         world.machine.log()
     );
+    let after = world.machine.config("app").expect("made");
+    let lasting = |of: &crate::ports::ContainerConfig| {
+        let mounts = of.mounts.iter().filter(|mount| !mount.container_path.ends_with("termination-log"));
+        mounts.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!((&after.env, lasting(&after)), (&before.env, lasting(&before)));
+    assert!(after.mounts.iter().any(|mount| mount.host_path == world.path("data")), "{:?}", after.mounts);
+    let read = |file: &str| std::fs::read_to_string(files.join(file)).expect("a file");
+    let token = read("token");
+    assert!(token.starts_with("token-") && read("ca").contains("YQ=="));
+    let done = world.machine.log().len();
     world.api.down.store(false, Ordering::Relaxed);
     world.until("web", "told", |pod| is_ready(pod) && pod.status.container_statuses[0].restart_count == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.settle().await;
+    assert_ne!(read("token"), token, "it is renewed");
+    assert_eq!(world.machine.log().len(), done, "nothing is made anew: {:?}", world.machine.log());
+    world.api.delete_pod("default", "web", 1, world.machine.now() / 1_000_000_000);
+    world.until_gone("web").await;
+    world.settle().await;
+    assert!(!world.path("kubelet/pods/uid-web").exists() && !world.path("kubelet/last-pods/uid-web").exists());
 }
 
 #[tokio::test(start_paused = true)]

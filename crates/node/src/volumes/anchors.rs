@@ -2,38 +2,42 @@
 
 use std::collections::BTreeSet;
 
-use reconcile::io::Client;
 use schema::api::certificates::v1::ClusterTrustBundle;
 use schema::api::core::v1::{ClusterTrustBundleProjection, Pod};
 
 use super::Error;
 use crate::admission::selects;
+use crate::recall::Recall;
 
-/// The cluster's bundles, if the pod shows any.
-pub async fn bundles(client: &Client, pod: &Pod) -> Result<Option<Vec<ClusterTrustBundle>>, Error> {
+/// The cluster's bundles that the pod shows, if it may show any.
+pub async fn bundles(recall: &Recall, pod: &Pod) -> Result<Option<Vec<ClusterTrustBundle>>, Error> {
     let volumes = pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.projected.as_ref());
-    if !volumes.into_iter().flat_map(|of| &of.sources).any(|source| source.cluster_trust_bundle.is_some()) {
+    let sources = volumes.flat_map(|of| &of.sources);
+    let shown: Vec<_> = sources.filter_map(|source| source.cluster_trust_bundle.as_ref()).collect();
+    if shown.is_empty() {
         return Ok(None);
     }
-    let list = client.list::<ClusterTrustBundle>("", "").await;
-    list.map(|list| Some(list.items))
-        .map_err(|error| Error::Claim(format!("while listing ClusterTrustBundles: {error}")))
+    let wanted = recall.select(pod, |bundle| shown.iter().any(|of| shows(of, bundle))).await;
+    wanted.map(Some).map_err(|error| Error::Claim(format!("while listing ClusterTrustBundles: {error}")))
+}
+
+fn shows(of: &ClusterTrustBundleProjection, bundle: &ClusterTrustBundle) -> bool {
+    match (&of.name, &of.signer_name) {
+        (Some(name), _) => bundle.metadata.name == *name,
+        (None, Some(signer)) => {
+            let labels = |selector| selects(selector, &bundle.metadata.labels);
+            bundle.spec.signer_name == *signer && of.label_selector.as_ref().is_some_and(labels)
+        }
+        (None, None) => false,
+    }
 }
 
 /// What a projection shows of them: each certificate once.
 pub fn anchors(all: &[ClusterTrustBundle], of: &ClusterTrustBundleProjection) -> Result<String, String> {
-    let selector = of.label_selector.as_ref();
-    let wanted: Vec<&ClusterTrustBundle> = match (&of.name, &of.signer_name) {
-        (Some(name), _) => all.iter().filter(|bundle| bundle.metadata.name == *name).collect(),
-        (None, Some(signer)) => {
-            let labels =
-                |of: &ClusterTrustBundle| selector.is_some_and(|selector| selects(selector, &of.metadata.labels));
-            all.iter().filter(|bundle| bundle.spec.signer_name == *signer && labels(bundle)).collect()
-        }
-        (None, None) => {
-            return Err("ClusterTrustBundle projection requires either name or signerName to be set".into());
-        }
-    };
+    if of.name.is_none() && of.signer_name.is_none() {
+        return Err("ClusterTrustBundle projection requires either name or signerName to be set".into());
+    }
+    let wanted: Vec<&ClusterTrustBundle> = all.iter().filter(|bundle| shows(of, bundle)).collect();
     if wanted.is_empty() && of.optional != Some(true) {
         return Err(match &of.name {
             Some(name) => {

@@ -53,7 +53,7 @@ impl Volumes {
         if let Some(of) = &volume.volume_source.nfs {
             return Ok(self.nfs(&pod.metadata.uid, &volume.name, of, &[], of.read_only, owner));
         }
-        let found = claim::resolve(&self.client, pod, volume).await?;
+        let found = claim::resolve(&self.recall, pod, volume).await?;
         let (spec, name, readonly) = (&found.volume.spec, &found.volume.metadata.name, found.readonly);
         let block = found.claim.spec.volume_mode.as_deref() == Some("Block");
         let source = &spec.persistent_volume_source;
@@ -124,7 +124,7 @@ impl Volumes {
         refresh_at: &mut Option<Nanos>,
     ) -> Result<Job, Error> {
         let pod = &round.sources.desired.pod;
-        let object = self.csi.object(source).await.map_err(Error::Refused)?;
+        let object = self.csi.object(pod, source).await.map_err(Error::Refused)?;
         if object.as_ref().is_some_and(|object| object.spec.requires_republish == Some(true)) {
             sooner(refresh_at, round.now + AGAIN);
         }

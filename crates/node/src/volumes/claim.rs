@@ -1,9 +1,9 @@
 //! From a claim to the volume that it is bound to.
 
-use reconcile::io::Client;
 use schema::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::Error;
+use crate::recall::Recall;
 
 /// A claim and what it is bound to.
 pub struct Found {
@@ -13,7 +13,7 @@ pub struct Found {
 }
 
 /// What a pod's claim is bound to.
-pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<Found, Error> {
+pub async fn resolve(recall: &Recall, pod: &Pod, volume: &Volume) -> Result<Found, Error> {
     let source = &volume.volume_source;
     let (name, readonly) = match &source.persistent_volume_claim {
         Some(of) => (of.claim_name.clone(), of.read_only),
@@ -21,7 +21,7 @@ pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<Foun
     };
     let namespace = &pod.metadata.namespace;
     let failed = |error: reconcile::io::Error| Error::Claim(format!("failed to fetch PVC from API server: {error}"));
-    let claim: PersistentVolumeClaim = client.get(namespace, &name).await.map_err(failed)?;
+    let claim: PersistentVolumeClaim = recall.get(pod, namespace, &name).await.map_err(failed)?;
     if source.ephemeral.is_some() && !claim.metadata.owner_references.iter().any(|owner| owner.uid == pod.metadata.uid)
     {
         return Err(Error::Claim(format!(
@@ -35,7 +35,7 @@ pub async fn resolve(client: &Client, pod: &Pod, volume: &Volume) -> Result<Foun
     if claim.status.phase != "Bound" || claim.spec.volume_name.is_empty() {
         return Err(Error::Claim(format!("PVC {namespace}/{name} is not bound")));
     }
-    let bound = client.get::<PersistentVolume>("", &claim.spec.volume_name).await;
+    let bound = recall.get::<PersistentVolume>(pod, "", &claim.spec.volume_name).await;
     let bound = bound.map_err(|error| Error::Claim(format!("failed to get PV {}: {error}", claim.spec.volume_name)))?;
     if bound.spec.claim_ref.as_ref().is_none_or(|of| of.uid != claim.metadata.uid) {
         return Err(Error::Claim(format!("PV {} is not bound to PVC {namespace}/{name}", bound.metadata.name)));

@@ -19,7 +19,6 @@ use std::{fs, io};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
-use reconcile::io::Client;
 use schema::api::Message;
 use schema::api::authentication::v1::TokenRequest;
 use schema::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
@@ -42,6 +41,7 @@ use crate::memory::SECOND;
 use crate::objects::{Wake, lock};
 use crate::pod::Desired;
 use crate::ports::{self, Images, Nanos};
+use crate::recall::Recall;
 use crate::{resources, store};
 
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +121,7 @@ pub struct Round<'a> {
 
 pub struct Volumes {
     root: PathBuf,
-    client: Client,
+    recall: Recall,
     tokens: Mutex<BTreeMap<(String, String, i64), Token>>,
     certificates: Certificates,
     csi: Arc<Csi>,
@@ -160,10 +160,10 @@ pub(crate) fn plugin(volume: &Volume) -> Result<&'static str, Error> {
 }
 
 impl Volumes {
-    pub fn new(config: &Config, client: Client, ports: Ports, events: Recorder, csi: Arc<Csi>) -> Self {
+    pub fn new(config: &Config, recall: Recall, ports: Ports, events: Recorder, csi: Arc<Csi>) -> Self {
         let (root, name) = (config.root_dir.clone(), config.node_name.clone());
-        let certificates = Certificates::new(client.clone(), name, ports, events, root.clone());
-        Self { root, client, tokens: Mutex::default(), certificates, csi }
+        let certificates = Certificates::new(recall.client.clone(), name, ports, events, root.clone());
+        Self { root, recall, tokens: Mutex::default(), certificates, csi }
     }
 
     pub fn dir(&self, uid: &str, plugin: &str, name: &str) -> PathBuf {
@@ -182,7 +182,7 @@ impl Volumes {
         let mut done = Done::default();
         let tokens = self.tokens(desired, now, &mut done.refresh_at).await?;
         let (certificates, look) = self.certificates.bundles(&desired.pod, wake).await?;
-        let bundles = anchors::bundles(&self.client, &desired.pod).await?;
+        let bundles = anchors::bundles(&self.recall, &desired.pod).await?;
         let anchors_at = bundles.is_some().then_some(now + ANCHORS_EVERY);
         done.refresh_at = [done.refresh_at, look, anchors_at].into_iter().flatten().min();
         let fetched = payload::Fetched { tokens, certificates, bundles: bundles.unwrap_or_default() };
@@ -262,17 +262,19 @@ impl Volumes {
         if let Some(fresh) = known.as_ref().filter(|known| known.renew_at > now) {
             return Ok(fresh.clone());
         }
+        // After a boot without a server the last one is better than none, whatever its age: it is renewed soon.
+        if known.is_none()
+            && self.recall.is_offline()
+            && let Ok(token) = fs::read_to_string(self.token_file(&key))
+        {
+            return Ok(Token { token, renew_at: now + 10 * SECOND, expires_seconds: now.div_euclid(SECOND) });
+        }
         match (self.request_token(desired, audience, seconds, now).await, known) {
             (Ok(token), _) => Ok(token),
             // An old token serves for its last fifth.
             (Err(error), Some(known)) => {
                 tracing::warn!(pod = %desired.label(), %error, "a service account token was not renewed");
                 Ok(Token { renew_at: now + 60 * SECOND, ..known })
-            }
-            // After a boot without a server the last one is better than none: it is renewed soon.
-            (Err(error @ Error::Token(reconcile::io::Error::Transport { .. })), None) => {
-                let token = fs::read_to_string(self.token_file(&key)).map_err(|_| error)?;
-                Ok(Token { token, renew_at: now + 10 * SECOND, expires_seconds: now.div_euclid(SECOND) })
             }
             (Err(error), None) => Err(error),
         }
@@ -300,7 +302,7 @@ impl Volumes {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.parse().map_err(|_| Error::Claim(format!("no such service account: {account}")))?;
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let raw = self.client.request_raw(request).await.map_err(Error::Token)?;
+        let raw = self.recall.client.request_raw(request).await.map_err(Error::Token)?;
         let unknown = reconcile::io::Error::Decode { path: path.clone(), expected: "TokenRequest" };
         let answer = TokenRequest::decode(&raw).map_err(|_| Error::Token(unknown))?;
         let expires = answer.status.expiration_timestamp.seconds * SECOND;
@@ -308,7 +310,7 @@ impl Volumes {
         let renew_at = (now + (expires - now) / 5 * 4).min(now + 24 * 3600 * SECOND).max(now + SECOND);
         let token = answer.status.token;
         let key = (meta.uid.clone(), audience.to_owned(), seconds);
-        store::write_private(&self.token_file(&key), token.as_bytes());
+        store::note(self.token_file(&key), token.clone().into_bytes()).await;
         let token = Token { token, renew_at, expires_seconds: answer.status.expiration_timestamp.seconds };
         lock(&self.tokens).insert(key, token.clone());
         Ok(token)
