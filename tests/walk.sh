@@ -677,7 +677,7 @@ spec:
         command:
         - sh
         - -c
-        - 'echo "$(cat /etc/sky/sky) $WORD $HELLO_SERVICE_HOST $(cut -c1-2 /etc/sky/token) $(cat /etc/sky/name)" >>/data/starts; exec sleep 3600'
+        - 'echo "\$(cat /etc/sky/sky) \$WORD \$HELLO_SERVICE_HOST \$(head -c 2 /etc/sky/token) \$(cat /etc/sky/name)" >>/data/starts; exec sleep 3600'
         env: [{name: WORD, valueFrom: {secretKeyRef: {name: word, key: word}}}]
         securityContext: {runAsUser: 0}
         volumeMounts: [{name: data, mountPath: /data}, {name: sky, mountPath: /etc/sky}]
