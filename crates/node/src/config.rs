@@ -105,6 +105,8 @@ pub struct Config {
     pub allowed_sysctls: Vec<String>,
     pub evictions: Evictions,
     pub image_gc: ImageGc,
+    /// Which images a pod has to show its secrets for though they are here.
+    pub image_verification: crate::images::verify::Policy,
     /// Of a container's log before it is rotated.
     pub log_max_bytes: u64,
     pub log_max_files: u32,
@@ -165,6 +167,7 @@ impl Default for Config {
             allowed_sysctls: Vec::new(),
             evictions: Evictions::default(),
             image_gc: ImageGc::default(),
+            image_verification: Default::default(),
             log_max_bytes: 0,
             log_max_files: 0,
             seccomp_default: false,

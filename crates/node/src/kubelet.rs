@@ -86,17 +86,18 @@ impl Kubelet {
         let numa = ports.host.topology().nodes.keys().copied().collect();
         let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins"), numa));
         managers.add(devices.clone());
+        let metrics = Arc::new(Metrics::default());
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
             managers,
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             health_changed: Notify::new(),
             sizing,
             volumes: Volumes::new(&config, recall.clone(), ports.clone(), events.clone(), csi.clone()),
             csi,
             devices,
             dra: Dra::new(&config, recall.clone()),
-            puller: Puller::new(ports.images.clone(), ports.clock.clone(), events.clone()),
+            puller: Puller::new(&config, ports.images.clone(), ports.clock.clone(), events.clone(), metrics),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe(), behind.clone()),
             secrets: Cache::new(client.clone(), kept, offline.subscribe(), behind.clone()),
             recall,

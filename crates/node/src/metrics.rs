@@ -14,7 +14,9 @@ const STARTS: [f64; 11] = [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 60.0, 300.0
 /// A metric that is counted where something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Count {
+    EnsureImage,
     Evictions,
+    MustPullChecks,
     Preemptions,
     Probes,
     RuntimeOperations,
@@ -28,6 +30,14 @@ pub enum Count {
 impl Count {
     fn row(self) -> (&'static str, &'static str) {
         match self {
+            Self::EnsureImage => (
+                "kubelet_image_manager_ensure_image_requests_total",
+                "Number of ensure-image requests processed by the kubelet.",
+            ),
+            Self::MustPullChecks => (
+                "kubelet_imagemanager_image_mustpull_checks_total",
+                "Counter for how many times kubelet checked whether credentials need to be re-verified to access an image",
+            ),
             Self::Evictions => ("kubelet_evictions", "Cumulative number of pod evictions by eviction signal"),
             Self::Preemptions => ("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource"),
             Self::Probes => (

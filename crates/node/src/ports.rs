@@ -444,16 +444,27 @@ pub enum PullError {
     Failed(String),
 }
 
+/// What a pull gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pulled {
+    pub image: Image,
+    /// Which of the logins the registry has accepted; `None`: it wanted none of them.
+    pub login: Option<usize>,
+}
+
 pub trait Images: Send + Sync + 'static {
     /// An image that is here, by name, digest or id.
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>>>;
 
-    /// Fetches what is missing; asks the registry in any case.
+    /// Whether a registry, as a pull secret names it, is the one of an image.
+    fn fits(&self, registry: &str, name: &str) -> bool;
+
+    /// Fetches what is missing; asks the registry in any case, which may refuse what is here already. The logins fit.
     fn pull<'a>(
         &'a self,
         name: &'a str,
         credentials: &'a [Credentials],
-    ) -> BoxFuture<'a, std::result::Result<Image, PullError>>;
+    ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>>;
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
 

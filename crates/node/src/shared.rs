@@ -30,7 +30,7 @@ pub struct Shared {
     pub machine: Machine,
     pub allocatable: BTreeMap<String, Quantity>,
     pub host_ips: Vec<String>,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     pub volumes: Volumes,
     pub csi: Arc<Csi>,
     pub devices: Arc<Devices>,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -13,24 +13,16 @@ use schema::api::meta::v1::ObjectMeta;
 
 use crate::objects::lock;
 
+/// How the name of a file ends that is not written to its end.
+pub const UNFINISHED: &str = "~";
+
 /// Replaces a file that only root may read, if it says something else: whenever the power is cut, the old or the new
 /// one is there. What fails is logged, for nothing depends on it now.
 pub fn write_private(path: &Path, bytes: &[u8]) {
     if fs::read(path).is_ok_and(|known| known == bytes) {
         return;
     }
-    let write = || -> std::io::Result<()> {
-        if let Some(dir) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        }
-        let mut new = path.as_os_str().to_owned();
-        new.push("~");
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&new, path)
-    };
-    if let Err(error) = write() {
+    if let Err(error) = replace(path, bytes) {
         tracing::warn!(path = %path.display(), %error, "what is known was not noted on disk");
     }
 }
@@ -38,6 +30,24 @@ pub fn write_private(path: &Path, bytes: &[u8]) {
 /// The same for who must not hold up others until the disk has it.
 pub async fn note(path: PathBuf, bytes: Vec<u8>) {
     let _ = tokio::task::spawn_blocking(move || write_private(&path, &bytes)).await;
+}
+
+/// Replaces a file that only root may read; the new one is on the disk when this returns.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes)?;
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(UNFINISHED);
+    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&new, path)
 }
 
 /// A name as part of a file's: names nothing outside of its directory, whatever it is.
@@ -145,7 +155,7 @@ impl Store {
 
     pub fn load(&self) -> Vec<Pod> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let files = entries.filter(|entry| !entry.file_name().to_string_lossy().ends_with('~'));
+        let files = entries.filter(|entry| !entry.file_name().to_string_lossy().ends_with(UNFINISHED));
         files.filter_map(|entry| Pod::decode(&fs::read(entry.path()).ok()?).ok()).collect()
     }
 

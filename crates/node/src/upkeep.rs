@@ -396,11 +396,8 @@ async fn collect_images(kubelet: &Kubelet, bytes: Option<u64>, now: Nanos, seen:
         }
     }
     let fs: FsStats = shared.ports.host.fs(image_path(kubelet)).unwrap_or_default();
-    if fs.capacity_bytes == 0 {
-        return;
-    }
     let taken = fs.capacity_bytes.saturating_sub(fs.available_bytes);
-    let over = taken * 100 / fs.capacity_bytes >= rules.high_percent;
+    let over = taken * 100 / fs.capacity_bytes.max(1) >= rules.high_percent && fs.capacity_bytes > 0;
     let goal = fs.capacity_bytes / 100 * rules.low_percent;
     let wanted = bytes.unwrap_or(if over { taken.saturating_sub(goal) } else { 0 });
     // What is reclaimed under pressure is not asked how old it is.
@@ -412,6 +409,7 @@ async fn collect_images(kubelet: &Kubelet, bytes: Option<u64>, now: Nanos, seen:
             Err(error) => tracing::debug!(image = %image.id, %error, "an image was not removed"),
         }
     }
+    shared.puller.tidy().await;
     if bytes.is_none() && freed < wanted {
         let message = format!(
             "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use runtime::images::credentials::{Credentials, Login, fitting};
+use runtime::images::credentials::{Credentials, Login, matches};
 use runtime::images::reference::Reference;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -149,11 +149,10 @@ impl Providers {
     /// The logins for an image of all providers that match it. One that fails is named in the log, as upstream.
     pub async fn logins(&self, image: &str) -> Vec<Login> {
         let Ok(reference) = Reference::parse(image) else { return Vec::new() };
-        let (repository, nobody) = (reference.repository(), Credentials::RegistryToken(String::new()));
+        let repository = reference.repository();
         let mut logins = Vec::new();
         for provider in &self.providers {
-            let matches = |pattern: &String| !fitting(&[(pattern.clone(), nobody.clone())], &repository).is_empty();
-            if !provider.match_images.iter().any(matches) {
+            if !provider.match_images.iter().any(|pattern| matches(pattern, &repository).is_some()) {
                 continue;
             }
             let keys = [repository.as_str(), reference.domain.as_str(), "*"];

@@ -249,7 +249,7 @@ impl Kubelet {
         text
     }
 
-    pub(super) fn own_metrics(&self) -> String {
+    pub(crate) fn own_metrics(&self) -> String {
         let views = self.views();
         let running = views.iter().filter(|view| view.observed.sandbox.is_some()).count();
         let of = |is: fn(&Container) -> bool| {
@@ -283,6 +283,7 @@ impl Kubelet {
         let help = "A metric with a constant '1' value labeled by the version from which Kubernetes was built";
         family(&mut text, "kubernetes_build_info", "gauge", help, [(labels, 1)]);
         self.shared.metrics.text(&mut text, false);
+        self.shared.puller.metrics(&mut text);
         metrics::process(&mut text);
         text
     }

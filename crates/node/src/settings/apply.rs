@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Settings;
 use crate::config::{Config, Reservation};
 use crate::eviction;
+use crate::images::verify::{self, Policy as Verification};
 use crate::ports::Nanos;
 use crate::topology::cpus::{self, Options};
 use crate::topology::memory::Amounts;
@@ -202,6 +203,41 @@ impl Reading<'_> {
         made
     }
 
+    /// Whose images need no proof.
+    fn image_verification(&mut self) -> Verification {
+        const POLICY: &str = "imagePullCredentialsVerificationPolicy";
+        const LIST: &str = "preloadedImagesVerificationAllowlist";
+        let gate = self.map("featureGates").remove("KubeletEnsureSecretPulledImages");
+        if gate.is_some_and(|on| on.eq_ignore_ascii_case("false")) {
+            for field in [POLICY, LIST].into_iter().filter(|field| self.of.said.contains_key(field)) {
+                let why = "must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled";
+                self.problems.push(format!("invalid configuration: `{field}` {why}"));
+            }
+            return Verification::NeverVerify;
+        }
+        let list = self.list(LIST);
+        let policy = self.text(POLICY);
+        if !list.is_empty() && policy != "NeverVerifyAllowlistedImages" {
+            self.problems.push(format!(
+                "invalid configuration: can't set `{LIST}` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\""
+            ));
+        } else if let Some(why) = list.iter().find_map(|pattern| verify::check_pattern(pattern).err()) {
+            self.problems.push(format!("invalid configuration: invalid image pattern in `{LIST}`: {why}"));
+        }
+        match &*policy {
+            "NeverVerify" => Verification::NeverVerify,
+            "" | "NeverVerifyPreloadedImages" => Verification::NeverVerifyPreloadedImages,
+            "NeverVerifyAllowlistedImages" => Verification::NeverVerifyAllowlistedImages(list),
+            "AlwaysVerify" => Verification::AlwaysVerify,
+            other => {
+                self.problems.push(format!(
+                    "invalid configuration: option \"{other}\" specified for {POLICY}. Valid options are \"NeverVerify\", \"NeverVerifyPreloadedImages\", \"NeverVerifyAllowlistedImages\" or \"AlwaysVerify\""
+                ));
+                Verification::AlwaysVerify
+            }
+        }
+    }
+
     /// What the managers reserve must be what the node reserves.
     fn check_reserved_memory(&mut self, managers: &topology::Settings, config: &Config) {
         if !managers.memory {
@@ -322,6 +358,7 @@ impl Settings {
         if images.maximum_age != 0 && images.maximum_age <= images.minimum_age {
             of.wrong("imageMaximumGCAge", "must be greater than imageMinimumGCAge");
         }
+        config.image_verification = of.image_verification();
         let size = of.text("containerLogMaxSize");
         config.log_max_bytes = of.amount("containerLogMaxSize", &size);
         config.log_max_files = u32::try_from(of.number("containerLogMaxFiles", 2, most)).unwrap_or(2);

@@ -18,6 +18,7 @@ impl Files for Shelf {
     }
 }
 
+const VERIFICATION: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nimagePullCredentialsVerificationPolicy: Sometimes\npreloadedImagesVerificationAllowlist: [a.test/b]\n";
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
 fn told(flags: &[&str], files: &[(&'static str, &'static str)]) -> Result<(Config, Value), Vec<String>> {
@@ -150,6 +151,22 @@ fn mistakes_are_named_all_at_once() {
             &["config=/f"],
             &[("/f", "kind: Pod\napiVersion: v1\n")],
             &["/f: expected kind KubeletConfiguration of kubelet.config.k8s.io/v1beta1, not \"Pod\" of \"v1\""],
+        ),
+        (
+            &["config=/f"],
+            &[("/f", VERIFICATION)],
+            &[
+                "invalid configuration: can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\"",
+                "invalid configuration: option \"Sometimes\" specified for imagePullCredentialsVerificationPolicy. Valid options are \"NeverVerify\", \"NeverVerifyPreloadedImages\", \"NeverVerifyAllowlistedImages\" or \"AlwaysVerify\"",
+            ],
+        ),
+        (
+            &["config=/f", "feature-gates=KubeletEnsureSecretPulledImages=false"],
+            &[("/f", VERIFICATION)],
+            &[
+                "invalid configuration: `imagePullCredentialsVerificationPolicy` must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled",
+                "invalid configuration: `preloadedImagesVerificationAllowlist` must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled",
+            ],
         ),
         (
             &[

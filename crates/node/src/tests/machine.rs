@@ -30,6 +30,8 @@ pub struct State {
     pub images: BTreeMap<String, Image>,
     /// Images that cannot be pulled: name → why.
     pub broken: BTreeMap<String, PullError>,
+    /// Passwords that a registry takes for an image, if it wants any.
+    pub private: BTreeMap<String, Vec<String>>,
     /// Exit codes of commands run in containers; 0 if not named.
     pub commands: BTreeMap<String, i32>,
     /// Containers (by name) that ignore the stop signal.
@@ -437,15 +439,28 @@ impl Images for Machine_ {
         Box::pin(async move { Ok(lock(&self.state).images.get(name).cloned()) })
     }
 
-    fn pull<'a>(&'a self, name: &'a str, _: &'a [Credentials]) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
+    fn fits(&self, registry: &str, name: &str) -> bool {
+        name.starts_with(registry)
+    }
+
+    fn pull<'a>(
+        &'a self,
+        name: &'a str,
+        logins: &'a [Credentials],
+    ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
         Box::pin(async move {
             self.say(format!("pull {name}"));
             let mut state = lock(&self.state);
             if let Some(error) = state.broken.get(name) {
                 return Err(error.clone());
             }
+            let wanted = state.private.get(name);
+            let login = wanted.map(|wanted| logins.iter().position(|login| wanted.contains(&login.password)));
+            if login == Some(None) {
+                return Err(PullError::Failed(format!("{name}: access denied")));
+            }
             state.images.insert(name.into(), image(name));
-            Ok(image(name))
+            Ok(Pulled { image: image(name), login: login.flatten() })
         })
     }
 

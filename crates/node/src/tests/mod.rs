@@ -9,6 +9,7 @@ mod fakes;
 mod machine;
 mod plugins;
 mod pods;
+mod pulls;
 mod pure;
 mod resizes;
 mod restarts;

@@ -54,7 +54,7 @@ pub fn fitting(logins: &[Login], repository: &str) -> Vec<Credentials> {
 }
 
 /// `*.example.com:5000/team` against `domain/path`: a `*` stands for part of one host label, a path for its prefix.
-fn matches<'a>(key: &'a str, repository: &str) -> Option<&'a str> {
+pub fn matches<'a>(key: &'a str, repository: &str) -> Option<&'a str> {
     if key.is_empty() {
         return Some(key);
     }

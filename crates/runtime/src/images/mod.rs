@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use blobs::{Blobs, tempfile, write_durably};
-use credentials::Login;
+use credentials::{Credentials, Login};
 use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use export::ExportWriter;
@@ -261,12 +261,18 @@ impl Images {
     /// Brings an image here, or makes sure that the one here is what the registry has under that name.
     /// Dropping the future stops the work; what was downloaded stays for the next try.
     pub async fn pull(&self, name: &str, options: PullOptions) -> Result<Image> {
+        Ok(self.pull_by(name, options).await?.0)
+    }
+
+    /// The same, and which login the registry wanted to see; none if anybody may have the image.
+    pub async fn pull_by(&self, name: &str, options: PullOptions) -> Result<(Image, Option<Credentials>)> {
         let events = options.events.unwrap_or_else(|| Arc::new(|_| {}));
         let outcome = pull::pull(&self.inner, name, &options.logins, events).await;
         self.inner.registry.forget_idle();
-        let id = outcome?;
+        let (id, login) = outcome?;
         self.after_install().await?;
-        self.get(id.as_str()).await?.ok_or_else(|| Error::NotPresent(name.into()))
+        let image = self.get(id.as_str()).await?.ok_or_else(|| Error::NotPresent(name.into()))?;
+        Ok((image, login))
     }
 
     /// The image of that name, id or beginning of an id; `None` if it is not here.

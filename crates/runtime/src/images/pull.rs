@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::credentials::{Login, fitting};
+use super::credentials::{Credentials, Login, fitting};
 use super::digest::Digest;
 use super::error::{Error, Kind, Result};
 use super::install::Install;
@@ -25,7 +25,13 @@ pub struct Resolved {
     pub config: Config,
 }
 
-pub async fn pull(inner: &Arc<Inner>, name: &str, logins: &[Login], events: EventSink) -> Result<Digest> {
+/// The image, and the login that its registry wanted.
+pub async fn pull(
+    inner: &Arc<Inner>,
+    name: &str,
+    logins: &[Login],
+    events: EventSink,
+) -> Result<(Digest, Option<Credentials>)> {
     let reference = Reference::parse(name)?;
     let sessions = inner.registry.sessions(&reference, &fitting(logins, &reference.repository()));
     if sessions.is_empty() {
@@ -35,9 +41,9 @@ pub async fn pull(inner: &Arc<Inner>, name: &str, logins: &[Login], events: Even
     events(Event::Resolving { image: reference.to_string() });
     let policy = &inner.options.policy;
     if policy.accepts(&reference)
-        && let Some(id) = unchanged(inner, &reference, &sessions).await?
+        && let Some(id) = unchanged(inner, &reference, &sessions[0]).await?
     {
-        return Ok(id);
+        return Ok((id, sessions[0].login()));
     }
     let (resolved, served_by) = resolve(inner, &reference, &sessions, &hold).await?;
     policy.check(&reference, &[&resolved.target, &resolved.manifest_digest], &sessions[served_by]).await?;
@@ -64,7 +70,7 @@ pub async fn pull(inner: &Arc<Inner>, name: &str, logins: &[Login], events: Even
     let id = record.id.clone();
     commit(inner, record).await?;
     events(Event::Done { image: reference.to_string(), id: id.clone() });
-    Ok(id)
+    Ok((id, sessions[served_by].login()))
 }
 
 /// Writes the record, after everything it names is on the disk.
@@ -80,21 +86,17 @@ pub async fn commit(inner: &Arc<Inner>, record: Record) -> Result<()> {
     .await
 }
 
-/// Is what the registry has under that name here already? Asks it with HEAD only, unless the name is a digest.
-async fn unchanged(inner: &Arc<Inner>, reference: &Reference, sessions: &[Session]) -> Result<Option<Digest>> {
+/// Is what the registry has under that name here already? Asks it with HEAD only, and also for a digest: whoever pulls
+/// has to show that he may.
+async fn unchanged(inner: &Arc<Inner>, reference: &Reference, session: &Session) -> Result<Option<Digest>> {
     let known = |reference: &Reference| -> Result<Option<Record>> {
         Ok(inner.records().find(&reference.to_string())?.cloned())
     };
-    let digest = match &reference.version {
-        Version::Digest(digest) => Some(digest.clone()),
-        // A node that has never seen the name will need the manifest anyway.
-        Version::Tag(_) if known(reference)?.is_none() => None,
-        Version::Tag(_) => match sessions.first() {
-            Some(session) => session.head().await,
-            None => None,
-        },
-    };
-    let Some(digest) = digest else { return Ok(None) };
+    // A node that has never seen the name will need the manifest anyway.
+    if known(reference)?.is_none() {
+        return Ok(None);
+    }
+    let Some(digest) = session.head().await else { return Ok(None) };
     let Some(mut record) = known(&reference.with_digest(&digest))? else { return Ok(None) };
     for chain in record.chains() {
         if !inner.trusted_layer(&chain).await {
@@ -137,10 +139,11 @@ async fn resolve_at(inner: &Arc<Inner>, reference: &Reference, session: &Session
     let mut version = reference.version.clone();
     let mut declared: Option<u64> = None;
     let (mut target, mut index) = (None, None);
-    for _ in 0..=MAX_NESTING {
+    for depth in 0..=MAX_NESTING {
         let here = match &version {
-            Version::Digest(digest) => stored(inner, digest, hold).await?,
-            Version::Tag(_) => None,
+            Version::Digest(digest) if depth > 0 => stored(inner, digest, hold).await?,
+            // The registry says who may have it.
+            _ => None,
         };
         let fetched = match here {
             Some(fetched) => fetched,

@@ -64,14 +64,36 @@ async fn the_second_pull_costs_one_head() {
     let before = registry.log().len();
     images.pull(&name, PullOptions::default()).await.unwrap();
     assert_eq!(registry.log()[before..], ["HEAD /v2/team/app/manifests/1"]);
-    // By digest not even that.
-    images.pull(&registry.name(&format!("team/app@{}", image.digest())), PullOptions::default()).await.unwrap();
-    assert_eq!(registry.log().len(), before + 1);
+    // By digest as well: the registry says who may have it.
+    let by_digest = registry.name(&format!("team/app@{}", image.digest()));
+    images.pull(&by_digest, PullOptions::default()).await.unwrap();
+    assert_eq!(registry.log()[before + 1..], [format!("HEAD /v2/team/app/manifests/{}", image.digest())]);
     // A new image under the old name moves the name.
     let newer = TestImage::new("linux/amd64", Pack::Zstd, &[&[("new", b"1")]]);
     registry.put_image("team/app", "1", &newer);
     assert_eq!(images.pull(&name, PullOptions::default()).await.unwrap().id, newer.id());
     assert!(images.get(image.id().as_str()).await.unwrap().unwrap().repo_tags.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_here_is_for_whom_the_registry_gives_it() {
+    let (_dir, images, registry, image) = setup().await;
+    let names = [registry.name("team/app:1"), registry.name(&format!("team/app@{}", image.digest()))];
+    let pull = async |name: &str, logins: Vec<Login>| {
+        images.pull_by(name, PullOptions { logins, events: None }).await.map(|(_, login)| login)
+    };
+    assert_eq!(pull(&names[0], vec![basic("ada", "smash")]).await.unwrap(), None, "nobody was asked who he is");
+    registry.want_basic("Basic YWRhOnNtYXNo");
+    let before = registry.log().len();
+    for name in &names {
+        for logins in [vec![], vec![basic("eve", "smash")]] {
+            assert_eq!(pull(name, logins).await.unwrap_err().kind(), Kind::Unauthorized, "{name}");
+        }
+        let ada = basic("ada", "smash");
+        let used = pull(name, vec![basic("eve", "smash"), ada.clone()]).await.unwrap();
+        assert_eq!(used, Some(ada.1), "{name}");
+    }
+    assert!(registry.log()[before..].iter().all(|line| !line.contains("/blobs/")), "{:?}", registry.log());
 }
 
 #[tokio::test]

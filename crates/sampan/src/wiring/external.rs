@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use node::ports::{
     self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
-    PodState, PodStats, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
+    PodState, PodStats, PullError, Pulled, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
 use rpc::cri;
@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
-use super::runtime::{BACKLOG, PodCgroups, SPEC_HASH, check_user};
+use super::runtime::{BACKLOG, PodCgroups, SPEC_HASH, check_user, fits};
 use asked::{container_config, made_from, resources, sandbox_config};
 
 /// Of a message: kubelet's limit for CRI.
@@ -528,17 +528,21 @@ impl ports::Images for External {
         })
     }
 
+    fn fits(&self, registry: &str, name: &str) -> bool {
+        fits(registry, name)
+    }
+
     fn pull<'a>(
         &'a self,
         name: &'a str,
         credentials: &'a [Credentials],
-    ) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
+    ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
         Box::pin(async move {
             let logins = credentials.iter().map(|login| {
                 Some(cri::AuthConfig {
                     username: login.username.clone(),
                     password: login.password.clone(),
-                    server_address: login.registry.clone(),
+                    // Without an address it is for the image's registry, which it fits.
                     identity_token: login.identity_token.clone(),
                     registry_token: login.registry_token.clone(),
                     ..Default::default()
@@ -547,14 +551,16 @@ impl ports::Images for External {
             let mut last = PullError::Failed(format!("no login for {name}"));
             // One login a call; without any, once as nobody.
             let anybody = credentials.is_empty().then_some(None);
-            for auth in logins.chain(anybody) {
+            for (at, auth) in logins.chain(anybody).enumerate() {
+                let login = auth.is_some().then_some(at);
                 let request = cri::PullImageRequest { image: spec(name), auth, sandbox_config: None };
                 match self.images.clone().pull_image(request).await {
                     Ok(answer) => {
                         let reference = answer.into_inner().image_ref;
                         let found =
                             self.find(&reference).await.map_err(|error| PullError::Failed(error.to_string()))?;
-                        return found.ok_or_else(|| PullError::Failed(format!("{reference} is gone again")));
+                        let gone = || PullError::Failed(format!("{reference} is gone again"));
+                        return found.map(|image| Pulled { image, login }).ok_or_else(gone);
                     }
                     Err(status) => {
                         let text = status.message().to_owned();

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use node::ports::{
     self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
-    PodState, PodStats, Profile, Propagation, PullError, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
+    PodState, PodStats, Profile, Propagation, PullError, Pulled, Resources, Result, Sandbox, SandboxConfig, Stdio,
+    Usage,
 };
 use reconcile::io::BoxFuture;
 use runtime::containers::{self as containers, Cgroups, Runtime, SandboxStatus};
+use runtime::images::reference::Reference;
 use runtime::images::registries::Registries;
 use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
 use tokio::sync::broadcast;
@@ -655,20 +657,27 @@ impl ports::Images for Containers {
         &'a self,
         name: &'a str,
         credentials: &'a [Credentials],
-    ) -> BoxFuture<'a, std::result::Result<Image, PullError>> {
+    ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
         Box::pin(async move {
-            // The pod's own first, as upstream; which fits the image is seen there.
-            let mut logins: Vec<_> = credentials.iter().filter_map(login).collect();
+            // The pod's own first, as upstream; those of the node are for all of its pods.
+            let own: Vec<_> = credentials.iter().map(login).collect();
+            let mut logins = own.clone();
             if let Some(providers) = &self.providers {
                 logins.extend(providers.logins(name).await);
             }
             let options = PullOptions { logins, events: None };
-            self.images.pull(name, options).await.map(image).map_err(|error| match error.kind() {
+            let (pulled, used) = self.images.pull_by(name, options).await.map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
                 Kind::Signature => PullError::Signature(error.chain()),
                 _ => PullError::Failed(error.chain()),
-            })
+            })?;
+            let login = used.and_then(|used| own.iter().position(|(_, login)| *login == used));
+            Ok(Pulled { image: image(pulled), login })
         })
+    }
+
+    fn fits(&self, registry: &str, name: &str) -> bool {
+        fits(registry, name)
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
@@ -697,7 +706,12 @@ impl ports::Images for Containers {
     }
 }
 
-fn login(given: &Credentials) -> Option<images::credentials::Login> {
+pub(super) fn fits(registry: &str, name: &str) -> bool {
+    let repository = Reference::parse(name).map(|reference| reference.repository());
+    repository.is_ok_and(|repository| images::credentials::matches(registry, &repository).is_some())
+}
+
+fn login(given: &Credentials) -> images::credentials::Login {
     use images::credentials::Credentials as As;
     let given = given.clone();
     let login = if !given.identity_token.is_empty() {
@@ -707,9 +721,7 @@ fn login(given: &Credentials) -> Option<images::credentials::Login> {
     } else {
         As::Basic { username: given.username, password: given.password }
     };
-    // Neither an entry that says nothing nor one for no registry is a login for every registry.
-    let says = !matches!(&login, As::Basic { username, .. } if username.is_empty());
-    (says && !given.registry.is_empty()).then_some((given.registry, login))
+    (given.registry, login)
 }
 
 /// What `registries.yaml` says; nothing where there is no such file.

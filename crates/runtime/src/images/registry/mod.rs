@@ -122,7 +122,16 @@ impl Session {
     pub async fn head(&self) -> Option<Digest> {
         let path = format!("manifests/{}", self.reference.version_text());
         let response = self.request(Method::HEAD, &path, accept_documents()).await.ok()?;
-        Digest::parse(response.header("docker-content-digest")?).ok()
+        match &self.reference.version {
+            Version::Digest(digest) => Some(digest.clone()),
+            Version::Tag(_) => Digest::parse(response.header("docker-content-digest")?).ok(),
+        }
+    }
+
+    /// The login that the registry has accepted; none if it wanted none.
+    pub fn login(&self) -> Option<Credentials> {
+        let auth = lock(&self.auth);
+        auth.header.as_ref().and(auth.credentials.first().cloned())
     }
 
     pub async fn manifest(&self, version: &Version) -> Result<Fetched> {

@@ -1,0 +1,282 @@
+//! Getting a container's image: policies, pull secrets, who may use what is here, back-off, one pull of a name at a time.
+
+pub mod keyring;
+mod records;
+pub mod verify;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::memory::{Crash, Failure, PULL_BACKOFF_MAX, SECOND};
+use crate::metrics::{self, Count, Metrics};
+use crate::objects::{Snapshot, lock};
+use crate::plan::go_duration;
+use crate::pod::Desired;
+use crate::ports::{Clock, Credentials, Image, Images, Nanos, PullError, Pulled};
+use keyring::Login;
+use records::{Intent, Records};
+use verify::{Access, Policy, Verdict};
+
+/// How soon after a failed pull its reason turns into the back-off's.
+const SHOWN: Nanos = 2 * SECOND;
+
+/// The back-off, when the last pull failed, and what it said.
+type Failures = (Crash, Nanos, String);
+
+pub struct Puller {
+    images: Arc<dyn Images>,
+    clock: Arc<dyn Clock>,
+    events: Recorder,
+    metrics: Arc<Metrics>,
+    policy: Policy,
+    records: Arc<Records>,
+    /// By pod and image: failures, and what the last one said.
+    failures: Mutex<HashMap<(String, String), Failures>>,
+    /// A pull of a name waits for the one before it, which mostly leaves nothing to fetch.
+    pulls: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+}
+
+impl Puller {
+    pub fn new(
+        config: &Config,
+        images: Arc<dyn Images>,
+        clock: Arc<dyn Clock>,
+        events: Recorder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            images,
+            clock,
+            events,
+            metrics,
+            policy: config.image_verification.clone(),
+            records: Arc::new(Records::new(&config.root_dir)),
+            failures: Mutex::default(),
+            pulls: Mutex::default(),
+        }
+    }
+
+    pub fn forget(&self, uid: &str) {
+        lock(&self.failures).retain(|(of, _), _| of != uid);
+    }
+
+    /// The image of a container (which is at `path` in the pod) or of a volume.
+    pub async fn ensure(
+        &self,
+        desired: &Desired,
+        name: &str,
+        policy: &str,
+        path: &str,
+        objects: &Snapshot,
+    ) -> Result<Image, Failure> {
+        let pod = &*desired.pod;
+        let logins = keyring::logins(desired, objects, &*self.images, name);
+        let (mut present, mut required) = ("unknown", "true");
+        let mut found = None;
+        if policy != "Always" {
+            match self.images.find(name).await {
+                Ok(Some(image)) => {
+                    present = "true";
+                    if !self.must_pull(name, &image, &logins).await {
+                        required = "false";
+                        found = Some(image);
+                    }
+                }
+                Ok(None) => {
+                    present = "false";
+                    required = if policy == "Never" { "unknown" } else { required };
+                }
+                Err(error) => {
+                    self.count(policy, present, "unknown");
+                    let message = format!("Failed to inspect image \"{name}\": {error}");
+                    self.events.note(pod, path, true, "InspectFailed", message.clone());
+                    self.events.note(pod, path, true, "Failed", "Error: ImageInspectError");
+                    return Err(self.failure("ImageInspectError", message, 10 * SECOND));
+                }
+            }
+        }
+        self.count(policy, present, required);
+        if let Some(image) = found {
+            let message =
+                format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
+            self.events.note(pod, path, false, "Pulled", message);
+            return Ok(image);
+        }
+        // Who may not have the image is not told that it is here.
+        if policy == "Never" {
+            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+            self.events.note(pod, path, true, "ErrImageNeverPull", message.clone());
+            self.events.note(pod, path, true, "Failed", "Error: ErrImageNeverPull");
+            return Err(self.failure("ErrImageNeverPull", message, 60 * SECOND));
+        }
+        let key = (desired.uid().to_owned(), name.to_owned());
+        let known = lock(&self.failures).get(&key).cloned();
+        if let Some((crash, failed_at, said)) = known
+            && let Some(until) =
+                crash.until(failed_at).filter(|until| *until > self.clock.now() && failed_at <= self.clock.now())
+        {
+            self.events.note(pod, path, false, "BackOff", format!("Back-off pulling image \"{name}\""));
+            self.events.note(pod, path, true, "Failed", "Error: ImagePullBackOff");
+            let message = format!("Back-off pulling image \"{name}\": {said}");
+            return Err(Failure { reason: "ImagePullBackOff".into(), message, retry_at: until });
+        }
+        self.pull(desired, name, path, key, &logins).await
+    }
+
+    fn count(&self, policy: &str, present: &str, required: &str) {
+        let policy = policy.to_lowercase();
+        let labels = format!("present_locally=\"{present}\",pull_policy=\"{policy}\",pull_required=\"{required}\"");
+        self.metrics.count(Count::EnsureImage, labels);
+    }
+
+    /// Whether the registry has to say that a pod may have an image that is here.
+    async fn must_pull(&self, name: &str, image: &Image, logins: &[Login]) -> bool {
+        let (repository, known) = (verify::repository(name), self.records.known(name, &image.id));
+        let pulled = known.as_ref().map_or(true, |(pulled, _)| *pulled);
+        let verdict = match known {
+            _ if !self.policy.demands(repository, pulled) => Verdict::PolicyAllowed,
+            Err(error) => {
+                tracing::warn!(image = name, %error, "who may have an image cannot be read");
+                Verdict::Error
+            }
+            Ok((_, Some(record))) => verify::check(&record, repository, logins),
+            Ok((_, None)) => Verdict::MustAuthenticate,
+        };
+        self.metrics.count(Count::MustPullChecks, format!("result=\"{}\"", verdict.name()));
+        let must_pull = verdict.must_pull();
+        if let Verdict::Found(Some(secret)) = verdict {
+            let (records, name, id, now) = (self.records.clone(), name.to_owned(), image.id.clone(), self.now());
+            let note = move || records.note(&name, &id, &Access::Secret(secret), &now);
+            let _ = tokio::task::spawn_blocking(note).await;
+        }
+        must_pull
+    }
+
+    fn now(&self) -> String {
+        schema::time::format(self.clock.now().div_euclid(SECOND))
+    }
+
+    /// Finds out what became of pulls that were cut off, and forgets what was known of images that are gone.
+    pub async fn tidy(&self) {
+        let begun = self.records.begun();
+        let Ok(images) = self.images.list().await else { return };
+        let ids: Vec<String> = images.into_iter().map(|image| image.id).collect();
+        let records = self.records.clone();
+        let left = tokio::task::spawn_blocking(move || {
+            records.prune(&ids, begun);
+            records.left()
+        });
+        for name in left.await.unwrap_or_default() {
+            let Ok(found) = self.images.find(&name).await else { continue };
+            let (records, now) = (self.records.clone(), self.now());
+            let settle = move || records.settle(&name, found.as_ref().map(|image| &*image.id), &now);
+            let _ = tokio::task::spawn_blocking(settle).await;
+        }
+    }
+
+    /// How many records there are, for the metrics.
+    pub fn metrics(&self, text: &mut String) {
+        let (intents, records) = self.records.counts();
+        let help = "Number of ImagePullIntents stored on disk.";
+        metrics::family(text, "kubelet_imagemanager_ondisk_pullintents", "gauge", help, [("", intents)]);
+        let help = "Number of ImagePulledRecords stored on disk.";
+        metrics::family(text, "kubelet_imagemanager_ondisk_pulledrecords", "gauge", help, [("", records)]);
+    }
+
+    async fn pull(
+        &self,
+        desired: &Desired,
+        name: &str,
+        path: &str,
+        key: (String, String),
+        logins: &[Login],
+    ) -> Result<Image, Failure> {
+        let pod = &*desired.pod;
+        self.events.note(pod, path, false, "Pulling", format!("Pulling image \"{name}\""));
+        let waited = Instant::now();
+        let turn = lock(&self.pulls).entry(name.to_owned()).or_default().clone();
+        let guard = turn.lock().await;
+        let begun = Instant::now();
+        let pulled = self.pull_noted(name, logins).await;
+        drop(guard);
+        lock(&self.pulls).retain(|_, turn| Arc::strong_count(turn) > 1);
+        let error = match pulled {
+            Ok(image) => {
+                lock(&self.failures).remove(&key);
+                let took = |since: Instant| short(begun.max(since).elapsed().max(Duration::ZERO));
+                let (took, waited, size) = (took(begun), short(waited.elapsed()), image.size_bytes);
+                let message = format!(
+                    "Successfully pulled image \"{name}\" in {took} ({waited} including waiting). Image size: {size} bytes."
+                );
+                self.events.note(pod, path, false, "Pulled", message);
+                return Ok(image);
+            }
+            Err(error) => error,
+        };
+        let (reason, said) = match error {
+            PullError::InvalidName(said) => ("InvalidImageName", said),
+            PullError::Signature(said) => ("SignatureValidationFailed", said),
+            PullError::Failed(said) => ("ErrImagePull", said),
+        };
+        let now = self.clock.now();
+        if reason == "InvalidImageName" {
+            let message = format!("Failed to apply default image tag \"{name}\": {said}");
+            self.events.note(pod, path, true, "InspectFailed", message.clone());
+            self.events.note(pod, path, true, "Failed", "Error: InvalidImageName");
+            return Err(self.failure(reason, message, 60 * SECOND));
+        }
+        self.events.note(pod, path, true, "Failed", format!("Failed to pull image \"{name}\": {said}"));
+        self.events.note(pod, path, true, "Failed", format!("Error: {reason}"));
+        let mut failures = lock(&self.failures);
+        let entry = failures.entry(key).or_insert_with(|| (Crash::default(), now, String::new()));
+        entry.0.next(entry.1, now, PULL_BACKOFF_MAX);
+        tracing::debug!(image = name, delay = %go_duration(entry.0.delay), "a pull failed");
+        entry.1 = now;
+        entry.2 = format!("{reason}: {said}");
+        drop(failures);
+        Err(self.failure(reason, said, SHOWN))
+    }
+
+    /// A pull, and on the disk that it begins, and for whom the image is that came.
+    async fn pull_noted(&self, name: &str, logins: &[Login]) -> Result<Image, PullError> {
+        let (records, image) = (self.records.clone(), name.to_owned());
+        let begun = tokio::task::spawn_blocking(move || Intent::begin(&records, &image)).await;
+        let intent = begun.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into())).map_err(|error| {
+            let why = format!("failed to record image pull intent: {error}");
+            PullError::Failed(format!("Failed to record image pull intent for container image \"{name}\": {why}"))
+        })?;
+        let credentials: Vec<Credentials> = logins.iter().map(|login| login.credentials.clone()).collect();
+        let pulled = self.images.pull(name, &credentials).await;
+        let now = self.now();
+        let (noted, image) = match pulled {
+            Ok(Pulled { image, login }) => {
+                let used = login.and_then(|at| logins.get(at)).map(|login| login.secret.clone());
+                let access = used.map_or(Access::NodePods, Access::Secret);
+                let id = image.id.clone();
+                (tokio::task::spawn_blocking(move || intent.done(&id, &access, &now)), Ok(image))
+            }
+            Err(error) => (tokio::task::spawn_blocking(move || intent.failed()), Err(error)),
+        };
+        let _ = noted.await;
+        image
+    }
+
+    fn failure(&self, reason: &str, message: String, after: Nanos) -> Failure {
+        Failure { reason: reason.into(), message, retry_at: self.clock.now() + after }
+    }
+}
+
+/// As Go prints short durations: `1.234s`, `87ms`.
+fn short(took: Duration) -> String {
+    let millis = took.as_millis();
+    if millis < 1000 {
+        format!("{millis}ms")
+    } else {
+        format!("{}.{:03}s", millis / 1000, millis % 1000).trim_end_matches('0').to_owned()
+    }
+}
