@@ -113,6 +113,12 @@ impl Acts {
                 if made.is_err() {
                     metrics.count(Count::StartedPodsErrors, String::new());
                 }
+                if desired.pod.spec.host_users == Some(false) {
+                    metrics.count(Count::StartedUserNamespacedPods, String::new());
+                    if made.is_err() {
+                        metrics.count(Count::StartedUserNamespacedPodsErrors, String::new());
+                    }
+                }
                 made.is_err()
             }
             Outcome::Started { result, .. } => {

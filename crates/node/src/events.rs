@@ -20,6 +20,8 @@ pub struct Note {
     pub warning: bool,
     pub reason: &'static str,
     pub message: String,
+    /// It says more of what the last one of its kind has said, and takes its place.
+    pub goes_on: bool,
 }
 
 #[derive(Clone)]
@@ -52,8 +54,19 @@ impl Recorder {
         reason: &'static str,
         message: impl Into<String>,
     ) {
+        let about = Self::about(object, field_path);
+        self.send(Note { about, warning, reason, message: message.into(), goes_on: false });
+    }
+
+    /// How far something is: one event that changes.
+    pub fn progress<K: Object>(&self, object: &K, field_path: &str, reason: &'static str, message: String) {
+        let about = Self::about(object, field_path);
+        self.send(Note { about, warning: false, reason, message, goes_on: true });
+    }
+
+    fn about<K: Object>(object: &K, field_path: &str) -> ObjectReference {
         let meta = object.metadata();
-        let about = ObjectReference {
+        ObjectReference {
             kind: K::KIND.to_owned(),
             api_version: K::api_version(),
             namespace: meta.namespace.clone(),
@@ -62,8 +75,7 @@ impl Recorder {
             resource_version: meta.resource_version.clone(),
             field_path: field_path.to_owned(),
             ..ObjectReference::default()
-        };
-        self.send(about, warning, reason, message.into());
+        }
     }
 
     /// About the node, which is named by its name instead of a uid, as kubelets do.
@@ -74,12 +86,13 @@ impl Recorder {
             uid: name.into(),
             ..ObjectReference::default()
         };
-        self.send(about, warning, reason, message.into());
+        self.send(Note { about, warning, reason, message: message.into(), goes_on: false });
     }
 
-    fn send(&self, about: ObjectReference, warning: bool, reason: &'static str, message: String) {
-        if self.to.try_send(Note { about, warning, reason, message }).is_err() {
-            tracing::debug!(reason, "an event was lost: the queue is full");
+    fn send(&self, note: Note) {
+        if let Err(lost) = self.to.try_send(note) {
+            let note = lost.into_inner();
+            tracing::debug!(reason = note.reason, "an event was lost: the queue is full");
         }
     }
 }
@@ -130,7 +143,7 @@ pub async fn write(client: Client, clock: Arc<dyn Clock>, node: String, mut note
         let identity = |note: &Note| {
             (note.about.uid.clone(), note.about.field_path.clone(), note.reason.to_owned(), note.message.clone())
         };
-        if !written.contains_key(&identity(&note)) {
+        if !note.goes_on && !written.contains_key(&identity(&note)) {
             let like = alike.entry((note.about.uid.clone(), note.reason)).or_default();
             if (now - like.since).abs() > ALIKE_WINDOW {
                 *like = Alike { count: 0, since: now };
@@ -141,8 +154,12 @@ pub async fn write(client: Client, clock: Arc<dyn Clock>, node: String, mut note
             }
         }
         let id = identity(&note);
-        // Combined events count on one object, whatever their message.
-        let id = if note.message.starts_with("(combined") { (id.0, id.1, id.2, "(combined)".to_owned()) } else { id };
+        // Combined events count on one object, whatever their message, and so do those that go on.
+        let id = match &note {
+            Note { goes_on: true, .. } => (id.0, id.1, id.2, String::new()),
+            _ if note.message.starts_with("(combined") => (id.0, id.1, id.2, "(combined)".to_owned()),
+            _ => id,
+        };
         let at = Time { seconds: now.div_euclid(SECOND) };
         if let Some(known) = written.get_mut(&id) {
             known.count += 1;

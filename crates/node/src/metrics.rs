@@ -7,15 +7,23 @@ use std::time::Duration;
 
 use crate::objects::lock;
 
-/// Bounds of durations, in seconds: of what is mostly quick, and of pods' starts.
+/// Bounds of durations, in seconds: of what is mostly quick, of pods' starts, and of pulls.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-const STARTS: [f64; 11] = [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+const STARTS: [f64; 25] = [
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
+    600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+];
+const PULLS: [f64; 18] = [
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0,
+    3600.0,
+];
 
 /// A metric that is counted where something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Count {
     EnsureImage,
     Evictions,
+    ImagesCollected,
     MustPullChecks,
     Preemptions,
     Probes,
@@ -25,6 +33,9 @@ pub enum Count {
     StartedContainersErrors,
     StartedPods,
     StartedPodsErrors,
+    StartedUserNamespacedPods,
+    StartedUserNamespacedPodsErrors,
+    TerminatedContainers,
 }
 
 impl Count {
@@ -33,6 +44,10 @@ impl Count {
             Self::EnsureImage => (
                 "kubelet_image_manager_ensure_image_requests_total",
                 "Number of ensure-image requests processed by the kubelet.",
+            ),
+            Self::ImagesCollected => (
+                "kubelet_image_garbage_collected_total",
+                "Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
             ),
             Self::MustPullChecks => (
                 "kubelet_imagemanager_image_mustpull_checks_total",
@@ -59,6 +74,17 @@ impl Count {
             Self::StartedPodsErrors => {
                 ("kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods")
             }
+            Self::StartedUserNamespacedPods => (
+                "kubelet_started_user_namespaced_pods_total",
+                "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.",
+            ),
+            Self::StartedUserNamespacedPodsErrors => (
+                "kubelet_started_user_namespaced_pods_errors_total",
+                "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.",
+            ),
+            Self::TerminatedContainers => {
+                ("kubelet_terminated_containers_total", "Cumulative number of container terminations.")
+            }
         }
     }
 }
@@ -66,6 +92,7 @@ impl Count {
 /// A duration that is measured where something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Time {
+    ImagePull,
     PodStart,
     Relist,
     RuntimeOperation,
@@ -74,6 +101,7 @@ pub enum Time {
 impl Time {
     fn row(self) -> (&'static str, &'static str, &'static [f64]) {
         match self {
+            Self::ImagePull => ("kubelet_image_pull_duration_seconds", "Duration in seconds to pull an image.", &PULLS),
             Self::PodStart => (
                 "kubelet_pod_start_duration_seconds",
                 "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
@@ -93,7 +121,7 @@ impl Time {
 
 #[derive(Clone, Debug, Default)]
 struct Histogram {
-    buckets: [u64; 11],
+    buckets: Vec<u64>,
     count: u64,
     sum: f64,
 }
@@ -114,6 +142,7 @@ impl Metrics {
         let seconds = took.as_secs_f64();
         let mut times = lock(&self.times);
         let histogram = times.entry((what, labels)).or_default();
+        histogram.buckets.resize(what.row().2.len(), 0);
         histogram.count += 1;
         histogram.sum += seconds;
         for (bucket, bound) in histogram.buckets.iter_mut().zip(what.row().2) {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reconcile::io::BoxFuture;
@@ -452,6 +453,15 @@ pub struct Pulled {
     pub login: Option<usize>,
 }
 
+/// Who waits for a pull.
+pub trait Pulling: Send + Sync + 'static {
+    /// How many bytes of how many are here, and how many were before it began.
+    fn progress(&self, done: u64, total: u64, resumed: u64);
+
+    /// Returns when what may go has gone for so many bytes; they may not be free even so.
+    fn make_room(&self, bytes: u64) -> BoxFuture<'static, ()>;
+}
+
 pub trait Images: Send + Sync + 'static {
     /// An image that is here, by name, digest or id.
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>>>;
@@ -464,6 +474,7 @@ pub trait Images: Send + Sync + 'static {
         &'a self,
         name: &'a str,
         credentials: &'a [Credentials],
+        pulling: Arc<dyn Pulling>,
     ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>>;
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;

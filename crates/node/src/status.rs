@@ -30,6 +30,24 @@ pub fn told<'a>(status: &'a PodStatus, id: &str) -> Option<&'a ContainerStatus> 
     all.chain(&status.ephemeral_container_statuses).find(|status| status.container_id.strip_prefix(SCHEME) == Some(id))
 }
 
+/// Containers that have ended between two statuses: their kind as metrics name it, exit code and reason.
+pub fn terminations(old: &PodStatus, new: &PodStatus) -> Vec<(&'static str, i32, String)> {
+    let lists = [
+        ("init_container", &old.init_container_statuses, &new.init_container_statuses),
+        ("container", &old.container_statuses, &new.container_statuses),
+        ("ephemeral_container", &old.ephemeral_container_statuses, &new.ephemeral_container_statuses),
+    ];
+    let ended = lists.into_iter().flat_map(|(kind, old, new)| {
+        new.iter().filter_map(move |status| {
+            let before = old.iter().find(|before| before.name == status.name);
+            let terminated = status.state.terminated.as_ref()?;
+            let news = before.is_none_or(|before| before.state.terminated.is_none());
+            news.then(|| (kind, terminated.exit_code, terminated.reason.clone()))
+        })
+    });
+    ended.collect()
+}
+
 fn time(nanos: Nanos) -> Time {
     Time { seconds: nanos.div_euclid(SECOND) }
 }

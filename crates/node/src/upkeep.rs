@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::config::ImageGc;
 use crate::eviction::{self, Candidate, Manager, Observation, Observations, Part, Pressure, Signal, Threshold};
+use crate::images::pulling::Room;
 use crate::kubelet::{Kubelet, LOOK};
 use crate::memory::SECOND;
 use crate::metrics::Count;
@@ -34,13 +35,26 @@ struct Rounds {
     seen: Seen,
 }
 
+impl Rounds {
+    fn now(&self) -> Nanos {
+        i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX)
+    }
+}
+
 pub async fn run(kubelet: &Kubelet) {
     let host = &kubelet.shared.ports.host;
     let mut rounds = Rounds { begun: Instant::now(), evictions: Manager::default(), images_at: 0, seen: Seen::new() };
+    let mut rooms = kubelet.shared.puller.rooms.lock().await;
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = host.memory_pressure() => {}
+            Some(Room { bytes, made }) = rooms.recv() => {
+                let now = rounds.now();
+                collect_images(kubelet, Goal::Room(bytes), now, &mut rounds.seen).await;
+                let _ = made.send(());
+                continue;
+            }
         }
         let evicted = round(kubelet, &mut rounds).await;
         if !evicted.is_empty() {
@@ -63,7 +77,7 @@ async fn gone(kubelet: &Kubelet, uids: &[String]) {
 async fn round(kubelet: &Kubelet, rounds: &mut Rounds) -> Vec<String> {
     let config = &kubelet.shared.config;
     let thresholds = &config.evictions.thresholds;
-    let now = i64::try_from(rounds.begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
+    let now = rounds.now();
     let observed = observe(kubelet).await;
     let found = rounds.evictions.round(thresholds, &observed, config.evictions.transition, now);
     {
@@ -79,7 +93,7 @@ async fn round(kubelet: &Kubelet, rounds: &mut Rounds) -> Vec<String> {
     }
     if now - rounds.images_at >= IMAGES_EVERY {
         rounds.images_at = now;
-        collect_images(kubelet, None, now, &mut rounds.seen).await;
+        collect_images(kubelet, Goal::Thresholds, now, &mut rounds.seen).await;
     }
     collect_dead(kubelet, config.dead_containers).await;
     let evicted = enforce_limits(kubelet).await;
@@ -145,7 +159,7 @@ async fn reclaim(kubelet: &Kubelet, signal: Signal, now: Nanos, seen: &mut Seen)
         collect_dead(kubelet, 0).await;
     }
     if !apart || of_images {
-        collect_images(kubelet, Some(u64::MAX), now, seen).await;
+        collect_images(kubelet, Goal::Reclaim, now, seen).await;
     }
     true
 }
@@ -376,18 +390,51 @@ pub fn doomed<'a>(
     free
 }
 
-/// `bytes` instead of what the thresholds of disk usage say.
-async fn collect_images(kubelet: &Kubelet, bytes: Option<u64>, now: Nanos, seen: &mut Seen) {
-    let shared = &kubelet.shared;
-    let rules = &shared.config.image_gc;
-    let Ok(images) = shared.ports.images.list().await else { return };
-    let containers = shared.ports.runtime.pods().await.unwrap_or_default().into_iter().flat_map(|pod| pod.containers);
+/// What images are collected for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// Disk usage as the thresholds want it.
+    Thresholds,
+    /// Pressure: all that may go, however young.
+    Reclaim,
+    /// A pull that is to leave free what evictions begin at.
+    Room(u64),
+}
+
+/// Images that pods have, or will have: those of containers and volumes, and for a pull's sake those of containers that
+/// are still to come.
+async fn used_images(kubelet: &Kubelet, goal: Goal) -> BTreeSet<String> {
+    let (runtime, images) = (&kubelet.shared.ports.runtime, &kubelet.shared.ports.images);
+    let containers = runtime.pods().await.unwrap_or_default().into_iter().flat_map(|pod| pod.containers);
     let mut used: BTreeSet<String> = containers.map(|container| container.image_id).collect();
+    let mut names = BTreeSet::new();
     for view in kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase)) {
-        for of in view.desired.pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.image.as_ref()) {
-            used.extend(shared.ports.images.find(&of.reference).await.ok().flatten().map(|image| image.id));
+        let volumes = view.desired.pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.image.as_ref());
+        names.extend(volumes.map(|of| of.reference.clone()));
+        if matches!(goal, Goal::Room(_)) {
+            names.extend(view.desired.members.iter().map(|member| member.container.image.clone()));
         }
     }
+    for name in names {
+        used.extend(images.find(&name).await.ok().flatten().map(|image| image.id));
+    }
+    used
+}
+
+async fn collect_images(kubelet: &Kubelet, goal: Goal, now: Nanos, seen: &mut Seen) {
+    let shared = &kubelet.shared;
+    let rules = &shared.config.image_gc;
+    let fs = || -> FsStats { shared.ports.host.fs(image_path(kubelet)).unwrap_or_default() };
+    let FsStats { capacity_bytes: capacity, available_bytes: available, .. } = fs();
+    let room = match goal {
+        Goal::Room(bytes) => bytes.saturating_add(shared.config.evictions.hard(Signal::ImageFs, capacity)),
+        _ => 0,
+    };
+    if matches!(goal, Goal::Room(_)) && available >= room {
+        return;
+    }
+    let Ok(images) = shared.ports.images.list().await else { return };
+    let used = used_images(kubelet, goal).await;
     seen.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in &images {
         let entry = seen.entry(image.id.clone()).or_insert((now, now));
@@ -395,22 +442,32 @@ async fn collect_images(kubelet: &Kubelet, bytes: Option<u64>, now: Nanos, seen:
             entry.1 = now;
         }
     }
-    let fs: FsStats = shared.ports.host.fs(image_path(kubelet)).unwrap_or_default();
-    let taken = fs.capacity_bytes.saturating_sub(fs.available_bytes);
-    let over = taken * 100 / fs.capacity_bytes.max(1) >= rules.high_percent && fs.capacity_bytes > 0;
-    let goal = fs.capacity_bytes / 100 * rules.low_percent;
-    let wanted = bytes.unwrap_or(if over { taken.saturating_sub(goal) } else { 0 });
-    // What is reclaimed under pressure is not asked how old it is.
-    let rules = ImageGc { minimum_age: if bytes.is_some() { 0 } else { rules.minimum_age }, ..*rules };
+    let taken = capacity.saturating_sub(available);
+    let over = taken * 100 / capacity.max(1) >= rules.high_percent && capacity > 0;
+    let wanted = match goal {
+        Goal::Thresholds if over => taken.saturating_sub(capacity / 100 * rules.low_percent),
+        Goal::Thresholds => 0,
+        Goal::Reclaim | Goal::Room(_) => u64::MAX,
+    };
+    // What somebody needs the room of is not asked how old it is.
+    let rules = ImageGc { minimum_age: if goal == Goal::Thresholds { rules.minimum_age } else { 0 }, ..*rules };
+    let reason = if wanted == 0 { "age" } else { "space" };
     let mut freed = 0;
     for image in doomed(&images, &used, seen, wanted, &rules, now) {
+        // Layers may be others' too: what is free tells how much a removal gave.
+        if matches!(goal, Goal::Room(_)) && fs().available_bytes >= room {
+            break;
+        }
         match shared.ports.images.remove(&image.id).await {
-            Ok(()) => freed += image.size_bytes,
+            Ok(()) => {
+                freed += image.size_bytes;
+                shared.metrics.count(Count::ImagesCollected, format!("reason=\"{reason}\""));
+            }
             Err(error) => tracing::debug!(image = %image.id, %error, "an image was not removed"),
         }
     }
     shared.puller.tidy().await;
-    if bytes.is_none() && freed < wanted {
+    if goal == Goal::Thresholds && freed < wanted {
         let message = format!(
             "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
         );

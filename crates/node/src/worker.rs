@@ -7,7 +7,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::acts::{self, Acts, Outcome};
 use crate::memory::{Failure, ImageState, Memory, Probed, SECOND, Stopping};
-use crate::metrics::Time;
+use crate::metrics::{Count, Time};
 use crate::objects::{Named, Wake};
 use crate::plan::{self, Action, Input, Plan};
 use crate::pod::{Desired, Kind, is_static};
@@ -367,6 +367,10 @@ impl Worker {
         let was_terminal = plan::is_terminal(&self.memory.status.phase);
         if self.memory.status.phase == "Pending" && plan.status.phase == "Running" {
             self.shared.metrics.took(Time::PodStart, String::new(), self.begun.elapsed());
+        }
+        for (kind, exit, reason) in crate::status::terminations(&self.memory.status, &plan.status) {
+            let labels = format!("container_type=\"{kind}\",exit_code=\"{exit}\",reason=\"{reason}\"");
+            self.shared.metrics.count(Count::TerminatedContainers, labels);
         }
         self.memory.status = plan.status;
         let uid = self.desired.uid();

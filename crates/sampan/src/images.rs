@@ -234,17 +234,24 @@ impl Printer {
             }
             return;
         }
+        // Bars that do not fit on the screen cannot be drawn anew: first go those that are done.
+        let mut shown: Vec<&(String, String, u64, u64)> = self.layers.iter().collect();
+        let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row));
+        if shown.len() >= rows {
+            shown.retain(|(_, state, ..)| state != "done" && state != "present");
+            shown.truncate(rows.saturating_sub(1));
+        }
         let mut text = String::new();
         if self.drawn > 0 {
-            text = format!("\x1b[{}A", self.drawn);
+            text = format!("\x1b[{}A\x1b[J", self.drawn);
         }
-        text.extend(self.layers.iter().map(|(blob, state, done, total)| {
+        text.extend(shown.iter().map(|(blob, state, done, total)| {
             let share = if state == "downloading" { (*done).min(*total) as f64 / (*total).max(1) as f64 } else { 1.0 };
             let full = (share * 30.0) as usize;
             let of = if state == "downloading" { format!("{} / {}", size(*done), size(*total)) } else { size(*total) };
-            format!("\x1b[2K  {blob}  {state:<11}  [{:<30}]  {of}\n", "=".repeat(full))
+            format!("  {blob}  {state:<11}  [{:<30}]  {of}\n", "=".repeat(full))
         }));
-        self.drawn = self.layers.len();
+        self.drawn = shown.len();
         let mut out = io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
@@ -329,8 +336,10 @@ async fn act(
                 "<token>" => (String::new(), Credentials::IdentityToken(password)),
                 _ => (String::new(), Credentials::Basic { username, password }),
             });
-            let options = PullOptions { logins: login.into_iter().collect(), events: Some(progress(answers.clone())) };
-            images.pull(&image, options).await.map_err(chain)?;
+            let logins = login.into_iter().collect();
+            let options = PullOptions { logins, events: Some(progress(answers.clone())), make_room: None };
+            let pulled = images.pull(&image, options).await.map_err(chain)?;
+            answers(Answer::Progress { line: format!("{image}: {}, {}", pulled.id, size(pulled.size)) });
         }
         Ask::Import { files } => {
             let mut failures = Vec::new();
@@ -458,6 +467,9 @@ fn progress(answers: Answers) -> EventSink {
                     done,
                     size,
                 });
+            }
+            Event::Resuming { blob, from, size: all, .. } => {
+                format!("  {} resumed at {} of {}", &blob.hex()[..12], size(from), size(all))
             }
             Event::Retrying { what, error, .. } => format!("  {what}: {error}; trying again"),
         };

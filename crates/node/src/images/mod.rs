@@ -1,6 +1,7 @@
 //! Getting a container's image: policies, pull secrets, who may use what is here, back-off, one pull of a name at a time.
 
 pub mod keyring;
+pub mod pulling;
 mod records;
 pub mod verify;
 
@@ -8,7 +9,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::events::Recorder;
@@ -19,11 +21,16 @@ use crate::plan::go_duration;
 use crate::pod::Desired;
 use crate::ports::{Clock, Credentials, Image, Images, Nanos, PullError, Pulled};
 use keyring::Login;
+use pulling::{Room, Watched};
 use records::{Intent, Records};
 use verify::{Access, Policy, Verdict};
 
 /// How soon after a failed pull its reason turns into the back-off's.
 const SHOWN: Nanos = 2 * SECOND;
+
+/// A pull that takes longer says how far it is, and then every time it has taken twice as long, or this much.
+const PROGRESS: Duration = Duration::from_secs(30);
+const PROGRESS_MAX: Duration = Duration::from_secs(300);
 
 /// The back-off, when the last pull failed, and what it said.
 type Failures = (Crash, Nanos, String);
@@ -35,6 +42,9 @@ pub struct Puller {
     metrics: Arc<Metrics>,
     policy: Policy,
     records: Arc<Records>,
+    room: mpsc::Sender<Room>,
+    /// Who wants room for a pull; the node's upkeep makes it.
+    pub rooms: AsyncMutex<mpsc::Receiver<Room>>,
     /// By pod and image: failures, and what the last one said.
     failures: Mutex<HashMap<(String, String), Failures>>,
     /// A pull of a name waits for the one before it, which mostly leaves nothing to fetch.
@@ -49,7 +59,10 @@ impl Puller {
         events: Recorder,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let (room, rooms) = mpsc::channel(8);
         Self {
+            room,
+            rooms: AsyncMutex::new(rooms),
             images,
             clock,
             events,
@@ -202,18 +215,20 @@ impl Puller {
         let turn = lock(&self.pulls).entry(name.to_owned()).or_default().clone();
         let guard = turn.lock().await;
         let begun = Instant::now();
-        let pulled = self.pull_noted(name, logins).await;
+        let pulled = self.pull_noted(desired, name, path, logins).await;
         drop(guard);
         lock(&self.pulls).retain(|_, turn| Arc::strong_count(turn) > 1);
         let error = match pulled {
             Ok(image) => {
                 lock(&self.failures).remove(&key);
-                let took = |since: Instant| short(begun.max(since).elapsed().max(Duration::ZERO));
-                let (took, waited, size) = (took(begun), short(waited.elapsed()), image.size_bytes);
+                let (all, size) = (waited.elapsed(), image.size_bytes);
+                let (took, waited) = (short(begun.elapsed()), short(all));
                 let message = format!(
                     "Successfully pulled image \"{name}\" in {took} ({waited} including waiting). Image size: {size} bytes."
                 );
                 self.events.note(pod, path, false, "Pulled", message);
+                let labels = format!("image_size_in_bytes=\"{}\"", size_bucket(size));
+                self.metrics.took(metrics::Time::ImagePull, labels, all);
                 return Ok(image);
             }
             Err(error) => error,
@@ -243,7 +258,13 @@ impl Puller {
     }
 
     /// A pull, and on the disk that it begins, and for whom the image is that came.
-    async fn pull_noted(&self, name: &str, logins: &[Login]) -> Result<Image, PullError> {
+    async fn pull_noted(
+        &self,
+        desired: &Desired,
+        name: &str,
+        path: &str,
+        logins: &[Login],
+    ) -> Result<Image, PullError> {
         let (records, image) = (self.records.clone(), name.to_owned());
         let begun = tokio::task::spawn_blocking(move || Intent::begin(&records, &image)).await;
         let intent = begun.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into())).map_err(|error| {
@@ -251,7 +272,21 @@ impl Puller {
             PullError::Failed(format!("Failed to record image pull intent for container image \"{name}\": {why}"))
         })?;
         let credentials: Vec<Credentials> = logins.iter().map(|login| login.credentials.clone()).collect();
-        let pulled = self.images.pull(name, &credentials).await;
+        let watched = Arc::new(Watched::new(self.room.clone()));
+        let mut pulling = self.images.pull(name, &credentials, watched.clone());
+        let mut pause = PROGRESS;
+        let pulled = loop {
+            tokio::select! {
+                pulled = &mut pulling => break pulled,
+                () = sleep(pause) => {
+                    if let Some(words) = watched.words() {
+                        let message = format!("Pulling image \"{name}\": {words}");
+                        self.events.progress(&*desired.pod, path, "Pulling", message);
+                    }
+                    pause = (pause * 2).min(PROGRESS_MAX);
+                }
+            }
+        };
         let now = self.now();
         let (noted, image) = match pulled {
             Ok(Pulled { image, login }) => {
@@ -269,6 +304,26 @@ impl Puller {
     fn failure(&self, reason: &str, message: String, after: Nanos) -> Failure {
         Failure { reason: reason.into(), message, retry_at: self.clock.now() + after }
     }
+}
+
+/// How the metric of pulls names an image's size.
+fn size_bucket(bytes: u64) -> &'static str {
+    const MIB: u64 = 1 << 20;
+    let bounds = [
+        (100 << 10, "GT100GB"),
+        (60 << 10, "60GB-100GB"),
+        (40 << 10, "40GB-60GB"),
+        (30 << 10, "30GB-40GB"),
+        (20 << 10, "20GB-30GB"),
+        (10 << 10, "10GB-20GB"),
+        (5 << 10, "5GB-10GB"),
+        (1 << 10, "1GB-5GB"),
+        (500, "500MB-1GB"),
+        (100, "100MB-500MB"),
+        (10, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    bounds.into_iter().find(|(above, _)| bytes > above * MIB).map_or("N/A", |(_, name)| name)
 }
 
 /// As Go prints short durations: `1.234s`, `87ms`.

@@ -354,6 +354,7 @@ impl Transport for Api {
                     Some(raw) if path.contains("/events/") => {
                         let patch: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
                         let mut event = Event::decode(&raw).expect("an event");
+                        event.message = patch["message"].as_str().unwrap_or_default().to_owned();
                         event.count = i32::try_from(patch["count"].as_i64().unwrap_or(0)).unwrap_or(0);
                         answer(StatusCode::OK, &self.store(&path, &event.to_vec().into()))
                     }

@@ -32,6 +32,9 @@ pub struct State {
     pub broken: BTreeMap<String, PullError>,
     /// Passwords that a registry takes for an image, if it wants any.
     pub private: BTreeMap<String, Vec<String>>,
+    /// How many seconds a pull takes, one a MiB, and how many bytes it wants room for.
+    pub slow_pulls: u64,
+    pub pull_needs: u64,
     /// Exit codes of commands run in containers; 0 if not named.
     pub commands: BTreeMap<String, i32>,
     /// Containers (by name) that ignore the stop signal.
@@ -447,9 +450,21 @@ impl Images for Machine_ {
         &'a self,
         name: &'a str,
         logins: &'a [Credentials],
+        pulling: Arc<dyn Pulling>,
     ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
         Box::pin(async move {
             self.say(format!("pull {name}"));
+            let (slow, needs) = {
+                let state = lock(&self.state);
+                (state.slow_pulls, state.pull_needs)
+            };
+            if needs > 0 {
+                pulling.make_room(needs).await;
+            }
+            for second in 0..slow {
+                pulling.progress(second << 20, slow << 20, 1 << 20);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             let mut state = lock(&self.state);
             if let Some(error) = state.broken.get(name) {
                 return Err(error.clone());
@@ -477,7 +492,11 @@ impl Images for Machine_ {
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            lock(&self.state).images.retain(|_, image| image.id != id);
+            self.say(format!("remove image {id}"));
+            let mut state = lock(&self.state);
+            state.images.retain(|_, image| image.id != id);
+            // Each is a GiB of the disk.
+            state.disk_available = state.disk_available.map(|free| free + (1 << 30));
             Ok(())
         })
     }

@@ -86,6 +86,12 @@ async fn a_job_pod_succeeds_or_fails() {
     }
     world.settle().await;
     assert!(world.machine.log().contains(&"stop sandbox uid-good".to_owned()));
+    let text = world.kubelet.own_metrics();
+    for (code, reason) in [(0, "Completed"), (7, "Error")] {
+        let labels = format!("container_type=\"container\",exit_code=\"{code}\",reason=\"{reason}\"");
+        let line = format!("kubelet_terminated_containers_total{{{labels}}} 1");
+        assert!(text.lines().any(|of| of == line), "{line}: {text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -158,6 +158,64 @@ async fn a_pull_that_was_cut_off_makes_everybody_prove_himself() {
     assert_eq!(comes(&world, &with("whole", "app:1", "Never", &[])).await, ("runs".into(), 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_long_pull_says_how_far_it_is() {
+    let world = World::new("slow");
+    lock(&world.machine.state).slow_pulls = 100;
+    assert_eq!(comes(&world, &with("slow", "big:1", "IfNotPresent", &[])).await, ("runs".into(), 1));
+    world.settle().await;
+    let mut said: Vec<(String, i32)> = world
+        .api
+        .all::<Event>()
+        .into_iter()
+        .filter(|of| of.reason == "Pulling")
+        .map(|of| (of.message, of.count))
+        .collect();
+    said.sort();
+    let words = "Pulling image \"big:1\": 89.0 MiB of 100.0 MiB, resumed at 1.0 MiB";
+    assert_eq!(said, [("Pulling image \"big:1\"".to_owned(), 1), (words.to_owned(), 2)]);
+    let text = world.kubelet.own_metrics();
+    let line = "kubelet_image_pull_duration_seconds_bucket{image_size_in_bytes=\"0-10MB\",le=\"120\"} 1";
+    assert!(text.lines().any(|of| of == line), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_would_not_fit_has_unused_images_removed_first() {
+    let machine = ["app:1", "old:1", "old:2", "old:3", "pinned:1", "next:1"]
+        .into_iter()
+        .fold(machine::Machine_::new(), |machine, name| machine.with_image(name));
+    lock(&machine.state).images.get_mut("pinned:1").expect("an image").pinned = true;
+    let world = World::on("room", Api::new(), machine);
+    // One container runs, and its neighbour's image is here for when it is to start.
+    let mut web = pod("web", vec![container("app")]);
+    web.spec.init_containers = vec![container("first")];
+    web.spec.containers[0].image = "next:1".into();
+    lock(&world.machine.state).slow_pulls = 0;
+    world.api.put(&web);
+    world.until("web", "init", |pod| !pod.status.init_container_statuses.is_empty()).await;
+    let removed = || {
+        let log = world.machine.log();
+        log.into_iter()
+            .filter_map(|line| line.strip_prefix("remove image sha256:").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    // A GiB each; evictions begin below 5 of 100.
+    let pull = async |name: &str, free: u64, needs: u64| {
+        {
+            let mut state = lock(&world.machine.state);
+            (state.disk_available, state.pull_needs) = (Some(free << 30), needs << 30);
+        }
+        comes(&world, &with(name, &format!("{name}:1"), "IfNotPresent", &[])).await
+    };
+    assert_eq!(pull("fits", 9, 3).await, ("runs".into(), 1));
+    assert_eq!(removed(), [""; 0]);
+    assert_eq!(pull("more", 6, 2).await, ("runs".into(), 1));
+    assert_eq!(removed().len(), 2, "not more than is needed: {:?}", removed());
+    assert_eq!(pull("all", 6, 50).await, ("runs".into(), 1));
+    let kept: Vec<String> = lock(&world.machine.state).images.keys().cloned().collect();
+    assert_eq!(kept, ["all:1", "app:1", "next:1", "pinned:1"]);
+}
+
 #[test]
 fn policies_say_whose_images_need_a_proof() {
     for (image, repository) in [

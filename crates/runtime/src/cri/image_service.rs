@@ -71,7 +71,8 @@ impl ImageService for Service {
         let name = name(request.image)?;
         let logins = request.auth.and_then(|auth| login(auth, &name)).into_iter().collect();
         // Not to its end if the caller goes: what was fetched stays for the next try.
-        let image = self.0.images.pull(&name, PullOptions { logins, events: None }).await.map_err(store_refused)?;
+        let image =
+            self.0.images.pull(&name, PullOptions { logins, ..PullOptions::default() }).await.map_err(store_refused)?;
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id.to_string() }))
     }
 

@@ -51,6 +51,8 @@ pub enum Error {
     Limit { what: String, limit: u64, unit: &'static str },
     #[error("not enough space on {}: {needed} bytes wanted, {free} free, {reserve} kept in reserve", .path.display())]
     NoSpace { path: PathBuf, needed: u64, free: u64, reserve: u64 },
+    #[error("{image}: not enough space on {}: {needed} bytes wanted at least, {free} free, {reserve} kept in reserve", .path.display())]
+    NoRoom { image: String, path: PathBuf, needed: u64, free: u64, reserve: u64 },
     #[error("layer {layer}: {path:?}: {why}")]
     Entry { layer: String, path: String, why: &'static str },
     #[error("layer {layer}: bad tar archive")]
@@ -122,7 +124,9 @@ impl Error {
             NoPlatform { .. } => Kind::NoPlatform,
             Schema1(_) | UnsupportedMediaType { .. } | Malformed { .. } | DigestMismatch { .. } => Kind::BadImage,
             SizeMismatch { .. } | Limit { .. } | Entry { .. } | Tar { .. } => Kind::BadImage,
-            NoSpace { .. } | Damaged { .. } | BlobMissing { .. } | Registries(_) | Tls { .. } => Kind::Local,
+            NoSpace { .. } | NoRoom { .. } | Damaged { .. } | BlobMissing { .. } | Registries(_) | Tls { .. } => {
+                Kind::Local
+            }
             Locked(_) | Records { .. } | Io { .. } => Kind::Local,
             Cancelled => Kind::Cancelled,
         }

@@ -142,6 +142,11 @@ impl Install<'_> {
             digest: &layer.blob,
             size: layer.size,
             reserve: self.inner.options.limits.reserve,
+            on_resume: &|from| {
+                let (image, blob) = (self.image.clone(), layer.blob.clone());
+                (self.events)(Event::Resuming { image, blob, from, size: layer.size });
+                self.say(layer, LayerState::Downloading, from);
+            },
             on_bytes: &|done| self.say(layer, LayerState::Downloading, done),
             on_retry: &|error| {
                 (self.events)(Event::Retrying {

@@ -26,6 +26,7 @@ pub mod registries;
 pub mod registry;
 pub mod show;
 pub mod signatures;
+mod space;
 pub mod tar;
 pub mod unpack;
 
@@ -39,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
@@ -159,11 +161,39 @@ pub struct Rootfs {
 /// What happens in a pull or an import.
 #[derive(Debug, Clone)]
 pub enum Event {
-    Resolving { image: String },
-    Resolved { image: String, digest: Digest, platform: Platform, layers: usize, size: u64 },
-    Layer { image: String, blob: Digest, state: LayerState, done: u64, size: u64 },
-    Retrying { image: String, what: String, error: String },
-    Done { image: String, id: Digest },
+    Resolving {
+        image: String,
+    },
+    Resolved {
+        image: String,
+        digest: Digest,
+        platform: Platform,
+        layers: usize,
+        size: u64,
+    },
+    Layer {
+        image: String,
+        blob: Digest,
+        state: LayerState,
+        done: u64,
+        size: u64,
+    },
+    /// A blob of which an earlier pull has left so much.
+    Resuming {
+        image: String,
+        blob: Digest,
+        from: u64,
+        size: u64,
+    },
+    Retrying {
+        image: String,
+        what: String,
+        error: String,
+    },
+    Done {
+        image: String,
+        id: Digest,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,12 +208,16 @@ pub enum LayerState {
 /// Called from within the work, so it must be quick: send into a channel, or print.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Asked for so many bytes before a pull needs them: returns when whatever may go has gone.
+pub type MakeRoom = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// How to pull.
 #[derive(Clone, Default)]
 pub struct PullOptions {
     /// Those that fit the image are tried (imagePullSecrets, the most specific first); `registries.yaml`'s own come after.
     pub logins: Vec<Login>,
     pub events: Option<EventSink>,
+    pub make_room: Option<MakeRoom>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -266,8 +300,7 @@ impl Images {
 
     /// The same, and which login the registry wanted to see; none if anybody may have the image.
     pub async fn pull_by(&self, name: &str, options: PullOptions) -> Result<(Image, Option<Credentials>)> {
-        let events = options.events.unwrap_or_else(|| Arc::new(|_| {}));
-        let outcome = pull::pull(&self.inner, name, &options.logins, events).await;
+        let outcome = pull::pull(&self.inner, name, &options).await;
         self.inner.registry.forget_idle();
         let (id, login) = outcome?;
         self.after_install().await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::credentials::{Credentials, Login, fitting};
+use super::credentials::{Credentials, fitting};
 use super::digest::Digest;
 use super::error::{Error, Kind, Result};
 use super::install::Install;
@@ -11,7 +11,7 @@ use super::manifest::{Config, Descriptor, Document, Manifest, OCI_MANIFEST, choo
 use super::records::{Record, RecordLayer};
 use super::reference::{Reference, Version};
 use super::registry::{Fetched, Session};
-use super::{Event, EventSink, Failed, Hold, Inner, blobs, blocking, lock};
+use super::{Event, Failed, Hold, Inner, PullOptions, blobs, blocking, lock, space};
 
 /// Indexes may point to indexes, but not for ever.
 const MAX_NESTING: usize = 3;
@@ -26,14 +26,10 @@ pub struct Resolved {
 }
 
 /// The image, and the login that its registry wanted.
-pub async fn pull(
-    inner: &Arc<Inner>,
-    name: &str,
-    logins: &[Login],
-    events: EventSink,
-) -> Result<(Digest, Option<Credentials>)> {
+pub async fn pull(inner: &Arc<Inner>, name: &str, options: &PullOptions) -> Result<(Digest, Option<Credentials>)> {
+    let events = options.events.clone().unwrap_or_else(|| Arc::new(|_| {}));
     let reference = Reference::parse(name)?;
-    let sessions = inner.registry.sessions(&reference, &fitting(logins, &reference.repository()));
+    let sessions = inner.registry.sessions(&reference, &fitting(&options.logins, &reference.repository()));
     if sessions.is_empty() {
         return Err(Error::NoEndpoint { reference: reference.to_string() });
     }
@@ -66,7 +62,7 @@ pub async fn pull(
         events: events.clone(),
         hold: &hold,
     };
-    install.run().await?;
+    space::install(&install, options.make_room.as_ref()).await?;
     let id = record.id.clone();
     commit(inner, record).await?;
     events(Event::Done { image: reference.to_string(), id: id.clone() });

@@ -80,7 +80,7 @@ async fn what_is_here_is_for_whom_the_registry_gives_it() {
     let (_dir, images, registry, image) = setup().await;
     let names = [registry.name("team/app:1"), registry.name(&format!("team/app@{}", image.digest()))];
     let pull = async |name: &str, logins: Vec<Login>| {
-        images.pull_by(name, PullOptions { logins, events: None }).await.map(|(_, login)| login)
+        images.pull_by(name, PullOptions { logins, ..Default::default() }).await.map(|(_, login)| login)
     };
     assert_eq!(pull(&names[0], vec![basic("ada", "smash")]).await.unwrap(), None, "nobody was asked who he is");
     registry.want_basic("Basic YWRhOnNtYXNo");
@@ -94,6 +94,37 @@ async fn what_is_here_is_for_whom_the_registry_gives_it() {
         assert_eq!(used, Some(ada.1), "{name}");
     }
     assert!(registry.log()[before..].iter().all(|line| !line.contains("/blobs/")), "{:?}", registry.log());
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_before_it_begins() {
+    let (dir, registry, image) = (Dir::new(), Registry::start().await, image());
+    registry.put_image("team/app", "1", &image);
+    let mut options = options();
+    options.limits.reserve = u64::MAX / 2;
+    let images = open_with(&dir, options);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let make_room: runtime::images::MakeRoom = Arc::new(move |bytes| {
+        seen.lock().unwrap().push(bytes);
+        Box::pin(async {})
+    });
+    let options = || PullOptions { make_room: Some(make_room.clone()), ..Default::default() };
+    let error = images.pull(&registry.name("team/app:1"), options()).await.unwrap_err().chain();
+    let packed: u64 = image.layers.iter().map(|(bytes, _)| bytes.len() as u64).sum();
+    assert!(error.starts_with(&registry.name("team/app:1: not enough space on ")), "{error}");
+    assert!(error.contains(&format!("{} bytes wanted at least", 2 * packed)), "{error}");
+    assert_eq!(*asked.lock().unwrap(), [4 * packed], "three times as large unpacked, mostly");
+    assert_eq!(registry.asked(&image.blob(1).to_string()), 0);
+    drop(images);
+    // With room it comes; what is here needs none.
+    let images = open(&dir);
+    for _ in 0..2 {
+        images.pull(&registry.name("team/app:1"), options()).await.unwrap();
+    }
+    registry.put_image("team/other", "1", &image);
+    images.pull(&registry.name("team/other:1"), options()).await.unwrap();
+    assert_eq!(asked.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -154,8 +185,17 @@ async fn a_partial_blob_outlives_the_process() {
     let images = open(&dir);
     // The server forgets what a range is: then from the beginning.
     registry.rule(&blob, 1, Act::IgnoreRange);
-    images.pull(&registry.name("team/app:1"), PullOptions::default()).await.unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    let events: runtime::images::EventSink = Arc::new(move |event| {
+        if let Event::Resuming { blob, from, .. } = event {
+            seen.lock().unwrap().push((blob, from));
+        }
+    });
+    let options = PullOptions { events: Some(events), ..Default::default() };
+    images.pull(&registry.name("team/app:1"), options).await.unwrap();
     assert_eq!(registry.asked(&format!("{blob} bytes=240000-")), 1, "{:?}", registry.log());
+    assert_eq!(*told.lock().unwrap(), [(image.blob(1), 240_000)]);
 }
 
 #[tokio::test]

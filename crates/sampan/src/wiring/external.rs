@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use node::ports::{
     self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
-    PodState, PodStats, PullError, Pulled, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
+    PodState, PodStats, PullError, Pulled, Pulling, Resources, Result, Sandbox, SandboxConfig, Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
 use rpc::cri;
@@ -536,6 +536,7 @@ impl ports::Images for External {
         &'a self,
         name: &'a str,
         credentials: &'a [Credentials],
+        _: Arc<dyn Pulling>,
     ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
         Box::pin(async move {
             let logins = credentials.iter().map(|login| {

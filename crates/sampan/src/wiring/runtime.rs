@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use node::ports::{
     self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
-    PodState, PodStats, Profile, Propagation, PullError, Pulled, Resources, Result, Sandbox, SandboxConfig, Stdio,
-    Usage,
+    PodState, PodStats, Profile, Propagation, PullError, Pulled, Pulling, Resources, Result, Sandbox, SandboxConfig,
+    Stdio, Usage,
 };
 use reconcile::io::BoxFuture;
 use runtime::containers::{self as containers, Cgroups, Runtime, SandboxStatus};
 use runtime::images::reference::Reference;
 use runtime::images::registries::Registries;
-use runtime::images::{self, Images, Kind, PullOptions, Rootfs};
+use runtime::images::{self, Event, EventSink, Images, Kind, LayerState, PullOptions, Rootfs};
 use tokio::sync::broadcast;
 
 use crate::credentials::Providers;
@@ -657,6 +657,7 @@ impl ports::Images for Containers {
         &'a self,
         name: &'a str,
         credentials: &'a [Credentials],
+        pulling: Arc<dyn Pulling>,
     ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
         Box::pin(async move {
             // The pod's own first, as upstream; those of the node are for all of its pods.
@@ -665,7 +666,9 @@ impl ports::Images for Containers {
             if let Some(providers) = &self.providers {
                 logins.extend(providers.logins(name).await);
             }
-            let options = PullOptions { logins, events: None };
+            let asks = pulling.clone();
+            let make_room: images::MakeRoom = Arc::new(move |bytes| asks.make_room(bytes));
+            let options = PullOptions { logins, events: Some(told(pulling)), make_room: Some(make_room) };
             let (pulled, used) = self.images.pull_by(name, options).await.map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
                 Kind::Signature => PullError::Signature(error.chain()),
@@ -704,6 +707,30 @@ impl ports::Images for Containers {
             Ok((usage.bytes, usage.inodes))
         })
     }
+}
+
+/// Tells how far a pull is.
+fn told(pulling: Arc<dyn Pulling>) -> EventSink {
+    #[derive(Default)]
+    struct Known {
+        total: u64,
+        resumed: u64,
+        blobs: HashMap<String, u64>,
+    }
+    let known: Mutex<Known> = Mutex::default();
+    Arc::new(move |event| {
+        let mut known = lock(&known);
+        match event {
+            Event::Resolved { size, .. } => known.total = size,
+            Event::Resuming { from, .. } => known.resumed += from,
+            Event::Layer { blob, state, done, size, .. } => {
+                let here = if state == LayerState::Downloading { done } else { size };
+                known.blobs.insert(blob.to_string(), here);
+            }
+            _ => return,
+        }
+        pulling.progress(known.blobs.values().sum(), known.total, known.resumed);
+    })
 }
 
 pub(super) fn fits(registry: &str, name: &str) -> bool {

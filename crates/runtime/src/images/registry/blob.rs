@@ -26,6 +26,8 @@ pub struct Download<'a> {
     pub size: u64,
     /// Bytes that must stay free on the disk.
     pub reserve: u64,
+    /// Told how many bytes an earlier pull has left, if any.
+    pub on_resume: &'a (dyn Fn(u64) + Send + Sync),
     /// Told how many bytes are there.
     pub on_bytes: &'a (dyn Fn(u64) + Send + Sync),
     /// Told of a try that failed.
@@ -39,6 +41,9 @@ impl Download<'_> {
     pub async fn run(&self, sessions: &[&Session]) -> Result<()> {
         let (blobs, digest, size) = (self.blobs.clone(), self.digest.clone(), self.size);
         let mut ingest = blocking(move || Ingest::resume(&blobs, &digest, size)).await?;
+        if ingest.written > 0 {
+            (self.on_resume)(ingest.written);
+        }
         let mut failures = Vec::new();
         for session in sessions {
             match self.from(session, ingest).await {
