@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a build that cannot go on ends
 
-const FILES: &[&str] = &["cri", "csi", "deviceplugin", "dra", "dra_v1beta1", "pluginregistration", "podresources"];
+const FILES: &[&str] = &["cri", "csi", "deviceplugin", "dra", "pluginregistration", "podresources"];
 
 fn main() {
     let directory = "../../schema-data/proto";

@@ -18,7 +18,10 @@ use tonic::body::Body;
 
 /// Clones share one connection; what a generated client is made of: `RuntimeServiceClient::new(channel)`.
 #[derive(Clone)]
-pub struct Channel(Arc<Inner>);
+pub struct Channel {
+    inner: Arc<Inner>,
+    service: Option<&'static str>,
+}
 
 struct Inner {
     path: PathBuf,
@@ -29,9 +32,16 @@ struct Inner {
 /// Dials `path`. Errors: nobody listens there, or nobody answered within `dial_timeout`; calls on a channel whose peer
 /// went away dial again.
 pub async fn connect(path: &Path, dial_timeout: Duration) -> io::Result<Channel> {
-    let channel = Channel(Arc::new(Inner { path: path.into(), dial_timeout, sender: Mutex::new(None) }));
-    channel.0.sender().await?;
-    Ok(channel)
+    let inner = Arc::new(Inner { path: path.into(), dial_timeout, sender: Mutex::new(None) });
+    inner.sender().await?;
+    Ok(Channel { inner, service: None })
+}
+
+impl Channel {
+    /// Calls go to a service of another name, whose messages are the same.
+    pub fn to(self, service: &'static str) -> Self {
+        Self { service: Some(service), ..self }
+    }
 }
 
 impl Inner {
@@ -55,11 +65,19 @@ impl Inner {
         Ok(sender)
     }
 
-    async fn send(&self, mut request: http::Request<Body>) -> Result<http::Response<Incoming>, tonic::Status> {
+    async fn send(
+        &self,
+        mut request: http::Request<Body>,
+        service: Option<&str>,
+    ) -> Result<http::Response<Incoming>, tonic::Status> {
         let unavailable = |error: &dyn std::fmt::Display| tonic::Status::unavailable(error.to_string());
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         uri.scheme = Some(Scheme::HTTP);
         uri.authority = Some(Authority::from_static("localhost"));
+        if let (Some(service), Some(path)) = (service, &uri.path_and_query) {
+            let method = path.path().rsplit('/').next().unwrap_or_default();
+            uri.path_and_query = Some(format!("/{service}/{method}").parse().map_err(|error| unavailable(&error))?);
+        }
         *request.uri_mut() = http::Uri::from_parts(uri).map_err(|error| unavailable(&error))?;
         let mut sender = self.sender().await.map_err(|error| unavailable(&error))?;
         match sender.try_send_request(request).await {
@@ -87,7 +105,7 @@ impl tower_service::Service<http::Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let inner = self.0.clone();
-        Box::pin(async move { inner.send(request).await })
+        let channel = self.clone();
+        Box::pin(async move { channel.inner.send(request, channel.service).await })
     }
 }

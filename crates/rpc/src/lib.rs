@@ -31,8 +31,6 @@ generated! {
     deviceplugin = "deviceplugin/v1beta1.rs";
     /// Drivers of dynamic resource allocation, v1.
     dra = "dra/k8s.io.kubelet.pkg.apis.dra.v1.rs";
-    /// The same messages under their older name.
-    dra_v1beta1 = "dra_v1beta1/k8s.io.kubelet.pkg.apis.dra.v1beta1.rs";
     /// How a plugin's socket says what it is.
     pluginregistration = "pluginregistration/pluginregistration.rs";
     /// What the Pods of a node hold, v1.

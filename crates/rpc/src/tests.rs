@@ -36,6 +36,8 @@ async fn calls_pass_and_a_lost_peer_is_dialled_again() {
     assert_eq!(client.get_info(InfoRequest {}).await.unwrap().into_inner().name, "plugin.example.com");
     let refused = client.notify_registration_status(RegistrationStatus::default()).await.err().unwrap();
     assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "no"));
+    let mut renamed = RegistrationClient::new(channel.clone().to("other.Service"));
+    assert_eq!(renamed.get_info(InfoRequest {}).await.err().unwrap().code(), Code::Unimplemented);
     let mut other = crate::csi::identity_client::IdentityClient::new(channel);
     let unknown = other.probe(crate::csi::ProbeRequest {}).await.err().unwrap();
     assert_eq!(unknown.code(), Code::Unimplemented);

@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
+use rpc::Channel;
 use rpc::dra::dra_plugin_client::DraPluginClient;
 use rpc::dra::{
     Claim, NodePrepareResourcesRequest, NodePrepareResourcesResponse, NodeUnprepareResourcesRequest,
     NodeUnprepareResourcesResponse,
 };
-use rpc::dra_v1beta1::dra_plugin_client::DraPluginClient as BetaClient;
-use rpc::{Channel, Message};
 use schema::api::core::v1::{Container, Pod};
 use schema::api::resource::v1::ResourceClaim;
 use tokio::sync::Notify;
@@ -34,17 +33,12 @@ const TIMEOUT: Duration = Duration::from_secs(45);
 /// ResourceSlices of a driver that went away are left alone for so long.
 const WIPE_AFTER: Duration = Duration::from_secs(30);
 const SERVICES: [&str; 2] = ["v1.DRAPlugin", "v1beta1.DRAPlugin"];
+const BETA: &str = "k8s.io.kubelet.pkg.apis.dra.v1beta1.DRAPlugin";
 const PREPARE: &str = "NodePrepareResources";
 
 pub struct Driver {
     pub name: String,
-    client: Version,
-}
-
-#[derive(Clone)]
-enum Version {
-    V1(DraPluginClient<Channel>),
-    V1Beta1(BetaClient<Channel>),
+    client: DraPluginClient<Channel>,
 }
 
 /// Which of the two services a driver serves is used.
@@ -66,39 +60,16 @@ pub fn check(name: &str, endpoint: &Path, services: &[String]) -> Result<&'stati
     }
 }
 
-/// The same message of the other version: the wire form is one.
-fn same<T: Message + Default>(of: &impl Message) -> Result<T, rpc::Status> {
-    T::decode(&*of.encode_to_vec()).map_err(|error| rpc::Status::internal(error.to_string()))
-}
-
 impl Driver {
     async fn prepare(&self, claims: Vec<Claim>) -> Result<NodePrepareResourcesResponse, String> {
         let request = NodePrepareResourcesRequest { claims };
-        let answer = match self.client.clone() {
-            Version::V1(mut client) => call(TIMEOUT, client.node_prepare_resources(request)).await,
-            Version::V1Beta1(mut client) => match same(&request) {
-                Ok(request) => {
-                    let answer = call(TIMEOUT, client.node_prepare_resources(rpc::Request::new(request))).await;
-                    answer.and_then(|answer| same(&answer))
-                }
-                Err(error) => Err(error),
-            },
-        };
+        let answer = call(TIMEOUT, self.client.clone().node_prepare_resources(request)).await;
         answer.map_err(|status| format!("{PREPARE}: {}", told(&status)))
     }
 
     async fn unprepare(&self, claims: Vec<Claim>) -> Result<NodeUnprepareResourcesResponse, String> {
         let request = NodeUnprepareResourcesRequest { claims };
-        let answer = match self.client.clone() {
-            Version::V1(mut client) => call(TIMEOUT, client.node_unprepare_resources(request)).await,
-            Version::V1Beta1(mut client) => match same(&request) {
-                Ok(request) => {
-                    let answer = call(TIMEOUT, client.node_unprepare_resources(rpc::Request::new(request))).await;
-                    answer.and_then(|answer| same(&answer))
-                }
-                Err(error) => Err(error),
-            },
-        };
+        let answer = call(TIMEOUT, self.client.clone().node_unprepare_resources(request)).await;
         answer.map_err(|status| format!("NodeUnprepareResources: {}", told(&status)))
     }
 }
@@ -153,11 +124,9 @@ impl Dra {
         let channel = rpc::connect(endpoint, DIAL).await.map_err(|error| {
             format!("create gRPC connection to DRA driver {name} plugin at endpoint {}: {error}", endpoint.display())
         })?;
-        let client = match service == SERVICES[0] {
-            true => Version::V1(DraPluginClient::new(channel)),
-            false => Version::V1Beta1(BetaClient::new(channel)),
-        };
-        let driver = Arc::new(Driver { name: name.to_owned(), client });
+        // The older one has the same messages.
+        let channel = if service == SERVICES[0] { channel } else { channel.to(BETA) };
+        let driver = Arc::new(Driver { name: name.to_owned(), client: DraPluginClient::new(channel) });
         let mut drivers = self.drivers.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         drivers.insert(name.to_owned(), driver.clone());
         Ok(driver)
