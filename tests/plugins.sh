@@ -1,10 +1,12 @@
 #!/bin/bash
 # Plugins of a node, from outside: a CSI driver, a device plugin and a DRA driver (crates/rpc/examples/mock) beside a real
-# server, and pods that use what they bring. world.sh says what it stands on; MOCK=target/debug/examples/mock is another
+# server, and pods that use what they bring; and nodes with another container runtime: `sampan cri`, and containerd where
+# its binaries are at hand ($SAMPAN_CRI_PEERS, or ~/.cache/sampan-peers/bin). world.sh says what it stands on; MOCK=target/debug/examples/mock is another
 # binary of the plugins.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/tests/world.sh"
+peers=${SAMPAN_CRI_PEERS:-${XDG_CACHE_HOME:-/root/.cache}/sampan-peers/bin}
 mock=$(realpath "${MOCK:-$(dirname "$sampan")/examples/mock}")
 root=$work/server/agent/kubelet
 cdi=/var/run/cdi/$suite-$id.yaml
@@ -15,6 +17,7 @@ gone() {
   rm -f "$cdi"
   [ -z "$made_cdi" ] || rmdir /var/run/cdi 2>/dev/null
   [ ! -f "$work/loop" ] || loop=$(cat "$work/loop")
+  stop_runtime
   cleanup
   [ -z "$loop" ] || losetup -d "$loop"
 }
@@ -219,6 +222,141 @@ step_plugins_that_go_are_forgotten() {
   ended orphan
   start_mock
   within 20 is mock.example.com k get csinode one -o 'jsonpath={.spec.drivers[0].name}'
+}
+
+# start_runtime COMMAND...: another runtime at the second node.
+start_runtime() {
+  rm -f "$work/runtime/cri.sock"
+  at_bg "$agent" "$@" >>"$work/log/runtime" 2>&1 &
+  echo $! >"$work/runtime.pid"
+  disown
+  within 30 test -S "$work/runtime/cri.sock"
+}
+agent_args=(--container-runtime-endpoint "unix://$work/runtime/cri.sock")
+# Ends what runs in it with it.
+stop_runtime() {
+  set +e
+  local pid
+  [ -d "$work/runtime" ] || return 0
+  for pid in agent runtime; do
+    [ ! -f "$work/$pid.pid" ] || kill -9 "$(cat "$work/$pid.pid")" 2>/dev/null
+    rm -f "$work/$pid.pid"
+  done
+  pgrep -f "containerd-shim.* $work/runtime/" | xargs -r kill -9
+  at "$agent" "$sampan" killall --data-dir "$work/runtime" >>"$work/log/killall" 2>&1
+  at "$agent" "$sampan" killall --data-dir "$work/agent" >>"$work/log/killall" 2>&1
+  grep " $work/runtime/" /proc/self/mountinfo | awk '{print $5}' | tac | xargs -r umount -l
+  at "$agent" ip link del cni0 2>/dev/null
+  rm -rf "$work/runtime"
+}
+
+of_pod() { k get pod "$1" -o "jsonpath={.status.containerStatuses[0].$2}"; }
+# pods_live_on NAME COMMAND...: what pods do they do on a runtime of that name, which runs already.
+pods_live_on() {
+  start_agent
+  within 30 k get node two
+  k wait --for=condition=Ready node/two --timeout=60s
+  k get node two -o 'jsonpath={.status.nodeInfo.containerRuntimeVersion}' | has "$1://"
+  k apply -f - <<'YAML'
+apiVersion: v1
+kind: Pod
+metadata: {name: lives}
+spec:
+  nodeName: two
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: example/hello:1
+    securityContext: {runAsUser: 0}
+    command: [sh, -c, 'if [ -e /data/ran ]; then echo second; exec sleep 1000; fi; echo first; echo >/data/ran; exit 3']
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ends}
+spec:
+  nodeName: two
+  restartPolicy: Never
+  initContainers:
+  - {name: before, image: 'example/hello:1', command: [echo, made ready]}
+  containers:
+  - {name: app, image: 'example/hello:1', command: [echo, finished]}
+YAML
+  within 60 is "1 true" k get pod lives -o 'jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}'
+  of_pod lives containerID | grep -q "^$1://."
+  of_pod lives lastState.terminated.containerID | grep -q "^$1://."
+  is 3 of_pod lives lastState.terminated.exitCode
+  logs_of_both
+  k exec lives -- sh -c 'echo spoken; exit 4' >"$work/out" || [ $? = 4 ]
+  has spoken "$work/out"
+  echo heard | k exec -i lives -- cat | has heard
+  local id
+  id=$(of_pod lives containerID)
+  # The node goes and comes, then its runtime does; pods do not notice.
+  kill -9 "$(cat "$work/agent.pid")"
+  start_agent
+  sleep 3
+  within 30 k exec lives -- true
+  logs_of_both
+  kill -9 "$(cat "$work/runtime.pid")"
+  start_runtime "${@:2}"
+  within 30 k exec lives -- true
+  is "$id 1" k get pod lives -o 'jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}'
+  logs_of_both
+  k delete pod lives ends --timeout=30s
+  within 10 is '' ls "$work/agent/agent/kubelet/pods"
+  k delete node two
+}
+logs_of_both() {
+  within 10 is second k logs lives
+  is first k logs lives --previous
+  within 10 is Succeeded k get pod ends -o 'jsonpath={.status.phase}'
+  is finished k logs ends
+  is finished k logs --follow ends
+  is 'made ready' k logs ends -c before
+}
+
+step_a_node_on_our_own_cri_runs_pods() {
+  local run=("$sampan" cri --data-dir "$work/runtime" --address "unix://$work/runtime/cri.sock" --cluster-cidr 10.77.0.0/24)
+  mkdir "$work/runtime"
+  trap stop_runtime EXIT
+  start_runtime "${run[@]}"
+  at "$agent" "$sampan" images --data-dir "$work/runtime" import "$work/hello.tar"
+  pods_live_on sampan "${run[@]}"
+}
+
+[ -x "$peers/containerd" ] || skip[a_node_on_containerd_runs_pods]="no $peers/containerd"
+step_a_node_on_containerd_runs_pods() {
+  local run=(env "PATH=$peers:$PATH" "$peers/containerd" --config "$work/runtime/config.toml") cri="plugins.'io.containerd.cri.v1"
+  mkdir -p "$work/runtime/cni"
+  cat >"$work/runtime/config.toml" <<TOML
+version = 3
+root = '$work/runtime/root'
+state = '$work/runtime/state'
+[grpc]
+address = '$work/runtime/cri.sock'
+[$cri.images'.pinned_images]
+sandbox = 'docker.io/example/hello:1'
+[$cri.runtime']
+restrict_oom_score_adj = true
+[$cri.runtime'.cni]
+bin_dirs = ['${peers%/bin}/cni/bin']
+conf_dir = '$work/runtime/cni'
+[$cri.runtime'.containerd]
+default_runtime_name = 'runc'
+[$cri.runtime'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+[$cri.runtime'.containerd.runtimes.runc.options]
+BinaryName = '$peers/runc'
+TOML
+  echo '{"cniVersion": "1.0.0", "name": "suite", "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": true,
+    "ipam": {"type": "host-local", "dataDir": "'"$work"'/runtime/leases", "ranges": [[{"subnet": "10.78.0.0/24"}]]}}]}' >"$work/runtime/cni/10.conflist"
+  trap stop_runtime EXIT
+  start_runtime "${run[@]}"
+  within 30 "$peers/ctr" -a "$work/runtime/cri.sock" version
+  "$peers/ctr" -a "$work/runtime/cri.sock" -n k8s.io images import "$work/hello.tar"
+  pods_live_on containerd "${run[@]}"
 }
 
 network

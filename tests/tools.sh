@@ -21,6 +21,7 @@ want curl curl
 want openssl openssl
 want protoc protobuf-compiler # for k8s-cri, which asks CRI's contract
 want unshare util-linux
+[ -x /usr/lib/cni/bridge ] || need+=(containernetworking-plugins) # a network for `sampan cri`
 if ! file -L /bin/busybox 2>/dev/null | grep -q 'statically linked'; then need+=(busybox-static); fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then

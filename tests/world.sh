@@ -88,8 +88,8 @@ network() {
   done
 }
 
-# More flags for both nodes.
-node_args=()
+# More flags for both nodes, and for the second one alone.
+node_args=() agent_args=()
 start_server() {
   at_bg "$server" "$sampan" server --data-dir "$work/server" --config /dev/null --node-name one --write-kubeconfig "$KUBECONFIG" \
     --log "${SUITE_LOG:-info}" "${node_args[@]}" >>"$work/log/server" 2>&1 &
@@ -99,7 +99,7 @@ start_server() {
 
 start_agent() {
   at_bg "$agent" "$sampan" agent --data-dir "$work/agent" --config /dev/null --node-name two --server https://10.99.0.1:6443 \
-    --token "$("$sampan" token --data-dir "$work/server" --agent)" --log "${SUITE_LOG:-info}" "${node_args[@]}" >>"$work/log/agent" 2>&1 &
+    --token "$("$sampan" token --data-dir "$work/server" --agent)" --log "${SUITE_LOG:-info}" "${node_args[@]}" "${agent_args[@]}" >>"$work/log/agent" 2>&1 &
   echo $! >"$work/agent.pid"
   disown
 }

@@ -223,7 +223,7 @@ impl Acts {
             wanted.user_namespace = Some(ids.map_err(|error| error.to_string())?);
         }
         let size = resources::pod_cgroup(&desired.pod, &self.shared.sizing);
-        runtime.set_cgroup(&wanted.cgroup, &size).await.map_err(text)?;
+        self.shared.ports.cgroups.set(&wanted.cgroup, &size).map_err(text)?;
         if attempt > 0 {
             // What is left of the sandbox before this one.
             runtime.stop_sandbox(desired.uid()).await.or_else(ignore_missing).map_err(text)?;
@@ -255,12 +255,12 @@ impl Acts {
         containers: &[(String, String)],
         done: &mut Vec<(String, ResourceRequirements)>,
     ) -> Result<(), String> {
-        let runtime = &self.shared.ports.runtime;
+        let (runtime, cgroups) = (&self.shared.ports.runtime, &self.shared.ports.cgroups);
         let pod = resources::pod_cgroup(&desired.pod, &self.shared.sizing);
         let cgroup = resources::cgroup(&desired.pod);
         self.check_usage(desired, &pod, containers).await?;
         // A pod that shrinks cannot be less than its containers yet: its turn is after theirs.
-        let grown = runtime.set_cgroup(&cgroup, &pod).await;
+        let grown = cgroups.set(&cgroup, &pod);
         for (id, name) in containers {
             let Some(member) = desired.member(name) else { continue };
             let mut own = resources::of_container(desired, member, &self.shared.sizing);
@@ -270,7 +270,7 @@ impl Acts {
         }
         match grown {
             Ok(()) => Ok(()),
-            Err(_) => runtime.set_cgroup(&cgroup, &pod).await.map_err(|error| error.to_string()),
+            Err(_) => cgroups.set(&cgroup, &pod).map_err(|error| error.to_string()),
         }
     }
 
@@ -364,7 +364,7 @@ impl Acts {
         let objects = named.snapshot().await.map_err(|what| failed("CreateContainerConfigError", "Failed", what))?;
         let links = pod.spec.enable_service_links != Some(false);
         let links = crate::env::service_env(&shared.services(), &pod.metadata.namespace, links);
-        let links = shared.recall.links(pod, links).await;
+        let links = shared.recall.links(pod, links);
         let pod_ips = if pod.spec.host_network { shared.host_ips.clone() } else { known.addresses.clone() };
         let sources = Sources {
             desired,
@@ -417,7 +417,7 @@ impl Acts {
         // A resize that restarts its containers finds the pod's own limits here.
         if attempt > 0 {
             let whole = resources::pod_cgroup(pod, &shared.sizing);
-            if let Err(error) = runtime.set_cgroup(&resources::cgroup(pod), &whole).await {
+            if let Err(error) = shared.ports.cgroups.set(&resources::cgroup(pod), &whole) {
                 tracing::debug!(pod = %desired.label(), %error, "the pod's cgroup keeps its limits while others need them");
             }
         }
@@ -473,11 +473,11 @@ impl Acts {
         self.shared.metrics.forget(uid);
         self.shared.volumes.unmount(uid).await.map_err(|error| error.to_string())?;
         self.shared.dra.release(uid).await.map_err(|why| format!("unprepare dynamic resources: {why}"))?;
-        let runtime = &self.shared.ports.runtime;
+        let cgroups = &self.shared.ports.cgroups;
         // Of a pod that is known by its containers only, the QoS class is not.
         let name = format!("/pod{uid}");
-        for cgroup in runtime.pod_cgroups().await.unwrap_or_default().iter().filter(|cgroup| cgroup.ends_with(&name)) {
-            gone_is_fine(runtime.remove_cgroup(cgroup).await)?;
+        for cgroup in cgroups.of_pods().iter().filter(|cgroup| cgroup.ends_with(&name)) {
+            gone_is_fine(cgroups.remove(cgroup))?;
         }
         Ok(())
     }

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 use schema::api::core::v1::Taint;
 
 use crate::eviction::{Signal, Threshold};
-use crate::ports::{Clock, Host, Images, Keys, Nanos, Network, Runtime};
+use crate::ports::{Cgroups, Clock, Host, Images, Keys, Nanos, Network, Runtime};
 use crate::settings::Settings;
 
 /// The machine's parts.
 #[derive(Clone)]
 pub struct Ports {
     pub runtime: Arc<dyn Runtime>,
+    pub cgroups: Arc<dyn Cgroups>,
     pub images: Arc<dyn Images>,
     pub network: Arc<dyn Network>,
     pub host: Arc<dyn Host>,

@@ -81,7 +81,7 @@ impl Kubelet {
         let managers = Managers::new(&config.managers, &ports.host.topology(), reserved, &config.root_dir)?;
         let offline = watch::channel(false).0;
         let (kept, behind) = (config.root_dir.join("last-objects"), Behind::default());
-        let recall = Recall::new(client.clone(), config.root_dir.clone(), offline.subscribe());
+        let recall = Recall::new(client.clone(), config.root_dir.clone(), offline.subscribe(), behind.clone());
         let csi = Arc::new(Csi::new(&config, recall.clone(), events.clone()));
         let numa = ports.host.topology().nodes.keys().copied().collect();
         let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins"), numa));
@@ -89,6 +89,7 @@ impl Kubelet {
         let metrics = Arc::new(Metrics::default());
         let shared = Arc::new(Shared {
             host_ips: config.addresses.iter().map(ToString::to_string).collect(),
+            runtime: ports.runtime.version().0,
             managers,
             metrics: metrics.clone(),
             health_changed: Notify::new(),
@@ -142,7 +143,7 @@ impl Kubelet {
             return;
         };
         let _guard = Guard(self.clone());
-        self.make_class_cgroups().await;
+        self.make_class_cgroups();
         let to = self.news.clone();
         let mine =
             Scope { namespace: String::new(), query: format!("fieldSelector=spec.nodeName%3D{}", config.node_name) };
@@ -205,7 +206,7 @@ impl Kubelet {
         );
     }
 
-    async fn make_class_cgroups(&self) {
+    fn make_class_cgroups(&self) {
         let shares = |cpu_shares| Resources { cpu_shares, ..Resources::default() };
         let (machine, reserved) = (&self.shared.machine, &self.shared.config.reserved);
         let milli = (machine.cpus * 1000).saturating_sub(reserved.cpu_milli);
@@ -220,7 +221,7 @@ impl Kubelet {
             ("kubepods/besteffort", shares(2)),
         ];
         for (cgroup, resources) in all {
-            if let Err(error) = self.shared.ports.runtime.set_cgroup(cgroup, &resources).await {
+            if let Err(error) = self.shared.ports.cgroups.set(cgroup, &resources) {
                 tracing::warn!(cgroup, %error, "a cgroup was not made");
             }
         }
@@ -308,7 +309,7 @@ impl Kubelet {
             News::Gone(pod) => self.gone(*pod),
         }
         self.retry_deferred().await;
-        self.set_burstable_shares().await;
+        self.set_burstable_shares();
         self.share_cpus().await;
     }
 
@@ -492,9 +493,8 @@ impl Kubelet {
 
     /// Volumes and cgroups of pods that are no more.
     async fn clean_directories(&self, uids: &BTreeSet<String>) {
-        let runtime = &self.shared.ports.runtime;
         // Looked at before it is asked who lives: what comes meanwhile is somebody's.
-        let (pods, cgroups) = (self.shared.volumes.pods(), runtime.pod_cgroups().await.unwrap_or_default());
+        let (pods, cgroups) = (self.shared.volumes.pods(), self.shared.ports.cgroups.of_pods());
         let known: BTreeSet<String> = lock(&self.workers).keys().cloned().chain(uids.iter().cloned()).collect();
         for uid in pods.into_iter().filter(|uid| !known.contains(uid)) {
             if let Err(error) = self.shared.volumes.unmount(&uid).await {
@@ -504,7 +504,7 @@ impl Kubelet {
         for cgroup in cgroups {
             let uid = cgroup.rsplit('/').next().and_then(|name| name.strip_prefix("pod")).unwrap_or_default();
             if !known.contains(uid)
-                && let Err(error) = runtime.remove_cgroup(&cgroup).await
+                && let Err(error) = self.shared.ports.cgroups.remove(&cgroup)
             {
                 tracing::warn!(cgroup, %error, "the cgroup of a former pod was not removed");
             }
@@ -670,14 +670,14 @@ impl Kubelet {
     }
 
     /// `kubepods/burstable` weighs as much as its pods ask for.
-    async fn set_burstable_shares(&self) {
+    fn set_burstable_shares(&self) {
         let views: Vec<Arc<View>> = lock(&self.workers).values().map(|handle| handle.seen.borrow().clone()).collect();
         let living = views.iter().filter(|view| !view.gone && !is_terminal(&view.status.phase));
         let pods: Vec<&Pod> = living.map(|view| &*view.desired.pod).collect();
         let wanted = resources::class_cgroup(&pods, "Burstable");
         let last = lock(&self.shared.burstable_shares).replace(wanted.cpu_shares);
         if last != Some(wanted.cpu_shares)
-            && let Err(error) = self.shared.ports.runtime.set_cgroup("kubepods/burstable", &wanted).await
+            && let Err(error) = self.shared.ports.cgroups.set("kubepods/burstable", &wanted)
         {
             tracing::debug!(%error, "the burstable cgroup was not set");
         }

@@ -60,6 +60,8 @@ pub struct Input<'a> {
     pub memory: &'a Memory,
     pub now: Nanos,
     pub host_ips: &'a [String],
+    /// What ids of its containers begin with.
+    pub runtime: &'a str,
     /// Dead runs of a container that stay, its last one among them.
     pub dead_kept: usize,
 }
@@ -71,6 +73,11 @@ impl<'a> Input<'a> {
     pub fn latest(&self, name: &str) -> Option<&'a Container> {
         let runs = self.observed.containers.iter().rev().filter(|container| container.name == name);
         runs.max_by_key(|container| container.attempt)
+    }
+
+    /// A container's id as the API has it.
+    pub fn id_of(&self, container: &Container) -> String {
+        format!("{}://{}", self.runtime, container.id)
     }
 
     /// The run before the last one.

@@ -135,7 +135,7 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// hostPorts, for a runtime that sets up the network itself.
     pub ports: Vec<PortMapping>,
-    /// The pod's cgroup, below the root: `kubepods/burstable/pod<uid>`. Made by [`Runtime::set_cgroup`].
+    /// The pod's cgroup, below the root: `kubepods/burstable/pod<uid>`. Made by [`Cgroups::set`].
     pub cgroup: String,
     /// `/var/log/pods/<namespace>_<name>_<uid>`.
     pub log_directory: PathBuf,
@@ -260,6 +260,22 @@ impl ExecOutput {
     pub const LIMIT: usize = 16 << 20;
 }
 
+/// Cgroups of pods (`kubepods/burstable/pod<uid>`), of QoS classes (`kubepods/besteffort`) and of all pods (`kubepods`),
+/// by path below the root.
+pub trait Cgroups: Send + Sync + 'static {
+    /// Creates or updates one.
+    fn set(&self, cgroup: &str, resources: &Resources) -> Result<()>;
+
+    /// Removes an empty one and those below it; what is left in them is killed.
+    fn remove(&self, cgroup: &str) -> Result<()>;
+
+    /// Those of pods that exist: for the clean-up of orphans.
+    fn of_pods(&self) -> Vec<String>;
+
+    /// What all in one use.
+    fn usage(&self, cgroup: &str) -> Usage;
+}
+
 /// Containers and their sandboxes.
 pub trait Runtime: Send + Sync + 'static {
     /// `sampan`, and its version.
@@ -276,18 +292,6 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// A receiver that lags asks [`Runtime::pods`] again.
     fn changes(&self) -> broadcast::Receiver<PodChanged>;
-
-    /// Creates or updates the cgroup of a pod, a QoS class (`kubepods/besteffort`) or all pods (`kubepods`).
-    fn set_cgroup<'a>(&'a self, cgroup: &'a str, resources: &'a Resources) -> BoxFuture<'a, Result<()>>;
-
-    /// Removes an empty cgroup and those below it; what is left in them is killed.
-    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>>;
-
-    /// Cgroups of pods that exist, by path below the root: for the clean-up of orphans.
-    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>>;
-
-    /// What all in a cgroup use, by path below the root.
-    fn group_usage<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<Usage>>;
 
     /// Makes the sandbox, without a network of its own yet.
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>>;

@@ -10,7 +10,7 @@ use schema::api::Object;
 use schema::api::core::v1::Pod;
 use tokio::sync::watch;
 
-use crate::store;
+use crate::store::{self, Behind};
 
 #[derive(Clone)]
 pub struct Recall {
@@ -18,11 +18,12 @@ pub struct Recall {
     root: PathBuf,
     /// True from a start without a server until one answers.
     pub offline: watch::Receiver<bool>,
+    pub behind: Behind,
 }
 
 impl Recall {
-    pub fn new(client: Client, root: PathBuf, offline: watch::Receiver<bool>) -> Self {
-        Self { client, root, offline }
+    pub fn new(client: Client, root: PathBuf, offline: watch::Receiver<bool>, behind: Behind) -> Self {
+        Self { client, root, offline, behind }
     }
 
     pub fn is_offline(&self) -> bool {
@@ -44,9 +45,9 @@ impl Recall {
         }
         let found = self.client.get::<K>(namespace, name).await;
         match &found {
-            Ok(object) => store::note(path.clone(), object.to_vec()).await,
+            Ok(object) => self.behind.put(path.clone(), Some(object.to_vec())),
             Err(Error::Transport { .. }) => return kept().map_or(found, Ok),
-            Err(error) if error.is_not_found() => drop(fs::remove_file(&path)),
+            Err(error) if error.is_not_found() => self.behind.put(path.clone(), None),
             Err(_) => {}
         }
         found
@@ -56,7 +57,8 @@ impl Recall {
     pub async fn select<K: Object>(&self, pod: &Pod, needs: impl Fn(&K) -> bool) -> Result<Vec<K>, Error> {
         let (dir, start) = (self.dir(pod), format!("{}--", K::PLURAL));
         let mut kept: Vec<PathBuf> = fs::read_dir(&dir).into_iter().flatten().flatten().map(|of| of.path()).collect();
-        kept.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start)));
+        let is_one = |name: &str| name.starts_with(&start) && !name.ends_with(store::UNFINISHED);
+        kept.retain(|path| path.file_name().is_some_and(|name| is_one(&name.to_string_lossy())));
         let mut all = match self.client.list::<K>("", "").await {
             Ok(list) => list.items,
             Err(Error::Transport { .. }) if !kept.is_empty() => {
@@ -68,19 +70,19 @@ impl Recall {
         for object in &all {
             let path = dir.join(format!("{start}{}", store::part(&object.metadata().name)));
             kept.retain(|kept| *kept != path);
-            store::note(path, object.to_vec()).await;
+            self.behind.put(path, Some(object.to_vec()));
         }
-        kept.iter().for_each(|path| drop(fs::remove_file(path)));
+        kept.into_iter().for_each(|path| self.behind.put(path, None));
         Ok(all)
     }
 
     /// Variables of services for a pod's containers: `known`, or those of its last start.
-    pub async fn links(&self, pod: &Pod, known: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    pub fn links(&self, pod: &Pod, known: BTreeMap<String, String>) -> BTreeMap<String, String> {
         let path = self.dir(pod).join("links");
         if self.is_offline() {
             return fs::read(path).ok().and_then(|raw| serde_json::from_slice(&raw).ok()).unwrap_or(known);
         }
-        store::note(path, serde_json::to_vec(&known).unwrap_or_default()).await;
+        self.behind.put(path, serde_json::to_vec(&known).ok());
         known
     }
 }

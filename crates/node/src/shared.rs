@@ -30,6 +30,8 @@ pub struct Shared {
     pub machine: Machine,
     pub allocatable: BTreeMap<String, Quantity>,
     pub host_ips: Vec<String>,
+    /// The container runtime's name.
+    pub runtime: String,
     pub metrics: Arc<Metrics>,
     pub volumes: Volumes,
     pub csi: Arc<Csi>,

@@ -13,8 +13,6 @@ use crate::pod::{Kind, Member};
 use crate::ports::{Container, ContainerState, Nanos};
 use crate::{resize, resources};
 
-/// How container ids begin.
-pub const SCHEME: &str = "sampan://";
 /// Conditions that are the kubelet's; all others are left as they are.
 const OWNED: [&str; 8] = [
     "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget",
@@ -24,10 +22,15 @@ const OWNED: [&str; 8] = [
 const PENDING: &str = "PodResizePending";
 const IN_PROGRESS: &str = "PodResizeInProgress";
 
+/// The runtime's own id behind `sampan://`.
+pub fn bare_id(id: &str) -> &str {
+    id.split_once("://").map_or(id, |(_, id)| id)
+}
+
 /// What a status says of one run.
 pub fn told<'a>(status: &'a PodStatus, id: &str) -> Option<&'a ContainerStatus> {
     let all = status.container_statuses.iter().chain(&status.init_container_statuses);
-    all.chain(&status.ephemeral_container_statuses).find(|status| status.container_id.strip_prefix(SCHEME) == Some(id))
+    all.chain(&status.ephemeral_container_statuses).find(|status| bare_id(&status.container_id) == id)
 }
 
 /// Containers that have ended between two statuses: their kind as metrics name it, exit code and reason.
@@ -142,14 +145,14 @@ fn state(input: &Input<'_>, container: &Container) -> ApiState {
                     (at, _) => at,
                 }),
                 finished_at: time(exit.finished_at),
-                container_id: format!("{SCHEME}{}", container.id),
+                container_id: input.id_of(container),
                 ..ContainerStateTerminated::default()
             })
         }
         ContainerState::Unknown => lost(
             "ContainerStatusUnknown",
             "The container could not be located when the pod was terminated",
-            &format!("{SCHEME}{}", container.id),
+            &input.id_of(container),
         ),
     }
 }
@@ -218,7 +221,7 @@ fn container_status(
         Some(run) => {
             status.state = state(input, run);
             status.restart_count = i32::try_from(run.attempt).unwrap_or(i32::MAX);
-            status.container_id = format!("{SCHEME}{}", run.id);
+            status.container_id = input.id_of(run);
             status.image.clone_from(&run.image);
             status.image_id = image_id(input, &container.name, run);
             status.user = run.user.as_ref().map(|user| ContainerUser {

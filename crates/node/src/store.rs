@@ -27,11 +27,6 @@ pub fn write_private(path: &Path, bytes: &[u8]) {
     }
 }
 
-/// The same for who must not hold up others until the disk has it.
-pub async fn note(path: PathBuf, bytes: Vec<u8>) {
-    let _ = tokio::task::spawn_blocking(move || write_private(&path, &bytes)).await;
-}
-
 /// Replaces a file that only root may read; the new one is on the disk when this returns.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes)?;
@@ -55,21 +50,31 @@ pub fn part(name: &str) -> String {
     name.replace('/', "_")
 }
 
-/// Files that change often, written behind the backs of those who change them: a disk that is slow holds up nobody,
-/// and of several changes meanwhile it gets the last.
+/// Files that are written behind the backs of those who change them: a disk that is slow holds up nobody, and of
+/// several changes meanwhile it gets the last.
 #[derive(Clone, Default)]
-pub struct Behind(Arc<Mutex<BTreeMap<PathBuf, Option<Vec<u8>>>>>);
+pub struct Behind(Arc<Mutex<Todo>>);
+
+#[derive(Default)]
+struct Todo {
+    files: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    writing: bool,
+}
 
 impl Behind {
     /// `None` removes the file.
     pub fn put(&self, path: PathBuf, bytes: Option<Vec<u8>>) {
         let mut todo = lock(&self.0);
-        let idle = todo.is_empty();
-        todo.insert(path, bytes);
-        if idle {
+        todo.files.insert(path, bytes);
+        if !std::mem::replace(&mut todo.writing, true) {
             let behind = self.clone();
             tokio::task::spawn_blocking(move || behind.write());
         }
+    }
+
+    /// Leaves out what is to be below a directory that goes.
+    pub fn forget(&self, dir: &Path) {
+        lock(&self.0).files.retain(|path, _| !path.starts_with(dir));
     }
 
     fn write(&self) {
@@ -78,11 +83,14 @@ impl Behind {
             let (path, bytes) = {
                 let mut todo = lock(&self.0);
                 if let Some((path, bytes)) = done.take()
-                    && todo.get(&path) == Some(&bytes)
+                    && todo.files.get(&path) == Some(&bytes)
                 {
-                    todo.remove(&path);
+                    todo.files.remove(&path);
                 }
-                let Some((path, bytes)) = todo.first_key_value() else { return };
+                let Some((path, bytes)) = todo.files.first_key_value() else {
+                    todo.writing = false;
+                    return;
+                };
                 (path.clone(), bytes.clone())
             };
             match &bytes {
@@ -94,7 +102,7 @@ impl Behind {
     }
 
     fn read(&self, path: &Path) -> Option<Vec<u8>> {
-        let todo = lock(&self.0).get(path).cloned();
+        let todo = lock(&self.0).files.get(path).cloned();
         todo.unwrap_or_else(|| fs::read(path).ok())
     }
 }

@@ -120,9 +120,8 @@ async fn observe(kubelet: &Kubelet) -> Observations {
     if usage.memory_available_bytes > 0 {
         see(Signal::Memory, usage.memory_available_bytes, shared.machine.memory_bytes);
     }
-    if config.enforce_allocatable
-        && let Ok(all) = shared.ports.runtime.group_usage("kubepods").await
-    {
+    if config.enforce_allocatable {
+        let all = shared.ports.cgroups.usage("kubepods");
         let limit = shared.machine.memory_bytes.saturating_sub(config.reserved.memory_bytes);
         see(Signal::AllocatableMemory, limit.saturating_sub(all.memory_working_set_bytes), limit);
     }

@@ -166,6 +166,7 @@ impl Worker {
                 memory: &self.memory,
                 now,
                 host_ips: &self.shared.host_ips,
+                runtime: &self.shared.runtime,
                 dead_kept: usize::try_from(self.shared.config.dead_per_container).unwrap_or(usize::MAX).max(1),
             });
             if self.carry_out(plan, &observed, now).await {

@@ -87,6 +87,7 @@ pub async fn serve(
     let settings = Settings {
         version: env!("CARGO_PKG_VERSION").into(),
         cgroup_parent: format!("{}/k8s.io", places.cgroup_root()),
+        cdi: crate::wiring::cdi::inject,
     };
     let routes = routes(runtime, images, network, settings).await?;
     let listener = files::listen(socket, 0o660)?;

@@ -140,17 +140,18 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
         policies: !cluster.disable.iter().any(|part| part == "network-policy"),
     });
     tokio::spawn(network.clone().run(setup.network_client.clone()));
+    let cgroups = Arc::new(PodCgroups { cgroups: Cgroups::detect()?, root: places.cgroup_root() });
     let (machine, images) = match &args.container_runtime_endpoint {
         Some(endpoint) => {
             let service = args.image_service_endpoint.as_ref().unwrap_or(endpoint);
-            let cgroups = PodCgroups { cgroups: Cgroups::detect()?, root: places.cgroup_root() };
-            let external = External::connect(endpoint, service, cgroups, addresses.to_vec());
+            let external = External::connect(endpoint, service, cgroups.clone(), addresses.to_vec());
             let external = external.await.map_err(Error::External)?;
             let ports: RuntimePorts = (external.clone(), external.clone(), external);
             (ports, None)
         }
         None => {
-            let (containers, images) = embedded(args, places, registries.clone(), &network, &config).await?;
+            let (containers, images) =
+                embedded(args, places, registries.clone(), &network, &config, cgroups.clone()).await?;
             let ports: RuntimePorts = (containers.clone(), containers, network);
             (ports, Some(images))
         }
@@ -158,6 +159,7 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
     let (runtime, image_service, network) = machine;
     let ports = Ports {
         runtime,
+        cgroups,
         images: image_service,
         network,
         host: Arc::new(LocalHost::new()),
@@ -181,6 +183,7 @@ async fn embedded(
     registries: Registries,
     network: &Arc<Network>,
     config: &Config,
+    cgroups: Arc<PodCgroups>,
 ) -> Result<(Arc<Containers>, Images), Error> {
     let images = image_store(&places.images(), registries).map_err(Error::Images)?;
     let (log_max_bytes, log_max_files) = (config.log_max_bytes, config.log_max_files);
@@ -197,7 +200,6 @@ async fn embedded(
             tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
         }
     });
-    let cgroups = PodCgroups { cgroups: runtime.cgroups().clone(), root: places.cgroup_root() };
     let plugins = &args.image_credential_provider_config;
     let plugins = providers(plugins.as_deref(), args.image_credential_provider_bin_dir.as_deref());
     let plugins = plugins.map_err(Error::Registries)?;

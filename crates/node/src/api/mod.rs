@@ -19,7 +19,7 @@ use crate::logs::{self, Options};
 use crate::memory::SECOND;
 use crate::plan::is_running;
 use crate::ports::Container;
-use crate::status::SCHEME;
+use crate::status::bare_id;
 use crate::worker::View;
 
 /// An answer that is no success: its code and text.
@@ -230,8 +230,9 @@ impl Kubelet {
         let state = self.shared.ports.runtime.pod(&uid).await.map_err(|error| Refusal::internal(error.to_string()))?;
         let chosen = run_of(&view.status, pod, name, previous).map_err(Refusal::bad)?;
         let found = state.containers.into_iter().find(|container| container.id == chosen);
+        let runtime = &self.shared.runtime;
         let container =
-            found.ok_or_else(|| Refusal::bad(format!("unable to retrieve container logs for {SCHEME}{chosen}")))?;
+            found.ok_or_else(|| Refusal::bad(format!("unable to retrieve container logs for {runtime}://{chosen}")))?;
         let meta = &view.desired.pod.metadata;
         let log = if container.log_path.is_absolute() {
             container.log_path.clone()
@@ -312,9 +313,4 @@ fn run_of(status: &PodStatus, pod: &str, name: &str, previous: bool) -> Result<S
         Some(reason) => format!("{whose} is waiting to start: {reason}"),
         None => format!("{whose} is waiting to start - no logs yet"),
     })
-}
-
-/// The id behind `sampan://`.
-pub(crate) fn bare_id(id: &str) -> &str {
-    id.strip_prefix(SCHEME).unwrap_or(id)
 }

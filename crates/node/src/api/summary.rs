@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::bare_id;
 use crate::kubelet::Kubelet;
 use crate::memory::SECOND;
 use crate::metrics::{self, family};
 use crate::objects::lock;
 use crate::ports::{Container, ContainerState, DiskIo, FsStats, InterfaceStats, Nanos, PodStats, Usage};
+use crate::status::bare_id;
 
 fn time(nanos: Nanos) -> String {
     schema::time::format(nanos.div_euclid(SECOND))

@@ -90,6 +90,7 @@ impl Machine_ {
         let tls = trust.with_no_client_auth();
         Ports {
             runtime: self.clone(),
+            cgroups: self.clone(),
             images: self.clone(),
             network: self.clone(),
             host: self.clone(),
@@ -186,21 +187,6 @@ impl Runtime for Machine_ {
 
     fn changes(&self) -> broadcast::Receiver<PodChanged> {
         self.changes.subscribe()
-    }
-
-    fn set_cgroup<'a>(&'a self, cgroup: &'a str, size: &'a Resources) -> BoxFuture<'a, Result<()>> {
-        lock(&self.state).cgroups.insert(cgroup.into());
-        lock(&self.state).sizes.insert(cgroup.into(), size.clone());
-        Box::pin(async { Ok(()) })
-    }
-
-    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
-        lock(&self.state).cgroups.remove(cgroup);
-        Box::pin(async { Ok(()) })
-    }
-
-    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        Box::pin(async { Ok(lock(&self.state).cgroups.iter().filter(|path| path.contains("/pod")).cloned().collect()) })
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
@@ -431,9 +417,26 @@ impl Runtime for Machine_ {
     fn stats<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<PodStats>> {
         Box::pin(async move { Ok(lock(&self.state).stats.get(uid).cloned().unwrap_or_default()) })
     }
+}
 
-    fn group_usage<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Usage>> {
-        Box::pin(async { Ok(Usage::default()) })
+impl Cgroups for Machine_ {
+    fn set(&self, cgroup: &str, size: &Resources) -> Result<()> {
+        lock(&self.state).cgroups.insert(cgroup.into());
+        lock(&self.state).sizes.insert(cgroup.into(), size.clone());
+        Ok(())
+    }
+
+    fn remove(&self, cgroup: &str) -> Result<()> {
+        lock(&self.state).cgroups.remove(cgroup);
+        Ok(())
+    }
+
+    fn of_pods(&self) -> Vec<String> {
+        lock(&self.state).cgroups.iter().filter(|path| path.contains("/pod")).cloned().collect()
+    }
+
+    fn usage(&self, _: &str) -> Usage {
+        Usage::default()
     }
 }
 

@@ -237,7 +237,7 @@ async fn what_a_former_pod_left_goes_once_its_driver_is_back() {
     let publish = "publish disk SINGLE_NODE_MULTI_WRITER size=small";
     let before = ["registered true", "stage disk key=secret", publish, "registered true"];
     for _ in 0..1000 {
-        if machine.log.all().len() == before.len() + 2 {
+        if machine.log.all().len() == before.len() + 2 && !machine.root().join("pods/uid-a").exists() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -42,7 +42,7 @@ use crate::objects::{Wake, lock};
 use crate::pod::Desired;
 use crate::ports::{self, Images, Nanos};
 use crate::recall::Recall;
-use crate::{resources, store};
+use crate::resources;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -310,7 +310,7 @@ impl Volumes {
         let renew_at = (now + (expires - now) / 5 * 4).min(now + 24 * 3600 * SECOND).max(now + SECOND);
         let token = answer.status.token;
         let key = (meta.uid.clone(), audience.to_owned(), seconds);
-        store::note(self.token_file(&key), token.clone().into_bytes()).await;
+        self.recall.behind.put(self.token_file(&key), Some(token.clone().into_bytes()));
         let token = Token { token, renew_at, expires_seconds: answer.status.expiration_timestamp.seconds };
         lock(&self.tokens).insert(key, token.clone());
         Ok(token)
@@ -323,6 +323,7 @@ impl Volumes {
         // Drivers take away what they brought.
         self.csi.unpublish(uid).await.map_err(Error::Refused)?;
         let dir = self.root.join("pods").join(uid);
+        self.recall.behind.forget(&dir);
         let made = tokio::task::spawn_blocking(move || {
             unmount_below(&dir)?;
             match fs::remove_dir_all(&dir) {

@@ -35,7 +35,7 @@ pub struct DeviceRule {
 }
 
 /// What a cgroup has used. Bytes, nanoseconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CgroupStats {
     pub cpu_usage_ns: u64,
     pub memory_usage: u64,
@@ -64,8 +64,28 @@ pub struct CgroupStats {
     /// 0: no limit of its own.
     pub pids_limit: u64,
     pub io: Vec<DiskIo>,
-    /// `cpu`, `memory`, `io`: microseconds that some and all tasks have waited; version 2 alone tells.
-    pub pressure: Vec<(&'static str, u64, u64)>,
+    /// `cpu`, `memory`, `io`: how some and all tasks have waited; version 2 alone tells.
+    pub pressure: Vec<(&'static str, [Waited; 2])>,
+}
+
+/// For a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Waited {
+    pub total_us: u64,
+    /// Percent of the last 10, 60 and 300 seconds.
+    pub averages: [f64; 3],
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the same for `full`, which older kernels do not tell of CPUs.
+fn waited(text: &str) -> Option<[Waited; 2]> {
+    let of = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        let value = |name: &str| line.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let average = |name| value(name).and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        let total_us = value("total")?.parse().ok()?;
+        Some(Waited { total_us, averages: [average("avg10"), average("avg60"), average("avg300")] })
+    };
+    Some([of("some ")?, of("full ").unwrap_or_default()])
 }
 
 /// Of one block device, by its number (`8:0`).
@@ -458,13 +478,8 @@ impl Cgroups {
             true => field(&cpu_stat, &format!("{name}_usec")) * 1000,
             false => field(&spent, name) * 10_000_000,
         };
-        let pressure = |resource: &'static str| {
-            let text = read(resource, &format!("{resource}.pressure"));
-            let waited = |kind: &str| {
-                text.lines().find(|line| line.starts_with(kind))?.rsplit_once("total=")?.1.trim().parse::<u64>().ok()
-            };
-            Some((resource, waited("some")?, waited("full").unwrap_or(0)))
-        };
+        let pressure =
+            |resource: &'static str| Some((resource, waited(&read(resource, &format!("{resource}.pressure")))?));
         CgroupStats {
             cpu_user_ns: cpu_of("user"),
             cpu_system_ns: cpu_of("system"),

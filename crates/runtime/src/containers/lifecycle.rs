@@ -298,6 +298,10 @@ impl Runtime {
         container.pod.holder()?.ask("reopen-log", &[id.as_bytes()], &[]).await.map(drop)
     }
 
+    pub fn container_cgroup(&self, id: &str) -> Result<String> {
+        Ok(self.0.container(id)?.cgroup())
+    }
+
     /// What a container uses now.
     pub async fn container_stats(&self, id: &str) -> Result<CgroupStats> {
         let container = self.0.container(id)?;

@@ -101,9 +101,6 @@ pub fn container(asked: cri::ContainerConfig, pod: &SandboxConfig, rootfs: &Root
     let metadata = asked.metadata.clone().ok_or_else(|| invalid("container config must include metadata"))?;
     let linux = asked.linux.clone().unwrap_or_default();
     let context = linux.security_context.unwrap_or_default();
-    if !asked.cdi_devices.is_empty() {
-        return Err(invalid("CDI devices are not offered by this runtime"));
-    }
     let reference = asked.image.as_ref().map_or("", |image| &image.user_specified_image);
     let mut image = Image::from(rootfs);
     if !reference.is_empty() {

@@ -27,7 +27,7 @@ use rpc::cri::image_service_server::ImageServiceServer;
 use rpc::cri::runtime_service_server::RuntimeServiceServer;
 use rpc::{Response, Routes, Status};
 
-use crate::containers::{self, ContainerStatus, Runtime, SandboxStatus};
+use crate::containers::{self, ContainerConfig, ContainerStatus, Runtime, SandboxStatus};
 use crate::images::{self, Images, Kind, Rootfs};
 use crate::lock;
 
@@ -50,12 +50,14 @@ pub trait Network: Send + Sync {
     fn addresses(&self, sandbox: &SandboxStatus) -> Vec<IpAddr>;
 }
 
-/// Name and version that `Version` tells, and where cgroups of sandboxes without a parent go.
+/// The version that `Version` tells, where cgroups of sandboxes without a parent go, and how CDI's devices by their
+/// names become a container's.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub version: String,
     /// `/k8s.io`.
     pub cgroup_parent: String,
+    pub cdi: fn(&[String], &mut ContainerConfig) -> Result<(), String>,
 }
 
 /// Both services on this runtime. Must be called in a tokio runtime: the streaming server listens from now on.

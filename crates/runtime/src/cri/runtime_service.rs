@@ -105,7 +105,9 @@ impl Inner {
         let image = asked.image.clone().unwrap_or_default().image;
         let rootfs = self.images.resolve(&image).await.map_err(store_refused)?;
         self.show_images(&pod.id, &mut asked).await?;
-        let config = asked::container(asked, &pod.config, &rootfs)?;
+        let devices: Vec<String> = asked.cdi_devices.iter().map(|device| device.name.clone()).collect();
+        let mut config = asked::container(asked, &pod.config, &rootfs)?;
+        (self.settings.cdi)(&devices, &mut config).map_err(Status::unknown)?;
         if !config.pid_of.is_empty() {
             let target = self.container(&config.pid_of)?;
             if target.sandbox_id != pod.id || target.state != ContainerState::Running {

@@ -3,11 +3,26 @@
 use rpc::cri::{self, MetricType};
 
 use super::{Inner, now, shown};
-use crate::containers::{CgroupStats, ContainerState, ContainerStatus, DiskIo, Runtime, SandboxStatus, link_counts};
+use crate::containers::{
+    CgroupStats, ContainerState, ContainerStatus, DiskIo, Runtime, SandboxStatus, Waited, link_counts,
+};
 use crate::lock;
 
 fn value(value: u64) -> Option<cri::UInt64Value> {
     Some(cri::UInt64Value { value })
+}
+
+fn psi(stats: &CgroupStats, resource: &str) -> Option<cri::PsiStats> {
+    let (_, [some, full]) = stats.pressure.iter().find(|(of, _)| *of == resource)?;
+    let data = |of: &Waited| {
+        let [avg10, avg60, avg300] = of.averages;
+        Some(cri::PsiData { total: of.total_us * 1000, avg10, avg60, avg300 })
+    };
+    Some(cri::PsiStats { full: data(full), some: data(some) })
+}
+
+fn io(stats: &CgroupStats) -> Option<cri::IoUsage> {
+    psi(stats, "io").map(|psi| cri::IoUsage { timestamp: now(), psi: Some(psi) })
 }
 
 impl Inner {
@@ -28,7 +43,7 @@ impl Inner {
             timestamp,
             usage_core_nano_seconds: value(stats.cpu_usage_ns),
             usage_nano_cores: value(self.nano_cores(id, timestamp, stats.cpu_usage_ns)),
-            psi: None,
+            psi: psi(stats, "cpu"),
         };
         let memory = cri::MemoryUsage {
             timestamp,
@@ -38,7 +53,7 @@ impl Inner {
             rss_bytes: value(stats.memory_rss),
             page_faults: value(stats.page_faults),
             major_page_faults: value(stats.major_page_faults),
-            psi: None,
+            psi: psi(stats, "memory"),
         };
         (cpu, memory)
     }
@@ -68,7 +83,7 @@ impl Inner {
                 swap_available_bytes: None,
                 swap_usage_bytes: value(stats.swap_usage),
             }),
-            io: None,
+            io: io(&stats),
         }
     }
 
@@ -110,7 +125,7 @@ impl Inner {
                 network: Some(cri::NetworkUsage { timestamp: now(), default_interface: first, interfaces }),
                 process: Some(cri::ProcessUsage { timestamp: now(), process_count: value(used.pids) }),
                 containers: self.all_container_stats(Some(filter)).await,
-                io: None,
+                io: io(&used),
             }),
             windows: None,
         }
@@ -140,8 +155,9 @@ impl Inner {
             for made in self.containers_of(&pod.id).into_iter().filter(|made| made.state == ContainerState::Running) {
                 let (id, common) = (made.id.clone(), labels(&made.config.name, &made.id, &made.config.image.reference));
                 let disk = self.runtime.container_disk_usage(&made.id).await.unwrap_or_default();
-                let (runtime, parent) = (self.runtime.clone(), pod.config.cgroup_parent.clone());
-                let look = tokio::task::spawn_blocking(move || Look::at(&runtime, &parent, made, disk));
+                let Ok(cgroup) = self.runtime.container_cgroup(&made.id) else { continue };
+                let runtime = self.runtime.clone();
+                let look = tokio::task::spawn_blocking(move || Look::at(&runtime, &cgroup, made, disk));
                 let Ok(look) = look.await else { continue };
                 let mut metrics = Vec::new();
                 for (name, _, kind, _, read) in METRICS {
@@ -178,11 +194,10 @@ struct Look {
 }
 
 impl Look {
-    fn at(runtime: &Runtime, parent: &str, made: ContainerStatus, disk: (u64, u64)) -> Look {
-        let cgroup = format!("{parent}/{}", made.id);
+    fn at(runtime: &Runtime, cgroup: &str, made: ContainerStatus, disk: (u64, u64)) -> Look {
         let stat = rustix::fs::statvfs(&runtime.options().state_dir).ok();
         let (mut threads, mut files, mut sockets) = (0, 0, 0);
-        for pid in runtime.cgroups().pids(&cgroup) {
+        for pid in runtime.cgroups().pids(cgroup) {
             threads += std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count() as u64);
             for file in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
                 files += 1;
@@ -192,7 +207,7 @@ impl Look {
         }
         Look {
             made,
-            used: runtime.cgroups().stats(&cgroup),
+            used: runtime.cgroups().stats(cgroup),
             disk,
             fs: stat.map_or((0, 0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_files, stat.f_ffree)),
             threads,

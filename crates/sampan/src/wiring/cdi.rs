@@ -4,39 +4,36 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use node::ports::{ContainerConfig, Device, Error, Mount};
+use runtime::containers::{ContainerConfig, Device, Mount};
 use schema::Value;
 
 /// The later ones stand above the earlier ones.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
-/// The container as its CDI devices make it.
-pub fn inject(config: &ContainerConfig) -> Result<ContainerConfig, Error> {
-    inject_from(config, &DIRECTORIES.map(Path::new))
+/// Makes the container as the CDI devices of these names have it.
+pub fn inject(names: &[String], config: &mut ContainerConfig) -> Result<(), String> {
+    inject_from(names, config, &DIRECTORIES.map(Path::new))
 }
 
-fn inject_from(config: &ContainerConfig, directories: &[&Path]) -> Result<ContainerConfig, Error> {
-    let mut changed = config.clone();
-    if config.cdi_devices.is_empty() {
-        return Ok(changed);
+fn inject_from(names: &[String], config: &mut ContainerConfig, directories: &[&Path]) -> Result<(), String> {
+    if names.is_empty() {
+        return Ok(());
     }
     let known = read(directories);
-    let unknown: Vec<&str> =
-        config.cdi_devices.iter().filter(|name| !known.contains_key(*name)).map(String::as_str).collect();
+    let unknown: Vec<&str> = names.iter().filter(|name| !known.contains_key(*name)).map(String::as_str).collect();
     if !unknown.is_empty() {
-        let names = unknown.join(", ");
-        return Err(Error::Failed(format!("CDI device injection failed: unresolvable CDI devices {names}")));
+        return Err(format!("CDI device injection failed: unresolvable CDI devices {}", unknown.join(", ")));
     }
     let mut specs = Vec::new();
-    for (spec, device) in config.cdi_devices.iter().filter_map(|name| known.get(name)) {
+    for (spec, device) in names.iter().filter_map(|name| known.get(name)) {
         // What all devices of a specification share is given once.
         if !specs.contains(&spec) {
             specs.push(spec);
-            edit(spec.get(&["containerEdits"]), &mut changed);
+            edit(spec.get(&["containerEdits"]), config);
         }
-        edit(device.get(&["containerEdits"]), &mut changed);
+        edit(device.get(&["containerEdits"]), config);
     }
-    Ok(changed)
+    Ok(())
 }
 
 /// Specification and device by full name; a file that cannot be read takes nothing from the others.
@@ -80,7 +77,7 @@ fn edit(edits: Option<&Value>, to: &mut ContainerConfig) {
         let permissions = Some(node.str_at(&["permissions"])).filter(|of| !of.is_empty()).unwrap_or("rwm");
         to.devices.push(Device {
             host_path: host.into(),
-            container_path: path.into(),
+            container_path: path.to_owned(),
             permissions: permissions.to_owned(),
         });
     }
@@ -88,7 +85,7 @@ fn edit(edits: Option<&Value>, to: &mut ContainerConfig) {
         let readonly = mount.list_at(&["options"]).iter().any(|option| option.as_str() == Some("ro"));
         to.mounts.push(Mount {
             host_path: mount.str_at(&["hostPath"]).into(),
-            container_path: mount.str_at(&["containerPath"]).into(),
+            container_path: mount.str_at(&["containerPath"]).to_owned(),
             readonly,
             ..Mount::default()
         });
@@ -107,16 +104,17 @@ mod tests {
         std::fs::write(dir.join("gpu.yaml"), spec).unwrap();
         std::fs::write(dir.join("broken.json"), "{").unwrap();
         let of = |names: &[&str]| {
-            let cdi_devices = names.iter().map(|name| (*name).to_owned()).collect();
-            inject_from(&ContainerConfig { cdi_devices, ..ContainerConfig::default() }, &[&dir])
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut config = ContainerConfig::default();
+            inject_from(&names, &mut config, &[&dir]).map(|()| config)
         };
         let made = of(&["example.com/gpu=a"]).unwrap();
         assert_eq!(made.env, [("ALL".to_owned(), "1".to_owned()), ("GPU".to_owned(), "a".to_owned())]);
-        let device =
-            Device { host_path: "/dev/null".into(), container_path: "/dev/gpu".into(), permissions: "rwm".into() };
-        assert_eq!(made.devices, [device]);
-        assert!(made.mounts[0].readonly && made.mounts[0].container_path == Path::new("/gpu"));
-        let failed = of(&["example.com/gpu=a", "example.com/gpu=b"]).unwrap_err().to_string();
+        let device = &made.devices[0];
+        assert_eq!((device.host_path.as_path(), &*device.container_path), (Path::new("/dev/null"), "/dev/gpu"));
+        assert_eq!(device.permissions, "rwm");
+        assert!(made.mounts[0].readonly && made.mounts[0].container_path == "/gpu");
+        let failed = of(&["example.com/gpu=a", "example.com/gpu=b"]).unwrap_err();
         assert_eq!(failed, "CDI device injection failed: unresolvable CDI devices example.com/gpu=b");
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -151,7 +151,12 @@ impl Network for Cni {
             }
             // With what it was attached by, even if the configuration is another one by now.
             let kept = self.kept(sandbox);
-            let list = if kept["list"].is_object() { kept["list"].clone() } else { self.list()? };
+            let list = match (kept["list"].is_object(), self.list()) {
+                (true, _) => kept["list"].clone(),
+                (false, Ok(list)) => list,
+                // There is nothing that it could have been attached by.
+                (false, Err(_)) => return Ok(()),
+            };
             for plugin in list["plugins"].as_array().into_iter().flatten().rev() {
                 self.call("DEL", &list, plugin, sandbox, &kept["result"]).await?;
             }

@@ -37,7 +37,7 @@ pub struct External {
     images: ImageServiceClient<Channel>,
     version: (String, String),
     user_namespaces: bool,
-    cgroups: PodCgroups,
+    cgroups: Arc<PodCgroups>,
     node_ips: Vec<IpAddr>,
     changes: broadcast::Sender<PodChanged>,
     /// Why pods cannot be attached, as the runtime last said.
@@ -62,7 +62,7 @@ impl External {
     pub async fn connect(
         endpoint: &Path,
         images: &Path,
-        cgroups: PodCgroups,
+        cgroups: Arc<PodCgroups>,
         node_ips: Vec<IpAddr>,
     ) -> std::result::Result<Arc<Self>, String> {
         let dial = async |path: &Path| rpc::connect(path, DIAL).await.map_err(|error| error.to_string());
@@ -280,22 +280,6 @@ impl ports::Runtime for External {
 
     fn changes(&self) -> broadcast::Receiver<PodChanged> {
         self.changes.subscribe()
-    }
-
-    fn set_cgroup<'a>(&'a self, cgroup: &'a str, asked: &'a Resources) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.cgroups.set(cgroup, asked) })
-    }
-
-    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.cgroups.remove(cgroup) })
-    }
-
-    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        Box::pin(async { Ok(self.cgroups.of_pods()) })
-    }
-
-    fn group_usage<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<Usage>> {
-        Box::pin(async move { Ok(self.cgroups.usage(cgroup)) })
     }
 
     fn run_sandbox<'a>(&'a self, asked: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {

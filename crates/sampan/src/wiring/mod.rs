@@ -1,6 +1,6 @@
 //! Where the rooms meet: what one owns as a trait is implemented here by what another offers.
 
-mod cdi;
+pub mod cdi;
 pub mod cni;
 pub mod cri;
 pub mod external;

@@ -30,7 +30,7 @@ pub struct Containers {
     images: Images,
     /// Addresses by pod, as files of this directory and in memory.
     addresses: PathBuf,
-    cgroups: PodCgroups,
+    cgroups: Arc<PodCgroups>,
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// Programs that know logins.
     providers: Option<Providers>,
@@ -69,24 +69,26 @@ impl PodCgroups {
     pub fn path(&self, cgroup: &str) -> String {
         format!("{}/{cgroup}", self.root)
     }
+}
 
-    pub fn set(&self, cgroup: &str, asked: &Resources) -> Result<()> {
+impl ports::Cgroups for PodCgroups {
+    fn set(&self, cgroup: &str, asked: &Resources) -> Result<()> {
         let cgroup = self.path(cgroup);
         self.cgroups.create(&cgroup).map_err(failed)?;
         self.cgroups.apply(&cgroup, &resources(asked)).map_err(failed)
     }
 
-    pub fn remove(&self, cgroup: &str) -> Result<()> {
+    fn remove(&self, cgroup: &str) -> Result<()> {
         let cgroup = self.path(cgroup);
         self.cgroups.kill(&cgroup);
         self.cgroups.remove(&cgroup).map_err(failed)
     }
 
-    pub fn usage(&self, cgroup: &str) -> Usage {
+    fn usage(&self, cgroup: &str) -> Usage {
         usage(&self.cgroups.stats(&self.path(cgroup)))
     }
 
-    pub fn of_pods(&self) -> Vec<String> {
+    fn of_pods(&self) -> Vec<String> {
         let mut found = Vec::new();
         for class in ["kubepods", "kubepods/burstable", "kubepods/besteffort"] {
             let Some(dir) = self.cgroups.dirs(&self.path(class)).into_iter().next() else { continue };
@@ -105,7 +107,7 @@ impl Containers {
         runtime: Runtime,
         images: Images,
         addresses: PathBuf,
-        cgroups: PodCgroups,
+        cgroups: Arc<PodCgroups>,
         providers: Option<Providers>,
     ) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(&addresses)?;
@@ -408,7 +410,7 @@ fn usage(stats: &containers::CgroupStats) -> Usage {
         memory_failures: stats.memory_failures,
         memory_limit_bytes: stats.memory_limit.unwrap_or(0),
         io: stats.io.iter().map(disk).collect(),
-        stalled: stats.pressure.clone(),
+        stalled: stats.pressure.iter().map(|(of, [some, full])| (*of, some.total_us, full.total_us)).collect(),
         ..Usage::default()
     }
 }
@@ -436,22 +438,6 @@ impl ports::Runtime for Containers {
 
     fn changes(&self) -> broadcast::Receiver<PodChanged> {
         self.changes.subscribe()
-    }
-
-    fn set_cgroup<'a>(&'a self, cgroup: &'a str, asked: &'a Resources) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.cgroups.set(cgroup, asked) })
-    }
-
-    fn remove_cgroup<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.cgroups.remove(cgroup) })
-    }
-
-    fn pod_cgroups(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        Box::pin(async { Ok(self.cgroups.of_pods()) })
-    }
-
-    fn group_usage<'a>(&'a self, cgroup: &'a str) -> BoxFuture<'a, Result<Usage>> {
-        Box::pin(async move { Ok(self.cgroups.usage(cgroup)) })
     }
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
@@ -526,8 +512,9 @@ impl ports::Runtime for Containers {
             let sandbox = self.sandbox(pod)?;
             let rootfs = self.images.resolve(&config.image_id).await.map_err(|error| Error::Failed(error.chain()))?;
             check_user(&config.security, &rootfs.config.user, &config.name)?;
-            let config = container_config(&super::cdi::inject(config)?, &sandbox.config, &rootfs);
-            let id = self.runtime.create_container(&sandbox.id, config).await.map_err(failed)?;
+            let mut made = container_config(config, &sandbox.config, &rootfs);
+            super::cdi::inject(&config.cdi_devices, &mut made).map_err(Error::Failed)?;
+            let id = self.runtime.create_container(&sandbox.id, made).await.map_err(failed)?;
             lock(&self.held).insert(id.clone(), rootfs);
             Ok(id)
         })

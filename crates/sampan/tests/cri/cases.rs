@@ -522,6 +522,22 @@ pub fn all() -> Vec<Case> {
             assert_eq!(status.network.map(|network| network.ip).unwrap_or_default(), "");
             assert_eq!(status.linux.unwrap().namespaces.unwrap().options.unwrap().network(), NamespaceMode::Node);
         }),
+        case("devices by CDI", |bench| async move {
+            let spec = "cdiVersion: 0.6.0\nkind: example.com/suite\ndevices:\n- name: one\n  containerEdits:\n    env: [GIVEN=one]\n    deviceNodes: [{path: /dev/given, hostPath: /dev/zero}]\n";
+            std::fs::write("/var/run/cdi/suite.yaml", spec).unwrap();
+            let of = bench.pod();
+            let pod = bench.run_pod(&of).await;
+            let mut asked = bench.container("c", "echo $GIVEN; head -c 4 /dev/given | wc -c");
+            asked.cdi_devices = vec![CdiDevice { name: "example.com/suite=one".into() }];
+            let id = bench.create(&pod, &of, asked.clone()).await.unwrap();
+            bench.start(&id).await.unwrap();
+            bench.ended(&id).await;
+            bench.until("it has both", async || bench.log("c") == "one\n4\n").await;
+            asked.metadata.as_mut().unwrap().name = "other".into();
+            asked.cdi_devices[0].name = "example.com/suite=two".into();
+            let error = bench.create(&pod, &of, asked).await.unwrap_err();
+            assert!(error.message().contains("unresolvable CDI devices example.com/suite=two"), "{error:?}");
+        }),
         case("exec streams", |bench| async move {
             let (_, id) = bench.running("sleep 1000").await;
             let url = exec_url(&bench, &id, "cat; echo err >&2; exit 5", false, true).await;

@@ -1,5 +1,6 @@
 //! The contract of CRI v1, asked by a client that is not ours (k8s-cri over tonic): of `sampan cri` always, of containerd
-//! where its binaries are at hand (`$SAMPAN_CRI_PEERS`, or `~/.cache/sampan-peers/bin`).
+//! where its binaries are at hand (`$SAMPAN_CRI_PEERS`, or `~/.cache/sampan-peers/bin`). What has to do with networks is
+//! asked of `sampan cri` with CNI plugins once more, where these are at hand.
 //!
 //! `rows` are containers with what they must say; `cases` are conversations; `faults` are what goes wrong in between.
 //! `differences.txt` lists what containerd does otherwise, with reasons. As root, in namespaces of its own, which take
@@ -26,6 +27,17 @@ use world::{Bench, Peer};
 
 pub type Case = (String, Box<dyn Fn(Arc<Bench>) -> LocalBoxFuture<'static, ()>>);
 
+/// Cases in which a network takes part.
+const NETWORKED: [&str; 8] = [
+    "life of a sandbox",
+    "pods reach each other",
+    "a port of the host",
+    "a port of a pod",
+    "the host's network has no address of its own",
+    "numbers of containers and pods",
+    "stopped and removed by many at once",
+    "killed while containers run and end",
+];
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
@@ -43,6 +55,7 @@ fn main() -> ExitCode {
 /// Runs this program again in namespaces of its own, and clears up.
 fn outside() -> ExitCode {
     let dir = tempfile::Builder::new().prefix("cri").tempdir_in("/tmp").unwrap();
+    let made = std::fs::create_dir(world::CDI).is_ok();
     let status = Command::new("unshare")
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
@@ -50,6 +63,9 @@ fn outside() -> ExitCode {
         .env("SAMPAN_CRI_DIR", dir.path())
         .status();
     world::remove_cgroups(dir.path());
+    if made {
+        let _ = std::fs::remove_dir(world::CDI);
+    }
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -69,9 +85,13 @@ async fn suite(dir: &Path, wanted: &[String]) -> usize {
     world::network();
     let registry = image::Registry::start(dir).await;
     let archive = image::archive(dir);
-    let ours = Peer::ours(&dir.join("ours")).await;
+    let ours = Peer::ours(&dir.join("ours"), None).await.unwrap();
     let mut peers = vec![Arc::new(ours)];
     let mut skipped = Vec::new();
+    match plugins() {
+        Some(plugins) => peers.push(Arc::new(Peer::ours(&dir.join("cni"), Some(&plugins)).await.unwrap())),
+        None => skipped.push("ours with CNI: no plugins".into()),
+    }
     match containerd() {
         Ok(bin) => match Peer::containerd(&dir.join("peer"), &bin).await {
             Ok(peer) => peers.push(Arc::new(peer)),
@@ -86,7 +106,8 @@ async fn suite(dir: &Path, wanted: &[String]) -> usize {
         peer.import(&archive).await;
         let (mut passed, mut differs) = (0, 0);
         for (name, case) in rows::all().into_iter().chain(cases::all()).chain(faults::all()) {
-            if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
+            let networked = peer.name != "ours with CNI" || NETWORKED.contains(&name.as_str());
+            if !networked || !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
                 continue;
             }
             let bench = Arc::new(Bench::new(peer.clone(), &name, registry.address.clone()));
@@ -134,6 +155,13 @@ fn message(panicked: tokio::task::JoinError) -> String {
         Ok(Err(value)) => value.downcast_ref::<&str>().map_or("panicked".to_owned(), |text| (*text).to_owned()),
         Err(error) => error.to_string(),
     }
+}
+
+/// Debian's, or those of containerd.
+fn plugins() -> Option<PathBuf> {
+    let of_peer = containerd().ok().map(|bin| bin.with_file_name("cni").join("bin"));
+    let mut all = [Some(PathBuf::from("/usr/lib/cni")), of_peer].into_iter().flatten();
+    all.find(|dir| ["bridge", "host-local", "portmap"].iter().all(|name| dir.join(name).exists()))
 }
 
 fn containerd() -> Result<PathBuf, String> {

@@ -24,19 +24,26 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub async fn ours(dir: &Path) -> Peer {
+    /// With its own network, or with one by CNI plugins that are in a directory.
+    pub async fn ours(dir: &Path, plugins: Option<&Path>) -> Result<Peer, String> {
         let (data, socket) = (dir.to_owned(), dir.join("cri.sock"));
-        fs::create_dir_all(dir).unwrap();
+        fs::create_dir_all(dir.join("cni")).unwrap();
+        let mut network = vec!["--cluster-cidr".to_owned(), "10.77.0.0/24".to_owned()];
+        if let Some(plugins) = plugins {
+            fs::write(dir.join("cni/10-suite.conflist"), conflist("cni1", "10.79.0.0/24", dir)).unwrap();
+            let text = |path: &Path| path.to_string_lossy().into_owned();
+            network = vec!["--cni-conf-dir".into(), text(&dir.join("cni")), "--cni-bin-dir".into(), text(plugins)];
+        }
         let program = env!("CARGO_BIN_EXE_sampan");
         let (start_data, address) = (data.clone(), format!("unix://{}", socket.display()));
         let peer = Peer {
-            name: "ours",
+            name: if plugins.is_some() { "ours with CNI" } else { "ours" },
             dir: dir.to_owned(),
             socket,
             start: Box::new(move || {
                 let mut command = Command::new(program);
                 command.arg("cri").arg("--data-dir").arg(&start_data);
-                command.args(["--address", &address, "--cluster-cidr", "10.77.0.0/24"]);
+                command.args(["--address", &address]).args(&network);
                 command
             }),
             child: Mutex::new(None),
@@ -46,8 +53,8 @@ impl Peer {
                 command
             }),
         };
-        peer.start().await.unwrap();
-        peer
+        peer.start().await?;
+        Ok(peer)
     }
 
     pub async fn containerd(dir: &Path, bin: &Path) -> Result<Peer, String> {
@@ -65,10 +72,7 @@ impl Peer {
             plugins.display()
         );
         fs::write(dir.join("config.toml"), config).unwrap();
-        let list = r#"{"cniVersion":"1.0.0","name":"suite","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
-            "hairpinMode":true,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.78.0.0/24"}]],
-            "routes":[{"dst":"0.0.0.0/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}"#;
-        fs::write(dir.join("cni/10-suite.conflist"), list).unwrap();
+        fs::write(dir.join("cni/10-suite.conflist"), conflist("cni0", "10.78.0.0/24", dir)).unwrap();
         let (own, owner, binaries, ctr) = (dir.to_owned(), dir.to_owned(), bin.to_owned(), bin.join("ctr"));
         let peer = Peer {
             name: "containerd",
@@ -164,6 +168,16 @@ impl Peer {
     pub async fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel().await)
     }
+}
+
+fn conflist(bridge: &str, subnet: &str, dir: &Path) -> String {
+    let ipam = serde_json::json!({"type": "host-local", "ranges": [[{"subnet": subnet}]],
+        "routes": [{"dst": "0.0.0.0/0"}], "dataDir": dir.join("leases")});
+    let plugins = serde_json::json!([
+        {"type": "bridge", "bridge": bridge, "isGateway": true, "hairpinMode": true, "ipam": ipam},
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+    ]);
+    serde_json::json!({"cniVersion": "1.0.0", "name": bridge, "plugins": plugins}).to_string()
 }
 
 /// A function as a connector, without another crate.
@@ -379,6 +393,9 @@ fn ready(status: &StatusResponse) -> bool {
     ["RuntimeReady", "NetworkReady"].iter().all(|name| conditions.iter().any(|is| is.r#type == *name && is.status))
 }
 
+/// Where vendors put their specifications; the suite's namespace has its own.
+pub const CDI: &str = "/var/run/cdi";
+
 /// Gives the namespace what every host has: a loopback, and an address by which it would reach the world.
 pub fn network() {
     for words in [
@@ -387,6 +404,7 @@ pub fn network() {
     ] {
         assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
     }
+    assert!(Command::new("mount").args(["-t", "tmpfs", "cdi", CDI]).status().unwrap().success());
 }
 
 fn cgroup_root(dir: &Path) -> String {

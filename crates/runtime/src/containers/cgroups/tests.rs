@@ -35,3 +35,12 @@ fn finds_the_hierarchies() {
     let found = Cgroups::from_mountinfo(hybrid).unwrap();
     assert_eq!(found.dirs("/a/b"), ["/sys/fs/cgroup/cpu,cpuacct/a/b", "/sys/fs/cgroup/memory/a/b"].map(PathBuf::from));
 }
+
+#[test]
+fn pressure_is_read_with_what_older_kernels_leave_out() {
+    let both = "some avg10=1.50 avg60=0.25 avg300=0.00 total=42\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+    let some = Waited { total_us: 42, averages: [1.5, 0.25, 0.0] };
+    assert_eq!(waited(both), Some([some, Waited { total_us: 7, ..Waited::default() }]));
+    assert_eq!(waited(both.lines().next().unwrap()), Some([some, Waited::default()]));
+    assert_eq!(waited(""), None);
+}
