@@ -1,7 +1,8 @@
 #!/bin/bash
 # Measures pods beside kubelet + containerd + runc, in a network namespace of its own: pods.sh DIR TOOLS [PODS]
-# Leaves pods-{sampan,kine}.json (kload's phase `pods`), burst-*.json (20 at once) and node-*.json (memory) in DIR.
-# Every pod is the same static program that sleeps until SIGTERM; what the pod itself holds is not counted.
+# Leaves pods-{sampan,kine}.json (kload's phase `pods`), burst-*.json (20 at once), latency-*.json
+# (exec, and create to exit) and node-*.json (memory) in DIR.
+# Every pod is the same static program that sleeps until SIGTERM, or ends at once if it has an argument; what the pod itself holds is not counted.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$1 tools=$2 pods=${3:-50}
@@ -41,7 +42,11 @@ cat >"$work/tiny.c" <<'C'
 #include <unistd.h>
 #include <signal.h>
 static void leave(int signal) { _exit(0); }
-int main(void) { signal(SIGTERM, leave); signal(SIGINT, leave); for (;;) pause(); }
+int main(int count, char **arguments) {
+  if (count > 1) return 0;
+  signal(SIGTERM, leave); signal(SIGINT, leave);
+  for (;;) pause();
+}
 C
 for name in tiny pause; do
   mkdir -p "$work/root-$name"
@@ -64,6 +69,8 @@ measure() { # NAME KUBECONFIG PROCESSES
   empty=$(pss "$processes")
   pods_ --pods "$pods" --prefix one >"$work/pods-$name.json"
   pods_ --pods 20 --prefix burst >"$work/burst-$name.json"
+  "$peers/bin/kubectl" --kubeconfig "$config" config view --raw -o json >"$work/config.json"
+  at python3 "$here/latency.py" "$work/config.json" localhost/tiny:1 /tiny and-end "$pods" >"$work/latency-$name.json"
   sleep 5
   before=$(pss "$processes")
   pods_ --pods "$pods" --prefix held --keep >/dev/null

@@ -112,7 +112,7 @@ if growth["sampan"]["1000"]:
         own, peer = (of(growth[name]) for name in ("sampan", "etcd"))
         cells = "".join(f" {'-' if v is None else format(v, '10.3f'):>10}" for v in (own, peer))
         print(f"{title:54}{cells} {format(peer / own, '8.2f') if own and peer is not None else '-':>8}")
-nodes = {name: {kind: load(f"{kind}-{name}.json") for kind in ("pods", "burst", "node")} for name in ("sampan", "kine")}
+nodes = {name: {kind: load(f"{kind}-{name}.json") for kind in ("pods", "burst", "latency", "node")} for name in ("sampan", "kine")}
 result["pods"] = nodes
 if nodes["sampan"]["pods"]:
     print(f"\npods (beside kubelet + containerd + runc on kine) {'':12} {'sampan':>10} {'upstream':>10} {'ratio':>8}   budget")
@@ -124,6 +124,10 @@ if nodes["sampan"]["pods"]:
         (f"{n} at once, all Ready", "ms", ("pods", "pods", "at_once_all_ready_ms"), ""),
         ("deleted, ends on SIGTERM, p50", "ms", ("pods", "pods", "deleted_p50_ms"), "50"),
         ("deleted, ends on SIGTERM, p99", "ms", ("pods", "pods", "deleted_p99_ms"), ""),
+        ("created to Succeeded, a program that ends at once, p50", "ms", ("latency", "exit_ms", "p50"), ""),
+        ("created to Succeeded, a program that ends at once, p99", "ms", ("latency", "exit_ms", "p99"), ""),
+        ("exec of a program that ends at once, p50", "ms", ("latency", "exec_ms", "p50"), ""),
+        ("exec of a program that ends at once, p99", "ms", ("latency", "exec_ms", "p99"), ""),
         ("proportional memory per pod", "MiB", ("node", "per_pod_pss_mib"), "0.5"),
         ("proportional memory without pods", "MiB", ("node", "empty_pss_mib"), "40, control plane included"),
         ("first start to node Ready", "ms", ("node", "first_node_ready_ms"), "500"),

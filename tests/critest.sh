@@ -1,8 +1,9 @@
 #!/bin/bash
 # critest, the validation of CRI runtimes by kubernetes-sigs, on `sampan cri`; by hand: tests/critest.sh [critest's flags]
-# It comes by Go's module proxy; its images are stood in for by a busybox of Debian's, served on loopback. What those
-# lack (pgrep, ipcs, a digest that nobody else can make) fails on every runtime: RUNTIME=unix://… asks another one, in
-# the network namespace that this one makes, with its registries' mirrors set to http://127.0.0.1:5077.
+# It comes by Go's module proxy; its images are stood in for by a busybox that is built as upstream's are (Debian's own
+# runs its applets inside of its shell, and lacks pgrep and ipcs), served on loopback. One test asks for an image by a
+# digest that nobody else can make: it fails on every runtime. RUNTIME=unix://… asks another one, in the network
+# namespace that this one makes, with its registries' mirrors set to http://127.0.0.1:5077.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/tests/world.sh"
@@ -17,14 +18,33 @@ if [ ! -x "$cache/critest" ]; then
   (cd "$work/cri-tools" && HOME=/root go test -c -o "$cache/critest" ./cmd/critest)
 fi
 
+if [ ! -x "$cache/busybox" ]; then
+  mkdir -p "$work/busybox/lists/partial"
+  echo "deb-src http://deb.debian.org/debian $(. /etc/os-release && echo "$VERSION_CODENAME") main" >"$work/busybox/list"
+  from=(-qq -o "Dir::Etc::sourcelist=$work/busybox/list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/busybox/lists")
+  (
+    cd "$work/busybox"
+    apt-get "${from[@]}" update
+    apt-get "${from[@]}" source --download-only busybox 2>/dev/null
+    mkdir source
+    tar -C source --strip-components 1 -xf busybox_*.orig.tar.*
+    cd source
+    make -s defconfig >/dev/null
+    # tc wants headers that kernels no longer have.
+    sed -i 's/^# CONFIG_STATIC is not set/CONFIG_STATIC=y/; s/^CONFIG_TC=y/# CONFIG_TC is not set/' .config
+    make -s -j2 busybox </dev/null >"$work/log/busybox" 2>&1
+    cp busybox "$cache/busybox"
+  )
+fi
+
 network
 start_registry "$registry"
 
 root=$work/root
 mkdir -p "$root"/{bin,etc,tmp,root,home,proc,sys,dev,usr/bin,var/run,html}
 chmod 1777 "$root/tmp"
-cp "$(command -v busybox)" "$root/bin/busybox"
-for applet in $(busybox --list); do [ "$applet" = busybox ] || ln -f "$root/bin/busybox" "$root/bin/$applet"; done
+cp "$cache/busybox" "$root/bin/busybox"
+for applet in $("$cache/busybox" --list); do [ "$applet" = busybox ] || ln -f "$root/bin/busybox" "$root/bin/$applet"; done
 printf 'root:x:0:0::/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\ndefault-user:x:1000:1000::/home:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n' >"$root/etc/group"
 echo '<title>Welcome to nginx!</title>' >"$root/html/index.html"
@@ -52,7 +72,13 @@ USERS
 stand "$e2e/busybox:1.29-2" "$shell"
 stand "$e2e/nonewprivs:1.3" "$shell"
 stand pause:3.9 '"Cmd":["sleep","1000000"]'
-for name in nginx:1.14-2 httpd:2.4.39-4; do stand "$e2e/$name" '"Cmd":["httpd","-f","-p","80","-h","/html"]'; done
+# A process of that name, and its pid file.
+printf '#!/bin/sh\necho $$ >/var/run/nginx.pid\nhttpd -f -p 80 -h /html\n' >"$root/bin/nginx"
+# What httpd logs on its start has its name.
+printf '#!/bin/sh\necho httpd\nexec httpd -f -p 80 -h /html\n' >"$root/bin/serve"
+chmod +x "$root/bin/nginx" "$root/bin/serve"
+stand "$e2e/nginx:1.14-2" '"Cmd":["nginx"]'
+stand "$e2e/httpd:2.4.39-4" '"Cmd":["serve"]'
 stand "$tools/hostnet-nginx-amd64:latest" '"Cmd":["httpd","-f","-p","12003","-h","/html"]'
 
 endpoint=${RUNTIME:-unix://$work/server/run/cri.sock}

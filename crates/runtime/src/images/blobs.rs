@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use super::digest::{Digest, Hasher};
@@ -81,6 +82,7 @@ impl Blobs {
                 }
                 hasher.update(&buffer[..n]);
                 file.write_all(&buffer[..n]).map_err(Error::io("write", &temp.0))?;
+                write_behind(&file, size - n as u64, size);
             }
         };
         write()?;
@@ -199,6 +201,7 @@ impl Ingest {
         }
         self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
         self.hasher.update(bytes);
+        write_behind(&self.file, self.written, written);
         self.written = written;
         Ok(())
     }
@@ -218,6 +221,23 @@ impl Ingest {
         fs::rename(&self.path, &path).map_err(Error::io("rename to", &path))
     }
 }
+
+/// A file has grown from `before` to `now`: every [`BEHIND`] bytes the kernel is asked to start writing what is not on
+/// its way yet, so that the disk works while we do, and the sync at the end has little left. Waits for nothing and
+/// promises nothing.
+#[allow(unsafe_code)] // neither std nor rustix has this call
+pub fn write_behind(file: &impl AsFd, before: u64, now: u64) {
+    let (from, to) = (before / BEHIND * BEHIND, now / BEHIND * BEHIND);
+    if to > from {
+        // SAFETY: the call takes no memory, and the descriptor is open as long as `file` is borrowed.
+        unsafe {
+            let fd = file.as_fd().as_raw_fd();
+            libc::sync_file_range(fd, from as i64, (to - from) as i64, libc::SYNC_FILE_RANGE_WRITE);
+        }
+    }
+}
+
+const BEHIND: u64 = 4 << 20;
 
 /// Would `needed` more bytes leave the reserve free?
 pub fn check_space(path: &Path, needed: u64, reserve: u64) -> Result<()> {

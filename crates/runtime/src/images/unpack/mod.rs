@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::blobs::write_behind;
 use super::digest::Digest;
 use super::error::{Error, Result};
 use super::tar::{Entry, Kind, Reader, TarError};
@@ -351,7 +352,9 @@ impl<R: std::io::Read> Unpacker<'_, R> {
                     .map_err(self.os("write", &entry.path))?;
                 rest = &rest[written..];
             }
+            let done = entry.size - left;
             left = left.saturating_sub(n as u64);
+            write_behind(&file, done, done + n as u64);
             self.unchecked.1 += n as u64;
             if self.unchecked.1 >= CHECK_BYTES {
                 if self.cancel.load(Ordering::Relaxed) {
