@@ -70,14 +70,17 @@ user-username-group www-data:100
 predefined-group 1000
 USERS
 stand "$e2e/busybox:1.29-2" "$shell"
-stand "$e2e/nonewprivs:1.3" "$shell"
+printf '#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf("Effective uid: %%d\\n", geteuid()); }\n' >"$work/nnp.c"
+cc -Os -static -s -o "$root/bin/nnp" "$work/nnp.c"
+chmod 4755 "$root/bin/nnp"
+stand "$e2e/nonewprivs:1.3" '"Cmd":["nnp"],"User":"1000"'
 stand pause:3.9 '"Cmd":["sleep","1000000"]'
-# A process of that name, and its pid file.
+# A process of that name that calls itself as nginx's first does, and its pid file.
 printf '#!/bin/sh\necho $$ >/var/run/nginx.pid\nhttpd -f -p 80 -h /html\n' >"$root/bin/nginx"
 # What httpd logs on its start has its name.
 printf '#!/bin/sh\necho httpd\nexec httpd -f -p 80 -h /html\n' >"$root/bin/serve"
 chmod +x "$root/bin/nginx" "$root/bin/serve"
-stand "$e2e/nginx:1.14-2" '"Cmd":["nginx"]'
+stand "$e2e/nginx:1.14-2" '"Cmd":["nginx","master process"]'
 stand "$e2e/httpd:2.4.39-4" '"Cmd":["serve"]'
 stand "$tools/hostnet-nginx-amd64:latest" '"Cmd":["httpd","-f","-p","12003","-h","/html"]'
 
