@@ -381,12 +381,19 @@ pub struct Usage {
     /// 0: none.
     pub memory_limit_bytes: u64,
     pub io: Vec<DiskIo>,
-    /// How long some and all of its tasks have waited for `cpu`, `memory` and `io`, in microseconds; empty where the
-    /// kernel does not tell.
-    pub stalled: Vec<(&'static str, u64, u64)>,
+    /// How some and all of its tasks have waited for `cpu`, `memory` and `io`; empty where the kernel does not tell.
+    pub stalled: Vec<(&'static str, [Waited; 2])>,
     /// Writable layer.
     pub root_fs_used_bytes: u64,
     pub root_fs_inodes: u64,
+}
+
+/// For a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Waited {
+    pub nanoseconds: u64,
+    /// Percent of the last 10, 60 and 300 seconds.
+    pub averages: [f64; 3],
 }
 
 /// What was read of a disk and written to it.

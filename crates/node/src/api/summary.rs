@@ -6,26 +6,46 @@ use crate::kubelet::Kubelet;
 use crate::memory::SECOND;
 use crate::metrics::{self, family};
 use crate::objects::lock;
-use crate::ports::{Container, ContainerState, DiskIo, FsStats, InterfaceStats, Nanos, PodStats, Usage};
+use crate::ports::{Container, ContainerState, DiskIo, FsStats, InterfaceStats, Nanos, PodStats, Usage, Waited};
 use crate::status::bare_id;
 
 fn time(nanos: Nanos) -> String {
     schema::time::format(nanos.div_euclid(SECOND))
 }
 
+/// With how long tasks have waited for the resource, if the kernel tells.
+fn psi(mut of: Value, usage: &Usage, resource: &str) -> Value {
+    if let Some((_, [some, full])) = usage.stalled.iter().find(|(of, _)| *of == resource) {
+        let data = |of: &Waited| {
+            let [avg10, avg60, avg300] = of.averages;
+            json!({"total": of.nanoseconds, "avg10": avg10, "avg60": avg60, "avg300": avg300})
+        };
+        of["psi"] = json!({"full": data(full), "some": data(some)});
+    }
+    of
+}
+
+/// Of who has been asked for everything.
+fn io(of: &mut Value, usage: &Usage) {
+    if usage.stalled.iter().any(|(of, _)| *of == "io") {
+        of["io"] = psi(json!({"time": time(usage.at)}), usage, "io");
+    }
+}
+
 fn cpu(usage: &Usage) -> Value {
-    json!({"time": time(usage.at), "usageCoreNanoSeconds": usage.cpu_nanoseconds})
+    psi(json!({"time": time(usage.at), "usageCoreNanoSeconds": usage.cpu_nanoseconds}), usage, "cpu")
 }
 
 fn memory(usage: &Usage) -> Value {
-    json!({
+    let of = json!({
         "time": time(usage.at),
         "usageBytes": usage.memory_usage_bytes,
         "workingSetBytes": usage.memory_working_set_bytes,
         "rssBytes": usage.memory_rss_bytes,
         "pageFaults": usage.page_faults,
         "majorPageFaults": usage.major_page_faults,
-    })
+    });
+    psi(of, usage, "memory")
 }
 
 fn network(at: Nanos, all: &[InterfaceStats]) -> Value {
@@ -91,6 +111,7 @@ impl Kubelet {
                     });
                     if !only_cpu_and_memory {
                         of["rootfs"] = fs(usage.at, &disk, usage.root_fs_used_bytes, usage.root_fs_inodes);
+                        io(&mut of, usage);
                     }
                     Some(of)
                 })
@@ -104,6 +125,7 @@ impl Kubelet {
             });
             if !only_cpu_and_memory {
                 of["network"] = network(stats.pod.at, &stats.network);
+                io(&mut of, &stats.pod);
                 let volumes = self.volume_stats(&view).await;
                 if !volumes.is_empty() {
                     of["volume"] = volumes.iter().map(|volume| volume.json(at, &meta.namespace)).collect();
@@ -124,6 +146,7 @@ impl Kubelet {
         });
         if !only_cpu_and_memory {
             own["network"] = network(at, &node.network);
+            io(&mut own, &node.usage);
             own["fs"] = fs(
                 at,
                 &disk,
@@ -219,8 +242,8 @@ impl Kubelet {
                     "Total time duration tasks in the container have been {kind} due to {resource} congestion."
                 );
                 let samples = rows.iter().filter_map(|(head, tail, usage)| {
-                    let (_, some, full) = usage.stalled.iter().find(|(of, ..)| *of == resource)?;
-                    Some((format!("{{{head},{tail}}}"), seconds(if of_all { *full } else { *some } * 1000)))
+                    let (_, both) = usage.stalled.iter().find(|(of, _)| *of == resource)?;
+                    Some((format!("{{{head},{tail}}}"), seconds(both[usize::from(of_all)].nanoseconds)))
                 });
                 family(&mut text, &name, "counter", &help, samples);
             }

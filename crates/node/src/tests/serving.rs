@@ -6,7 +6,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::{objects::lock, ports::PullError};
+use crate::objects::lock;
+use crate::ports::{PodStats, PullError, Usage, Waited};
 
 /// A connection to the kubelet's API.
 fn connect(kubelet: &Arc<Kubelet>) -> DuplexStream {
@@ -52,8 +53,12 @@ async fn pods_stats_and_errors() {
         .expect("a log");
     world.machine.exit("uid-done", "app", 0);
     world.until("done", "succeeded", |pod| pod.status.phase == "Succeeded").await;
+    let some = Waited { nanoseconds: 42, averages: [1.5, 0.25, 0.0] };
+    let usage = Usage { stalled: vec![("io", [some, Waited::default()])], ..Usage::default() };
+    lock(&world.machine.state).stats.insert("uid-web".into(), PodStats { pod: usage, ..PodStats::default() });
     let rows = [
         ("/healthz", "200 OK", "ok"),
+        ("/stats/summary", "200 OK", "\"some\":{\"avg10\":1.5,\"avg300\":0.0,\"avg60\":0.25,\"total\":42}"),
         ("/pods", "200 OK", "\"podIP\":\"10.42.0.7\""),
         ("/stats/summary", "200 OK", "\"nodeName\":\"one\""),
         ("/metrics", "200 OK", "kubelet_running_pods 1"),

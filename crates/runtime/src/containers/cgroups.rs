@@ -77,7 +77,7 @@ pub struct Waited {
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the same for `full`, which older kernels do not tell of CPUs.
-fn waited(text: &str) -> Option<[Waited; 2]> {
+pub fn waited(text: &str) -> Option<[Waited; 2]> {
     let of = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
         let value = |name: &str| line.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));

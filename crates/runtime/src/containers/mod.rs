@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{broadcast, oneshot, watch};
 
-pub use cgroups::{CgroupStats, Cgroups, DeviceRule, DiskIo, Waited};
+pub use cgroups::{CgroupStats, Cgroups, DeviceRule, DiskIo, Waited, waited};
 pub use config::*;
 pub use error::{Error, Result};
 pub use exec::{ExecOutput, ExecRequest, Process};

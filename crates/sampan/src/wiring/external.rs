@@ -452,10 +452,10 @@ impl ports::Runtime for External {
             let stats = call!(self.runtime.pod_sandbox_stats(request))?.stats.and_then(|stats| stats.linux);
             let stats = stats.unwrap_or_default();
             let number = |value: Option<cri::UInt64Value>| value.map_or(0, |value| value.value);
-            let mut told = PodStats { pod: usage(stats.cpu, stats.memory), ..PodStats::default() };
+            let mut told = PodStats { pod: usage(stats.cpu, stats.memory, stats.io), ..PodStats::default() };
             told.pod.processes = number(stats.process.and_then(|process| process.process_count));
             for made in stats.containers {
-                let mut used = usage(made.cpu, made.memory);
+                let mut used = usage(made.cpu, made.memory, made.io);
                 let layer = made.writable_layer.unwrap_or_default();
                 used.root_fs_used_bytes = number(layer.used_bytes);
                 used.root_fs_inodes = number(layer.inodes_used);
@@ -478,7 +478,7 @@ impl ports::Runtime for External {
     }
 }
 
-fn usage(cpu: Option<cri::CpuUsage>, memory: Option<cri::MemoryUsage>) -> Usage {
+fn usage(cpu: Option<cri::CpuUsage>, memory: Option<cri::MemoryUsage>, io: Option<cri::IoUsage>) -> Usage {
     let number = |value: Option<cri::UInt64Value>| value.map_or(0, |value| value.value);
     let (cpu, memory) = (cpu.unwrap_or_default(), memory.unwrap_or_default());
     Usage {
@@ -489,8 +489,17 @@ fn usage(cpu: Option<cri::CpuUsage>, memory: Option<cri::MemoryUsage>) -> Usage 
         memory_rss_bytes: number(memory.rss_bytes),
         page_faults: number(memory.page_faults),
         major_page_faults: number(memory.major_page_faults),
+        stalled: [("cpu", cpu.psi), ("memory", memory.psi), ("io", io.and_then(|io| io.psi))]
+            .into_iter()
+            .filter_map(|(of, psi)| psi.map(|psi| (of, [waited(psi.some), waited(psi.full)])))
+            .collect(),
         ..Usage::default()
     }
+}
+
+fn waited(of: Option<cri::PsiData>) -> ports::Waited {
+    let of = of.unwrap_or_default();
+    ports::Waited { nanoseconds: of.total, averages: [of.avg10, of.avg60, of.avg300] }
 }
 
 fn image(found: cri::Image) -> Image {

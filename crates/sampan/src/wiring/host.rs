@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use node::ports::{
-    Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Shutdowns, Usage,
+    Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Shutdowns, Usage, Waited,
 };
 use pki::{Algorithm, CertificateRequest, KeyPair, Names, Subject, SystemRandom};
 use reconcile::io::BoxFuture;
@@ -164,6 +164,7 @@ impl Host for LocalHost {
                 memory_usage_bytes: used,
                 memory_working_set_bytes: of("MemTotal").saturating_sub(available),
                 memory_rss_bytes: of("AnonPages"),
+                stalled: stalled(),
                 ..Usage::default()
             },
             memory_available_bytes: available,
@@ -190,6 +191,15 @@ impl Host for LocalHost {
             inodes_free: stats.f_ffree,
         })
     }
+}
+
+/// All tasks of the machine.
+fn stalled() -> Vec<(&'static str, [Waited; 2])> {
+    let of = |resource| {
+        let both = runtime::containers::waited(&text(&format!("/proc/pressure/{resource}")))?;
+        Some((resource, both.map(super::runtime::waited)))
+    };
+    ["cpu", "memory", "io"].into_iter().filter_map(of).collect()
 }
 
 const STACK_BYTES: usize = 64 << 10;

@@ -58,6 +58,10 @@ fn nanos(at: u64) -> i64 {
     i64::try_from(at).unwrap_or(i64::MAX)
 }
 
+pub fn waited(of: containers::Waited) -> ports::Waited {
+    ports::Waited { nanoseconds: of.total_us * 1000, averages: of.averages }
+}
+
 /// Cgroups of pods and their classes, which are the kubelet's, whoever runs the containers.
 pub struct PodCgroups {
     pub cgroups: Cgroups,
@@ -410,7 +414,7 @@ fn usage(stats: &containers::CgroupStats) -> Usage {
         memory_failures: stats.memory_failures,
         memory_limit_bytes: stats.memory_limit.unwrap_or(0),
         io: stats.io.iter().map(disk).collect(),
-        stalled: stats.pressure.iter().map(|(of, [some, full])| (*of, some.total_us, full.total_us)).collect(),
+        stalled: stats.pressure.iter().map(|(of, both)| (*of, both.map(waited))).collect(),
         ..Usage::default()
     }
 }
