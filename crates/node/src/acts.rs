@@ -146,7 +146,8 @@ impl Acts {
             Action::Volumes => Outcome::Volumes(self.volumes(desired, named, &known).await),
             Action::Image { container } => {
                 let Some(member) = desired.member(&container) else { return Outcome::Done(Ok(())) };
-                let objects = named.snapshot().await.unwrap_or_default();
+                let secrets = desired.pod.spec.image_pull_secrets.iter().map(|secret| &*secret.name);
+                let objects = named.secrets(secrets).await;
                 let (name, path) = (member.container.image.clone(), member.field_path());
                 let policy = pull_policy(&member.container.image_pull_policy, &name);
                 let result = self.shared.puller.ensure(desired, &name, policy, &path, &objects).await;

@@ -209,15 +209,22 @@ impl Printer {
         match answer {
             // A closed pipe (`| head`) is nothing to complain about.
             Answer::Progress { line } => {
-                // What was drawn stays above.
-                (self.drawn, self.layers) = (0, Vec::new());
-                drop(writeln!(io::stdout(), "{line}"));
+                // Bars stay below what is said.
+                let up = self.up();
+                self.drawn = 0;
+                self.layers.retain(|(_, state, ..)| !finished(state));
+                drop(writeln!(io::stdout(), "{up}{line}"));
             }
             Answer::Layer { blob, state, done, size } => self.layer(blob, state, done, size),
             Answer::Images { rows } => drop(io::stdout().write_all(self.table(&rows).as_bytes())),
             Answer::Failed { why } => (self.failed, self.done) = (Some(why), true),
             Answer::Done => self.done = true,
         }
+    }
+
+    /// Takes away the bars that are drawn.
+    fn up(&self) -> String {
+        if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() }
     }
 
     /// A line for each step, or a bar for each layer.
@@ -238,13 +245,10 @@ impl Printer {
         let mut shown: Vec<&(String, String, u64, u64)> = self.layers.iter().collect();
         let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row));
         if shown.len() >= rows {
-            shown.retain(|(_, state, ..)| state != "done" && state != "present");
+            shown.retain(|(_, state, ..)| !finished(state));
             shown.truncate(rows.saturating_sub(1));
         }
-        let mut text = String::new();
-        if self.drawn > 0 {
-            text = format!("\x1b[{}A\x1b[J", self.drawn);
-        }
+        let mut text = self.up();
         text.extend(shown.iter().map(|(blob, state, done, total)| {
             let share = if state == "downloading" { (*done).min(*total) as f64 / (*total).max(1) as f64 } else { 1.0 };
             let full = (share * 30.0) as usize;
@@ -277,6 +281,10 @@ impl Printer {
         }
         columns(&lines)
     }
+}
+
+fn finished(state: &str) -> bool {
+    matches!(state, "done" | "present")
 }
 
 fn split_tag(name: &str) -> (String, String) {

@@ -138,7 +138,18 @@ impl Puller {
             let message = format!("Back-off pulling image \"{name}\": {said}");
             return Err(Failure { reason: "ImagePullBackOff".into(), message, retry_at: until });
         }
-        self.pull(desired, name, path, key, &logins).await
+        let pulled = self.pull(desired, name, path, key, &logins).await;
+        let names = pod.spec.image_pull_secrets.iter().map(|secret| &*secret.name);
+        let missing: Vec<&str> =
+            names.filter(|name| !name.is_empty() && !objects.secrets.contains_key(*name)).collect();
+        if !missing.is_empty() && pulled.as_ref().is_err_and(|failure| failure.reason == "ErrImagePull") {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.events.note(pod, "", true, "FailedToRetrieveImagePullSecret", message);
+        }
+        pulled
     }
 
     fn count(&self, policy: &str, present: &str, required: &str) {

@@ -464,6 +464,10 @@ impl Images for Machine_ {
             if needs > 0 {
                 pulling.make_room(needs).await;
             }
+            if slow > 0 {
+                // Never at the moment at which somebody looks.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
             for second in 0..slow {
                 pulling.progress(second << 20, slow << 20, 1 << 20);
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -83,6 +83,7 @@ async fn an_image_is_for_those_who_may_pull_it() {
         ("never", IMAGE, "Never", &["s1"], "runs", 0),
         ("same-login", IMAGE, "IfNotPresent", &["s2"], "runs", 0),
         ("nobody", IMAGE, "IfNotPresent", &[], "ErrImagePull", 1),
+        ("lost", IMAGE, "IfNotPresent", &["none"], "ErrImagePull", 1),
         ("stranger", IMAGE, "IfNotPresent", &["bad"], "ErrImagePull", 1),
         ("stranger-never", IMAGE, "Never", &["bad"], "ErrImageNeverPull", 0),
         ("always", IMAGE, "Always", &["s1"], "runs", 1),
@@ -94,6 +95,12 @@ async fn an_image_is_for_those_who_may_pull_it() {
         let done = comes(&world, &with(name, image, policy, secrets)).await;
         assert_eq!(done, ((*reason).to_owned(), *pulls), "{name}");
     }
+    world.settle().await;
+    let lost = world.api.all::<Event>().into_iter().find(|of| of.reason == "FailedToRetrieveImagePullSecret");
+    assert_eq!(
+        lost.expect("an event").message,
+        "Unable to retrieve some image pull secrets (none); attempting to pull the image may not succeed."
+    );
     let known = record(&world, &format!("sha256:{IMAGE}"));
     let of = &known["credentialMapping"]["reg.test/team/app"];
     assert_eq!((&known["kind"], &known["imageRef"]), (&json!("ImagePulledRecord"), &json!(format!("sha256:{IMAGE}"))));
@@ -111,7 +118,7 @@ async fn an_image_is_for_those_who_may_pull_it() {
     for line in [
         "kubelet_imagemanager_ondisk_pulledrecords 2",
         "kubelet_imagemanager_ondisk_pullintents 0",
-        "kubelet_imagemanager_image_mustpull_checks_total{result=\"mustAuthenticate\"} 3",
+        "kubelet_imagemanager_image_mustpull_checks_total{result=\"mustAuthenticate\"} 4",
         "kubelet_imagemanager_image_mustpull_checks_total{result=\"credentialPolicyAllowed\"} 1",
         "kubelet_image_manager_ensure_image_requests_total{present_locally=\"unknown\",pull_policy=\"always\",pull_required=\"true\"} 1",
     ] {

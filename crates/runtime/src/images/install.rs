@@ -34,13 +34,19 @@ impl Install<'_> {
         let chains = chains(self.layers.iter().map(|layer| &layer.diff));
         let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
         let placed: Vec<watch::Sender<bool>> = chains.iter().map(|_| watch::Sender::new(false)).collect();
+        self.keep();
+        let tasks = (0..chains.len()).map(|i| self.layer(i, &chains, &placed, &cancel.0));
+        try_join_all(tasks).await?;
+        Ok(())
+    }
+
+    /// What is here of it stays.
+    pub fn keep(&self) {
+        let chains = chains(self.layers.iter().map(|layer| &layer.diff));
         for (layer, chain) in self.layers.iter().zip(&chains) {
             self.hold.blob(&layer.blob);
             self.hold.layer(chain);
         }
-        let tasks = (0..chains.len()).map(|i| self.layer(i, &chains, &placed, &cancel.0));
-        try_join_all(tasks).await?;
-        Ok(())
     }
 
     /// Blobs only, for an export.

@@ -21,6 +21,8 @@ struct Need {
 }
 
 pub async fn install(install: &Install<'_>, make_room: Option<&MakeRoom>) -> Result<()> {
+    // Who makes room does not make it of this.
+    install.keep();
     ready(install, make_room, 0).await?;
     match (install.run().await, make_room) {
         (Err(Error::NoSpace { needed, .. }), Some(_)) => {

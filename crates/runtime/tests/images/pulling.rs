@@ -125,6 +125,19 @@ async fn what_does_not_fit_is_refused_before_it_begins() {
     registry.put_image("team/other", "1", &image);
     images.pull(&registry.name("team/other:1"), options()).await.unwrap();
     assert_eq!(asked.lock().unwrap().len(), 2);
+    // What is here of an image is not what room is made of.
+    let more =
+        TestImage::new("linux/amd64", Pack::Gzip, &[&[("bin/sh", b"#!"), ("etc/a", b"lower")], &[("more", b"1")]]);
+    registry.put_image("team/more", "1", &more);
+    let (store, id) = (images.clone(), image.id());
+    let make_room: runtime::images::MakeRoom = Arc::new(move |_| {
+        let (store, id) = (store.clone(), id.clone());
+        Box::pin(async move { drop(store.remove(id.as_str(), &[]).await) })
+    });
+    let options = PullOptions { make_room: Some(make_room), ..Default::default() };
+    images.pull(&registry.name("team/more:1"), options).await.unwrap();
+    assert!(images.get(image.id().as_str()).await.unwrap().is_none());
+    assert_eq!(registry.asked(&format!("GET /v2/team/more/blobs/{}", more.blob(0))), 0, "{:?}", registry.log());
 }
 
 #[tokio::test]
