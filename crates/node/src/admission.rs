@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::api::core::v1::{Node, NodeSelectorTerm, Pod};
+use schema::api::core::v1::{AppArmorProfile, Container, Node, NodeSelectorTerm, Pod};
 use schema::api::meta::v1::LabelSelector;
 use schema::quantity::Quantity;
 
@@ -28,6 +28,16 @@ pub fn bears(pod: &Pod, pressures: &[&str]) -> bool {
     };
     let memory_alone = pressures == ["MemoryPressure"];
     pressures.is_empty() || is_critical(pod) || (memory_alone && (resources::qos(pod) != "BestEffort" || tolerates()))
+}
+
+/// Whether a profile of AppArmor is named, which only a kernel with it enforces.
+pub fn wants_apparmor(pod: &Pod) -> bool {
+    let named = |of: Option<&AppArmorProfile>| of.is_some_and(|profile| profile.r#type != "Unconfined");
+    let own = |container: &Container| {
+        named(container.security_context.as_ref().and_then(|security| security.app_armor_profile.as_ref()))
+    };
+    named(pod.spec.security_context.as_ref().and_then(|security| security.app_armor_profile.as_ref()))
+        || pod.spec.containers.iter().chain(&pod.spec.init_containers).any(own)
 }
 
 /// Upstream's reasons, in upstream's words.

@@ -117,6 +117,8 @@ pub struct Config {
     pub fail_on_swap: bool,
     /// `LimitedSwap`, where the kernel can.
     pub limited_swap: bool,
+    /// Where the kernel can end a container that is out of memory as a whole: whether it does not.
+    pub single_process_oom_kill: bool,
     /// Whether CPU limits are enforced, and over which time.
     pub cpu_quota: bool,
     pub cpu_period_us: u64,
@@ -174,6 +176,7 @@ impl Default for Config {
             seccomp_default: false,
             fail_on_swap: false,
             limited_swap: false,
+            single_process_oom_kill: false,
             cpu_quota: true,
             cpu_period_us: 0,
             enforce_allocatable: true,

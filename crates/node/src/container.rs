@@ -250,10 +250,10 @@ pub fn security(config: &Config, desired: &Desired, container: &Container) -> Se
         readonly_root: own.read_only_root_filesystem == Some(true),
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
         seccomp: seccomp.map_or(without, |of| profile(&of.r#type, of.localhost_profile.as_ref())),
-        apparmor: if privileged {
-            Profile::Unconfined
-        } else {
-            apparmor.map_or(Profile::RuntimeDefault, |of| profile(&of.r#type, of.localhost_profile.as_ref()))
+        apparmor: match apparmor {
+            Some(of) => profile(&of.r#type, of.localhost_profile.as_ref()),
+            None if privileged => Profile::Unconfined,
+            None => Profile::RuntimeDefault,
         },
     }
 }

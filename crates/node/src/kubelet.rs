@@ -74,6 +74,8 @@ impl Kubelet {
             swap_bytes: if config.limited_swap && machine.unified_cgroups { machine.swap_bytes } else { 0 },
             cpu_period_us: if config.cpu_quota { config.cpu_period_us } else { 0 },
             pod_pids: config.pod_pids_limit,
+            hugepages: machine.hugepages.keys().map(|size| format!("hugepages-{size}")).collect(),
+            oom_group: machine.unified_cgroups && !config.single_process_oom_kill,
         };
         let (_, allocatable) = register::capacity(&config, &machine, &fs);
         let (events, notes) = Recorder::new();
@@ -618,6 +620,10 @@ impl Kubelet {
         if !admission::bears(pod, &pressures) {
             let message = format!("The node had condition: [{}]. ", pressures.join(" "));
             return Err(admission::rejected("Evicted", &message));
+        }
+        if !self.shared.machine.apparmor && admission::wants_apparmor(pod) {
+            let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
+            return Err(admission::rejected("AppArmor", message));
         }
         let given = self.shared.managers.admit(pod).await;
         given.map_err(|refusal| admission::rejected(&refusal.reason, &refusal.message))?;

@@ -214,6 +214,8 @@ pub struct Resources {
     /// How much beyond its memory; `None`: as much as the kernel lets it.
     pub swap_bytes: Option<u64>,
     pub oom_score_adj: Option<i32>,
+    /// Whether the kernel ends all of the cgroup's processes where memory for one is lacking; version 2 alone can.
+    pub oom_group: bool,
     /// Page size (`2MB`) → bytes.
     pub hugepage_limits: BTreeMap<String, u64>,
 }
@@ -544,6 +546,7 @@ pub struct Machine {
     pub swap_bytes: u64,
     /// One hierarchy of cgroups, version 2.
     pub unified_cgroups: bool,
+    pub apparmor: bool,
     /// Page size (`2Mi`) → bytes reserved.
     pub hugepages: BTreeMap<String, u64>,
     pub pids_limit: u64,
@@ -572,9 +575,9 @@ pub trait Host: Send + Sync + 'static {
     fn machine(&self) -> Machine;
     fn topology(&self) -> crate::topology::Topology;
     fn usage(&self) -> NodeUsage;
-    /// Whether the machine goes down, which waits until it is told that it may; `None` where nobody
-    /// announces it.
-    fn shutdowns(&self) -> Option<Shutdowns>;
+    /// Whether the machine goes down, which waits until it is told that it may, and for `time` at least; `None` where
+    /// nobody announces it.
+    fn shutdowns(&self, time: Duration) -> Option<Shutdowns>;
     /// Ends when the kernel tells that memory is short; never where it cannot.
     fn memory_pressure(&self) -> BoxFuture<'_, ()>;
     /// Of the file system which holds a path.

@@ -17,7 +17,7 @@ const MAX_SHARES: u64 = 262_144;
 const SYSTEM_NODE_CRITICAL: i32 = 2_000_001_000;
 
 /// What of the machine and the configuration a cgroup's size depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sizing {
     pub memory_bytes: u64,
     /// Which containers of Burstable pods share by what they ask for; 0: none may swap.
@@ -26,6 +26,10 @@ pub struct Sizing {
     pub cpu_period_us: u64,
     /// 0: none but the kernel's.
     pub pod_pids: u64,
+    /// Whether a container that is out of memory dies as a whole.
+    pub oom_group: bool,
+    /// `hugepages-2Mi`: those of the machine, which are had for the asking alone.
+    pub hugepages: Vec<String>,
 }
 
 pub fn amount(list: &List, name: &str) -> Option<Quantity> {
@@ -151,13 +155,14 @@ fn quota(milli: u64, period_us: u64) -> i64 {
     }
 }
 
-fn hugepages<'a>(list: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
-    list.filter_map(|(name, bytes)| {
+fn hugepages<'a>(sizing: &'a Sizing, asked: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
+    let none = sizing.hugepages.iter().map(|name| (name.as_str(), 0));
+    let sizes = none.chain(asked).filter_map(|(name, bytes)| {
         // The kernel names sizes in MB and GB.
         let size = name.strip_prefix("hugepages-")?;
         Some((size.replace("Ki", "KB").replace("Mi", "MB").replace("Gi", "GB"), bytes))
-    })
-    .collect()
+    });
+    sizes.collect()
 }
 
 /// The cgroup of a pod as a whole.
@@ -181,7 +186,7 @@ pub fn pod_cgroup(pod: &Pod, sizing: &Sizing) -> Resources {
         cpu_period_us: sizing.cpu_period_us,
         memory_limit_bytes: if all_limited("memory") { limits.get("memory").map_or(0, bytes) } else { 0 },
         pids_limit: sizing.pod_pids,
-        hugepage_limits: hugepages(limits.iter().map(|(name, quantity)| (name.as_str(), bytes(quantity)))),
+        hugepage_limits: hugepages(sizing, limits.iter().map(|(name, quantity)| (name.as_str(), bytes(quantity)))),
         ..Resources::default()
     }
 }
@@ -192,6 +197,7 @@ pub fn of_container(desired: &Desired, member: &Member, sizing: &Sizing) -> Reso
     let cpu = if own.requests.contains_key("cpu") { milli(&own.requests, "cpu") } else { milli(&own.limits, "cpu") };
     let pod_limits = desired.pod.spec.resources.as_ref().map(|resources| &resources.limits);
     let limited = |name: &str| if own.limits.contains_key(name) { Some(&own.limits) } else { pod_limits };
+    let pages = pod_limits.into_iter().chain([&own.limits]);
     Resources {
         cpu_shares: shares(cpu),
         cpu_quota_us: quota(limited("cpu").map_or(0, |list| milli(list, "cpu")), sizing.cpu_period_us),
@@ -199,7 +205,11 @@ pub fn of_container(desired: &Desired, member: &Member, sizing: &Sizing) -> Reso
         memory_limit_bytes: limited("memory").map_or(0, |list| value(list, "memory")),
         swap_bytes: Some(swap(desired, member, sizing)),
         oom_score_adj: Some(oom_score_adj(desired, member, sizing.memory_bytes)),
-        hugepage_limits: hugepages(own.limits.keys().map(|name| (name.as_str(), value(&own.limits, name)))),
+        oom_group: sizing.oom_group,
+        hugepage_limits: hugepages(
+            sizing,
+            pages.flat_map(|list| list.keys().map(|name| (name.as_str(), value(list, name)))),
+        ),
         ..Resources::default()
     }
 }

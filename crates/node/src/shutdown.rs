@@ -28,7 +28,7 @@ pub fn groups(phases: &[(i32, Duration)], pods: &[(String, i32)]) -> Vec<(Durati
 pub async fn follow(kubelet: &Kubelet) {
     let phases = &kubelet.shared.config.shutdown;
     let whole: Duration = phases.iter().map(|(_, time)| *time).sum();
-    let announced = if whole.is_zero() { None } else { kubelet.shared.ports.host.shutdowns() };
+    let announced = if whole.is_zero() { None } else { kubelet.shared.ports.host.shutdowns(whole) };
     let Some((mut down, done)) = announced else { return std::future::pending().await };
     loop {
         if down.wait_for(|down| *down).await.is_err() {

@@ -365,6 +365,7 @@ impl Settings {
         config.allowed_sysctls = of.list("allowedUnsafeSysctls");
         config.seccomp_default = of.flag("seccompDefault");
         config.fail_on_swap = of.flag("failSwapOn");
+        config.single_process_oom_kill = of.flag("singleProcessOOMKill");
         config.limited_swap = match &*of.text("memorySwap.swapBehavior") {
             "LimitedSwap" => true,
             "" | "NoSwap" => false,

@@ -557,7 +557,7 @@ impl Host for Machine_ {
         NodeUsage { memory_available_bytes: short.unwrap_or(4 << 30), ..NodeUsage::default() }
     }
 
-    fn shutdowns(&self) -> Option<Shutdowns> {
+    fn shutdowns(&self, _: Duration) -> Option<Shutdowns> {
         let released = self.released.clone();
         Some((self.down.subscribe(), Box::new(move || released.store(true, Ordering::Relaxed))))
     }

@@ -215,6 +215,15 @@ pub enum Seccomp {
     Localhost(PathBuf),
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum AppArmor {
+    #[default]
+    RuntimeDefault,
+    Unconfined,
+    /// A profile that the machine's administrator has loaded.
+    Localhost(String),
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Security {
@@ -233,8 +242,9 @@ pub struct Security {
     pub masked_paths: Option<Vec<String>>,
     pub readonly_paths: Option<Vec<String>>,
     pub seccomp: Seccomp,
-    /// AppArmor profile; empty for none.
-    pub apparmor: String,
+    /// Not by its first name, under which older records have a word.
+    #[serde(rename = "app_armor")]
+    pub apparmor: AppArmor,
 }
 
 /// How a container ended.

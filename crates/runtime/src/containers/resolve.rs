@@ -11,7 +11,7 @@ use super::cgroups::{Cgroups, DeviceRule};
 use super::config::{ContainerConfig, Options, Propagation, SandboxConfig, Seccomp};
 use super::error::{At, Error, Result};
 use super::spec::{self, Bytes};
-use super::{caps, seccomp};
+use super::{apparmor, caps, seccomp};
 
 const RDONLY: u64 = 1;
 const NOSUID: u64 = 2;
@@ -195,7 +195,10 @@ pub fn process(
         capabilities,
         no_new_privileges: security.no_new_privileges,
         seccomp: filter,
-        apparmor: if security.privileged { vec![] } else { bytes(&security.apparmor) },
+        apparmor: bytes(
+            apparmor::profile(&security.apparmor, security.privileged)
+                .map_err(|why| refuse(format!("failed to generate apparmor spec opts: {why}")))?,
+        ),
         rlimits: vec![],
         first_id: pod.user_namespace.map(|(first, _)| first),
     })

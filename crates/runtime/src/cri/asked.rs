@@ -6,8 +6,8 @@ use rpc::Status;
 use rpc::cri::{self, NamespaceMode, security_profile::ProfileType};
 
 use crate::containers::{
-    ContainerConfig, Device, Image, Mount, PortMapping, Propagation, Resources, SandboxConfig, Seccomp, Security,
-    signal_number,
+    AppArmor, ContainerConfig, Device, Image, Mount, PortMapping, Propagation, Resources, SandboxConfig, Seccomp,
+    Security, signal_number,
 };
 use crate::images::Rootfs;
 
@@ -198,10 +198,14 @@ fn security(asked: cri::LinuxContainerSecurityContext) -> Result<Security, Statu
             },
         },
         apparmor: match asked.apparmor {
-            Some(profile) if profile.profile_type() == ProfileType::Localhost => {
-                profile.localhost_ref.trim_start_matches("localhost/").to_owned()
-            }
-            _ => String::new(),
+            None => AppArmor::RuntimeDefault,
+            Some(profile) => match profile.profile_type() {
+                ProfileType::RuntimeDefault => AppArmor::RuntimeDefault,
+                ProfileType::Unconfined => AppArmor::Unconfined,
+                ProfileType::Localhost => {
+                    AppArmor::Localhost(profile.localhost_ref.trim_start_matches("localhost/").to_owned())
+                }
+            },
         },
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use node::ports::{
     Clock, Error, FsStats, Host, InterfaceStats, Keys, Machine, Nanos, NewKey, NodeUsage, Shutdowns, Usage, Waited,
@@ -141,6 +141,8 @@ impl Host for LocalHost {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             memory_bytes: memory.get("MemTotal").copied().unwrap_or(0),
             unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            apparmor: Path::new("/sys/kernel/security/apparmor").exists()
+                && text("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
             swap_bytes: memory.get("SwapTotal").copied().unwrap_or(0),
             hugepages: hugepages(),
             pids_limit: text("/proc/sys/kernel/pid_max").parse().unwrap_or(32768),
@@ -173,8 +175,8 @@ impl Host for LocalHost {
         }
     }
 
-    fn shutdowns(&self) -> Option<Shutdowns> {
-        super::logind::follow(Path::new("/run/dbus/system_bus_socket")).ok()
+    fn shutdowns(&self, time: Duration) -> Option<Shutdowns> {
+        super::logind::follow(Path::new("/run/dbus/system_bus_socket"), time).ok()
     }
 
     fn memory_pressure(&self) -> BoxFuture<'_, ()> {

@@ -24,14 +24,17 @@ const RETRY: Duration = Duration::from_secs(30);
 /// What logind waits for, while it is held.
 type Lock = Arc<Mutex<Option<OwnedFd>>>;
 
-/// Follows the bus at this socket for as long as somebody listens.
-pub fn follow(socket: &Path) -> io::Result<Shutdowns> {
+/// Where a machine's administrator may say otherwise; upstream's file.
+const DROP_IN: &str = "/etc/systemd/logind.conf.d/99-kubelet.conf";
+
+/// Follows the bus at this socket for as long as somebody listens, and has logind wait at least as long as `time`.
+pub fn follow(socket: &Path, time: Duration) -> io::Result<Shutdowns> {
     let (tell, down) = watch::channel(false);
     let held = Lock::default();
     let (socket, lock) = (socket.to_owned(), held.clone());
     let run = move || {
         while !tell.is_closed() {
-            if let Err(error) = talk(&socket, &tell, &lock) {
+            if let Err(error) = talk(&socket, time, &tell, &lock) {
                 tracing::debug!(%error, "logind is not followed: pods are not waited for when the machine shuts down");
             }
             std::thread::sleep(RETRY);
@@ -45,7 +48,7 @@ fn set(lock: &Lock, to: Option<OwnedFd>) {
     *lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = to;
 }
 
-fn talk(socket: &Path, tell: &watch::Sender<bool>, lock: &Lock) -> io::Result<()> {
+fn talk(socket: &Path, time: Duration, tell: &watch::Sender<bool>, lock: &Lock) -> io::Result<()> {
     let mut bus = Bus { stream: UnixStream::connect(socket)?, read: Vec::new(), descriptors: Vec::new(), serial: 0 };
     bus.authenticate()?;
     bus.call(BUS, "Hello", &[])?;
@@ -53,9 +56,30 @@ fn talk(socket: &Path, tell: &watch::Sender<bool>, lock: &Lock) -> io::Result<()
     bus.call(BUS, "AddMatch", &[&rule])?;
     let why = "Kubelet needs time to handle node shutdown";
     let mut asked = bus.call(LOGIND, "Inhibit", &["shutdown", "kubelet", why, "delay"])?;
+    // It waits five seconds, unless it is told to.
+    let properties = [LOGIND[0], LOGIND[1], "org.freedesktop.DBus.Properties"];
+    let delay = bus.call(properties, "Get", &[LOGIND[2], "InhibitDelayMaxUSec"])?;
+    let mut process = None;
     loop {
         let message = bus.next()?;
         match (message.kind, &*message.member) {
+            (2, _) if message.answers == delay => {
+                // A variant: its type, then eight bytes in their place.
+                let microseconds = message.body.get(8..16).and_then(|raw| raw.try_into().ok()).map(u64::from_le_bytes);
+                if microseconds.is_some_and(|most| Duration::from_micros(most) < time) {
+                    let text = format!("# Kubelet logind override\n[Login]\nInhibitDelayMaxSec={}\n", time.as_secs());
+                    let path = Path::new(DROP_IN);
+                    crate::files::make_dir(path.parent().unwrap_or(path), 0o755).map_err(io::Error::other)?;
+                    crate::files::write(path, text.as_bytes(), 0o644).map_err(io::Error::other)?;
+                    process = Some(bus.call(BUS, "GetConnectionUnixProcessID", &[LOGIND[1]])?);
+                }
+            }
+            (2, _) if process == Some(message.answers) => {
+                let pid = message.body.get(..4).and_then(|raw| raw.try_into().ok()).map(i32::from_le_bytes);
+                if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+                    rustix::process::kill_process(pid, rustix::process::Signal::HUP)?;
+                }
+            }
             (3, _) if message.answers == asked => return Err(io::Error::other("logind gives no lock")),
             (2, _) if message.answers == asked => set(lock, bus.descriptors.pop()),
             (4, "PrepareForShutdown") => {

@@ -265,7 +265,13 @@ fn resources(asked: &Resources) -> containers::Resources {
         hugepages: asked.hugepage_limits.iter().map(|(size, bytes)| (size.clone(), *bytes)).collect(),
         pids_limit: (asked.pids_limit > 0).then(|| i64::try_from(asked.pids_limit).unwrap_or(i64::MAX)),
         oom_score_adj: asked.oom_score_adj,
-        unified: asked.swap_bytes.map(|bytes| ("memory.swap.max".to_owned(), bytes.to_string())).into_iter().collect(),
+        unified: [
+            asked.swap_bytes.map(|bytes| ("memory.swap.max".to_owned(), bytes.to_string())),
+            asked.oom_group.then(|| ("memory.oom.group".to_owned(), "1".to_owned())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     }
 }
 
@@ -293,8 +299,9 @@ fn security(asked: &ports::Security) -> containers::Security {
             Profile::Localhost(name) => containers::Seccomp::Localhost(name.into()),
         },
         apparmor: match &asked.apparmor {
-            Profile::Localhost(name) => name.clone(),
-            Profile::RuntimeDefault | Profile::Unconfined => String::new(),
+            Profile::RuntimeDefault => containers::AppArmor::RuntimeDefault,
+            Profile::Unconfined => containers::AppArmor::Unconfined,
+            Profile::Localhost(name) => containers::AppArmor::Localhost(name.clone()),
         },
     }
 }

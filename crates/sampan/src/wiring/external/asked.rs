@@ -1,7 +1,5 @@
 //! What a node wants of a pod and a container, as CRI's messages say it.
 
-use std::collections::HashMap;
-
 use node::ports::{self, ContainerConfig, Profile, Propagation, Resources, SandboxConfig};
 use rpc::cri::{self, NamespaceMode};
 
@@ -28,7 +26,7 @@ pub fn resources(asked: &Resources) -> cri::LinuxContainerResources {
             .iter()
             .map(|(size, limit)| cri::HugepageLimit { page_size: size.clone(), limit: *limit })
             .collect(),
-        unified: HashMap::new(),
+        unified: asked.oom_group.then(|| ("memory.oom.group".to_owned(), "1".to_owned())).into_iter().collect(),
     }
 }
 
@@ -69,7 +67,7 @@ fn security(asked: &ports::Security, namespaces: Option<cri::NamespaceOption>) -
         masked_paths: paths(&runtime::containers::MASKED_PATHS),
         readonly_paths: paths(&runtime::containers::READONLY_PATHS),
         seccomp: profile(&asked.seccomp),
-        apparmor: profile(&asked.apparmor).filter(|_| matches!(asked.apparmor, Profile::Localhost(_))),
+        apparmor: profile(&asked.apparmor).filter(|_| !matches!(asked.apparmor, Profile::RuntimeDefault)),
         ..Default::default()
     }
 }

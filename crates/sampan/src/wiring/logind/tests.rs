@@ -45,7 +45,7 @@ fn a_shutdown_waits_for_its_lock() {
     let dir = std::env::temp_dir().join(format!("sampan-logind-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     let listener = UnixListener::bind(dir.join("bus")).expect("a socket");
-    let (mut down, release) = follow(&dir.join("bus")).expect("a thread");
+    let (mut down, release) = follow(&dir.join("bus"), std::time::Duration::ZERO).expect("a thread");
     let (mut bus, _) = listener.accept().expect("a client");
     read_until(&mut bus, "\r\n");
     bus.write_all(b"OK 1234\r\n").expect("sent");
