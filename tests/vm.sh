@@ -17,7 +17,7 @@ pod() {
   local container=${3:-} spec=${4:-}
   jq -n --arg name "$1" --arg script "$2" --argjson container "${container:-null}" --argjson spec "${spec:-null}" '{apiVersion: "v1", kind: "Pod",
     metadata: {name: $name, namespace: "vm"}, spec: ({terminationGracePeriodSeconds: 0, containers: [{name: "a", image: "example/hello:1",
-    command: ["sh", "-c", $script], securityContext: {runAsUser: 0}} * $container]} * $spec)}' | k apply -f -
+    command: ["sh", "-c", $script], securityContext: {runAsUser: 0}} * ($container // {})]} * ($spec // {}))}' | k apply -f -
 }
 of() { n get pod "$1" -o "jsonpath={.status.$2}"; }
 container() { of "$1" "containerStatuses[0].$2"; }
@@ -59,7 +59,7 @@ step_a_machine_boots_and_its_node_is_ready() {
   is Y run 'cat /sys/module/apparmor/parameters/enabled'
   k create namespace vm
   within 30 n get serviceaccount default
-  within 60 eval "run 'sampan images ls' | has example/hello:1"
+  within 60 eval "run 'sampan images ls' | has docker.io/example/hello"
 }
 
 step_limits_stand_in_the_files_of_version_2() {
@@ -123,9 +123,8 @@ step_resources_change_in_place() {
 
 step_statistics_are_of_version_2() {
   k get --raw /api/v1/nodes/vm/proxy/stats/summary >"$work/summary"
-  jq -e '.pods[] | select(.podRef.name == "whole") | .memory.workingSetBytes > 10000 and .cpu.usageCoreNanoSeconds > 0 and .containers[0].memory.rssBytes > 0 and .containers[0].swap.swapUsageBytes == 0' "$work/summary" | has true
-  jq -e '.node.memory.workingSetBytes > 1000000 and .node.memory.availableBytes > 1000000 and .node.cpu.psi.some.total > 0' "$work/summary" | has true
-  jq -e '.pods[] | select(.podRef.name == "whole") | .containers[0].memory.psi.full | has("total")' "$work/summary" | has true
+  jq -e '.pods[] | select(.podRef.name == "whole") | .memory.workingSetBytes > 10000 and .cpu.usageCoreNanoSeconds > 0 and .containers[0].memory.rssBytes > 0 and .containers[0].memory.availableBytes > 60000000 and .containers[0].swap.swapUsageBytes == 0' "$work/summary" | has true
+  jq -e '.node.memory.workingSetBytes > 1000000 and .node.memory.availableBytes > 1000000 and .node.swap.swapUsageBytes == 0 and .node.cpu.psi.some.total > 0' "$work/summary" | has true
   k get --raw /api/v1/nodes/vm/proxy/metrics/cadvisor >"$work/cadvisor"
   local name
   for name in container_cpu_usage_seconds_total container_memory_working_set_bytes container_pressure_cpu_waiting_seconds_total container_pressure_memory_stalled_seconds_total container_cpu_cfs_periods_total; do
@@ -141,8 +140,9 @@ step_exec_logs_and_port_forward_work() {
   k_bg -n vm port-forward web 18080:8080 >"$work/out" 2>&1 &
   echo $! >"$work/forward.pid"
   within 20 eval 'at "$server" curl -sf http://127.0.0.1:18080/cgi-bin/hello | has "hello from web"'
+  at "$server" curl -s http://127.0.0.1:18080/none >"$work/out"
   kill "$(cat "$work/forward.pid")"
-  within 10 eval 'n logs web | has "200"'
+  within 10 eval 'n logs web | has "response:404"'
 }
 
 step_root_of_a_pod_is_nobody_on_the_node() {
@@ -152,7 +152,7 @@ step_root_of_a_pod_is_nobody_on_the_node() {
   local first
   first=$(n logs mapped | awk 'NR == 1 { print $2 }')
   [ "$first" -ge 65536 ]
-  is "$first" run "stat -c %u \$(pgrep -f 'sh -c cat /proc/self/uid_map' | head -1 | sed 's|.*|/proc/&|')"
+  is "$first" run "ps -eo uid=,args= | awk '\$2 == \"sh\" && \$5 ~ /uid_map/ { print \$1 }'"
   is 0 n exec mapped -- id -u
   n exec mapped -- cat /proc/1/attr/current | has 'sampan-default (enforce)'
   gone mapped
@@ -303,6 +303,5 @@ step_nothing_has_panicked() {
 
 ip netns add "$server"
 ip -n "$server" link set lo up
-walk_all || failed=1
-[ ! -e "$work/times" ] || cat "$work/times"
-exit "$((failed > 0))"
+trap 'cat "$work/times" 2>/dev/null; cleanup' EXIT
+walk_all

@@ -20,7 +20,7 @@ if [ ${#need[@]} -gt 0 ]; then
 fi
 
 echo "vm: making the machine's disk (once)"
-# The program under test is linked with this machine's libc.
+# The program under test is linked with this machine's libc; kernels before 6.3 map no owners on a tmpfs.
 suite=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME" || echo bookworm)
 mkdir -p "$dir"
 made=$(mktemp -d "$dir/new.XXXXXX")
@@ -31,8 +31,8 @@ root=$made/root
 mmdebstrap --quiet --mode=root --variant=apt --include=systemd,systemd-sysv,dbus,apparmor,kmod,iproute2,procps,nftables \
   --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' \
-  --customize-hook='chroot "$1" sh -c "mkdir -m 777 /linux; cd /linux && apt-get download -qq \$(apt-cache depends linux-image-cloud-amd64 | sed -n s/.*Depends:.//p)"' \
-  "$suite" "$root" "deb http://deb.debian.org/debian $suite main" >"$made/log" 2>&1 || { tail -20 "$made/log" >&2; exit 1; }
+  --customize-hook='chroot "$1" sh -c "mkdir -m 777 /linux; cd /linux && apt-get download -qq \$(apt-cache show linux-image-cloud-amd64 | sed -n \"s/^Depends: \\([^ ,]*\\).*/\\1/p\" | sort -V | tail -1)"' \
+  "$suite" "$root" "deb http://deb.debian.org/debian $suite main" "deb http://deb.debian.org/debian $suite-backports main" >"$made/log" 2>&1 || { tail -20 "$made/log" >&2; exit 1; }
 mkdir "$made/linux"
 dpkg -x "$root"/linux/*.deb "$made/linux"
 rm -r "$root/linux"
@@ -47,13 +47,20 @@ cp "$made/linux/boot/vmlinuz-$version" "$made/kernel"
 mkdir -p "$made/early"/{bin,dev,proc,sys,root,lib}
 cp /bin/busybox "$made/early/bin/"
 for module in virtio/virtio virtio/virtio_ring virtio/virtio_pci_modern_dev virtio/virtio_pci_legacy_dev virtio/virtio_pci block/virtio_blk; do
-  cp "$made/linux/lib/modules/$version/kernel/drivers/$module.ko" "$made/early/lib/"
+  # Some kernels have it built in.
+  file=$(echo "$made/linux/lib/modules/$version/kernel/drivers/$module".ko*)
+  case $file in
+    *.ko) cp "$file" "$made/early/lib/" ;;
+    *.ko.xz) xz -dc "$file" >"$made/early/lib/$(basename "$module").ko" ;;
+  esac
 done
 cat >"$made/early/init" <<'INIT'
 #!/bin/busybox sh
 busybox() { /bin/busybox "$@"; }
 busybox mount -t devtmpfs dev /dev
-for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do busybox insmod /lib/$module.ko; done
+for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
+  [ ! -e /lib/$module.ko ] || busybox insmod /lib/$module.ko
+done
 while [ ! -e /dev/vda ]; do busybox sleep 0.1; done
 busybox mount -t ext4 /dev/vda /root
 busybox mount --move /dev /root/dev

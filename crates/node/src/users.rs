@@ -12,6 +12,8 @@ use crate::objects::lock;
 
 /// Ids of one pod, and where they begin.
 const COUNT: u32 = 65_536;
+/// Where all ids of pods end: a devpts is told its group by a signed number.
+const END: u32 = 1 << 31;
 const RECORD: &str = "userns";
 
 /// Upstream's words where the runtime or the kernel has no user namespaces.
@@ -38,7 +40,7 @@ pub fn allocate(pods: &Path, uid: &str, floor: u32) -> io::Result<(u32, u32)> {
         return Ok((own, COUNT));
     }
     let taken: Vec<u32> = fs::read_dir(pods)?.flatten().filter_map(|pod| read(&pod.path().join(RECORD))).collect();
-    let slots = (u32::MAX - COUNT).saturating_sub(floor) / COUNT;
+    let slots = END.saturating_sub(floor) / COUNT;
     let from = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let all = (0..slots).map(|slot| floor + (from % slots + slot) % slots * COUNT);
     let mut free = all.filter(|first| !taken.contains(first));

@@ -37,7 +37,7 @@ fn cpu(usage: &Usage) -> Value {
 }
 
 fn memory(usage: &Usage) -> Value {
-    let of = json!({
+    let mut of = json!({
         "time": time(usage.at),
         "usageBytes": usage.memory_usage_bytes,
         "workingSetBytes": usage.memory_working_set_bytes,
@@ -45,7 +45,14 @@ fn memory(usage: &Usage) -> Value {
         "pageFaults": usage.page_faults,
         "majorPageFaults": usage.major_page_faults,
     });
+    if usage.memory_limit_bytes > 0 {
+        of["availableBytes"] = json!(usage.memory_limit_bytes.saturating_sub(usage.memory_working_set_bytes));
+    }
     psi(of, usage, "memory")
+}
+
+fn swap(usage: &Usage) -> Value {
+    json!({"time": time(usage.at), "swapUsageBytes": usage.memory_swap_bytes})
 }
 
 fn network(at: Nanos, all: &[InterfaceStats]) -> Value {
@@ -110,6 +117,7 @@ impl Kubelet {
                         "memory": memory(usage),
                     });
                     if !only_cpu_and_memory {
+                        of["swap"] = swap(usage);
                         of["rootfs"] = fs(usage.at, &disk, usage.root_fs_used_bytes, usage.root_fs_inodes);
                         io(&mut of, usage);
                     }
@@ -124,6 +132,7 @@ impl Kubelet {
                 "memory": memory(&stats.pod),
             });
             if !only_cpu_and_memory {
+                of["swap"] = swap(&stats.pod);
                 of["network"] = network(stats.pod.at, &stats.network);
                 io(&mut of, &stats.pod);
                 let volumes = self.volume_stats(&view).await;
@@ -145,6 +154,9 @@ impl Kubelet {
             "memory": node_memory,
         });
         if !only_cpu_and_memory {
+            own["swap"] = swap(&node.usage);
+            own["swap"]["swapAvailableBytes"] =
+                json!(shared.machine.swap_bytes.saturating_sub(node.usage.memory_swap_bytes));
             own["network"] = network(at, &node.network);
             io(&mut own, &node.usage);
             own["fs"] = fs(

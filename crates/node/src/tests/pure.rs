@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
 
 use schema::api::core::v1::{
-    ContainerPort, EnvVar, EnvVarSource, FileKeySelector, ObjectFieldSelector, PodDNSConfig, PodDNSConfigOption,
-    ResourceFieldSelector, ResourceRequirements, Service, ServicePort,
+    AppArmorProfile, ContainerPort, EnvVar, EnvVarSource, FileKeySelector, ObjectFieldSelector, PodDNSConfig,
+    PodDNSConfigOption, PodSecurityContext, ResourceFieldSelector, ResourceRequirements, SecurityContext, Service,
+    ServicePort,
 };
 use schema::api::{IntOrString, Quantity};
 
@@ -248,7 +249,14 @@ fn host_paths_are_what_they_are_said_to_be() {
 #[test]
 fn classes_cgroups_and_scores() {
     let gib: u64 = 1 << 30;
-    let sizing = resources::Sizing { memory_bytes: 8 * gib, cpu_period_us: 100_000, ..Default::default() };
+    let hugepages = vec!["hugepages-2Mi".to_owned(), "hugepages-1Gi".to_owned()];
+    let sizing = resources::Sizing {
+        memory_bytes: 8 * gib,
+        cpu_period_us: 100_000,
+        oom_group: true,
+        hugepages,
+        ..Default::default()
+    };
     type Row<'a> = (&'a [Container], &'a str, u64, i64, u64, i32);
     let rows: [Row; 4] = [
         (&[container("a")], "kubepods/besteffort/poduid-p", 2, 0, 0, 1000),
@@ -272,6 +280,9 @@ fn classes_cgroups_and_scores() {
             (shares, quota, memory, Some(score)),
             "{cgroup}"
         );
+        let none = [("1GB".to_owned(), 0), ("2MB".to_owned(), 0)].into();
+        assert_eq!((own.oom_group, &own.hugepage_limits), (true, &none));
+        assert_eq!(resources::pod_cgroup(&desired.pod, &sizing).hugepage_limits, none);
     }
     // The second container of the last row has no limit, and so has the pod.
     let half = pod("p", vec![asking("a", &[], &[("memory", "1Gi")]), container("b")]);
@@ -281,6 +292,22 @@ fn classes_cgroups_and_scores() {
     let sidecar = Container { restart_policy: Some("Always".into()), ..asking("s", &[("cpu", "500m")], &[]) };
     all.spec.init_containers = vec![asking("i", &[("cpu", "3")], &[]), sidecar, asking("j", &[("cpu", "2")], &[])];
     assert_eq!(resources::requests(&all)["cpu"].milli_value(), 3000);
+}
+
+#[test]
+fn a_profile_of_apparmor_wants_a_kernel_with_it() {
+    let said = |kind: &str| Some(AppArmorProfile { r#type: kind.into(), ..Default::default() });
+    for (kind, wanted) in [("RuntimeDefault", true), ("Localhost", true), ("Unconfined", false)] {
+        let mut all = pod("p", vec![container("a")]);
+        assert!(!crate::admission::wants_apparmor(&all));
+        let security = SecurityContext { app_armor_profile: said(kind), ..Default::default() };
+        all.spec.containers[0].security_context = Some(security);
+        assert_eq!(crate::admission::wants_apparmor(&all), wanted, "{kind}");
+        let mut all = pod("p", vec![container("a")]);
+        let security = PodSecurityContext { app_armor_profile: said(kind), ..Default::default() };
+        all.spec.security_context = Some(security);
+        assert_eq!(crate::admission::wants_apparmor(&all), wanted, "{kind} of the pod");
+    }
 }
 
 #[test]

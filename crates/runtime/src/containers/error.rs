@@ -21,6 +21,8 @@ pub enum Error {
     Config { container: String, what: String },
     #[error("container {container}: {source}")]
     Seccomp { container: String, source: super::seccomp::Error },
+    #[error("container {container}: failed to generate apparmor spec opts: {why}")]
+    AppArmor { container: String, why: String },
     /// The keeper could not be started.
     #[error("keeper of sandbox {sandbox}: {message}")]
     Keeper { sandbox: String, message: String },

@@ -197,7 +197,7 @@ pub fn process(
         seccomp: filter,
         apparmor: bytes(
             apparmor::profile(&security.apparmor, security.privileged)
-                .map_err(|why| refuse(format!("failed to generate apparmor spec opts: {why}")))?,
+                .map_err(|why| Error::AppArmor { container: c.name.clone(), why })?,
         ),
         rlimits: vec![],
         first_id: pod.user_namespace.map(|(first, _)| first),

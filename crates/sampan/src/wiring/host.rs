@@ -167,6 +167,7 @@ impl Host for LocalHost {
                 memory_working_set_bytes: of("MemTotal").saturating_sub(available),
                 memory_rss_bytes: of("AnonPages"),
                 stalled: stalled(),
+                memory_swap_bytes: of("SwapTotal").saturating_sub(of("SwapFree")),
                 ..Usage::default()
             },
             memory_available_bytes: available,

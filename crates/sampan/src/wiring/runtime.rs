@@ -259,8 +259,8 @@ fn resources(asked: &Resources) -> containers::Resources {
         cpuset_mems: asked.cpuset_mems.clone(),
         memory_limit: (asked.memory_limit_bytes > 0)
             .then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
-        // Version 1 counts swap as more memory; version 2 by itself, below.
-        memory_swap: (asked.memory_limit_bytes > 0 && asked.swap_bytes.unwrap_or(0) == 0)
+        // Version 1 counts swap as more memory; version 2 by itself, below. A pod as a whole leaves it to its containers.
+        memory_swap: (asked.memory_limit_bytes > 0 && asked.swap_bytes == Some(0))
             .then(|| i64::try_from(asked.memory_limit_bytes).unwrap_or(i64::MAX)),
         hugepages: asked.hugepage_limits.iter().map(|(size, bytes)| (size.clone(), *bytes)).collect(),
         pids_limit: (asked.pids_limit > 0).then(|| i64::try_from(asked.pids_limit).unwrap_or(i64::MAX)),

@@ -44,3 +44,18 @@ fn pressure_is_read_with_what_older_kernels_leave_out() {
     assert_eq!(waited(both.lines().next().unwrap()), Some([some, Waited::default()]));
     assert_eq!(waited(""), None);
 }
+
+#[test]
+fn a_device_program_has_no_part_that_is_never_reached() {
+    let rule = |kind, major, access: &str| DeviceRule { kind, major, minor: None, access: access.into() };
+    // Six to read what is asked, two to allow or to deny, and one for each test; moving and masking take two more.
+    for (rules, length) in [
+        (vec![], 8),
+        (vec![rule('c', Some(1), "rwm")], 6 + 2 + 2 + 2),
+        (vec![rule('c', None, "m")], 6 + 1 + 3 + 2 + 2),
+        (vec![rule('a', None, "rwm")], 6 + 2),
+        (vec![rule('a', None, "rwm"), rule('c', Some(1), "rwm")], 6 + 2),
+    ] {
+        assert_eq!(device_filter::program(&rules).len(), length, "{rules:?}");
+    }
+}
