@@ -247,6 +247,8 @@ stop_runtime() {
   at "$agent" "$sampan" killall --data-dir "$work/agent" >>"$work/log/killall" 2>&1
   grep " $work/runtime/" /proc/self/mountinfo | awk '{print $5}' | tac | xargs -r umount -l
   at "$agent" ip link del cni0 2>/dev/null
+  # runc makes them in hierarchies, too, of which the kubelet knows nothing.
+  find /sys/fs/cgroup -depth -type d -path "*/sampan${work//[^a-zA-Z0-9]/-}-agent*" -exec rmdir {} + 2>/dev/null
   rm -rf "$work/runtime"
 }
 
