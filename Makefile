@@ -1,7 +1,7 @@
 # Sampan: `make run` starts it and shows it at work, `make test` passes all tests.
 BIN := target/release/sampan
 
-.PHONY: run stop build test unit outside walk faults node-faults replay clients access plugins lint bench tools clean
+.PHONY: run stop build test unit outside walk faults node-faults vm replay clients access plugins lint bench tools clean
 
 run: tools build            ## Start a server here, deploy examples/hello, say how to go on
 	examples/run.sh
@@ -28,6 +28,9 @@ faults: build               ## What goes wrong for users and operators
 
 node-faults: build          ## What goes wrong on a node that runs: floods, kills, disks, cut power
 	tests/node-faults.sh
+
+vm: build                   ## A node on a machine of its own, in QEMU: cgroup v2, AppArmor, logind, cut power (by hand: it is slow)
+	tests/vm.sh
 
 replay: build               ## The API beside answers that upstream's kube-apiserver gave
 	tests/replay.sh

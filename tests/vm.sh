@@ -215,15 +215,19 @@ step_some_may_swap() {
   gone swaps stays
 }
 
+stand() {
+  n get deployment standing -o name || n create deployment standing --image example/hello:1 --replicas 3
+  within 120 is 3 n get deployment standing -o 'jsonpath={.status.availableReplicas}'
+}
+
 step_a_machine_that_goes_down_waits_for_its_pods() {
   pod last 'trap "sleep 8; date >/host/said; exit 0" TERM; while :; do sleep 0.2; done' '{"volumeMounts": [{"name": "host", "mountPath": "/host"}]}' \
     '{"terminationGracePeriodSeconds": 20, "restartPolicy": "Never", "volumes": [{"name": "host", "hostPath": {"path": "/srv"}}]}'
   within 60 running last
   run 'systemd-inhibit --list' | has 'Kubelet needs time to handle node shutdown'
-  n create deployment standing --image example/hello:1 --replicas 3
-  n rollout status deployment standing --timeout=120s
+  stand
   run 'systemctl poweroff' || true
-  vm_gone 90
+  vm_gone 300
   with_disk test -s "$work/mounted/srv/said"
   vm_boot
   vm_ready
@@ -234,11 +238,11 @@ step_a_machine_that_goes_down_waits_for_its_pods() {
 }
 
 step_pods_come_back_after_a_reboot() {
-  within 120 is 3 n get deployment standing -o 'jsonpath={.status.availableReplicas}'
+  stand
   pod stays 'sleep 1000'
   within 60 running stays
   run 'systemctl reboot' || true
-  vm_gone 90
+  vm_gone 300
   vm_boot
   vm_ready
   node_of_this_boot
@@ -250,6 +254,7 @@ step_pods_come_back_after_a_reboot() {
 }
 
 step_power_may_go_at_any_moment() {
+  stand
   local seed number acknowledged=0 cuts=${CUTS:-}
   [ -n "$cuts" ] || for _ in $(seq "${VM_CUTS:-3}"); do cuts+=" $RANDOM"; done
   for seed in $cuts; do
@@ -261,12 +266,14 @@ step_power_may_go_at_any_moment() {
         number=$((acknowledged + 1))
         timeout 10 k -n vm create configmap "cut-$number" --from-literal=number=$number || exit 0
         acknowledged=$number
-        echo "$acknowledged" >"$work/acknowledged"
+        echo "$acknowledged" | tee "$work/begun" >"$work/acknowledged"
         [ $((number % 4)) != 1 ] || timeout 10 k -n vm scale deployment standing --replicas $((size + number % 2)) || exit 0
         [ $((number % 5)) != 2 ] || timeout 10 k -n vm rollout restart deployment standing || exit 0
       done
     ) >"$work/writer" 2>&1 &
     local writer=$!
+    within 60 test -e "$work/begun"
+    rm "$work/begun"
     sleep "$((wait / 1000)).$(printf %03d $((wait % 1000)))"
     vm_cut
     wait $writer || true

@@ -6,7 +6,7 @@ use reconcile::{Key, Patch, io::Client};
 use schema::api::coordination::v1::{Lease, LeaseSpec};
 use schema::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
-    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use schema::api::meta::v1::{ObjectMeta, OwnerReference};
 use schema::api::{MicroTime, Quantity as Text, Time};
@@ -236,6 +236,9 @@ pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Im
         kubelet_version: config.version.clone(),
         operating_system: "linux".into(),
         architecture: machine.architecture.clone(),
+        swap: Some(machine.swap_bytes)
+            .filter(|bytes| *bytes > 0)
+            .map(|bytes| NodeSwapStatus { capacity: i64::try_from(bytes).ok(), ..NodeSwapStatus::default() }),
         ..NodeSystemInfo::default()
     };
     status.features = Some(NodeFeatures { supplemental_groups_policy: Some(true), ..NodeFeatures::default() });
