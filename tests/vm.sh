@@ -238,6 +238,8 @@ step_a_machine_that_goes_down_waits_for_its_pods() {
 }
 
 step_pods_come_back_after_a_reboot() {
+  # A kubelet that ends pods in a shutdown ends them for good.
+  settings --kubelet-arg pod-max-pids=512
   stand
   pod stays 'sleep 1000'
   within 60 running stays
