@@ -213,11 +213,12 @@ impl Acts {
         let (runtime, config) = (&self.shared.ports.runtime, &self.shared.config);
         let text = |error: Error| error.to_string();
         let mut wanted = container::sandbox(config, desired, attempt)?;
-        self.check_handler(desired).await?;
+        wanted.handler = self.handler(desired).await?;
         make_dir(&wanted.log_directory).map_err(|error| error.to_string())?;
         make_dir(&config.pod_dir(desired.uid())).map_err(|error| error.to_string())?;
         if desired.pod.spec.host_users == Some(false) {
-            if !runtime.user_namespaces() {
+            let handlers = runtime.handlers();
+            if !handlers.iter().any(|handler| handler.name == wanted.handler && handler.user_namespaces) {
                 return Err(users::UNSUPPORTED.into());
             }
             let ids = users::allocate(&config.root_dir.join("pods"), desired.uid(), users::floor());
@@ -236,17 +237,13 @@ impl Acts {
         Ok(self.attach(desired, &sandbox).await)
     }
 
-    /// Whether this runtime is what the pod's RuntimeClass asks for.
-    async fn check_handler(&self, desired: &Desired) -> Result<(), String> {
+    /// The runtime's handler that the pod's RuntimeClass names.
+    async fn handler(&self, desired: &Desired) -> Result<String, String> {
         let Some(name) = desired.pod.spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
-            return Ok(());
+            return Ok(String::new());
         };
         let class = self.shared.recall.get::<RuntimeClass>(&desired.pod, "", name).await;
-        let class = class.map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))?;
-        match container::HANDLERS.contains(&&*class.handler) {
-            true => Ok(()),
-            false => Err(format!("failed to get sandbox runtime: no runtime for \"{}\" is configured", class.handler)),
-        }
+        class.map(|class| class.handler).map_err(|error| format!("failed to look up RuntimeClass {name}: {error}"))
     }
 
     /// Limits that were changed in place: the pod's cgroup as well as its containers'.

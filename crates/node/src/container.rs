@@ -52,8 +52,6 @@ pub fn hostname(config: &Config, desired: &Desired) -> String {
     }
 }
 
-/// Handlers of RuntimeClasses that this runtime is.
-pub const HANDLERS: [&str; 3] = ["", "runc", "sampan"];
 /// What a kernel takes.
 const MAX_HOSTNAME: usize = 64;
 
@@ -73,6 +71,7 @@ pub fn sandbox(config: &Config, desired: &Desired, attempt: u32) -> Result<Sandb
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
         attempt,
+        handler: String::new(),
         hostname,
         host_network: spec.host_network,
         host_pid: spec.host_pid,

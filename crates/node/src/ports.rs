@@ -125,6 +125,8 @@ pub struct SandboxConfig {
     pub namespace: String,
     pub name: String,
     pub attempt: u32,
+    /// That of the pod's RuntimeClass; the runtime refuses those that it does not know.
+    pub handler: String,
     pub hostname: String,
     pub host_network: bool,
     pub host_pid: bool,
@@ -139,6 +141,14 @@ pub struct SandboxConfig {
     pub cgroup: String,
     /// `/var/log/pods/<namespace>_<name>_<uid>`.
     pub log_directory: PathBuf,
+}
+
+/// A way of the runtime to run pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handler {
+    pub name: String,
+    pub user_namespaces: bool,
+    pub recursive_read_only: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -283,8 +293,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// `sampan`, and its version.
     fn version(&self) -> (String, String);
 
-    /// Whether pods may have user namespaces.
-    fn user_namespaces(&self) -> bool;
+    /// What RuntimeClasses may name; none if the runtime does not tell. The one without a name is for all other pods.
+    fn handlers(&self) -> Vec<Handler>;
 
     /// Every pod that has a sandbox or containers, whoever made them.
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>>;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::eviction::Signal;
 use crate::memory::SECOND;
-use crate::ports::{Clock, FsStats, Image, Machine, Nanos};
+use crate::ports::{Clock, FsStats, Handler, Image, Machine, Nanos};
 use crate::shared::Shared;
 
 const LEASE_SECONDS: i32 = 40;
@@ -242,17 +242,16 @@ pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Im
         ..NodeSystemInfo::default()
     };
     status.features = Some(NodeFeatures { supplemental_groups_policy: Some(true), ..NodeFeatures::default() });
-    let features = NodeRuntimeHandlerFeatures {
-        recursive_read_only_mounts: Some(true),
-        user_namespaces: Some(shared.ports.runtime.user_namespaces()),
-        ..NodeRuntimeHandlerFeatures::default()
-    };
-    let handler = |name: &str| NodeRuntimeHandler {
-        name: name.into(),
-        features: Some(features.clone()),
+    let handler = |of: Handler| NodeRuntimeHandler {
+        name: of.name,
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(of.recursive_read_only),
+            user_namespaces: Some(of.user_namespaces),
+            ..NodeRuntimeHandlerFeatures::default()
+        }),
         ..NodeRuntimeHandler::default()
     };
-    status.runtime_handlers = crate::container::HANDLERS.map(handler).into();
+    status.runtime_handlers = shared.ports.runtime.handlers().into_iter().map(handler).collect();
     let mut by_size: Vec<&Image> = images.iter().collect();
     by_size.sort_by_key(|image| (std::cmp::Reverse(image.size_bytes), image.id.clone()));
     status.images = by_size

@@ -170,8 +170,8 @@ impl Runtime for Machine_ {
         ("sampan".into(), "0".into())
     }
 
-    fn user_namespaces(&self) -> bool {
-        false
+    fn handlers(&self) -> Vec<Handler> {
+        ["", "runc"].map(|name| Handler { name: name.into(), ..Handler::default() }).into()
     }
 
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
@@ -191,6 +191,9 @@ impl Runtime for Machine_ {
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
         Box::pin(async move {
+            if !self.handlers().iter().any(|handler| handler.name == config.handler) {
+                return Err(Error::Failed(format!("no runtime for {:?} is configured", config.handler)));
+            }
             let now = self.now();
             self.say(format!("sandbox {} {}", config.name, config.attempt));
             let sandbox = Sandbox {

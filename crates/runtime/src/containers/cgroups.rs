@@ -22,6 +22,8 @@ pub struct Cgroups {
     v2: Option<PathBuf>,
     /// v1's named hierarchy, where systemd keeps its services.
     named: Option<PathBuf>,
+    /// Further v1 hierarchies, that only other runtimes make cgroups in: freezer, perf_event and such.
+    others: Vec<PathBuf>,
 }
 
 /// One allowed class of devices: type `a`, `b` or `c`; `None` is any number.
@@ -148,11 +150,11 @@ impl Cgroups {
 
     /// As a v2 host whose hierarchy is mounted here.
     pub fn unified_at(mount_point: impl Into<PathBuf>) -> Cgroups {
-        Cgroups { v1: Vec::new(), v2: Some(mount_point.into()), named: None }
+        Cgroups { v1: Vec::new(), v2: Some(mount_point.into()), named: None, others: Vec::new() }
     }
 
     fn from_mountinfo(info: &str) -> Result<Cgroups> {
-        let mut found = Cgroups { v1: Vec::new(), v2: None, named: None };
+        let mut found = Cgroups { v1: Vec::new(), v2: None, named: None, others: Vec::new() };
         for line in info.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let (Some(point), Some(fstype)) = (left.split(' ').nth(4), right.split(' ').next()) else { continue };
@@ -169,6 +171,9 @@ impl Cgroups {
                             found.v1.push((option.to_string(), point.into()));
                         } else if option == "name=systemd" {
                             found.named = Some(point.into());
+                        } else if matches!(option, "freezer" | "perf_event" | "net_cls" | "net_prio" | "rdma" | "misc")
+                        {
+                            found.others.push(point.into());
                         }
                     }
                 }
@@ -349,12 +354,14 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes the cgroup and what is beneath it; it must be empty of processes. One that is gone is fine.
+    /// Removes the cgroup and what is beneath it, in all hierarchies, whoever made it; it must be empty of processes.
+    /// One that is gone is fine.
     pub fn remove(&self, path: &str) -> Result<()> {
         if path.trim_matches('/').is_empty() {
             return Ok(());
         }
-        for dir in self.dirs(path) {
+        let others = self.others.iter().chain(&self.named).chain(&self.v2).map(|root| join(root, path));
+        for dir in self.dirs(path).into_iter().chain(others) {
             remove_tree(&dir).at("remove cgroup", dir)?;
         }
         Ok(())

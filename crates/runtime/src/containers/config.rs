@@ -44,6 +44,14 @@ impl Options {
     }
 }
 
+/// Handlers that a RuntimeClass may name: there is one runtime.
+pub const HANDLERS: [&str; 3] = ["", "runc", "sampan"];
+
+/// What is wrong with a handler that is none of them.
+pub fn check_handler(name: &str) -> std::result::Result<(), String> {
+    if HANDLERS.contains(&name) { Ok(()) } else { Err(format!("no runtime for {name:?} is configured")) }
+}
+
 /// A pod's frame: namespaces, name and logs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

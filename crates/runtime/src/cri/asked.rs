@@ -7,12 +7,9 @@ use rpc::cri::{self, NamespaceMode, security_profile::ProfileType};
 
 use crate::containers::{
     AppArmor, ContainerConfig, Device, Image, Mount, PortMapping, Propagation, Resources, SandboxConfig, Seccomp,
-    Security, signal_number,
+    Security, check_handler, signal_number,
 };
 use crate::images::Rootfs;
-
-/// Handlers that a RuntimeClass may name: there is one runtime.
-pub const HANDLERS: [&str; 3] = ["", "runc", "sampan"];
 
 fn invalid(why: impl Into<String>) -> Status {
     Status::invalid_argument(why)
@@ -20,9 +17,7 @@ fn invalid(why: impl Into<String>) -> Status {
 
 pub fn sandbox(asked: cri::PodSandboxConfig, handler: String, parent: &str) -> Result<SandboxConfig, Status> {
     let metadata = asked.metadata.ok_or_else(|| invalid("sandbox config must include metadata"))?;
-    if !HANDLERS.contains(&handler.as_str()) {
-        return Err(invalid(format!("no runtime for {handler:?} is configured")));
-    }
+    check_handler(&handler).map_err(invalid)?;
     let linux = asked.linux.unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     group_needs_user(security.run_as_group, security.run_as_user)?;

@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::streaming::Ask;
 use super::{Answer, Inner, Service, Stream, asked, now, pieces, refused, shown, stats, store_refused, whole};
-use crate::containers::{ContainerState, Event, SandboxStatus};
+use crate::containers::{ContainerState, Event, HANDLERS, SandboxStatus};
 
 fn fits(selector: &HashMap<String, String>, labels: &std::collections::BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -483,7 +483,7 @@ impl RuntimeService for Service {
                 ],
             }),
             info: verbose(request.into_inner().verbose, &about),
-            runtime_handlers: asked::HANDLERS
+            runtime_handlers: HANDLERS
                 .iter()
                 .map(|name| cri::RuntimeHandler { name: (*name).into(), features: Some(features) })
                 .collect(),

@@ -36,7 +36,7 @@ pub struct External {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     version: (String, String),
-    user_namespaces: bool,
+    handlers: Vec<ports::Handler>,
     cgroups: Arc<PodCgroups>,
     node_ips: Vec<IpAddr>,
     changes: broadcast::Sender<PodChanged>,
@@ -71,9 +71,13 @@ impl External {
         let words = |status: Status| status.message().to_owned();
         let version = runtime.version(cri::VersionRequest::default()).await.map_err(words)?.into_inner();
         let status = runtime.status(cri::StatusRequest::default()).await.map_err(words)?.into_inner();
-        let handler = status.runtime_handlers.iter().find(|handler| handler.name.is_empty());
+        let handler = |of: &cri::RuntimeHandler| ports::Handler {
+            name: of.name.clone(),
+            user_namespaces: of.features.is_some_and(|has| has.user_namespaces),
+            recursive_read_only: of.features.is_some_and(|has| has.recursive_read_only_mounts),
+        };
         let external = Arc::new(Self {
-            user_namespaces: handler.is_some_and(|handler| handler.features.is_some_and(|has| has.user_namespaces)),
+            handlers: status.runtime_handlers.iter().map(handler).collect(),
             network: Mutex::new(network_ready(status)),
             runtime,
             images,
@@ -263,8 +267,8 @@ impl ports::Runtime for External {
         self.version.clone()
     }
 
-    fn user_namespaces(&self) -> bool {
-        self.user_namespaces
+    fn handlers(&self) -> Vec<ports::Handler> {
+        self.handlers.clone()
     }
 
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
@@ -285,7 +289,7 @@ impl ports::Runtime for External {
     fn run_sandbox<'a>(&'a self, asked: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
         Box::pin(async move {
             let config = sandbox_config(asked, self.cgroups.path(&asked.cgroup));
-            let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+            let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: asked.handler.clone() };
             let id = call!(self.runtime.run_pod_sandbox(request))?.pod_sandbox_id;
             let status = self.pod_status(&id).await?;
             let (attempt, created_at) = (asked.attempt, status.created_at);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use node::ports::{
-    self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Image, PodChanged,
+    self, Container, ContainerConfig, ContainerState, Credentials, Error, ExecOutput, Exit, Handler, Image, PodChanged,
     PodState, PodStats, Profile, Propagation, PullError, Pulled, Pulling, Resources, Result, Sandbox, SandboxConfig,
     Stdio, Usage,
 };
@@ -431,9 +431,12 @@ impl ports::Runtime for Containers {
         ("sampan".into(), env!("CARGO_PKG_VERSION").into())
     }
 
-    fn user_namespaces(&self) -> bool {
+    fn handlers(&self) -> Vec<Handler> {
         let probed = self.runtime.user_namespaces();
-        probed.as_ref().inspect_err(|why| tracing::debug!(why, "no user namespaces here")).is_ok()
+        let user_namespaces =
+            probed.as_ref().inspect_err(|why| tracing::debug!(why, "no user namespaces here")).is_ok();
+        let handler = |name: &str| Handler { name: name.into(), user_namespaces, recursive_read_only: true };
+        containers::HANDLERS.map(handler).into()
     }
 
     fn pods(&self) -> BoxFuture<'_, Result<Vec<PodState>>> {
@@ -453,7 +456,10 @@ impl ports::Runtime for Containers {
 
     fn run_sandbox<'a>(&'a self, config: &'a SandboxConfig) -> BoxFuture<'a, Result<Sandbox>> {
         Box::pin(async move {
+            containers::check_handler(&config.handler)
+                .map_err(|why| Error::Failed(format!("failed to get sandbox runtime: {why}")))?;
             let mut asked = containers::SandboxConfig {
+                runtime_handler: config.handler.clone(),
                 uid: config.uid.clone(),
                 name: config.name.clone(),
                 namespace: config.namespace.clone(),
