@@ -1,7 +1,7 @@
 //! The world as reconcilers see it: typed objects by namespace and name, with an index by owner.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,17 +39,33 @@ pub struct Objects<K> {
     owned: BTreeMap<String, BTreeSet<Key>>,
     /// Deleted by us, but an older event may still arrive.
     dead: BTreeSet<String>,
+    /// Uids that went last: the answer to a write of ours may come after the news that the object is gone.
+    gone: VecDeque<String>,
     synced: bool,
 }
 
+/// How many of them are remembered: many more than there are writes under way.
+const REMEMBERED: usize = 128;
+
 impl<K: 'static> Objects<K> {
-    const EMPTY: &'static Self =
-        &Self { items: BTreeMap::new(), owned: BTreeMap::new(), dead: BTreeSet::new(), synced: false };
+    const EMPTY: &'static Self = &Self {
+        items: BTreeMap::new(),
+        owned: BTreeMap::new(),
+        dead: BTreeSet::new(),
+        gone: VecDeque::new(),
+        synced: false,
+    };
 }
 
 impl<K> Default for Objects<K> {
     fn default() -> Self {
-        Self { items: BTreeMap::new(), owned: BTreeMap::new(), dead: BTreeSet::new(), synced: false }
+        Self {
+            items: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            gone: VecDeque::new(),
+            synced: false,
+        }
     }
 }
 
@@ -111,8 +127,10 @@ impl<K: Object> Objects<K> {
         if self.dead.contains(&object.metadata().uid) {
             return None;
         }
-        if self.items.get(&key).is_some_and(|known| revision(&**known) >= revision(&object)) {
-            return None;
+        match self.items.get(&key) {
+            Some(known) if revision(&**known) >= revision(&object) => return None,
+            None if self.gone.contains(&object.metadata().uid) => return None,
+            _ => {}
         }
         let new = Arc::new(object);
         let old = self.items.insert(key.clone(), new.clone());
@@ -123,11 +141,22 @@ impl<K: Object> Objects<K> {
     /// Takes a deletion at `at` (the revision of the DELETED event).
     pub fn remove(&mut self, key: &Key, uid: &str, at: u64) -> Option<Transition<K>> {
         self.dead.remove(uid);
+        self.remember(uid);
         let known = self.items.get(key)?;
         if known.metadata().uid != uid || revision(&**known) > at {
             return None;
         }
         self.drop_item(key)
+    }
+
+    fn remember(&mut self, uid: &str) {
+        if uid.is_empty() {
+            return;
+        }
+        if self.gone.len() == REMEMBERED {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(uid.to_owned());
     }
 
     /// We deleted it and the API said it is gone: its older events are not news.
@@ -152,6 +181,7 @@ impl<K: Object> Objects<K> {
         self.dead.retain(|uid| uids.contains(uid.as_str()));
         self.synced = true;
         let mut transitions: Vec<_> = gone.iter().filter_map(|key| self.drop_item(key)).collect();
+        transitions.iter().flat_map(|of| &of.old).for_each(|old| self.remember(&old.metadata().uid));
         transitions.extend(list.into_iter().filter_map(|object| self.put(object)));
         transitions
     }

@@ -1,7 +1,10 @@
 use bytes::Bytes;
 
+use schema::api::core::v1::Event;
+
 use super::*;
 use crate::io::{Body, BoxError, Transport};
+use crate::world::Objects;
 
 #[test]
 fn a_key_is_looked_at_again_once() {
@@ -17,6 +20,29 @@ fn a_key_is_looked_at_again_once() {
     assert_eq!((queue.take(), queue.take()), (Some(key.clone()), None));
     queue.done(&key);
     assert!(queue.later.is_empty() && queue.times.is_empty());
+}
+
+#[test]
+fn an_answer_that_comes_after_the_news_of_the_end_is_no_news() {
+    let object = |revision: &str| {
+        let mut object = Event::default();
+        object.metadata.name = "a".into();
+        object.metadata.uid = "u".into();
+        object.metadata.resource_version = revision.into();
+        object
+    };
+    let (mut objects, key) = (Objects::default(), Key::new("", "a"));
+    assert!(objects.put(object("1")).is_some());
+    assert!(objects.remove(&key, "u", 2).is_some());
+    assert!(objects.put(object("1")).is_none() && objects.put(object("3")).is_none() && objects.is_empty());
+    let mut another = object("4");
+    another.metadata.uid = "v".into();
+    assert!(objects.put(another).is_some());
+    // A list without it tells of its end as well.
+    assert_eq!(objects.replace(Vec::new(), 5).len(), 1);
+    let mut another = object("6");
+    another.metadata.uid = "v".into();
+    assert!(objects.put(another).is_none());
 }
 
 /// Nobody answers.
