@@ -125,7 +125,8 @@ impl Node for Driver {
         self.fault("unstage").await?;
         let of = request.into_inner();
         self.log.say(format!("unstage {}", of.volume_id));
-        let _ = unmount(&*of.staging_target_path, UnmountFlags::empty());
+        // Who just looks at it (its size, say) makes it busy for a moment.
+        let _ = unmount(&*of.staging_target_path, UnmountFlags::DETACH);
         Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
     }
 
@@ -166,7 +167,7 @@ impl Node for Driver {
         self.fault("unpublish").await?;
         let of = request.into_inner();
         self.log.say(format!("unpublish {}", of.volume_id));
-        let _ = unmount(&*of.target_path, UnmountFlags::empty());
+        let _ = unmount(&*of.target_path, UnmountFlags::DETACH);
         let _ = fs::remove_dir(&of.target_path).or_else(|_| fs::remove_file(&of.target_path));
         Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
     }
