@@ -679,7 +679,8 @@ step_a_list_that_outlived_its_history_is_told_so() {
 }
 
 step_a_server_that_moves_takes_its_node_along() {
-  pod stays example/hello:1 | k apply -f -
+  # Not example/hello: a secret has pulled the same image elsewhere, and who has none must ask a registry.
+  pod stays mirrored.example/honest:1 | k apply -f -
   within 60 running stays
   local before
   before=$(k -n faults get pod stays -o 'jsonpath={.status.containerStatuses[0].containerID}')
