@@ -152,7 +152,7 @@ step_root_of_a_pod_is_nobody_on_the_node() {
   local first
   first=$(n logs mapped | awk 'NR == 1 { print $2 }')
   [ "$first" -ge 65536 ]
-  is "$first" run "ps -eo uid= -o args= | awk '\$2 == \"sh\" && \$5 ~ /uid_map/ { print \$1 }'"
+  is "$first" run "stat -c %u /proc/\$(head -n 1 $(group mapped container)/cgroup.procs)"
   is 0 n exec mapped -- id -u
   n exec mapped -- cat /proc/1/attr/current | has 'sampan-default (enforce)'
   gone mapped
