@@ -50,11 +50,11 @@ step_a_machine_boots_and_its_node_is_ready() {
   with_disk eval 'echo "SAMPAN_MORE=--kubelet-arg pod-max-pids=512" >"$work/mounted/etc/sampan.env"'
   local started=$EPOCHREALTIME up ready
   vm_boot
-  within 120 eval 'run true'
+  within 120 vm_up
   up=$EPOCHREALTIME
   vm_ready
   ready=$EPOCHREALTIME
-  echo "vm: up in $(((${up/./} - ${started/./}) / 1000)) ms, its new node Ready in $(((${ready/./} - ${started/./}) / 1000)) ms" >"$work/times"
+  echo "vm: up in $(((${up/./} - ${started/./}) / 1000)) ms, its new node Ready in $(((${ready/./} - ${started/./}) / 1000)) ms" >>"$work/times"
   run 'cat /sys/fs/cgroup/cgroup.controllers' | has memory
   is Y run 'cat /sys/module/apparmor/parameters/enabled'
   k create namespace vm
