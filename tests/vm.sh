@@ -266,11 +266,11 @@ step_power_may_go_at_any_moment() {
     (
       while :; do
         number=$((acknowledged + 1))
-        timeout 10 k -n vm create configmap "cut-$number" --from-literal=number=$number || exit 0
+        k --request-timeout=10s -n vm create configmap "cut-$number" --from-literal=number=$number || exit 0
         acknowledged=$number
         echo "$acknowledged" | tee "$work/begun" >"$work/acknowledged"
-        [ $((number % 4)) != 1 ] || timeout 10 k -n vm scale deployment standing --replicas $((size + number % 2)) || exit 0
-        [ $((number % 5)) != 2 ] || timeout 10 k -n vm rollout restart deployment standing || exit 0
+        [ $((number % 4)) != 1 ] || k --request-timeout=10s -n vm scale deployment standing --replicas $((size + number % 2)) || exit 0
+        [ $((number % 5)) != 2 ] || k --request-timeout=10s -n vm rollout restart deployment standing || exit 0
       done
     ) >"$work/writer" 2>&1 &
     local writer=$!
