@@ -48,17 +48,11 @@ pub struct Objects<K> {
 const REMEMBERED: usize = 128;
 
 impl<K: 'static> Objects<K> {
-    const EMPTY: &'static Self = &Self {
-        items: BTreeMap::new(),
-        owned: BTreeMap::new(),
-        dead: BTreeSet::new(),
-        gone: VecDeque::new(),
-        synced: false,
-    };
+    const EMPTY: &'static Self = &Self::new();
 }
 
-impl<K> Default for Objects<K> {
-    fn default() -> Self {
+impl<K> Objects<K> {
+    const fn new() -> Self {
         Self {
             items: BTreeMap::new(),
             owned: BTreeMap::new(),
@@ -66,6 +60,12 @@ impl<K> Default for Objects<K> {
             gone: VecDeque::new(),
             synced: false,
         }
+    }
+}
+
+impl<K> Default for Objects<K> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
