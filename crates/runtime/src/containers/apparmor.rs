@@ -14,10 +14,15 @@ const PARSER: &str = "/sbin/apparmor_parser";
 const KERNEL: &str = "/sys/kernel/security/apparmor";
 const INCLUDES: &str = "/etc/apparmor.d";
 
+/// Whether the kernel has AppArmor, and uses it.
+pub fn enabled() -> bool {
+    fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+        && Path::new(KERNEL).is_dir()
+}
+
 /// Asked once: a change needs a restart, as kubelet's does.
 static SUPPORTED: LazyLock<bool> = LazyLock::new(|| {
-    let enabled = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
-    if !enabled || !Path::new(KERNEL).is_dir() {
+    if !enabled() {
         return false;
     }
     let parser = Path::new(PARSER).exists();

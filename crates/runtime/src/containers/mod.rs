@@ -5,7 +5,7 @@
 //! go on: a killed and restarted Sampan finds the keepers in the run directory and the configs in the state directory.
 #![allow(unsafe_code)] // descriptors beside packets, memory files, ioctls, umount: what std lacks
 
-mod apparmor;
+pub mod apparmor;
 pub mod caps;
 pub mod cgroups;
 pub mod config;

@@ -141,8 +141,7 @@ impl Host for LocalHost {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             memory_bytes: memory.get("MemTotal").copied().unwrap_or(0),
             unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
-            apparmor: Path::new("/sys/kernel/security/apparmor").exists()
-                && text("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            apparmor: runtime::containers::apparmor::enabled(),
             swap_bytes: memory.get("SwapTotal").copied().unwrap_or(0),
             hugepages: hugepages(),
             pids_limit: text("/proc/sys/kernel/pid_max").parse().unwrap_or(32768),
