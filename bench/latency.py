@@ -93,9 +93,9 @@ def exec_once(name):
     got = b""
     while b'"status":"Success"' not in got:
         more = connection.sock.recv(65536)
-        if not more:
-            sys.exit(f"exec in {name}: {got!r}")
         got += more
+        if not more or not got.startswith(b"HTTP/1.1 101 "):
+            sys.exit(f"exec in {name}: {got!r}")
     took = time.monotonic() - started
     connection.close()
     return took

@@ -217,12 +217,16 @@ fn enter_those_of_users((first, count): (u32, u32), others: i32) -> Done<OwnedFd
     entered
 }
 
-/// `keeper probe DIRECTORY`: whether this kernel and the directory's file system take pods with user namespaces.
+/// `keeper probe DIRECTORY`: whether this kernel and the directory's file system take pods with user namespaces
+/// and their volumes.
 pub fn probe(dir: &OsString) -> i32 {
     let try_it = || -> Done<()> {
         let users = enter_those_of_users((65536, 65536), 0)?;
         let tree = sys::open_tree(libc::AT_FDCWD, dir.as_bytes(), false).tried(|| "copy the mount".into())?;
-        sys::map_ids(tree.as_raw_fd(), users.as_raw_fd(), false).tried(|| "map its owners".into())
+        sys::map_ids(tree.as_raw_fd(), users.as_raw_fd(), false).tried(|| "map its owners".into())?;
+        // Kernels before 6.3 do that, but not for volumes in memory.
+        let memory = sys::new_fs(b"tmpfs", b"tmpfs", &[], 0).tried(|| "make a tmpfs".into())?;
+        sys::map_ids(memory.as_raw_fd(), users.as_raw_fd(), false).tried(|| "map a tmpfs' owners".into())
     };
     match try_it() {
         Ok(()) => 0,

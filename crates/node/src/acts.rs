@@ -426,7 +426,6 @@ impl Acts {
             {
                 return Err(("ImageGone".to_owned(), message));
             }
-            Err(Error::Invalid(message)) => return Err(failed("CreateContainerConfigError", "Failed", message)),
             Err(error) => return Err(failed("CreateContainerError", "Failed", error.to_string())),
         };
         shared.events.note(pod, &path, false, "Created", "Container created");

@@ -21,10 +21,6 @@ pub type Nanos = i64;
 pub enum Error {
     #[error("{0}")]
     NotFound(String),
-    /// The image or the pod asks for what cannot be (no such user, a hostile path): reason `CreateContainerConfigError`
-    /// or `RunContainerError`, and worth a back-off only.
-    #[error("{0}")]
-    Invalid(String),
     #[error("{0}")]
     Failed(String),
     #[error("timed out after {} s", .0.as_secs())]
@@ -481,8 +477,9 @@ pub trait Pulling: Send + Sync + 'static {
     /// How many bytes of how many are here, and how many were before it began.
     fn progress(&self, done: u64, total: u64, resumed: u64);
 
-    /// Returns when what may go has gone for so many bytes; they may not be free even so.
-    fn make_room(&self, bytes: u64) -> BoxFuture<'static, ()>;
+    /// Returns when what may go has gone for as many bytes as it likely takes; they may not be free even so. Nothing goes
+    /// if not even the least can be had.
+    fn make_room(&self, least: u64, likely: u64) -> BoxFuture<'static, ()>;
 }
 
 pub trait Images: Send + Sync + 'static {
@@ -602,6 +599,6 @@ pub struct NewKey {
 }
 
 pub trait Keys: Send + Sync + 'static {
-    /// Of a pod certificate's `keyType`: `ECDSAP256`. What cannot be made here is [`Error::Invalid`].
+    /// Of a pod certificate's `keyType`: `ECDSAP256`.
     fn make(&self, kind: &str) -> Result<NewKey>;
 }

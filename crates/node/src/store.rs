@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use schema::api::Message;
 use schema::api::core::v1::{Node, NodeStatus, Pod};
@@ -16,33 +17,58 @@ use crate::objects::lock;
 /// How the name of a file ends that is not written to its end.
 pub const UNFINISHED: &str = "~";
 
-/// Replaces a file that only root may read, if it says something else: whenever the power is cut, the old or the new
-/// one is there. What fails is logged, for nothing depends on it now.
+/// How long changes to files wait for more of them: a pod's first states come within less.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// Replaces a file that only root may read, if it says something else. What fails is logged, for nothing depends on it
+/// now.
 pub fn write_private(path: &Path, bytes: &[u8]) {
-    if fs::read(path).is_ok_and(|known| known == bytes) {
+    if says(path, bytes) {
         return;
     }
-    if let Err(error) = replace(path, bytes) {
-        tracing::warn!(path = %path.display(), %error, "what is known was not noted on disk");
+    if let Err(error) = Replacement::begin(path, bytes).and_then(Replacement::finish) {
+        not_noted(path, &error);
     }
+}
+
+fn says(path: &Path, bytes: &[u8]) -> bool {
+    fs::read(path).is_ok_and(|known| known == bytes)
+}
+
+fn not_noted(path: &Path, error: &io::Error) {
+    tracing::warn!(path = %path.display(), %error, "what is known was not noted on disk");
 }
 
 /// Replaces a file that only root may read; the new one is on the disk when this returns.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes)?;
+    Replacement::begin(path, bytes)?.finish()?;
     fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+/// A file that only root may read and that is to take another's place: whenever the power is cut, the old or the new one
+/// is there.
+struct Replacement<'a> {
+    path: &'a Path,
+    new: PathBuf,
+    file: fs::File,
+}
+
+impl<'a> Replacement<'a> {
+    fn begin(path: &'a Path, bytes: &[u8]) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        let mut new = path.as_os_str().to_owned();
+        new.push(UNFINISHED);
+        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        Ok(Self { path, new: new.into(), file })
     }
-    let mut new = path.as_os_str().to_owned();
-    new.push(UNFINISHED);
-    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&new, path)
+
+    fn finish(self) -> io::Result<()> {
+        self.file.sync_data()?;
+        fs::rename(&self.new, self.path)
+    }
 }
 
 /// A name as part of a file's: names nothing outside of its directory, whatever it is.
@@ -51,58 +77,88 @@ pub fn part(name: &str) -> String {
 }
 
 /// Files that are written behind the backs of those who change them: a disk that is slow holds up nobody, and of
-/// several changes meanwhile it gets the last.
+/// several changes within [`GATHER`] it gets the last.
 #[derive(Clone, Default)]
-pub struct Behind(Arc<Mutex<Todo>>);
+pub struct Behind(Arc<Files>);
+
+#[derive(Default)]
+struct Files {
+    todo: Mutex<Todo>,
+    /// Held by the one who writes.
+    disk: Mutex<()>,
+}
 
 #[derive(Default)]
 struct Todo {
     files: BTreeMap<PathBuf, Option<Vec<u8>>>,
-    writing: bool,
+    awaited: bool,
+}
+
+/// Writes when it is dropped, by the end of its time or of the process.
+struct Writer(Behind);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.write();
+    }
 }
 
 impl Behind {
     /// `None` removes the file.
     pub fn put(&self, path: PathBuf, bytes: Option<Vec<u8>>) {
-        let mut todo = lock(&self.0);
-        todo.files.insert(path, bytes);
-        if !std::mem::replace(&mut todo.writing, true) {
-            let behind = self.clone();
-            tokio::task::spawn_blocking(move || behind.write());
+        let awaited = {
+            let mut todo = lock(&self.0.todo);
+            todo.files.insert(path, bytes);
+            std::mem::replace(&mut todo.awaited, true)
+        };
+        if !awaited {
+            let writer = Writer(self.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                tokio::task::spawn_blocking(move || drop(writer));
+            });
         }
     }
 
     /// Leaves out what is to be below a directory that goes.
     pub fn forget(&self, dir: &Path) {
-        lock(&self.0).files.retain(|path, _| !path.starts_with(dir));
+        lock(&self.0.todo).files.retain(|path, _| !path.starts_with(dir));
     }
 
     fn write(&self) {
-        let mut done = None;
-        loop {
-            let (path, bytes) = {
-                let mut todo = lock(&self.0);
-                if let Some((path, bytes)) = done.take()
-                    && todo.files.get(&path) == Some(&bytes)
-                {
-                    todo.files.remove(&path);
-                }
-                let Some((path, bytes)) = todo.files.first_key_value() else {
-                    todo.writing = false;
-                    return;
-                };
-                (path.clone(), bytes.clone())
+        let _alone = lock(&self.0.disk);
+        let batch = {
+            let mut todo = lock(&self.0.todo);
+            todo.awaited = false;
+            todo.files.clone()
+        };
+        let mut begun = Vec::new();
+        for (path, bytes) in &batch {
+            let Some(bytes) = bytes else {
+                let _ = fs::remove_file(path);
+                continue;
             };
-            match &bytes {
-                Some(bytes) => write_private(&path, bytes),
-                None => drop(fs::remove_file(&path)),
+            if says(path, bytes) {
+                continue;
             }
-            done = Some((path, bytes));
+            // Who forgets a directory removes it next: none is made again after that.
+            let todo = lock(&self.0.todo);
+            if todo.files.contains_key(path) {
+                begun.push((path, Replacement::begin(path, bytes)));
+            }
         }
+        // The first that is waited for takes the others to the disk too, mostly.
+        for (path, replacement) in begun {
+            match replacement.and_then(Replacement::finish) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => not_noted(path, &error),
+                _ => {}
+            }
+        }
+        lock(&self.0.todo).files.retain(|path, bytes| batch.get(path) != Some(bytes));
     }
 
     fn read(&self, path: &Path) -> Option<Vec<u8>> {
-        let todo = lock(&self.0).files.get(path).cloned();
+        let todo = lock(&self.0.todo).files.get(path).cloned();
         todo.unwrap_or_else(|| fs::read(path).ok())
     }
 }

@@ -49,9 +49,9 @@ pub async fn run(kubelet: &Kubelet) {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = host.memory_pressure() => {}
-            Some(Room { bytes, made }) = rooms.recv() => {
+            Some(Room { least, likely, made }) = rooms.recv() => {
                 let now = rounds.now();
-                collect_images(kubelet, Goal::Room(bytes), now, &mut rounds.seen).await;
+                collect_images(kubelet, Goal::Room { least, likely }, now, &mut rounds.seen).await;
                 let _ = made.send(());
                 continue;
             }
@@ -396,8 +396,8 @@ enum Goal {
     Thresholds,
     /// Pressure: all that may go, however young.
     Reclaim,
-    /// A pull that is to leave free what evictions begin at.
-    Room(u64),
+    /// A pull that is to leave free what evictions begin at; nothing goes if not even the least can be had.
+    Room { least: u64, likely: u64 },
 }
 
 /// Images that pods have, or will have: those of containers and volumes, and for a pull's sake those of containers that
@@ -410,7 +410,7 @@ async fn used_images(kubelet: &Kubelet, goal: Goal) -> BTreeSet<String> {
     for view in kubelet.views().into_iter().filter(|view| !is_terminal(&view.status.phase)) {
         let volumes = view.desired.pod.spec.volumes.iter().filter_map(|volume| volume.volume_source.image.as_ref());
         names.extend(volumes.map(|of| of.reference.clone()));
-        if matches!(goal, Goal::Room(_)) {
+        if matches!(goal, Goal::Room { .. }) {
             names.extend(view.desired.members.iter().map(|member| member.container.image.clone()));
         }
     }
@@ -425,12 +425,16 @@ async fn collect_images(kubelet: &Kubelet, goal: Goal, now: Nanos, seen: &mut Se
     let rules = &shared.config.image_gc;
     let fs = || -> FsStats { shared.ports.host.fs(image_path(kubelet)).unwrap_or_default() };
     let FsStats { capacity_bytes: capacity, available_bytes: available, .. } = fs();
-    let room = match goal {
-        Goal::Room(bytes) => bytes.saturating_add(shared.config.evictions.hard(Signal::ImageFs, capacity)),
-        _ => 0,
+    let kept = shared.config.evictions.hard(Signal::ImageFs, capacity);
+    let (least, room) = match goal {
+        Goal::Room { least, likely } => (least.saturating_add(kept), likely.saturating_add(kept)),
+        _ => (0, 0),
     };
-    if matches!(goal, Goal::Room(_)) && available >= room {
-        return;
+    if matches!(goal, Goal::Room { .. }) {
+        let (taken, _) = shared.ports.images.usage().await.unwrap_or_default();
+        if available >= room || available.saturating_add(taken) < least {
+            return;
+        }
     }
     let Ok(images) = shared.ports.images.list().await else { return };
     let used = used_images(kubelet, goal).await;
@@ -446,7 +450,7 @@ async fn collect_images(kubelet: &Kubelet, goal: Goal, now: Nanos, seen: &mut Se
     let wanted = match goal {
         Goal::Thresholds if over => taken.saturating_sub(capacity / 100 * rules.low_percent),
         Goal::Thresholds => 0,
-        Goal::Reclaim | Goal::Room(_) => u64::MAX,
+        Goal::Reclaim | Goal::Room { .. } => u64::MAX,
     };
     // What somebody needs the room of is not asked how old it is.
     let rules = ImageGc { minimum_age: if goal == Goal::Thresholds { rules.minimum_age } else { 0 }, ..*rules };
@@ -454,7 +458,7 @@ async fn collect_images(kubelet: &Kubelet, goal: Goal, now: Nanos, seen: &mut Se
     let mut freed = 0;
     for image in doomed(&images, &used, seen, wanted, &rules, now) {
         // Layers may be others' too: what is free tells how much a removal gave.
-        if matches!(goal, Goal::Room(_)) && fs().available_bytes >= room {
+        if matches!(goal, Goal::Room { .. }) && fs().available_bytes >= room {
             break;
         }
         match shared.ports.images.remove(&image.id).await {

@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Somebody wants so many bytes of the images' disk.
 pub struct Room {
-    pub bytes: u64,
+    pub least: u64,
+    pub likely: u64,
     pub made: oneshot::Sender<()>,
 }
 
@@ -61,12 +62,12 @@ impl Pulling for Watched {
         }
     }
 
-    fn make_room(&self, bytes: u64) -> BoxFuture<'static, ()> {
+    fn make_room(&self, least: u64, likely: u64) -> BoxFuture<'static, ()> {
         let rooms = self.rooms.clone();
         Box::pin(async move {
             let (made, done) = oneshot::channel();
             let asked = async {
-                if rooms.send(Room { bytes, made }).await.is_ok() {
+                if rooms.send(Room { least, likely, made }).await.is_ok() {
                     let _ = done.await;
                 }
             };

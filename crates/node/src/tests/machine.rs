@@ -34,7 +34,7 @@ pub struct State {
     pub private: BTreeMap<String, Vec<String>>,
     /// How many seconds a pull takes, one a MiB, and how many bytes it wants room for.
     pub slow_pulls: u64,
-    pub pull_needs: u64,
+    pub pull_needs: (u64, u64),
     /// Exit codes of commands run in containers; 0 if not named.
     pub commands: BTreeMap<String, i32>,
     /// Containers (by name) that ignore the stop signal.
@@ -464,8 +464,8 @@ impl Images for Machine_ {
                 let state = lock(&self.state);
                 (state.slow_pulls, state.pull_needs)
             };
-            if needs > 0 {
-                pulling.make_room(needs).await;
+            if needs.1 > 0 {
+                pulling.make_room(needs.0, needs.1).await;
             }
             if slow > 0 {
                 // Never at the moment at which somebody looks.
@@ -512,7 +512,7 @@ impl Images for Machine_ {
     }
 
     fn usage(&self) -> BoxFuture<'_, Result<(u64, u64)>> {
-        Box::pin(async { Ok((0, 0)) })
+        Box::pin(async { Ok(((lock(&self.state).images.len() as u64) << 30, 0)) })
     }
 }
 
@@ -578,7 +578,7 @@ impl Host for Machine_ {
 impl Keys for Machine_ {
     fn make(&self, kind: &str) -> Result<NewKey> {
         if kind == "RSA4096" {
-            return Err(Error::Invalid("no RSA4096".into()));
+            return Err(Error::Failed("no RSA4096".into()));
         }
         let mut state = lock(&self.state);
         state.keys += 1;

@@ -207,20 +207,22 @@ async fn a_pull_that_would_not_fit_has_unused_images_removed_first() {
             .collect::<Vec<_>>()
     };
     // A GiB each; evictions begin below 5 of 100.
-    let pull = async |name: &str, free: u64, needs: u64| {
+    let pull = async |name: &str, free: u64, least: u64, likely: u64| {
         {
             let mut state = lock(&world.machine.state);
-            (state.disk_available, state.pull_needs) = (Some(free << 30), needs << 30);
+            (state.disk_available, state.pull_needs) = (Some(free << 30), (least << 30, likely << 30));
         }
         comes(&world, &with(name, &format!("{name}:1"), "IfNotPresent", &[])).await
     };
-    assert_eq!(pull("fits", 9, 3).await, ("runs".into(), 1));
+    assert_eq!(pull("fits", 9, 3, 3).await, ("runs".into(), 1));
     assert_eq!(removed(), [""; 0]);
-    assert_eq!(pull("more", 6, 2).await, ("runs".into(), 1));
+    assert_eq!(pull("more", 6, 2, 2).await, ("runs".into(), 1));
     assert_eq!(removed().len(), 2, "not more than is needed: {:?}", removed());
-    assert_eq!(pull("all", 6, 50).await, ("runs".into(), 1));
+    assert_eq!(pull("absurd", 6, 50, 150).await, ("runs".into(), 1));
+    assert_eq!(removed().len(), 2, "nothing goes for what cannot be: {:?}", removed());
+    assert_eq!(pull("all", 6, 1, 50).await, ("runs".into(), 1));
     let kept: Vec<String> = lock(&world.machine.state).images.keys().cloned().collect();
-    assert_eq!(kept, ["all:1", "app:1", "next:1", "pinned:1"]);
+    assert_eq!(kept, ["absurd:1", "all:1", "app:1", "next:1", "pinned:1"]);
 }
 
 #[test]

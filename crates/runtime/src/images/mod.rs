@@ -59,6 +59,7 @@ use records::{Record, Records};
 use reference::Reference;
 use registries::Registries;
 use registry::{Patience, Registry};
+pub use space::Need;
 use unpack::Limits;
 
 use crate::lock;
@@ -208,8 +209,8 @@ pub enum LayerState {
 /// Called from within the work, so it must be quick: send into a channel, or print.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Asked for so many bytes before a pull needs them: returns when whatever may go has gone.
-pub type MakeRoom = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Asked for room before a pull needs it: returns when whatever may go has gone.
+pub type MakeRoom = Arc<dyn Fn(Need) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// How to pull.
 #[derive(Clone, Default)]

@@ -15,9 +15,10 @@ const GROWTH: u64 = 3;
 
 /// Bytes that an image still needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Need {
-    least: u64,
-    likely: u64,
+pub struct Need {
+    /// Without these it cannot be.
+    pub least: u64,
+    pub likely: u64,
 }
 
 pub async fn install(install: &Install<'_>, make_room: Option<&MakeRoom>) -> Result<()> {
@@ -39,7 +40,7 @@ async fn ready(install: &Install<'_>, make_room: Option<&MakeRoom>, more: u64) -
         return Ok(());
     }
     if let Some(make_room) = make_room {
-        make_room(need.likely.max(more)).await;
+        make_room(Need { least: need.least.max(more), likely: need.likely.max(more) }).await;
     }
     let (path, reserve) = (install.inner.root.clone(), install.inner.options.limits.reserve);
     let free = blobs::space(&path)?.available;

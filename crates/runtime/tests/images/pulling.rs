@@ -105,8 +105,8 @@ async fn what_does_not_fit_is_refused_before_it_begins() {
     let images = open_with(&dir, options);
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = asked.clone();
-    let make_room: runtime::images::MakeRoom = Arc::new(move |bytes| {
-        seen.lock().unwrap().push(bytes);
+    let make_room: runtime::images::MakeRoom = Arc::new(move |need| {
+        seen.lock().unwrap().push((need.least, need.likely));
         Box::pin(async {})
     });
     let options = || PullOptions { make_room: Some(make_room.clone()), ..Default::default() };
@@ -114,7 +114,7 @@ async fn what_does_not_fit_is_refused_before_it_begins() {
     let packed: u64 = image.layers.iter().map(|(bytes, _)| bytes.len() as u64).sum();
     assert!(error.starts_with(&registry.name("team/app:1: not enough space on ")), "{error}");
     assert!(error.contains(&format!("{} bytes wanted at least", 2 * packed)), "{error}");
-    assert_eq!(*asked.lock().unwrap(), [4 * packed], "three times as large unpacked, mostly");
+    assert_eq!(*asked.lock().unwrap(), [(2 * packed, 4 * packed)], "three times as large unpacked, mostly");
     assert_eq!(registry.asked(&image.blob(1).to_string()), 0);
     drop(images);
     // With room it comes; what is here needs none.

@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
-use super::runtime::{BACKLOG, PodCgroups, SPEC_HASH, check_user, fits};
+use super::runtime::{BACKLOG, PodCgroups, SPEC_HASH, fits};
 use asked::{container_config, made_from, resources, sandbox_config};
 
 /// Of a message: kubelet's limit for CRI.
@@ -48,7 +48,6 @@ fn failed(status: Status) -> Error {
     let text = status.message().to_owned();
     match status.code() {
         Code::NotFound => Error::NotFound(text),
-        Code::InvalidArgument => Error::Invalid(text),
         _ => Error::Failed(text),
     }
 }
@@ -323,8 +322,6 @@ impl ports::Runtime for External {
     fn create_container<'a>(&'a self, pod: &'a str, config: &'a ContainerConfig) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
             let of = self.newest(pod).await?;
-            let image = ports::Images::find(self, &config.image_id).await?.unwrap_or_default();
-            check_user(&config.security, &image.user, &config.name)?;
             let request = cri::CreateContainerRequest {
                 pod_sandbox_id: of.id.clone(),
                 config: Some(container_config(config, &of)),

@@ -43,7 +43,7 @@ impl Keys for LocalKeys {
             "ED25519" => Algorithm::Ed25519,
             _ => {
                 let made = "ECDSAP256, ECDSAP384 and ED25519";
-                return Err(Error::Invalid(format!("this node makes no keys of type {kind}, but of {made}")));
+                return Err(Error::Failed(format!("this node makes no keys of type {kind}, but of {made}")));
             }
         };
         let random = SystemRandom::new();

@@ -48,7 +48,6 @@ fn failed(error: containers::Error) -> Error {
     let text = error.to_string();
     match error {
         E::NoSandbox(_) | E::NoContainer(_) => Error::NotFound(text),
-        E::Config { .. } | E::Seccomp { .. } => Error::Invalid(text),
         E::Timeout { seconds, .. } => Error::Timeout(Duration::from_secs(seconds)),
         _ => Error::Failed(text),
     }
@@ -370,27 +369,6 @@ fn container_config(
     }
 }
 
-/// `runAsNonRoot`, in upstream's words.
-pub(super) fn check_user(asked: &ports::Security, user: &str, container: &str) -> Result<()> {
-    if !asked.run_as_non_root {
-        return Ok(());
-    }
-    let user = user.split(':').next().unwrap_or_default();
-    match asked.run_as_user {
-        Some(0) => {
-            Err(Error::Invalid(format!("container's runAsUser breaks non-root policy (container: {container})")))
-        }
-        Some(_) => Ok(()),
-        None if user.is_empty() || user == "0" => Err(Error::Invalid(format!(
-            "container has runAsNonRoot and image will run as root (container: {container})"
-        ))),
-        None if user.parse::<u32>().is_err() => Err(Error::Invalid(format!(
-            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (container: {container})"
-        ))),
-        None => Ok(()),
-    }
-}
-
 fn disk(of: &containers::DiskIo) -> ports::DiskIo {
     let told = std::fs::read_to_string(format!("/sys/dev/block/{}/uevent", of.device)).unwrap_or_default();
     let name = told.lines().find_map(|line| line.strip_prefix("DEVNAME="));
@@ -528,7 +506,6 @@ impl ports::Runtime for Containers {
         Box::pin(async move {
             let sandbox = self.sandbox(pod)?;
             let rootfs = self.images.resolve(&config.image_id).await.map_err(|error| Error::Failed(error.chain()))?;
-            check_user(&config.security, &rootfs.config.user, &config.name)?;
             let mut made = container_config(config, &sandbox.config, &rootfs);
             super::cdi::inject(&config.cdi_devices, &mut made).map_err(Error::Failed)?;
             let id = self.runtime.create_container(&sandbox.id, made).await.map_err(failed)?;
@@ -671,7 +648,7 @@ impl ports::Images for Containers {
                 logins.extend(providers.logins(name).await);
             }
             let asks = pulling.clone();
-            let make_room: images::MakeRoom = Arc::new(move |bytes| asks.make_room(bytes));
+            let make_room: images::MakeRoom = Arc::new(move |need| asks.make_room(need.least, need.likely));
             let options = PullOptions { logins, events: Some(told(pulling)), make_room: Some(make_room) };
             let (pulled, used) = self.images.pull_by(name, options).await.map_err(|error| match error.kind() {
                 Kind::InvalidName => PullError::InvalidName(error.chain()),
