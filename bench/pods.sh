@@ -2,6 +2,7 @@
 # Measures pods beside kubelet + containerd + runc, in a network namespace of its own: pods.sh DIR TOOLS [PODS]
 # Leaves pods-{sampan,kine}.json (kload's phase `pods`), burst-*.json (20 at once), latency-*.json
 # (exec, and create to exit) and node-*.json (memory) in DIR.
+# Both keep their data on a fresh file system (a file in DIR): an old and full one can take a millisecond to find a free inode.
 # Every pod is the same static program that sleeps until SIGTERM, or ends at once if it has an argument; what the pod itself holds is not counted.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,7 +11,8 @@ sampan=$(realpath "${SAMPAN:-$here/../target/release/sampan}")
 peers=${PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan-peers}
 kload=$peers/bin/kload
 net=spb$$
-export R=$work/pods-peers IP=10.98.0.1
+disk=$work/disk
+export R=$disk/peers IP=10.98.0.1
 # In the background nsenter stands for itself: $! is then the program.
 at() { nsenter "--net=/run/netns/$net" "$@"; }
 kubepods="/sys/fs/cgroup/kubepods /sys/fs/cgroup/*/kubepods"
@@ -22,15 +24,27 @@ cleanup() {
   set +e
   if [ -n "$pid" ]; then
     kill -9 "$pid" 2>/dev/null; wait "$pid" 2>/dev/null
-    at "$sampan" killall --data-dir "$work/node" >/dev/null 2>&1
+    at "$sampan" killall --data-dir "$disk/node" >/dev/null 2>&1
   fi
-  [ -d "$R/pids" ] && at "$tools/peers/down.sh" >/dev/null 2>&1
-  grep " $R/" /proc/self/mountinfo | awk '{print $5}' | tac | while read -r point; do umount -l "$point"; done
+  if [ -d "$R/pids" ]; then
+    at "$tools/peers/down.sh" >/dev/null 2>&1
+    # What is left of upstream's pods, each with its shim, if something failed.
+    cat /sys/fs/cgroup/pids/kubepods/*/pod*/*/cgroup.procs 2>/dev/null | xargs -r kill -9
+    for process in /proc/[0-9]*; do
+      [[ "$(tr '\0' ' ' 2>/dev/null <"$process/cmdline")" != *containerd-shim*"$R/containerd/containerd.sock"* ]] || kill -9 "${process#/proc/}"
+    done
+  fi
+  grep " $disk/" /proc/self/mountinfo | awk '{print $5}' | tac | while read -r point; do umount -l "$point"; done
+  umount "$disk" && rm -f "$disk.img"; rmdir "$disk"
   # The kubelet leaves its cgroups, in every hierarchy there is.
   for group in $kubepods; do [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +; done
   ip netns del "$net" 2>/dev/null
 }
 trap cleanup EXIT
+mkdir -p "$disk"
+truncate -s 8G "$disk.img"
+mkfs.ext4 -q -F "$disk.img"
+mount -o loop "$disk.img" "$disk"
 ip netns add "$net"
 ip -n "$net" link set lo up
 ip -n "$net" link add eth0 type bridge
@@ -80,22 +94,22 @@ measure() { # NAME KUBECONFIG PROCESSES
 }
 
 started=$(date +%s%N)
-nsenter "--net=/run/netns/$net" "$sampan" server --data-dir "$work/node" --config /dev/null --node-name one --write-kubeconfig "$work/pods.yaml" >"$work/pods-server.log" 2>&1 &
+nsenter "--net=/run/netns/$net" "$sampan" server --data-dir "$disk/node" --config /dev/null --node-name one --write-kubeconfig "$work/pods.yaml" >"$work/pods-server.log" 2>&1 &
 pid=$!
 until grep -q 'the node is Ready' "$work/pods-server.log"; do
   kill -0 "$pid" 2>/dev/null || { cat "$work/pods-server.log" >&2; exit 1; }
   sleep 0.005
 done
 ready=$((($(date +%s%N) - started) / 1000000))
-at "$sampan" images --data-dir "$work/node" import "$work/tiny.tar" >/dev/null
-measure sampan "$work/pods.yaml" "(sampan server|hold dir=).*$work/node"
+at "$sampan" images --data-dir "$disk/node" import "$work/tiny.tar" >/dev/null
+measure sampan "$work/pods.yaml" "(sampan server|hold dir=).*$disk/node"
 jq --argjson ready "$ready" '. + {first_node_ready_ms: $ready}' "$work/node-sampan.json" >"$work/node.json" && mv "$work/node.json" "$work/node-sampan.json"
 kill "$pid"; wait "$pid" 2>/dev/null || true
-at "$sampan" killall --data-dir "$work/node" >/dev/null; pid=
+at "$sampan" killall --data-dir "$disk/node" >/dev/null; pid=
 
 [ -x "$peers/bin/kubelet" ] || { echo "bench: no kubelet in $peers: nothing to compare pods with" >&2; exit 0; }
 at "$tools/peers/up.sh" kine >"$work/pods-up.log" 2>&1
-IMGS="$work/pause.tar $work/tiny.tar" at "$tools/peers/node.sh" up >>"$work/pods-up.log" 2>&1
+IMGS="$work/pause.tar $work/tiny.tar" KUBELET_ARGS=--address=$IP at "$tools/peers/node.sh" up >>"$work/pods-up.log" 2>&1
 measure kine "$R/admin.kubeconfig" "^$peers/bin/(kubelet|containerd)|^/pause"
 kubectl=("$peers/bin/kubectl" --kubeconfig "$R/admin.kubeconfig")
 at "${kubectl[@]}" get namespaces -o name | grep /held | at xargs -r "${kubectl[@]}" delete --timeout=120s >/dev/null

@@ -226,12 +226,17 @@ step_a_machine_that_goes_down_waits_for_its_pods() {
   within 60 running last
   run 'systemd-inhibit --list' | has 'Kubelet needs time to handle node shutdown'
   stand
+  n get pods -l app=standing -o name >"$work/before"
   run 'systemctl poweroff' || true
   vm_gone 300
   with_disk test -s "$work/mounted/srv/said"
   vm_boot
   vm_ready
   node_of_this_boot
+  # The deployment's have ended for good, and others are in their places.
+  within 120 is 3 n get deployment standing -o 'jsonpath={.status.availableReplicas}'
+  n get pods -l app=standing --field-selector status.phase=Running -o name >"$work/after"
+  is 0 eval 'grep -cxFf "$work/before" "$work/after" || true'
   is Terminated of last reason
   of last message | has 'Pod was terminated in response to imminent node shutdown.'
   gone last

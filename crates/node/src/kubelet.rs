@@ -750,7 +750,7 @@ fn living(workers: &HashMap<String, Handle>, but: &str) -> Vec<Arc<Pod>> {
     living.map(|(handle, _)| handle.pod.borrow().clone()).collect()
 }
 
-/// Workers end with the run.
+/// Workers end with the run, and what is known is noted.
 struct Guard(Arc<Kubelet>);
 
 impl Drop for Guard {
@@ -758,6 +758,7 @@ impl Drop for Guard {
         for (_, handle) in lock(&self.0.workers).drain() {
             handle.task.abort();
         }
+        self.0.store.flush();
     }
 }
 

@@ -8,7 +8,11 @@ use crate::kubelet::Kubelet;
 use crate::memory::End;
 use crate::objects::lock;
 use crate::plan::{is_running, is_terminal};
+use crate::pod::is_static;
+use crate::worker::View;
 
+/// How long the API has for the last pods' ends: pods whose end it does not know are started again by the next boot.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 
 /// Pods by the phases of a shutdown, each of which takes so long at most: a pod belongs to the last phase whose priority
@@ -71,8 +75,17 @@ async fn end_all(kubelet: &Kubelet, phases: &[(i32, Duration)]) {
             own.into_iter()
                 .any(|view| view.observed.sandbox.is_some() || view.observed.containers.iter().any(is_running))
         };
-        while runs() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        wait_while(runs, until).await;
+    }
+    let unknown = |view: &std::sync::Arc<View>| {
+        let pod = &view.desired.pod;
+        is_terminal(&view.status.phase) && !is_terminal(&pod.status.phase) && !is_static(pod)
+    };
+    wait_while(|| kubelet.views().iter().any(unknown), Instant::now() + TOLD_WITHIN).await;
+}
+
+async fn wait_while(holds: impl Fn() -> bool, until: Instant) {
+    while holds() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

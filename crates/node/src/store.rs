@@ -94,15 +94,6 @@ struct Todo {
     awaited: bool,
 }
 
-/// Writes when it is dropped, by the end of its time or of the process.
-struct Writer(Behind);
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.0.write();
-    }
-}
-
 impl Behind {
     /// `None` removes the file.
     pub fn put(&self, path: PathBuf, bytes: Option<Vec<u8>>) {
@@ -112,10 +103,10 @@ impl Behind {
             std::mem::replace(&mut todo.awaited, true)
         };
         if !awaited {
-            let writer = Writer(self.clone());
+            let behind = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(GATHER).await;
-                tokio::task::spawn_blocking(move || drop(writer));
+                tokio::task::spawn_blocking(move || behind.write());
             });
         }
     }
@@ -125,6 +116,7 @@ impl Behind {
         lock(&self.0.todo).files.retain(|path, _| !path.starts_with(dir));
     }
 
+    /// Blocks until what waits is on the disk.
     fn write(&self) {
         let _alone = lock(&self.0.disk);
         let batch = {
@@ -215,6 +207,11 @@ impl Store {
 
     pub fn get(&self, uid: &str) -> Option<Pod> {
         Pod::decode(&self.behind.read(&self.path(uid))?).ok()
+    }
+
+    /// What waits is on the disk when this returns.
+    pub fn flush(&self) {
+        self.behind.write();
     }
 
     pub fn load(&self) -> Vec<Pod> {

@@ -158,6 +158,7 @@ async fn without_a_server_the_last_pods_start() {
     assert!(before.env.contains(&("SHOP_SERVICE_HOST".into(), "10.43.0.7".into())), "{:?}", before.env);
     world.settle().await;
     let (dir, api, machine) = world.stop();
+    tokio::time::sleep(Duration::from_millis(1)).await;
     lock(&machine.state).pods.clear();
     lock(&machine.state).configs.clear();
     let files = dir.0.join("kubelet/pods/uid-web/volumes/kubernetes.io~projected/token");
@@ -202,6 +203,7 @@ async fn without_a_server_the_last_pods_start() {
     assert_eq!(world.machine.log().len(), done, "nothing is made anew: {:?}", world.machine.log());
     world.api.delete_pod("default", "web", 1, world.machine.now() / 1_000_000_000);
     world.until_gone("web").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     world.settle().await;
     assert!(!world.path("kubelet/pods/uid-web").exists() && !world.path("kubelet/last-pods/uid-web").exists());
 }
