@@ -281,9 +281,13 @@ spec:
   nodeName: two
   restartPolicy: Never
   initContainers:
-  - {name: before, image: 'example/hello:1', command: [echo, made ready]}
+  - name: before
+    image: example/hello:1
+    command: [sh, -c, '[ -x /all/bin/busybox ] && ! echo >/all/tmp/new && head -n 1 /part/hello']
+    volumeMounts: [{name: image, mountPath: /all}, {name: image, mountPath: /part, subPath: www/cgi-bin}]
   containers:
   - {name: app, image: 'example/hello:1', command: [echo, finished]}
+  volumes: [{name: image, image: {reference: 'example/hello:1'}}]
 YAML
   within 60 is "1 true" k get pod lives -o 'jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}'
   of_pod lives containerID | grep -q "^$1://."
@@ -316,7 +320,7 @@ logs_of_both() {
   within 10 is Succeeded k get pod ends -o 'jsonpath={.status.phase}'
   is finished k logs ends
   is finished k logs --follow ends
-  is 'made ready' k logs ends -c before
+  k logs ends -c before | has '#!/bin/sh'
 }
 
 step_a_node_on_our_own_cri_runs_pods() {

@@ -8,7 +8,7 @@ use schema::api::core::v1::{Container, FileKeySelector, PodSecurityContext, Secu
 
 use crate::config::Config;
 use crate::pod::{Desired, Member};
-use crate::ports::{ContainerConfig, Device, Image, Mount, Profile, Propagation, SandboxConfig, Security};
+use crate::ports::{ContainerConfig, Device, Image, ImageMount, Mount, Profile, Propagation, SandboxConfig, Security};
 use crate::volumes::{self, Set};
 use crate::{env, resources};
 
@@ -149,7 +149,7 @@ fn volume_mount(
     let volume = parts.volumes.get(&mount.name).ok_or_else(|| Error::NoVolume(mount.name.clone()))?;
     let sub_path =
         if mount.sub_path_expr.is_empty() { mount.sub_path.clone() } else { env::expand(&mount.sub_path_expr, lookup) };
-    let host_path = if sub_path.is_empty() {
+    let host_path = if sub_path.is_empty() || volume.image.is_some() {
         volume.host_path.clone()
     } else {
         let target = parts
@@ -165,6 +165,7 @@ fn volume_mount(
     let readonly = mount.read_only || volume.readonly;
     Ok(Mount {
         host_path,
+        image: volume.image.clone().map(|image| ImageMount { sub_path, ..image }),
         container_path: absolute(&mount.mount_path),
         readonly,
         recursive_readonly: readonly && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),

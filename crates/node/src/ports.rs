@@ -183,11 +183,22 @@ pub struct ContainerConfig {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mount {
     pub host_path: PathBuf,
+    /// In place of a host's path.
+    pub image: Option<ImageMount>,
     pub container_path: PathBuf,
     pub readonly: bool,
     /// Read-only below mounts in it, too.
     pub recursive_readonly: bool,
     pub propagation: Propagation,
+}
+
+/// An image whose files the runtime mounts itself, all or those at a path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageMount {
+    pub id: String,
+    /// As in the spec.
+    pub reference: String,
+    pub sub_path: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -500,8 +511,8 @@ pub trait Images: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
 
     /// Shows an image's files at a directory below the pod's own, read-only, until that is unmounted; its layers stay
-    /// until the pod is removed.
-    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>>;
+    /// until the pod is removed. `false`: not here, the runtime does it for each container ([`Mount::image`]).
+    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<bool>>;
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
 

@@ -493,10 +493,10 @@ impl Images for Machine_ {
         Box::pin(async { Ok(lock(&self.state).images.values().cloned().collect()) })
     }
 
-    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>> {
+    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             self.say(format!("mount {id} for {pod} at {}", target.ends_with("volumes/kubernetes.io~image/data")));
-            Ok(())
+            Ok(!id.starts_with("sha256:theirs"))
         })
     }
 

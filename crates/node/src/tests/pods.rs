@@ -7,7 +7,8 @@ use schema::api::meta::v1::LabelSelector;
 use schema::api::node::v1::RuntimeClass;
 
 use super::*;
-use crate::{objects::lock, ports::PullError};
+use crate::objects::lock;
+use crate::ports::{ImageMount, PullError};
 
 fn waiting(pod: &Pod) -> String {
     pod.status
@@ -329,18 +330,21 @@ async fn sandboxes_that_cannot_be() {
 #[tokio::test(start_paused = true)]
 async fn an_image_is_a_volume() {
     let world = World::new("image-volume");
-    let image = ImageVolumeSource { reference: "data:1".into(), ..ImageVolumeSource::default() };
     let mut pod = pod("web", vec![container("app")]);
-    pod.spec.volumes = vec![Volume {
-        name: "data".into(),
-        volume_source: VolumeSource { image: Some(image), ..VolumeSource::default() },
-        ..Volume::default()
-    }];
-    pod.spec.containers[0].volume_mounts = vec![schema::api::core::v1::VolumeMount {
-        name: "data".into(),
-        mount_path: "/data".into(),
-        ..Default::default()
-    }];
+    for (name, reference, sub_path) in [("data", "data:1", ""), ("theirs", "theirs:1", "some/where")] {
+        let image = ImageVolumeSource { reference: reference.into(), ..ImageVolumeSource::default() };
+        pod.spec.volumes.push(Volume {
+            name: name.into(),
+            volume_source: VolumeSource { image: Some(image), ..VolumeSource::default() },
+            ..Volume::default()
+        });
+        pod.spec.containers[0].volume_mounts.push(schema::api::core::v1::VolumeMount {
+            name: name.into(),
+            mount_path: format!("/{name}"),
+            sub_path: sub_path.into(),
+            ..Default::default()
+        });
+    }
     lock(&world.machine.state).broken.insert("data:1".into(), PullError::Failed("no such image".into()));
     world.api.put(&pod);
     world.until("web", "failed", |pod| waiting(pod) == "ErrImagePull").await;
@@ -350,6 +354,11 @@ async fn an_image_is_a_volume() {
     assert!(world.machine.log().contains(&"mount sha256:data:1 for uid-web at true".to_owned()));
     let mounts = world.machine.config("app").expect("made").mounts;
     assert!(mounts.iter().any(|mount| mount.container_path.ends_with("data") && mount.readonly), "{mounts:?}");
+    // One that its runtime mounts.
+    let theirs = mounts.iter().find(|mount| mount.container_path.ends_with("theirs") && mount.readonly);
+    let (id, reference, sub_path) = ("sha256:theirs:1".into(), "theirs:1".into(), "some/where".into());
+    assert_eq!(theirs.and_then(|of| of.image.clone()), Some(ImageMount { id, reference, sub_path }), "{mounts:?}");
+    assert_eq!(theirs.map(|of| of.host_path.as_os_str().len()), Some(0));
 }
 
 #[tokio::test(start_paused = true)]

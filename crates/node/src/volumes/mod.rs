@@ -40,7 +40,7 @@ use crate::events::Recorder;
 use crate::memory::SECOND;
 use crate::objects::{Wake, lock};
 use crate::pod::Desired;
-use crate::ports::{self, Images, Nanos};
+use crate::ports::{self, ImageMount, Images, Nanos};
 use crate::recall::Recall;
 use crate::resources;
 
@@ -82,6 +82,8 @@ pub struct Mounted {
     pub readonly: bool,
     /// Of block volumes: a device.
     pub block: bool,
+    /// Of an image volume that the runtime mounts itself, in place of a path.
+    pub image: Option<ImageMount>,
 }
 
 pub type Set = BTreeMap<String, Mounted>;
@@ -202,8 +204,11 @@ impl Volumes {
                 }
                 "image" => {
                     let id = ids.get(&volume.name).cloned().unwrap_or_default();
-                    images.mount(&id, &uid, &dir).await.map_err(|error| named(error.into()))?;
-                    disk::Job::Stands(Mounted { host_path: dir, readonly: true, block: false })
+                    let here = images.mount(&id, &uid, &dir).await.map_err(|error| named(error.into()))?;
+                    let reference = source.image.as_ref().map(|of| of.reference.clone()).unwrap_or_default();
+                    let image = (!here).then_some(ImageMount { id, reference, sub_path: String::new() });
+                    let host_path = if here { dir } else { PathBuf::new() };
+                    disk::Job::Stands(Mounted { host_path, readonly: true, block: false, image })
                 }
                 "empty-dir" => {
                     let of = source.empty_dir.clone().unwrap_or_default();

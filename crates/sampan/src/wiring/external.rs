@@ -578,8 +578,8 @@ impl ports::Images for External {
         })
     }
 
-    fn mount<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Path) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async { Err(Error::Failed("image volumes need the embedded container runtime".into())) })
+    fn mount<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Path) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async { Ok(false) })
     }
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {

@@ -668,13 +668,13 @@ impl ports::Images for Containers {
         Box::pin(async { Ok(self.images.list().await.map_err(store_failed)?.into_iter().map(image).collect()) })
     }
 
-    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<()>> {
+    fn mount<'a>(&'a self, id: &'a str, pod: &'a str, target: &'a Path) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             let rootfs = self.images.resolve(id).await.map_err(store_failed)?;
             let failed = |error: std::io::Error| Error::Failed(format!("mount it on {}: {error}", target.display()));
             self.images.show(&rootfs, target).map_err(failed)?;
             lock(&self.held).insert(format!("{pod}/{}", target.display()), rootfs);
-            Ok(())
+            Ok(true)
         })
     }
 

@@ -181,6 +181,12 @@ pub fn container_config(asked: &ContainerConfig, of: &cri::PodSandboxStatus) -> 
             .iter()
             .map(|mount| cri::Mount {
                 host_path: mount.host_path.to_string_lossy().into_owned(),
+                image: mount.image.as_ref().map(|image| cri::ImageSpec {
+                    image: image.id.clone(),
+                    user_specified_image: image.reference.clone(),
+                    ..Default::default()
+                }),
+                image_sub_path: mount.image.as_ref().map_or(String::new(), |image| image.sub_path.clone()),
                 container_path: mount.container_path.to_string_lossy().into_owned(),
                 readonly: mount.readonly,
                 recursive_read_only: mount.recursive_readonly,
