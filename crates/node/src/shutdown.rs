@@ -9,9 +9,9 @@ use crate::memory::End;
 use crate::objects::lock;
 use crate::plan::{is_running, is_terminal};
 use crate::pod::is_static;
-use crate::worker::View;
 
-/// How long the API has for the last pods' ends: pods whose end it does not know are started again by the next boot.
+/// How long the last pods have to be gone once they are killed, and the API to know: the next boot starts those again whose
+/// end it does not.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 
@@ -77,11 +77,11 @@ async fn end_all(kubelet: &Kubelet, phases: &[(i32, Duration)]) {
         };
         wait_while(runs, until).await;
     }
-    let unknown = |view: &std::sync::Arc<View>| {
-        let pod = &view.desired.pod;
-        is_terminal(&view.status.phase) && !is_terminal(&pod.status.phase) && !is_static(pod)
+    let unknown = || {
+        let views = kubelet.views();
+        views.iter().any(|view| !is_terminal(&view.desired.pod.status.phase) && !is_static(&view.desired.pod))
     };
-    wait_while(|| kubelet.views().iter().any(unknown), Instant::now() + TOLD_WITHIN).await;
+    wait_while(unknown, Instant::now() + TOLD_WITHIN).await;
 }
 
 async fn wait_while(holds: impl Fn() -> bool, until: Instant) {
