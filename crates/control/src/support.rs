@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use reconcile::{Action, Ctx, Key, Objects, Patch, Reference, World};
-use schema::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use schema::api::core::v1::{Event, EventSource, Pod};
 use schema::api::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use schema::api::{IntOrString, MicroTime, Object, Time};
 use schema::selector;
@@ -67,15 +67,7 @@ pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
 
 /// A reference that makes `owner` the controller.
 pub fn controller_ref<K: Object>(owner: &K) -> OwnerReference {
-    OwnerReference {
-        api_version: K::api_version(),
-        kind: K::KIND.to_owned(),
-        name: owner.name().to_owned(),
-        uid: owner.metadata().uid.clone(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-        ..OwnerReference::default()
-    }
+    OwnerReference { controller: Some(true), block_owner_deletion: Some(true), ..reconcile::owner(owner) }
 }
 
 /// Which dependents belong to `owner`, and what to do so that they do: adopt orphans that match, release what does not.
@@ -150,15 +142,7 @@ pub fn event<K: Object>(
             namespace: namespace.to_owned(),
             ..ObjectMeta::default()
         },
-        involved_object: ObjectReference {
-            kind: K::KIND.to_owned(),
-            api_version: K::api_version(),
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            uid: meta.uid.clone(),
-            resource_version: meta.resource_version.clone(),
-            ..ObjectReference::default()
-        },
+        involved_object: reconcile::reference(object),
         reason: reason.to_owned(),
         message: message.into(),
         source: EventSource { component: component.to_owned(), ..EventSource::default() },

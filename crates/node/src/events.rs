@@ -65,17 +65,7 @@ impl Recorder {
     }
 
     fn about<K: Object>(object: &K, field_path: &str) -> ObjectReference {
-        let meta = object.metadata();
-        ObjectReference {
-            kind: K::KIND.to_owned(),
-            api_version: K::api_version(),
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            uid: meta.uid.clone(),
-            resource_version: meta.resource_version.clone(),
-            field_path: field_path.to_owned(),
-            ..ObjectReference::default()
-        }
+        ObjectReference { field_path: field_path.to_owned(), ..reconcile::reference(object) }
     }
 
     /// About the node, which is named by its name instead of a uid, as kubelets do.

@@ -8,7 +8,7 @@ use schema::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
-use schema::api::meta::v1::{ObjectMeta, OwnerReference};
+use schema::api::meta::v1::ObjectMeta;
 use schema::api::{MicroTime, Quantity as Text, Time};
 use schema::quantity::{Format, Quantity};
 use serde_json::json;
@@ -459,13 +459,7 @@ async fn create_lease(client: &Client, node: &str, spec: LeaseSpec) -> Result<Le
     let metadata = ObjectMeta {
         name: node.to_owned(),
         namespace: "kube-node-lease".into(),
-        owner_references: vec![OwnerReference {
-            api_version: "v1".into(),
-            kind: "Node".into(),
-            name: node.to_owned(),
-            uid: owner.metadata.uid,
-            ..OwnerReference::default()
-        }],
+        owner_references: vec![reconcile::owner(&owner)],
         ..ObjectMeta::default()
     };
     client.create(&Lease { metadata, spec, ..Lease::default() }).await

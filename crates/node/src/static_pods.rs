@@ -181,14 +181,8 @@ async fn carry_out(kubelet: &Kubelet, mirror: Mirror) -> Result<(), String> {
             mirror.metadata.uid.clear();
             let hash = pod.metadata.annotations.get(HASH).cloned().unwrap_or_default();
             mirror.metadata.annotations.insert(MIRROR.into(), hash);
-            mirror.metadata.owner_references = vec![OwnerReference {
-                api_version: "v1".into(),
-                kind: "Node".into(),
-                name: node.metadata.name.clone(),
-                uid: node.metadata.uid.clone(),
-                controller: Some(true),
-                ..OwnerReference::default()
-            }];
+            mirror.metadata.owner_references =
+                vec![OwnerReference { controller: Some(true), ..reconcile::owner(&*node) }];
             match client.create(&mirror).await {
                 Err(error) if error.code() != 409 => Err(error.to_string()),
                 _ => Ok(()),

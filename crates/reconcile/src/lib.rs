@@ -9,10 +9,12 @@
 pub mod backoff;
 pub mod io;
 mod plan;
+mod references;
 mod runner;
 mod world;
 
 pub use plan::{Action, AnyObject, DeleteOptions, Patch, Plan, Propagation, Reference, path};
+pub use references::{owner, reference};
 pub use runner::{Reconcile, Row, Runner, Shared, Trigger, WallClock};
 pub use world::{Key, Objects, World};
 

@@ -41,26 +41,18 @@ impl From<Vec<Action>> for Plan {
 /// One write to the API.
 #[derive(Debug)]
 pub enum Action {
+    /// POST to the collection.
     Create(Box<dyn AnyObject>),
     /// PUT of the whole object; its resourceVersion is the precondition.
     Update(Box<dyn AnyObject>),
     /// PUT of `/status`.
     UpdateStatus(Box<dyn AnyObject>),
-    Patch {
-        of: Reference,
-        subresource: Option<&'static str>,
-        patch: Patch,
-    },
-    Delete {
-        of: Reference,
-        options: DeleteOptions,
-    },
+    /// PATCH, of a subresource perhaps.
+    Patch { of: Reference, subresource: Option<&'static str>, patch: Patch },
+    /// DELETE, with its preconditions.
+    Delete { of: Reference, options: DeleteOptions },
     /// POST to a subresource: `binding`, `eviction`, `token`.
-    Post {
-        of: Reference,
-        subresource: &'static str,
-        body: Box<dyn AnyObject>,
-    },
+    Post { of: Reference, subresource: &'static str, body: Box<dyn AnyObject> },
 }
 
 impl Action {
@@ -89,14 +81,14 @@ impl Action {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Patch {
+    /// RFC 6902.
     Json(Json),
+    /// RFC 7386.
     Merge(Json),
+    /// Upstream's own: lists merge by their keys.
     Strategic(Json),
     /// Server-side apply, forced.
-    Apply {
-        manager: &'static str,
-        object: Json,
-    },
+    Apply { manager: &'static str, object: Json },
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

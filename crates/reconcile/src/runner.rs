@@ -29,11 +29,25 @@ pub type Reconcile = Box<dyn Fn(&World, &Key, &mut Ctx) -> Plan + Send + Sync>;
 pub struct Row {
     pub name: &'static str,
     /// Who it is to the API: `system:serviceaccount:kube-system:deployment-controller`.
-    pub user: &'static str,
+    pub user: String,
     pub triggers: Vec<Trigger>,
     pub reconcile: Reconcile,
     /// How many keys are carried out at once.
     pub parallel: usize,
+}
+
+impl Row {
+    /// `user` is a service account of kube-system, or with colons a user's whole name.
+    pub fn new(
+        name: &'static str,
+        user: &str,
+        parallel: usize,
+        triggers: Vec<Trigger>,
+        reconcile: impl Fn(&World, &Key, &mut Ctx) -> Plan + Send + Sync + 'static,
+    ) -> Self {
+        let prefix = if user.contains(':') { "" } else { "system:serviceaccount:kube-system:" };
+        Self { name, user: format!("{prefix}{user}"), triggers, reconcile: Box::new(reconcile), parallel }
+    }
 }
 
 /// A kind that a row reads, and which keys a change of it concerns.
@@ -338,7 +352,7 @@ const SIDE_BY_SIDE: usize = 16;
 
 async fn drive(shared: Arc<Shared>, index: usize, client: Client) {
     let Some(state) = shared.rows.get(index) else { return };
-    let client = client.with_identity(Identity(state.row.user.into()));
+    let client = client.with_identity(Identity(state.row.user.as_str().into()));
     let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
     let mut failures: HashMap<Key, String> = HashMap::new();
     let mut running: JoinSet<(Key, Result<Option<Duration>, Error>)> = JoinSet::new();

@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 use super::volumes::claims_of;
 use crate::support::{event, is_terminal};
 
-const USER: &str = "system:serviceaccount:kube-system:attachdetach-controller";
 const COMPONENT: &str = "attachdetach-controller";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// After this long a node that is not Ready has its volumes taken away.
@@ -33,51 +32,46 @@ pub struct Memory {
 
 pub fn row() -> Row {
     let memory = Mutex::default();
-    Row {
-        name: "attach-detach",
-        user: USER,
-        triggers: vec![
-            Trigger::on::<Node>(|_, old, new| {
-                let read = |node: &Node| {
-                    let status = &node.status;
-                    (status.volumes_in_use.clone(), status.volumes_attached.clone(), is_ready(node), is_out(node))
-                };
-                let changed = old.map(read) != new.map(read);
-                new.or(old).filter(|_| changed).map(Key::of).into_iter().collect()
-            }),
-            Trigger::on::<Pod>(|_, old, new| {
-                let concerns = |pod: &&Pod| !pod.spec.node_name.is_empty() && claims_of(pod).next().is_some();
-                let read = |pod: &Pod| (pod.spec.node_name.clone(), is_terminal(pod));
-                let changed = old.map(read) != new.map(read);
-                let pod = new.or(old).filter(concerns).filter(|_| changed);
-                pod.map(|pod| Key::new("", &pod.spec.node_name)).into_iter().collect()
-            }),
-            Trigger::on::<PersistentVolumeClaim>(|world, _, new| {
-                let bound = new.filter(|claim| !claim.spec.volume_name.is_empty());
-                bound.map_or_else(Vec::new, |claim| nodes_of(world, claim.namespace(), claim.name()))
-            }),
-            Trigger::on::<PersistentVolume>(|world, _, new| {
-                let of = new.filter(|volume| volume.spec.persistent_volume_source.csi.is_some());
-                let of = of.and_then(|volume| volume.spec.claim_ref.as_ref());
-                of.map_or_else(Vec::new, |of| nodes_of(world, &of.namespace, &of.name))
-            }),
-            Trigger::on::<VolumeAttachment>(|world, old, new| {
-                let mut keys: Vec<Key> = new.or(old).map(|of| Key::new("", &of.spec.node_name)).into_iter().collect();
-                // Another node may wait for the volume.
-                if let Some(gone) = old.filter(|_| new.is_none()) {
-                    let volume = gone.spec.source.persistent_volume_name.as_deref().unwrap_or_default();
-                    let volume = world.of::<PersistentVolume>().named("", volume);
-                    let of = volume.and_then(|volume| volume.spec.claim_ref.as_ref());
-                    keys.extend(of.into_iter().flat_map(|of| nodes_of(world, &of.namespace, &of.name)));
-                }
-                keys
-            }),
-            Trigger::on::<CSIDriver>(|world, _, _| world.of::<Node>().iter().map(|(key, _)| key.clone()).collect()),
-        ],
-        reconcile: Box::new(move |world, key, ctx| reconcile(world, key, ctx, &memory)),
-        // No two nodes get a volume that only one may have.
-        parallel: 1,
-    }
+    let triggers = vec![
+        Trigger::on::<Node>(|_, old, new| {
+            let read = |node: &Node| {
+                let status = &node.status;
+                (status.volumes_in_use.clone(), status.volumes_attached.clone(), is_ready(node), is_out(node))
+            };
+            let changed = old.map(read) != new.map(read);
+            new.or(old).filter(|_| changed).map(Key::of).into_iter().collect()
+        }),
+        Trigger::on::<Pod>(|_, old, new| {
+            let concerns = |pod: &&Pod| !pod.spec.node_name.is_empty() && claims_of(pod).next().is_some();
+            let read = |pod: &Pod| (pod.spec.node_name.clone(), is_terminal(pod));
+            let changed = old.map(read) != new.map(read);
+            let pod = new.or(old).filter(concerns).filter(|_| changed);
+            pod.map(|pod| Key::new("", &pod.spec.node_name)).into_iter().collect()
+        }),
+        Trigger::on::<PersistentVolumeClaim>(|world, _, new| {
+            let bound = new.filter(|claim| !claim.spec.volume_name.is_empty());
+            bound.map_or_else(Vec::new, |claim| nodes_of(world, claim.namespace(), claim.name()))
+        }),
+        Trigger::on::<PersistentVolume>(|world, _, new| {
+            let of = new.filter(|volume| volume.spec.persistent_volume_source.csi.is_some());
+            let of = of.and_then(|volume| volume.spec.claim_ref.as_ref());
+            of.map_or_else(Vec::new, |of| nodes_of(world, &of.namespace, &of.name))
+        }),
+        Trigger::on::<VolumeAttachment>(|world, old, new| {
+            let mut keys: Vec<Key> = new.or(old).map(|of| Key::new("", &of.spec.node_name)).into_iter().collect();
+            // Another node may wait for the volume.
+            if let Some(gone) = old.filter(|_| new.is_none()) {
+                let volume = gone.spec.source.persistent_volume_name.as_deref().unwrap_or_default();
+                let volume = world.of::<PersistentVolume>().named("", volume);
+                let of = volume.and_then(|volume| volume.spec.claim_ref.as_ref());
+                keys.extend(of.into_iter().flat_map(|of| nodes_of(world, &of.namespace, &of.name)));
+            }
+            keys
+        }),
+        Trigger::on::<CSIDriver>(|world, _, _| world.of::<Node>().iter().map(|(key, _)| key.clone()).collect()),
+    ];
+    // No two nodes get a volume that only one may have.
+    Row::new("attach-detach", COMPONENT, 1, triggers, move |world, key, ctx| reconcile(world, key, ctx, &memory))
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -37,13 +37,8 @@ impl Default for Signer {
 }
 
 pub fn signer_row(signer: Signer) -> Row {
-    Row {
-        name: "csrsigning",
-        user: "system:serviceaccount:kube-system:certificate-controller",
-        triggers: vec![Trigger::itself::<CertificateSigningRequest>()],
-        reconcile: Box::new(move |world, key, ctx| sign(world, key, ctx, &signer)),
-        parallel: 1,
-    }
+    let triggers = vec![Trigger::itself::<CertificateSigningRequest>()];
+    Row::new("csrsigning", "certificate-controller", 1, triggers, move |world, key, ctx| sign(world, key, ctx, &signer))
 }
 
 fn has(request: &CertificateSigningRequest, kind: &str) -> bool {
@@ -75,13 +70,8 @@ pub fn sign(world: &World, key: &Key, ctx: &mut Ctx, signer: &Signer) -> Plan {
 }
 
 pub fn cleaner_row() -> Row {
-    Row {
-        name: "csrcleaner",
-        user: "system:serviceaccount:kube-system:certificate-controller",
-        triggers: vec![Trigger::itself::<CertificateSigningRequest>()],
-        reconcile: Box::new(clean),
-        parallel: 1,
-    }
+    let triggers = vec![Trigger::itself::<CertificateSigningRequest>()];
+    Row::new("csrcleaner", "certificate-controller", 1, triggers, clean)
 }
 
 /// An answered request goes an hour after its answer, any other a day after its last news.
@@ -95,13 +85,8 @@ pub fn clean(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 }
 
 pub fn pod_cleaner_row() -> Row {
-    Row {
-        name: "podcertificaterequest-cleaner",
-        user: "system:serviceaccount:kube-system:podcertificaterequestcleaner",
-        triggers: vec![Trigger::itself::<PodCertificateRequest>()],
-        reconcile: Box::new(clean_of_pod),
-        parallel: 1,
-    }
+    let triggers = vec![Trigger::itself::<PodCertificateRequest>()];
+    Row::new("podcertificaterequest-cleaner", "podcertificaterequestcleaner", 1, triggers, clean_of_pod)
 }
 
 pub fn clean_of_pod(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

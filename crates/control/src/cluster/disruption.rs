@@ -16,36 +16,31 @@ const COMPONENT: &str = "controllermanager";
 const DELETION_TIMEOUT_SECONDS: i64 = 120;
 
 pub fn row() -> Row {
-    Row {
-        name: "disruption",
-        user: "system:serviceaccount:kube-system:disruption-controller",
-        triggers: vec![
-            Trigger::itself::<PodDisruptionBudget>(),
-            Trigger::on::<Pod>(|world, old, new| {
-                let facts = |pod: &Pod| {
-                    (
-                        is_ready(pod),
-                        pod.metadata.deletion_timestamp.is_some(),
-                        pod.metadata.labels.clone(),
-                        pod.metadata.owner_references.clone(),
-                    )
-                };
-                let Some(any) = new.or(old).filter(|_| old.map(facts) != new.map(facts)) else { return Vec::new() };
-                let budgets = world.of::<PodDisruptionBudget>().in_namespace(&any.metadata.namespace);
-                let selects = |budget: &PodDisruptionBudget| {
-                    let matcher = Matcher::new(budget.spec.selector.as_ref());
-                    old.into_iter().chain(new).any(|pod| matcher.matches(&pod.metadata.labels))
-                };
-                budgets.filter(|budget| selects(budget)).map(|budget| Key::of(&**budget)).collect()
-            }),
-            Trigger::reads::<ReplicaSet>(),
-            Trigger::reads::<Deployment>(),
-            Trigger::reads::<StatefulSet>(),
-            Trigger::reads::<ReplicationController>(),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 2,
-    }
+    let triggers = vec![
+        Trigger::itself::<PodDisruptionBudget>(),
+        Trigger::on::<Pod>(|world, old, new| {
+            let facts = |pod: &Pod| {
+                (
+                    is_ready(pod),
+                    pod.metadata.deletion_timestamp.is_some(),
+                    pod.metadata.labels.clone(),
+                    pod.metadata.owner_references.clone(),
+                )
+            };
+            let Some(any) = new.or(old).filter(|_| old.map(facts) != new.map(facts)) else { return Vec::new() };
+            let budgets = world.of::<PodDisruptionBudget>().in_namespace(&any.metadata.namespace);
+            let selects = |budget: &PodDisruptionBudget| {
+                let matcher = Matcher::new(budget.spec.selector.as_ref());
+                old.into_iter().chain(new).any(|pod| matcher.matches(&pod.metadata.labels))
+            };
+            budgets.filter(|budget| selects(budget)).map(|budget| Key::of(&**budget)).collect()
+        }),
+        Trigger::reads::<ReplicaSet>(),
+        Trigger::reads::<Deployment>(),
+        Trigger::reads::<StatefulSet>(),
+        Trigger::reads::<ReplicationController>(),
+    ];
+    Row::new("disruption", "disruption-controller", 2, triggers, reconcile)
 }
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

@@ -20,25 +20,19 @@ const MAX_ENDPOINTS: usize = 100;
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub fn row() -> Row {
-    Row {
-        name: "endpointslice",
-        user: "system:serviceaccount:kube-system:endpointslice-controller",
-        triggers: vec![
-            Trigger::itself::<Service>(),
-            Trigger::on::<Pod>(services_of),
-            Trigger::on::<EndpointSlice>(|_, old, new| {
-                let ours =
-                    old.or(new).filter(|slice| slice.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER));
-                let name = ours.and_then(|slice| {
-                    Some(Key::new(&slice.metadata.namespace, slice.metadata.labels.get(SERVICE_NAME)?))
-                });
-                name.into_iter().collect()
-            }),
-            Trigger::reads::<Node>(),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<Service>(),
+        Trigger::on::<Pod>(services_of),
+        Trigger::on::<EndpointSlice>(|_, old, new| {
+            let ours =
+                old.or(new).filter(|slice| slice.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER));
+            let name = ours
+                .and_then(|slice| Some(Key::new(&slice.metadata.namespace, slice.metadata.labels.get(SERVICE_NAME)?)));
+            name.into_iter().collect()
+        }),
+        Trigger::reads::<Node>(),
+    ];
+    Row::new("endpointslice", "endpointslice-controller", 5, triggers, reconcile)
 }
 
 /// Services whose endpoints a pod's change can alter.
@@ -225,18 +219,18 @@ fn endpoint(world: &World, service: &Service, pod: &Pod, family: &str) -> Option
             ..EndpointConditions::default()
         },
         hostname,
-        target_ref: Some(ObjectReference {
-            kind: "Pod".to_owned(),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectReference::default()
-        }),
+        target_ref: Some(target(pod)),
         node_name,
         zone,
         hints,
         ..Endpoint::default()
     })
+}
+
+/// As endpoints name their pod.
+pub fn target(pod: &Pod) -> ObjectReference {
+    let (api_version, resource_version) = Default::default();
+    ObjectReference { api_version, resource_version, ..reconcile::reference(pod) }
 }
 
 /// For whom an endpoint is, by the Service's `trafficDistribution`.

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
 use schema::api::Object;
-use schema::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
+use schema::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use schema::api::meta::v1::ObjectMeta;
 
-use super::endpoint_slices::{HEADLESS, families, is_headless, number, protocol, services_of};
+use super::endpoint_slices::{HEADLESS, families, is_headless, number, protocol, services_of, target};
 use crate::support::{Matcher, is_ready, is_terminal};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -16,22 +16,17 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MAX_ADDRESSES: usize = 1000;
 
 pub fn row() -> Row {
-    Row {
-        name: "endpoints",
-        user: "system:serviceaccount:kube-system:endpoint-controller",
-        triggers: vec![
-            Trigger::itself::<Service>(),
-            Trigger::on::<Pod>(services_of),
-            Trigger::on::<Endpoints>(|_, old, new| {
-                // One made by hand may come before its Service.
-                let ours =
-                    |endpoints: &Endpoints| endpoints.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER);
-                new.or(old).filter(|endpoints| new.is_none() || ours(endpoints)).map(Key::of).into_iter().collect()
-            }),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<Service>(),
+        Trigger::on::<Pod>(services_of),
+        Trigger::on::<Endpoints>(|_, old, new| {
+            // One made by hand may come before its Service.
+            let ours =
+                |endpoints: &Endpoints| endpoints.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER);
+            new.or(old).filter(|endpoints| new.is_none() || ours(endpoints)).map(Key::of).into_iter().collect()
+        }),
+    ];
+    Row::new("endpoints", "endpoint-controller", 5, triggers, reconcile)
 }
 
 pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {
@@ -143,13 +138,7 @@ fn address(service: &Service, pod: &Pod, family: &str) -> Option<EndpointAddress
         ip: ip.to_owned(),
         hostname: if pod.spec.subdomain == service.name() { pod.spec.hostname.clone() } else { String::new() },
         node_name: (!pod.spec.node_name.is_empty()).then(|| pod.spec.node_name.clone()),
-        target_ref: Some(ObjectReference {
-            kind: "Pod".to_owned(),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectReference::default()
-        }),
+        target_ref: Some(target(pod)),
         ..EndpointAddress::default()
     })
 }

@@ -21,22 +21,17 @@ const OWN: [&str; 2] =
 const MOST: usize = 1000;
 
 pub fn row() -> Row {
-    Row {
-        name: "endpointslice-mirroring",
-        user: "system:serviceaccount:kube-system:endpointslicemirroring-controller",
-        triggers: vec![
-            Trigger::itself::<Endpoints>(),
-            Trigger::itself::<Service>(),
-            Trigger::on::<EndpointSlice>(|_, old, new| {
-                let labels = |slice: &EndpointSlice| slice.metadata.labels.clone();
-                let name = new.or(old).map(labels).filter(is_ours).and_then(|mut labels| labels.remove(SERVICE_NAME));
-                let namespace = new.or(old).map(|slice| slice.metadata.namespace.as_str()).unwrap_or_default();
-                name.map(|name| Key::new(namespace, &name)).into_iter().collect()
-            }),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<Endpoints>(),
+        Trigger::itself::<Service>(),
+        Trigger::on::<EndpointSlice>(|_, old, new| {
+            let labels = |slice: &EndpointSlice| slice.metadata.labels.clone();
+            let name = new.or(old).map(labels).filter(is_ours).and_then(|mut labels| labels.remove(SERVICE_NAME));
+            let namespace = new.or(old).map(|slice| slice.metadata.namespace.as_str()).unwrap_or_default();
+            name.map(|name| Key::new(namespace, &name)).into_iter().collect()
+        }),
+    ];
+    Row::new("endpointslice-mirroring", "endpointslicemirroring-controller", 5, triggers, reconcile)
 }
 
 fn is_ours(labels: &BTreeMap<String, String>) -> bool {

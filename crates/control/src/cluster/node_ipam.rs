@@ -8,14 +8,11 @@ use serde_json::json;
 use crate::support::event;
 
 pub fn row(cluster_cidrs: Vec<String>) -> Row {
-    Row {
-        name: "node-ipam",
-        user: "system:serviceaccount:kube-system:node-controller",
-        triggers: vec![Trigger::itself::<Node>()],
-        reconcile: Box::new(move |world, key, ctx| reconcile(world, key, ctx, &cluster_cidrs)),
-        // One at a time: no two nodes get the same range.
-        parallel: 1,
-    }
+    let triggers = vec![Trigger::itself::<Node>()];
+    // One at a time: no two nodes get the same range.
+    Row::new("node-ipam", "node-controller", 1, triggers, move |world, key, ctx| {
+        reconcile(world, key, ctx, &cluster_cidrs)
+    })
 }
 
 fn reconcile(world: &World, key: &Key, ctx: &mut Ctx, cluster_cidrs: &[String]) -> Plan {

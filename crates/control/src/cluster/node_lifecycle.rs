@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::support::{event, pod_condition, time};
 
-const USER: &str = "system:serviceaccount:kube-system:node-controller";
+const USER: &str = "node-controller";
 const COMPONENT: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
 /// Silence after which a node is Unknown, and how long a new one may take to say its first word.
@@ -43,25 +43,20 @@ const TAINTS: [(&str, &str, &str); 6] = [
 
 pub fn row() -> Row {
     let memory = Mutex::default();
-    Row {
-        name: "node-lifecycle",
-        user: USER,
-        triggers: vec![
-            Trigger::on::<Node>(|world, old, new| match (old, new) {
-                // How well the others are decides whether a node is evicted.
-                (old, new) if old.map(ready) != new.map(ready) => {
-                    world.of::<Node>().iter().map(|(key, _)| key.clone()).chain(old.map(Key::of)).collect()
-                }
-                (_, new) => new.map(Key::of).into_iter().collect(),
-            }),
-            Trigger::on::<Lease>(|_, old, new| {
-                let lease = new.or(old).filter(|lease| lease.metadata.namespace == LEASES);
-                lease.map(|lease| Key::new("", lease.name())).into_iter().collect()
-            }),
-        ],
-        reconcile: Box::new(move |world, key, ctx| reconcile(world, key, ctx, &memory)),
-        parallel: 4,
-    }
+    let triggers = vec![
+        Trigger::on::<Node>(|world, old, new| match (old, new) {
+            // How well the others are decides whether a node is evicted.
+            (old, new) if old.map(ready) != new.map(ready) => {
+                world.of::<Node>().iter().map(|(key, _)| key.clone()).chain(old.map(Key::of)).collect()
+            }
+            (_, new) => new.map(Key::of).into_iter().collect(),
+        }),
+        Trigger::on::<Lease>(|_, old, new| {
+            let lease = new.or(old).filter(|lease| lease.metadata.namespace == LEASES);
+            lease.map(|lease| Key::new("", lease.name())).into_iter().collect()
+        }),
+    ];
+    Row::new("node-lifecycle", USER, 4, triggers, move |world, key, ctx| reconcile(world, key, ctx, &memory))
 }
 
 /// What a pass remembers for the next one.
@@ -246,24 +241,19 @@ fn health(world: &World, of: &str) -> Health {
 
 /// Pods of a node that stopped being Ready are not Ready either: endpoints must not wait for an eviction.
 pub fn pods_row() -> Row {
-    Row {
-        name: "node-pods",
-        user: USER,
-        triggers: vec![
-            Trigger::on::<Node>(|_, old, new| {
-                let Some(new) = new.filter(|new| matches!(ready(new), "False" | "Unknown")) else { return Vec::new() };
-                let turned = match old {
-                    Some(old) => ready(old) == "True" || (ready(old) != "Unknown" && ready(new) == "Unknown"),
-                    // Of a node that says itself that it is not ready, the kubelet speaks for its pods.
-                    None => ready(new) == "Unknown",
-                };
-                turned.then(|| Key::of(new)).into_iter().collect()
-            }),
-            Trigger::reads::<Pod>(),
-        ],
-        reconcile: Box::new(mark_pods),
-        parallel: 4,
-    }
+    let triggers = vec![
+        Trigger::on::<Node>(|_, old, new| {
+            let Some(new) = new.filter(|new| matches!(ready(new), "False" | "Unknown")) else { return Vec::new() };
+            let turned = match old {
+                Some(old) => ready(old) == "True" || (ready(old) != "Unknown" && ready(new) == "Unknown"),
+                // Of a node that says itself that it is not ready, the kubelet speaks for its pods.
+                None => ready(new) == "Unknown",
+            };
+            turned.then(|| Key::of(new)).into_iter().collect()
+        }),
+        Trigger::reads::<Pod>(),
+    ];
+    Row::new("node-pods", USER, 4, triggers, mark_pods)
 }
 
 pub fn mark_pods(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

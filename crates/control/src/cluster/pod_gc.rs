@@ -35,29 +35,23 @@ fn pods_of(world: &World, node: &str) -> Vec<Key> {
 /// Taint eviction: upstream's taint-eviction-controller.
 pub fn eviction_row() -> Row {
     let memory = Since::default();
-    Row {
-        name: "taint-eviction",
-        user: "system:serviceaccount:kube-system:node-controller",
-        triggers: vec![
-            Trigger::on::<Pod>(|_, old, new| match (old, new) {
-                (Some(old), Some(new))
-                    if old.spec.node_name == new.spec.node_name && old.spec.tolerations == new.spec.tolerations =>
-                {
-                    Vec::new()
-                }
-                (old, new) => new.or(old).map(Key::of).into_iter().collect(),
-            }),
-            Trigger::on::<Node>(|world, old, new| {
-                let taints = |node: Option<&Node>| {
-                    node.map_or_else(Vec::new, |node| no_execute(node).cloned().collect::<Vec<_>>())
-                };
-                let node = new.or(old).filter(|_| taints(old) != taints(new));
-                node.map_or_else(Vec::new, |node| pods_of(world, node.name()))
-            }),
-        ],
-        reconcile: Box::new(move |world, key, ctx| evict(world, key, ctx, &memory)),
-        parallel: 8,
-    }
+    let triggers = vec![
+        Trigger::on::<Pod>(|_, old, new| match (old, new) {
+            (Some(old), Some(new))
+                if old.spec.node_name == new.spec.node_name && old.spec.tolerations == new.spec.tolerations =>
+            {
+                Vec::new()
+            }
+            (old, new) => new.or(old).map(Key::of).into_iter().collect(),
+        }),
+        Trigger::on::<Node>(|world, old, new| {
+            let taints =
+                |node: Option<&Node>| node.map_or_else(Vec::new, |node| no_execute(node).cloned().collect::<Vec<_>>());
+            let node = new.or(old).filter(|_| taints(old) != taints(new));
+            node.map_or_else(Vec::new, |node| pods_of(world, node.name()))
+        }),
+    ];
+    Row::new("taint-eviction", "node-controller", 8, triggers, move |world, key, ctx| evict(world, key, ctx, &memory))
 }
 
 fn no_execute(node: &Node) -> impl Iterator<Item = &Taint> {
@@ -111,30 +105,25 @@ pub fn evict(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {
 /// Pod garbage collection: upstream's podgc.
 pub fn row() -> Row {
     let memory = Since::default();
-    Row {
-        name: "pod-garbage-collector",
-        user: "system:serviceaccount:kube-system:pod-garbage-collector",
-        triggers: vec![
-            Trigger::on::<Pod>(|world, old, new| {
-                let Some(new) = new else { return Vec::new() };
-                let facts = |pod: &Pod| {
-                    (pod.spec.node_name.clone(), is_terminal(pod), pod.metadata.deletion_timestamp.is_some())
-                };
-                let looked = old.is_none_or(|old| facts(old) != facts(new));
-                let lost =
-                    !new.spec.node_name.is_empty() && world.of::<Node>().named("", &new.spec.node_name).is_none();
-                let concerned = new.metadata.deletion_timestamp.is_some() || is_terminal(new) || lost;
-                (looked && concerned).then(|| Key::of(new)).into_iter().collect()
-            }),
-            Trigger::on::<Node>(|world, old, new| {
-                let tainted = new.is_some_and(|node| node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE));
-                let node = new.or(old).filter(|_| new.is_none() || tainted);
-                node.map_or_else(Vec::new, |node| pods_of(world, node.name()))
-            }),
-        ],
-        reconcile: Box::new(move |world, key, ctx| collect(world, key, ctx, &memory)),
-        parallel: 4,
-    }
+    let triggers = vec![
+        Trigger::on::<Pod>(|world, old, new| {
+            let Some(new) = new else { return Vec::new() };
+            let facts =
+                |pod: &Pod| (pod.spec.node_name.clone(), is_terminal(pod), pod.metadata.deletion_timestamp.is_some());
+            let looked = old.is_none_or(|old| facts(old) != facts(new));
+            let lost = !new.spec.node_name.is_empty() && world.of::<Node>().named("", &new.spec.node_name).is_none();
+            let concerned = new.metadata.deletion_timestamp.is_some() || is_terminal(new) || lost;
+            (looked && concerned).then(|| Key::of(new)).into_iter().collect()
+        }),
+        Trigger::on::<Node>(|world, old, new| {
+            let tainted = new.is_some_and(|node| node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE));
+            let node = new.or(old).filter(|_| new.is_none() || tainted);
+            node.map_or_else(Vec::new, |node| pods_of(world, node.name()))
+        }),
+    ];
+    Row::new("pod-garbage-collector", "pod-garbage-collector", 4, triggers, move |world, key, ctx| {
+        collect(world, key, ctx, &memory)
+    })
 }
 
 pub fn collect(world: &World, key: &Key, ctx: &mut Ctx, memory: &Since) -> Plan {

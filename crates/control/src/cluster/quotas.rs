@@ -69,38 +69,32 @@ fn changed<K: Object>(world: &World, old: Option<&K>, new: Option<&K>, same: imp
 }
 
 pub fn row() -> Row {
-    Row {
-        name: "resourcequota",
-        user: "system:serviceaccount:kube-system:resourcequota-controller",
-        triggers: vec![
-            // Not when admission books: the object that it booked for may not be seen yet, and would be given back.
-            Trigger::on::<ResourceQuota>(|_, old, new| {
-                let due =
-                    new.filter(|new| old.is_none_or(|old| old.spec != new.spec) || new.status.hard != new.spec.hard);
-                due.map(Key::of).into_iter().collect()
-            }),
-            Trigger::on::<Pod>(|world, old, new| {
-                // That it is given a node is no change.
-                changed(world, old, new, |old, new| {
-                    let asks = |pod: &Pod| (pod.spec.containers.clone(), pod.spec.resources.clone());
-                    is_terminal(old) == is_terminal(new)
-                        && asks(old) == asks(new)
-                        && old.spec.active_deadline_seconds == new.spec.active_deadline_seconds
-                })
-            }),
-            Trigger::on::<Service>(|world, old, new| changed(world, old, new, |old, new| old.spec == new.spec)),
-            Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
-                changed(world, old, new, |old, new| {
-                    old.spec == new.spec && old.status.allocated_resources == new.status.allocated_resources
-                })
-            }),
-        ]
-        .into_iter()
-        .chain(COUNTED.iter().filter_map(|(_, _, trigger)| trigger.map(|trigger| trigger())))
-        .collect(),
-        reconcile: Box::new(reconcile),
-        parallel: 4,
-    }
+    let triggers = vec![
+        // Not when admission books: the object that it booked for may not be seen yet, and would be given back.
+        Trigger::on::<ResourceQuota>(|_, old, new| {
+            let due = new.filter(|new| old.is_none_or(|old| old.spec != new.spec) || new.status.hard != new.spec.hard);
+            due.map(Key::of).into_iter().collect()
+        }),
+        Trigger::on::<Pod>(|world, old, new| {
+            // That it is given a node is no change.
+            changed(world, old, new, |old, new| {
+                let asks = |pod: &Pod| (pod.spec.containers.clone(), pod.spec.resources.clone());
+                is_terminal(old) == is_terminal(new)
+                    && asks(old) == asks(new)
+                    && old.spec.active_deadline_seconds == new.spec.active_deadline_seconds
+            })
+        }),
+        Trigger::on::<Service>(|world, old, new| changed(world, old, new, |old, new| old.spec == new.spec)),
+        Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
+            changed(world, old, new, |old, new| {
+                old.spec == new.spec && old.status.allocated_resources == new.status.allocated_resources
+            })
+        }),
+    ]
+    .into_iter()
+    .chain(COUNTED.iter().filter_map(|(_, _, trigger)| trigger.map(|trigger| trigger())))
+    .collect();
+    Row::new("resourcequota", "resourcequota-controller", 4, triggers, reconcile)
 }
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

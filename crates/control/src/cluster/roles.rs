@@ -8,16 +8,11 @@ use serde_json::{Value as Json, json};
 use crate::support::{Matcher, living};
 
 pub fn row() -> Row {
-    Row {
-        name: "clusterrole-aggregation",
-        user: "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
-        triggers: vec![Trigger::on::<ClusterRole>(|world, _, _| {
-            let roles = world.of::<ClusterRole>().iter().filter(|(_, role)| role.aggregation_rule.is_some());
-            roles.map(|(key, _)| key.clone()).collect()
-        })],
-        reconcile: Box::new(reconcile),
-        parallel: 2,
-    }
+    let triggers = vec![Trigger::on::<ClusterRole>(|world, _, _| {
+        let roles = world.of::<ClusterRole>().iter().filter(|(_, role)| role.aggregation_rule.is_some());
+        roles.map(|(key, _)| key.clone()).collect()
+    })];
+    Row::new("clusterrole-aggregation", "clusterrole-aggregation-controller", 2, triggers, reconcile)
 }
 
 pub fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {

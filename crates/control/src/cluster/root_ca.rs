@@ -11,19 +11,16 @@ const DESCRIPTION: (&str, &str) = (
 );
 
 pub fn row(server_ca: String) -> Row {
-    Row {
-        name: "root-ca-cert-publisher",
-        user: "system:serviceaccount:kube-system:root-ca-cert-publisher",
-        triggers: vec![
-            Trigger::itself::<Namespace>(),
-            Trigger::on_named::<ConfigMap>(NAME, |_, old, new| {
-                let ours = old.or(new).filter(|map| map.metadata.name == NAME);
-                ours.map(|map| Key::new("", &map.metadata.namespace)).into_iter().collect()
-            }),
-        ],
-        reconcile: Box::new(move |world, key, _| reconcile(world, key, &server_ca)),
-        parallel: 4,
-    }
+    let triggers = vec![
+        Trigger::itself::<Namespace>(),
+        Trigger::on_named::<ConfigMap>(NAME, |_, old, new| {
+            let ours = old.or(new).filter(|map| map.metadata.name == NAME);
+            ours.map(|map| Key::new("", &map.metadata.namespace)).into_iter().collect()
+        }),
+    ];
+    Row::new("root-ca-cert-publisher", "root-ca-cert-publisher", 4, triggers, move |world, key, _| {
+        reconcile(world, key, &server_ca)
+    })
 }
 
 fn reconcile(world: &World, key: &Key, server_ca: &str) -> Plan {

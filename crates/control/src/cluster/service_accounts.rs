@@ -7,16 +7,11 @@ use schema::api::meta::v1::ObjectMeta;
 const NAME: &str = "default";
 
 pub fn row() -> Row {
-    Row {
-        name: "serviceaccount",
-        user: "system:serviceaccount:kube-system:service-account-controller",
-        triggers: vec![
-            Trigger::itself::<Namespace>(),
-            Trigger::on::<ServiceAccount>(|_, old, new| super::namespace_of_lost(old, new, NAME)),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 4,
-    }
+    let triggers = vec![
+        Trigger::itself::<Namespace>(),
+        Trigger::on::<ServiceAccount>(|_, old, new| super::namespace_of_lost(old, new, NAME)),
+    ];
+    Row::new("serviceaccount", "service-account-controller", 4, triggers, reconcile)
 }
 
 fn reconcile(world: &World, key: &Key, _: &mut Ctx) -> Plan {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use reconcile::{Action, Ctx, Key, Plan, Row, Trigger, World};
-use schema::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use schema::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use schema::api::meta::v1::ObjectMeta;
 use schema::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use schema::api::{Object, Quantity};
@@ -12,7 +12,7 @@ use schema::quantity;
 
 use crate::support::{Matcher, controller_ref, event, is_controlled_by, is_terminal, key, living, time};
 
-const BINDER: &str = "system:serviceaccount:kube-system:persistent-volume-binder";
+const BINDER: &str = "persistent-volume-binder";
 const COMPONENT: &str = "persistentvolume-controller";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
@@ -107,33 +107,28 @@ pub fn find<'a>(
 }
 
 pub fn claims_row() -> Row {
-    Row {
-        name: "persistent-volume-claims",
-        user: BINDER,
-        triggers: vec![
-            Trigger::itself::<PersistentVolumeClaim>(),
-            Trigger::on::<PersistentVolume>(|world, old, new| {
-                let both = old.into_iter().chain(new).filter_map(|volume| volume.spec.claim_ref.as_ref());
-                let named = both.map(|of| key(&of.namespace, &of.name));
-                let free = new.is_some_and(|volume| volume.spec.claim_ref.is_none());
-                let waiting = world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| {
-                    (free && claim.spec.volume_name.is_empty())
-                        || new.or(old).is_some_and(|volume| claim.spec.volume_name == volume.name())
-                });
-                let mut keys: Vec<Key> = named.chain(waiting.map(|(key, _)| key.clone())).collect();
-                keys.sort();
-                keys.dedup();
-                keys
-            }),
-            Trigger::on::<StorageClass>(|world, _, _| {
-                let claims = world.of::<PersistentVolumeClaim>().iter();
-                claims.filter(|(_, claim)| claim.spec.volume_name.is_empty()).map(|(key, _)| key.clone()).collect()
-            }),
-        ],
-        reconcile: Box::new(sync_claim),
-        // One at a time: no two claims get the same volume.
-        parallel: 1,
-    }
+    let triggers = vec![
+        Trigger::itself::<PersistentVolumeClaim>(),
+        Trigger::on::<PersistentVolume>(|world, old, new| {
+            let both = old.into_iter().chain(new).filter_map(|volume| volume.spec.claim_ref.as_ref());
+            let named = both.map(|of| key(&of.namespace, &of.name));
+            let free = new.is_some_and(|volume| volume.spec.claim_ref.is_none());
+            let waiting = world.of::<PersistentVolumeClaim>().iter().filter(|(_, claim)| {
+                (free && claim.spec.volume_name.is_empty())
+                    || new.or(old).is_some_and(|volume| claim.spec.volume_name == volume.name())
+            });
+            let mut keys: Vec<Key> = named.chain(waiting.map(|(key, _)| key.clone())).collect();
+            keys.sort();
+            keys.dedup();
+            keys
+        }),
+        Trigger::on::<StorageClass>(|world, _, _| {
+            let claims = world.of::<PersistentVolumeClaim>().iter();
+            claims.filter(|(_, claim)| claim.spec.volume_name.is_empty()).map(|(key, _)| key.clone()).collect()
+        }),
+    ];
+    // One at a time: no two claims get the same volume.
+    Row::new("persistent-volume-claims", BINDER, 1, triggers, sync_claim)
 }
 
 pub fn sync_claim(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
@@ -247,23 +242,14 @@ fn lose(claim: &PersistentVolumeClaim, ctx: &mut Ctx, reason: &str, message: &st
 
 /// Lets the volume name the claim, if it does not.
 pub fn bind_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<Action> {
-    let meta = &claim.metadata;
-    if volume.spec.claim_ref.as_ref().is_some_and(|of| of.uid == meta.uid) {
+    if volume.spec.claim_ref.as_ref().is_some_and(|of| of.uid == claim.metadata.uid) {
         return None;
     }
     let mut bound = volume.clone();
     if bound.spec.claim_ref.is_none() {
         bound.metadata.annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
     }
-    bound.spec.claim_ref = Some(ObjectReference {
-        kind: "PersistentVolumeClaim".to_owned(),
-        api_version: "v1".to_owned(),
-        namespace: meta.namespace.clone(),
-        name: meta.name.clone(),
-        uid: meta.uid.clone(),
-        resource_version: meta.resource_version.clone(),
-        ..ObjectReference::default()
-    });
+    bound.spec.claim_ref = Some(reconcile::reference(claim));
     Some(Action::update(bound))
 }
 
@@ -297,29 +283,20 @@ fn bind(volume: &PersistentVolume, claim: &PersistentVolumeClaim, plan: &mut Pla
 }
 
 pub fn volumes_row() -> Row {
-    Row {
-        name: "persistent-volumes",
-        user: BINDER,
-        triggers: vec![
-            Trigger::itself::<PersistentVolume>(),
-            Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
-                let Some(claim) = new.or(old) else { return Vec::new() };
-                let meta = &claim.metadata;
-                let of = |volume: &PersistentVolume| {
-                    volume
-                        .spec
-                        .claim_ref
-                        .as_ref()
-                        .is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace)
-                };
-                let volumes = world.of::<PersistentVolume>().iter();
-                let named = volumes.filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume));
-                named.map(|(key, _)| key.clone()).collect()
-            }),
-        ],
-        reconcile: Box::new(sync_volume),
-        parallel: 1,
-    }
+    let triggers = vec![
+        Trigger::itself::<PersistentVolume>(),
+        Trigger::on::<PersistentVolumeClaim>(|world, old, new| {
+            let Some(claim) = new.or(old) else { return Vec::new() };
+            let meta = &claim.metadata;
+            let of = |volume: &PersistentVolume| {
+                volume.spec.claim_ref.as_ref().is_some_and(|of| of.name == meta.name && of.namespace == meta.namespace)
+            };
+            let volumes = world.of::<PersistentVolume>().iter();
+            let named = volumes.filter(|(key, volume)| *key.name == *claim.spec.volume_name || of(volume));
+            named.map(|(key, _)| key.clone()).collect()
+        }),
+    ];
+    Row::new("persistent-volumes", BINDER, 1, triggers, sync_volume)
 }
 
 pub fn sync_volume(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
@@ -358,25 +335,20 @@ pub fn sync_volume(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {
 
 /// The claims of pods' ephemeral volumes, which go with their pods.
 pub fn ephemeral_row() -> Row {
-    Row {
-        name: "ephemeral-volume",
-        user: "system:serviceaccount:kube-system:ephemeral-volume-controller",
-        triggers: vec![
-            Trigger::on::<Pod>(|_, _, new| {
-                let has = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && claims_of(pod).any(|(_, own)| own);
-                new.filter(has).map(Key::of).into_iter().collect()
-            }),
-            Trigger::on::<PersistentVolumeClaim>(|_, old, new| {
-                // One that is missing again, or that was in the way.
-                let gone = old.filter(|_| new.is_none());
-                let owners = gone.into_iter().flat_map(|claim| &claim.metadata.owner_references);
-                let pods = owners.filter(|owner| owner.kind == "Pod");
-                pods.map(|owner| key(gone.map_or("", |claim| claim.namespace()), &owner.name)).collect()
-            }),
-        ],
-        reconcile: Box::new(make_ephemeral),
-        parallel: 2,
-    }
+    let triggers = vec![
+        Trigger::on::<Pod>(|_, _, new| {
+            let has = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && claims_of(pod).any(|(_, own)| own);
+            new.filter(has).map(Key::of).into_iter().collect()
+        }),
+        Trigger::on::<PersistentVolumeClaim>(|_, old, new| {
+            // One that is missing again, or that was in the way.
+            let gone = old.filter(|_| new.is_none());
+            let owners = gone.into_iter().flat_map(|claim| &claim.metadata.owner_references);
+            let pods = owners.filter(|owner| owner.kind == "Pod");
+            pods.map(|owner| key(gone.map_or("", |claim| claim.namespace()), &owner.name)).collect()
+        }),
+    ];
+    Row::new("ephemeral-volume", "ephemeral-volume-controller", 2, triggers, make_ephemeral)
 }
 
 pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
@@ -413,61 +385,52 @@ pub fn make_ephemeral(world: &World, at: &Key, ctx: &mut Ctx) -> Plan {
 
 /// A claim that pods use, and a volume that a claim uses, stay until they do no longer.
 pub fn claim_protection_row() -> Row {
-    Row {
-        name: "pvc-protection",
-        user: "system:serviceaccount:kube-system:pvc-protection-controller",
-        triggers: vec![
-            Trigger::itself::<PersistentVolumeClaim>(),
-            Trigger::on::<Pod>(|world, old, new| {
-                let Some(pod) = old.filter(|_| new.is_none_or(is_terminal)) else { return Vec::new() };
-                let claims = claims_of(pod).map(|(name, _)| key(&pod.metadata.namespace, &name));
-                claims
-                    .filter(|key| {
-                        world
-                            .get::<PersistentVolumeClaim>(key)
-                            .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
-                    })
-                    .collect()
-            }),
-        ],
-        reconcile: Box::new(|world, key, _| {
-            let Some(claim) = world.get::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
-            let used = || {
-                let mut pods = world.of::<Pod>().in_namespace(&key.namespace);
-                pods.any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
-            };
-            protect(&**claim, "kubernetes.io/pvc-protection", used)
+    let triggers = vec![
+        Trigger::itself::<PersistentVolumeClaim>(),
+        Trigger::on::<Pod>(|world, old, new| {
+            let Some(pod) = old.filter(|_| new.is_none_or(is_terminal)) else { return Vec::new() };
+            let claims = claims_of(pod).map(|(name, _)| key(&pod.metadata.namespace, &name));
+            claims
+                .filter(|key| {
+                    world
+                        .get::<PersistentVolumeClaim>(key)
+                        .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+                })
+                .collect()
         }),
-        parallel: 2,
-    }
+    ];
+    Row::new("pvc-protection", "pvc-protection-controller", 2, triggers, |world, key, _| {
+        let Some(claim) = world.get::<PersistentVolumeClaim>(key) else { return Plan::nothing() };
+        let used = || {
+            let mut pods = world.of::<Pod>().in_namespace(&key.namespace);
+            pods.any(|pod| !is_terminal(pod) && claims_of(pod).any(|(name, _)| *name == *key.name))
+        };
+        protect(&**claim, "kubernetes.io/pvc-protection", used)
+    })
 }
 
 pub fn volume_protection_row() -> Row {
-    Row {
-        name: "pv-protection",
-        user: "system:serviceaccount:kube-system:pv-protection-controller",
-        triggers: vec![Trigger::itself::<PersistentVolume>()],
-        reconcile: Box::new(|world, key, _| {
-            let Some(volume) = world.get::<PersistentVolume>(key) else { return Plan::nothing() };
-            protect(&**volume, "kubernetes.io/pv-protection", || volume.status.phase == "Bound")
-        }),
-        parallel: 2,
-    }
+    let triggers = vec![Trigger::itself::<PersistentVolume>()];
+    Row::new("pv-protection", "pv-protection-controller", 2, triggers, |world, key, _| {
+        let Some(volume) = world.get::<PersistentVolume>(key) else { return Plan::nothing() };
+        protect(&**volume, "kubernetes.io/pv-protection", || volume.status.phase == "Bound")
+    })
 }
 
 /// Attributes that a claim or a volume has, had or is to have stay, too.
 pub fn attributes_protection_row() -> Row {
-    Row {
-        name: "volumeattributesclass-protection",
-        user: "system:serviceaccount:kube-system:volumeattributesclass-protection-controller",
-        triggers: vec![
-            Trigger::itself::<VolumeAttributesClass>(),
-            Trigger::on::<PersistentVolumeClaim>(|world, _, _| deleted_attributes(world)),
-            Trigger::on::<PersistentVolume>(|world, _, _| deleted_attributes(world)),
-        ],
-        reconcile: Box::new(protect_attributes),
-        parallel: 1,
-    }
+    let triggers = vec![
+        Trigger::itself::<VolumeAttributesClass>(),
+        Trigger::on::<PersistentVolumeClaim>(|world, _, _| deleted_attributes(world)),
+        Trigger::on::<PersistentVolume>(|world, _, _| deleted_attributes(world)),
+    ];
+    Row::new(
+        "volumeattributesclass-protection",
+        "volumeattributesclass-protection-controller",
+        1,
+        triggers,
+        protect_attributes,
+    )
 }
 
 fn deleted_attributes(world: &World) -> Vec<Key> {

@@ -101,22 +101,19 @@ impl Known {
 
 pub fn row() -> Row {
     let memory = Memory::default();
-    Row {
-        name: "scheduler",
-        user: "system:kube-scheduler",
-        triggers: vec![
-            Trigger::on::<Pod>(concerned_by_pod),
-            Trigger::on::<Node>(concerned_by_node),
-            Trigger::on::<PersistentVolumeClaim>(|world, _, _| waiting(world, volumes::has_claims)),
-            Trigger::on::<PersistentVolume>(|world, _, _| waiting(world, volumes::has_claims)),
-            Trigger::on::<StorageClass>(|world, _, _| waiting(world, volumes::has_claims)),
-            Trigger::on::<CSINode>(|world, _, _| waiting(world, volumes::has_claims)),
-            Trigger::reads::<Namespace>(),
-            Trigger::reads::<PodDisruptionBudget>(),
-        ],
-        reconcile: Box::new(move |world, key, ctx| reconcile(world, key, ctx, &memory)),
-        parallel: 64,
-    }
+    let triggers = vec![
+        Trigger::on::<Pod>(concerned_by_pod),
+        Trigger::on::<Node>(concerned_by_node),
+        Trigger::on::<PersistentVolumeClaim>(|world, _, _| waiting(world, volumes::has_claims)),
+        Trigger::on::<PersistentVolume>(|world, _, _| waiting(world, volumes::has_claims)),
+        Trigger::on::<StorageClass>(|world, _, _| waiting(world, volumes::has_claims)),
+        Trigger::on::<CSINode>(|world, _, _| waiting(world, volumes::has_claims)),
+        Trigger::reads::<Namespace>(),
+        Trigger::reads::<PodDisruptionBudget>(),
+    ];
+    Row::new("scheduler", "system:kube-scheduler", 64, triggers, move |world, key, ctx| {
+        reconcile(world, key, ctx, &memory)
+    })
 }
 
 fn is_ours(pod: &Pod) -> bool {

@@ -6,7 +6,7 @@ use reconcile::{Action, Ctx, DeleteOptions, Key, Plan, Propagation, Reference, R
 use schema::api::batch::v1::{CronJob, CronJobStatus, Job};
 use schema::api::core::v1::ObjectReference;
 use schema::api::meta::v1::ObjectMeta;
-use schema::api::{Kind, Object, Time};
+use schema::api::{Object, Time};
 
 use super::cron::{Schedule, Zone, rfc1123};
 use super::job::finished;
@@ -20,13 +20,8 @@ const SLACK_NS: i64 = 100_000_000;
 const MANY: i64 = 100;
 
 pub fn row() -> Row {
-    Row {
-        name: "cronjob",
-        user: "system:serviceaccount:kube-system:cronjob-controller",
-        triggers: vec![Trigger::itself::<CronJob>(), Trigger::controller::<CronJob, Job>()],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![Trigger::itself::<CronJob>(), Trigger::controller::<CronJob, Job>()];
+    Row::new("cronjob", "cronjob-controller", 5, triggers, reconcile)
 }
 
 /// One look at a CronJob.
@@ -116,15 +111,7 @@ fn observe(look: &mut Look<'_>, jobs: &[&Job], ctx: &mut Ctx) {
             None if !known && job.metadata.deletion_timestamp.is_none() => match scheduled_at(look.cron, job) {
                 // We made it a moment ago: only now is its uid known.
                 Some(at) => {
-                    look.status.active.push(ObjectReference {
-                        kind: Job::KIND.to_owned(),
-                        api_version: Job::api_version(),
-                        namespace: job.namespace().to_owned(),
-                        name: job.name().to_owned(),
-                        uid: job.metadata.uid.clone(),
-                        resource_version: job.metadata.resource_version.clone(),
-                        ..ObjectReference::default()
-                    });
+                    look.status.active.push(reconcile::reference(*job));
                     look.status.last_schedule_time =
                         Some(look.status.last_schedule_time.map_or(at, |known| known.max(at)));
                 }

@@ -35,28 +35,23 @@ const TOLERATIONS: [(&str, &str); 7] = [
 
 pub fn row() -> Row {
     let failures = Mutex::new(Failures::default());
-    Row {
-        name: "daemonset",
-        user: "system:serviceaccount:kube-system:daemon-set-controller",
-        triggers: vec![
-            Trigger::itself::<DaemonSet>(),
-            Trigger::controller::<DaemonSet, Pod>(),
-            Trigger::on::<Pod>(|world, _, new| {
-                adopters::<DaemonSet, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
-            }),
-            Trigger::controller::<DaemonSet, ControllerRevision>(),
-            Trigger::on::<Node>(|world, old, new| {
-                let same = old.zip(new).is_some_and(|(old, new)| {
-                    old.metadata.labels == new.metadata.labels && old.spec.taints == new.spec.taints
-                });
-                if same { Vec::new() } else { world.of::<DaemonSet>().values().map(|set| Key::of(&**set)).collect() }
-            }),
-        ],
-        reconcile: Box::new(move |world, key, ctx| {
-            reconcile(world, key, ctx, &mut failures.lock().unwrap_or_else(PoisonError::into_inner))
+    let triggers = vec![
+        Trigger::itself::<DaemonSet>(),
+        Trigger::controller::<DaemonSet, Pod>(),
+        Trigger::on::<Pod>(|world, _, new| {
+            adopters::<DaemonSet, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
         }),
-        parallel: 2,
-    }
+        Trigger::controller::<DaemonSet, ControllerRevision>(),
+        Trigger::on::<Node>(|world, old, new| {
+            let same = old.zip(new).is_some_and(|(old, new)| {
+                old.metadata.labels == new.metadata.labels && old.spec.taints == new.spec.taints
+            });
+            if same { Vec::new() } else { world.of::<DaemonSet>().values().map(|set| Key::of(&**set)).collect() }
+        }),
+    ];
+    Row::new("daemonset", "daemon-set-controller", 2, triggers, move |world, key, ctx| {
+        reconcile(world, key, ctx, &mut failures.lock().unwrap_or_else(PoisonError::into_inner))
+    })
 }
 
 /// How often pods failed in a row on a node, and since when: upstream's memory, which no object keeps.

@@ -24,21 +24,16 @@ const OWN_ANNOTATIONS: [&str; 5] =
     ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX];
 
 pub fn row() -> Row {
-    Row {
-        name: "deployment",
-        user: "system:serviceaccount:kube-system:deployment-controller",
-        triggers: vec![
-            Trigger::itself::<Deployment>(),
-            Trigger::controller::<Deployment, ReplicaSet>(),
-            Trigger::on::<ReplicaSet>(|world, _, new| {
-                adopters::<Deployment, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
-            }),
-            // With Recreate, the end of an old pod is what the next step waits for.
-            Trigger::on::<Pod>(recreated),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<Deployment>(),
+        Trigger::controller::<Deployment, ReplicaSet>(),
+        Trigger::on::<ReplicaSet>(|world, _, new| {
+            adopters::<Deployment, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+        }),
+        // With Recreate, the end of an old pod is what the next step waits for.
+        Trigger::on::<Pod>(recreated),
+    ];
+    Row::new("deployment", "deployment-controller", 5, triggers, reconcile)
 }
 
 fn recreated(world: &World, old: Option<&Pod>, new: Option<&Pod>) -> Vec<Key> {

@@ -30,39 +30,28 @@ const MANAGER: &str = "kubernetes.io/job-controller";
 const BURST: usize = 500;
 
 pub fn row() -> Row {
-    Row {
-        name: "job",
-        user: "system:serviceaccount:kube-system:job-controller",
-        triggers: vec![
-            Trigger::itself::<Job>(),
-            Trigger::controller::<Job, Pod>(),
-            Trigger::on::<Pod>(|world, _, new| {
-                adopters::<Job, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
-            }),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<Job>(),
+        Trigger::controller::<Job, Pod>(),
+        Trigger::on::<Pod>(|world, _, new| {
+            adopters::<Job, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+        }),
+    ];
+    Row::new("job", "job-controller", 5, triggers, reconcile)
 }
 
 /// Pods whose Job is gone or done let go of the finalizer; by pod.
 pub fn orphans_row() -> Row {
-    Row {
-        name: "job-orphan-pods",
-        user: "system:serviceaccount:kube-system:job-controller",
-        triggers: vec![
-            Trigger::on::<Pod>(|_, _, new| new.filter(|pod| is_tracked(pod)).map(Key::of).into_iter().collect()),
-            Trigger::on::<Job>(|world, old, new| {
-                let done = old.or(new).filter(|_| new.is_none_or(|job| finished(job).is_some()));
-                let pods = done.map(|job| {
-                    pods::owned(world, &job.metadata.uid).filter(|pod| is_tracked(pod)).map(Key::of).collect()
-                });
-                pods.unwrap_or_default()
-            }),
-        ],
-        reconcile: Box::new(release),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::on::<Pod>(|_, _, new| new.filter(|pod| is_tracked(pod)).map(Key::of).into_iter().collect()),
+        Trigger::on::<Job>(|world, old, new| {
+            let done = old.or(new).filter(|_| new.is_none_or(|job| finished(job).is_some()));
+            let pods = done
+                .map(|job| pods::owned(world, &job.metadata.uid).filter(|pod| is_tracked(pod)).map(Key::of).collect());
+            pods.unwrap_or_default()
+        }),
+    ];
+    Row::new("job-orphan-pods", "job-controller", 5, triggers, release)
 }
 
 pub fn release(world: &World, at: &Key, _: &mut Ctx) -> Plan {

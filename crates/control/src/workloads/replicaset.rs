@@ -30,7 +30,7 @@ pub trait Replicated: Object {
 impl Replicated for ReplicaSet {
     const NAME: &'static str = "replicaset";
     const COMPONENT: &'static str = "replicaset-controller";
-    const USER: &'static str = "system:serviceaccount:kube-system:replicaset-controller";
+    const USER: &'static str = "replicaset-controller";
 
     fn matcher(&self) -> Matcher {
         Matcher::new(self.spec.selector.as_ref())
@@ -60,7 +60,7 @@ impl Replicated for ReplicaSet {
 impl Replicated for ReplicationController {
     const NAME: &'static str = "replicationcontroller";
     const COMPONENT: &'static str = "replication-controller";
-    const USER: &'static str = "system:serviceaccount:kube-system:replication-controller";
+    const USER: &'static str = "replication-controller";
 
     fn matcher(&self) -> Matcher {
         Matcher::labels(&self.spec.selector)
@@ -91,17 +91,12 @@ impl Replicated for ReplicationController {
 }
 
 pub fn row<K: Replicated>() -> Row {
-    Row {
-        name: <K as Replicated>::NAME,
-        user: K::USER,
-        triggers: vec![
-            Trigger::itself::<K>(),
-            Trigger::controller::<K, Pod>(),
-            Trigger::on::<Pod>(|world, _, new| adopters(world, new, K::matcher)),
-        ],
-        reconcile: Box::new(reconcile::<K>),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<K>(),
+        Trigger::controller::<K, Pod>(),
+        Trigger::on::<Pod>(|world, _, new| adopters(world, new, K::matcher)),
+    ];
+    Row::new(<K as Replicated>::NAME, K::USER, 5, triggers, reconcile::<K>)
 }
 
 pub fn reconcile<K: Replicated>(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

@@ -19,28 +19,23 @@ const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
 pub fn row() -> Row {
-    Row {
-        name: "statefulset",
-        user: "system:serviceaccount:kube-system:statefulset-controller",
-        triggers: vec![
-            Trigger::itself::<StatefulSet>(),
-            Trigger::controller::<StatefulSet, Pod>(),
-            Trigger::on::<Pod>(|world, _, new| {
-                adopters::<StatefulSet, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
-            }),
-            Trigger::controller::<StatefulSet, ControllerRevision>(),
-            // A claim on its way out blocks its pod until it is gone.
-            Trigger::on::<PersistentVolumeClaim>(|world, old, new| match (old, new) {
-                (Some(claim), None) => {
-                    let sets = world.of::<StatefulSet>().in_namespace(&claim.metadata.namespace);
-                    sets.filter(|set| !set.spec.volume_claim_templates.is_empty()).map(|set| Key::of(&**set)).collect()
-                }
-                _ => Vec::new(),
-            }),
-        ],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![
+        Trigger::itself::<StatefulSet>(),
+        Trigger::controller::<StatefulSet, Pod>(),
+        Trigger::on::<Pod>(|world, _, new| {
+            adopters::<StatefulSet, _>(world, new, |owner| Matcher::new(owner.spec.selector.as_ref()))
+        }),
+        Trigger::controller::<StatefulSet, ControllerRevision>(),
+        // A claim on its way out blocks its pod until it is gone.
+        Trigger::on::<PersistentVolumeClaim>(|world, old, new| match (old, new) {
+            (Some(claim), None) => {
+                let sets = world.of::<StatefulSet>().in_namespace(&claim.metadata.namespace);
+                sets.filter(|set| !set.spec.volume_claim_templates.is_empty()).map(|set| Key::of(&**set)).collect()
+            }
+            _ => Vec::new(),
+        }),
+    ];
+    Row::new("statefulset", "statefulset-controller", 5, triggers, reconcile)
 }
 
 /// A place of the set: the pod that holds it, or the one that shall.

@@ -9,13 +9,8 @@ use super::job::finished;
 use crate::support::living;
 
 pub fn row() -> Row {
-    Row {
-        name: "ttl-after-finished",
-        user: "system:serviceaccount:kube-system:ttl-after-finished-controller",
-        triggers: vec![Trigger::itself::<Job>()],
-        reconcile: Box::new(reconcile),
-        parallel: 5,
-    }
+    let triggers = vec![Trigger::itself::<Job>()];
+    Row::new("ttl-after-finished", "ttl-after-finished-controller", 5, triggers, reconcile)
 }
 
 pub fn reconcile(world: &World, key: &Key, ctx: &mut Ctx) -> Plan {

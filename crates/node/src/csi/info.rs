@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use reconcile::{Key, Patch};
 use rpc::csi::NodeGetInfoResponse;
 use schema::api::core::v1::Node;
-use schema::api::meta::v1::{ObjectMeta, OwnerReference};
+use schema::api::meta::v1::ObjectMeta;
 use schema::api::storage::v1::{CSINode, CSINodeDriver, VolumeNodeResources};
 use serde_json::json;
 
@@ -29,15 +29,8 @@ impl Csi {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
-        let owner = OwnerReference {
-            api_version: "v1".into(),
-            kind: "Node".into(),
-            name: self.node_name.clone(),
-            uid: node.metadata.uid.clone(),
-            ..OwnerReference::default()
-        };
-        let metadata =
-            ObjectMeta { name: self.node_name.clone(), owner_references: vec![owner], ..ObjectMeta::default() };
+        let owner_references = vec![reconcile::owner(node)];
+        let metadata = ObjectMeta { name: self.node_name.clone(), owner_references, ..ObjectMeta::default() };
         self.recall.client.create(&CSINode { metadata, ..CSINode::default() }).await
     }
 

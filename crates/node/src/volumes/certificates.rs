@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use reconcile::io::Client;
 use schema::api::certificates::v1::{PodCertificateRequest, PodCertificateRequestSpec};
 use schema::api::core::v1::{Node, Pod, PodCertificateProjection, ServiceAccount};
-use schema::api::meta::v1::{ObjectMeta, OwnerReference};
+use schema::api::meta::v1::ObjectMeta;
 use serde_json::{Value as Json, json};
 
 use super::{Error, anchors};
@@ -161,13 +161,7 @@ impl Certificates {
             metadata: ObjectMeta {
                 namespace: meta.namespace.clone(),
                 generate_name: "req-".into(),
-                owner_references: vec![OwnerReference {
-                    api_version: "v1".into(),
-                    kind: "Pod".into(),
-                    name: meta.name.clone(),
-                    uid: meta.uid.clone(),
-                    ..OwnerReference::default()
-                }],
+                owner_references: vec![reconcile::owner(pod)],
                 ..ObjectMeta::default()
             },
             spec: PodCertificateRequestSpec {
@@ -233,14 +227,10 @@ impl Certificates {
                 self.keep(place, &held);
                 state.held = Some(held);
             }
-            ("Denied", ..) => {
-                let why = refused("was denied");
-                self.events.note(pod, "", true, "Denied", why.clone());
-                state.refused = Some(why);
-            }
-            _ => {
-                let why = refused("failed");
-                self.events.note(pod, "", true, "Failed", why.clone());
+            (kind, ..) => {
+                let (how, event) = if kind == "Denied" { ("was denied", "Denied") } else { ("failed", "Failed") };
+                let why = refused(how);
+                self.events.note(pod, "", true, event, why.clone());
                 state.refused = Some(why);
             }
         }

@@ -57,16 +57,10 @@ impl Transport for Silence {
 #[tokio::test(start_paused = true)]
 async fn a_plan_without_actions_is_looked_at_again_in_time() {
     let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();
-    let row = Row {
-        name: "idle",
-        user: "somebody",
-        triggers: Vec::new(),
-        reconcile: Box::new(move |_, key, _| {
-            let _ = sender.send(key.clone());
-            Plan { requeue_after: Some(Duration::from_secs(60)), ..Plan::nothing() }
-        }),
-        parallel: 1,
-    };
+    let row = Row::new("idle", "somebody", 1, Vec::new(), move |_, key, _| {
+        let _ = sender.send(key.clone());
+        Plan { requeue_after: Some(Duration::from_secs(60)), ..Plan::nothing() }
+    });
     let client = Client::new(Arc::new(Silence), Identity("somebody".into()));
     let runner = Runner::new(client, vec![row], || (0, 0));
     let key = Key::new("n", "a");
