@@ -327,60 +327,31 @@ impl Kubelet {
 type Seconds = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
 
 /// Times: name, a label of its own, help, nanoseconds.
+#[rustfmt::skip]
 const SECONDS: [Seconds; 4] = [
-    ("container_cpu_usage_seconds_total", "cpu=\"total\",", "Cumulative cpu time consumed in seconds.", |usage| {
-        usage.cpu_nanoseconds
-    }),
-    ("container_cpu_user_seconds_total", "", "Cumulative user cpu time consumed in seconds.", |usage| {
-        usage.cpu_user_nanoseconds
-    }),
-    ("container_cpu_system_seconds_total", "", "Cumulative system cpu time consumed in seconds.", |usage| {
-        usage.cpu_system_nanoseconds
-    }),
-    (
-        "container_cpu_cfs_throttled_seconds_total",
-        "",
-        "Total time duration the container has been throttled.",
-        |usage| usage.cfs_throttled_nanoseconds,
-    ),
+    ("container_cpu_usage_seconds_total", "cpu=\"total\",", "Cumulative cpu time consumed in seconds.", |of| of.cpu_nanoseconds),
+    ("container_cpu_user_seconds_total", "", "Cumulative user cpu time consumed in seconds.", |of| of.cpu_user_nanoseconds),
+    ("container_cpu_system_seconds_total", "", "Cumulative system cpu time consumed in seconds.", |of| of.cpu_system_nanoseconds),
+    ("container_cpu_cfs_throttled_seconds_total", "", "Total time duration the container has been throttled.", |of| of.cfs_throttled_nanoseconds),
 ];
 
 type Figure = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
 
+#[rustfmt::skip]
 const FIGURES: [Figure; 13] = [
-    ("container_cpu_cfs_periods_total", "counter", "Number of elapsed enforcement period intervals.", |usage| {
-        usage.cfs_periods
-    }),
-    ("container_cpu_cfs_throttled_periods_total", "counter", "Number of throttled period intervals.", |usage| {
-        usage.cfs_throttled_periods
-    }),
-    (
-        "container_memory_usage_bytes",
-        "gauge",
-        "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        |usage| usage.memory_usage_bytes,
-    ),
-    ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |usage| {
-        usage.memory_working_set_bytes
-    }),
-    ("container_memory_rss", "gauge", "Size of RSS in bytes.", |usage| usage.memory_rss_bytes),
-    ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |usage| usage.memory_cache_bytes),
-    ("container_memory_swap", "gauge", "Container swap usage in bytes.", |usage| usage.memory_swap_bytes),
-    ("container_memory_mapped_file", "gauge", "Size of memory mapped files in bytes.", |usage| {
-        usage.memory_mapped_bytes
-    }),
-    ("container_memory_max_usage_bytes", "gauge", "Maximum memory usage recorded in bytes", |usage| {
-        usage.memory_max_bytes
-    }),
-    ("container_memory_failcnt", "counter", "Number of memory usage hits limits", |usage| usage.memory_failures),
-    ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |usage| usage.memory_limit_bytes),
-    ("container_processes", "gauge", "Number of processes running inside the container.", |usage| usage.processes),
-    (
-        "container_fs_usage_bytes",
-        "gauge",
-        "Number of bytes that are consumed by the container on this filesystem.",
-        |usage| usage.root_fs_used_bytes,
-    ),
+    ("container_cpu_cfs_periods_total", "counter", "Number of elapsed enforcement period intervals.", |of| of.cfs_periods),
+    ("container_cpu_cfs_throttled_periods_total", "counter", "Number of throttled period intervals.", |of| of.cfs_throttled_periods),
+    ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory regardless of when it was accessed", |of| of.memory_usage_bytes),
+    ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |of| of.memory_working_set_bytes),
+    ("container_memory_rss", "gauge", "Size of RSS in bytes.", |of| of.memory_rss_bytes),
+    ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |of| of.memory_cache_bytes),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", |of| of.memory_swap_bytes),
+    ("container_memory_mapped_file", "gauge", "Size of memory mapped files in bytes.", |of| of.memory_mapped_bytes),
+    ("container_memory_max_usage_bytes", "gauge", "Maximum memory usage recorded in bytes", |of| of.memory_max_bytes),
+    ("container_memory_failcnt", "counter", "Number of memory usage hits limits", |of| of.memory_failures),
+    ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |of| of.memory_limit_bytes),
+    ("container_processes", "gauge", "Number of processes running inside the container.", |of| of.processes),
+    ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |of| of.root_fs_used_bytes),
 ];
 
 type Io = (&'static str, &'static str, fn(&DiskIo) -> u64);
@@ -394,27 +365,16 @@ const IO: [Io; 4] = [
 
 type Link = (&'static str, &'static str, fn(&InterfaceStats) -> u64);
 
+#[rustfmt::skip]
 const LINKS: [Link; 8] = [
     ("container_network_receive_bytes_total", "Cumulative count of bytes received", |link| link.rx_bytes),
     ("container_network_receive_packets_total", "Cumulative count of packets received", |link| link.rx_packets),
-    ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |link| {
-        link.rx_errors
-    }),
-    (
-        "container_network_receive_packets_dropped_total",
-        "Cumulative count of packets dropped while receiving",
-        |link| link.rx_dropped,
-    ),
+    ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |link| link.rx_errors),
+    ("container_network_receive_packets_dropped_total", "Cumulative count of packets dropped while receiving", |link| link.rx_dropped),
     ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |link| link.tx_bytes),
     ("container_network_transmit_packets_total", "Cumulative count of packets transmitted", |link| link.tx_packets),
-    ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |link| {
-        link.tx_errors
-    }),
-    (
-        "container_network_transmit_packets_dropped_total",
-        "Cumulative count of packets dropped while transmitting",
-        |link| link.tx_dropped,
-    ),
+    ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |link| link.tx_errors),
+    ("container_network_transmit_packets_dropped_total", "Cumulative count of packets dropped while transmitting", |link| link.tx_dropped),
 ];
 
 fn seconds(nanoseconds: u64) -> String {

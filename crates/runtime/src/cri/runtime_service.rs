@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use rpc::cri::{self, runtime_service_server::RuntimeService};
+use rpc::cri::{runtime_service_server::RuntimeService, *};
 use rpc::{Request, Response, Status, async_trait};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -23,7 +23,7 @@ fn named(filter: &str, id: &str) -> bool {
 }
 
 impl Inner {
-    fn pods(&self, filter: Option<cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+    fn pods(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
         let filter = filter.unwrap_or_default();
         let mut all = self.runtime.sandboxes();
         all.retain(|pod| {
@@ -35,7 +35,7 @@ impl Inner {
         all.iter().map(shown::pod).collect()
     }
 
-    fn containers(&self, filter: Option<cri::ContainerFilter>) -> Vec<cri::Container> {
+    fn containers(&self, filter: Option<ContainerFilter>) -> Vec<Container> {
         let filter = filter.unwrap_or_default();
         let mut all = self.runtime.containers();
         all.retain(|made| {
@@ -48,7 +48,7 @@ impl Inner {
         all.iter().map(shown::container).collect()
     }
 
-    async fn run_pod(&self, request: cri::RunPodSandboxRequest) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod(&self, request: RunPodSandboxRequest) -> Answer<RunPodSandboxResponse> {
         let asked = request.config.ok_or_else(|| Status::invalid_argument("sandbox config is missing"))?;
         let config = asked::sandbox(asked, request.runtime_handler, &self.settings.cgroup_parent)?;
         let name = format!("{}_{}_{}_{}", config.name, config.namespace, config.uid, config.attempt);
@@ -67,7 +67,7 @@ impl Inner {
             let _ = self.runtime.remove_sandbox(&pod.id).await;
             return Err(Status::unknown(format!("failed to setup network for sandbox {:?}: {why}", pod.id)));
         }
-        Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id: pod.id }))
+        Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: pod.id }))
     }
 
     async fn stop_pod(&self, pod: &SandboxStatus) -> Result<(), Status> {
@@ -81,7 +81,7 @@ impl Inner {
         }
     }
 
-    async fn create(&self, request: cri::CreateContainerRequest) -> Answer<cri::CreateContainerResponse> {
+    async fn create(&self, request: CreateContainerRequest) -> Answer<CreateContainerResponse> {
         let pod = self.sandbox(&request.pod_sandbox_id)?;
         let asked = request.config.ok_or_else(|| Status::invalid_argument("container config is missing"))?;
         let metadata = asked.metadata.clone().unwrap_or_default();
@@ -98,10 +98,10 @@ impl Inner {
         if made.is_err() {
             self.hide_images(&pod.id, &metadata.name, metadata.attempt);
         }
-        Ok(Response::new(cri::CreateContainerResponse { container_id: made? }))
+        Ok(Response::new(CreateContainerResponse { container_id: made? }))
     }
 
-    async fn create_as(&self, pod: &SandboxStatus, mut asked: cri::ContainerConfig) -> Result<String, Status> {
+    async fn create_as(&self, pod: &SandboxStatus, mut asked: ContainerConfig) -> Result<String, Status> {
         let image = asked.image.clone().unwrap_or_default().image;
         let rootfs = self.images.resolve(&image).await.map_err(store_refused)?;
         self.show_images(&pod.id, &mut asked).await?;
@@ -121,8 +121,8 @@ impl Inner {
         self.images.get(digest).await.ok().flatten()?.repo_digests.into_iter().next()
     }
 
-    async fn event(&self, event: Event) -> cri::ContainerEventResponse {
-        use cri::ContainerEventType as Type;
+    async fn event(&self, event: Event) -> ContainerEventResponse {
+        use ContainerEventType as Type;
         let sandbox = event.sandbox_id().to_owned();
         let (kind, id) = match event {
             Event::SandboxStarted { .. } => (Type::ContainerStartedEvent, sandbox.clone()),
@@ -133,7 +133,7 @@ impl Inner {
             Event::SandboxStopped { .. } => (Type::ContainerStoppedEvent, sandbox.clone()),
             Event::SandboxRemoved { .. } => (Type::ContainerDeletedEvent, sandbox.clone()),
         };
-        cri::ContainerEventResponse {
+        ContainerEventResponse {
             container_id: id,
             container_event_type: kind.into(),
             created_at: now(),
@@ -142,7 +142,7 @@ impl Inner {
         }
     }
 
-    async fn statuses(&self, sandbox: &str) -> Vec<cri::ContainerStatus> {
+    async fn statuses(&self, sandbox: &str) -> Vec<ContainerStatus> {
         let mut statuses = Vec::new();
         for made in self.containers_of(sandbox) {
             let image_ref = self.image_ref(&made.config.image.digest).await;
@@ -181,15 +181,15 @@ fn seconds(timeout: i64) -> Duration {
 
 #[async_trait]
 impl RuntimeService for Service {
-    type StreamPodSandboxesStream = Stream<cri::StreamPodSandboxesResponse>;
-    type StreamContainersStream = Stream<cri::StreamContainersResponse>;
-    type StreamContainerStatsStream = Stream<cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = Stream<cri::StreamPodSandboxStatsResponse>;
-    type GetContainerEventsStream = Stream<cri::ContainerEventResponse>;
-    type StreamPodSandboxMetricsStream = Stream<cri::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxesStream = Stream<StreamPodSandboxesResponse>;
+    type StreamContainersStream = Stream<StreamContainersResponse>;
+    type StreamContainerStatsStream = Stream<StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Stream<StreamPodSandboxStatsResponse>;
+    type GetContainerEventsStream = Stream<ContainerEventResponse>;
+    type StreamPodSandboxMetricsStream = Stream<StreamPodSandboxMetricsResponse>;
 
-    async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
-        Ok(Response::new(cri::VersionResponse {
+    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(VersionResponse {
             version: "0.1.0".into(),
             runtime_name: "sampan".into(),
             runtime_version: self.0.settings.version.clone(),
@@ -197,29 +197,23 @@ impl RuntimeService for Service {
         }))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
         let service = self.clone();
         whole(async move { service.0.run_pod(request.into_inner()).await }).await
     }
 
-    async fn stop_pod_sandbox(
-        &self,
-        request: Request<cri::StopPodSandboxRequest>,
-    ) -> Answer<cri::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
         let service = self.clone();
         whole(async move {
             if let Ok(pod) = service.0.sandbox(&request.into_inner().pod_sandbox_id) {
                 service.0.stop_pod(&pod).await?;
             }
-            Ok(Response::new(cri::StopPodSandboxResponse {}))
+            Ok(Response::new(StopPodSandboxResponse {}))
         })
         .await
     }
 
-    async fn remove_pod_sandbox(
-        &self,
-        request: Request<cri::RemovePodSandboxRequest>,
-    ) -> Answer<cri::RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(&self, request: Request<RemovePodSandboxRequest>) -> Answer<RemovePodSandboxResponse> {
         let service = self.clone();
         whole(async move {
             let inner = &service.0;
@@ -233,19 +227,16 @@ impl RuntimeService for Service {
                     let _ = inner.runtime.cgroups().remove(&pod.config.cgroup_parent);
                 }
             }
-            Ok(Response::new(cri::RemovePodSandboxResponse {}))
+            Ok(Response::new(RemovePodSandboxResponse {}))
         })
         .await
     }
 
-    async fn pod_sandbox_status(
-        &self,
-        request: Request<cri::PodSandboxStatusRequest>,
-    ) -> Answer<cri::PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(&self, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.0.sandbox(&request.pod_sandbox_id)?;
         let about = serde_json::json!({"pid": pod.keeper_pid, "config": &*pod.config});
-        Ok(Response::new(cri::PodSandboxStatusResponse {
+        Ok(Response::new(PodSandboxStatusResponse {
             status: Some(shown::pod_status(&self.0, &pod)),
             info: verbose(request.verbose, &about),
             containers_statuses: self.0.statuses(&pod.id).await,
@@ -253,43 +244,34 @@ impl RuntimeService for Service {
         }))
     }
 
-    async fn list_pod_sandbox(
-        &self,
-        request: Request<cri::ListPodSandboxRequest>,
-    ) -> Answer<cri::ListPodSandboxResponse> {
-        Ok(Response::new(cri::ListPodSandboxResponse { items: self.0.pods(request.into_inner().filter) }))
+    async fn list_pod_sandbox(&self, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+        Ok(Response::new(ListPodSandboxResponse { items: self.0.pods(request.into_inner().filter) }))
     }
 
     async fn stream_pod_sandboxes(
         &self,
-        request: Request<cri::StreamPodSandboxesRequest>,
+        request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
         let pods = self.0.pods(request.into_inner().filter);
-        pieces(pods, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes })
+        pieces(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
     }
 
-    async fn create_container(
-        &self,
-        request: Request<cri::CreateContainerRequest>,
-    ) -> Answer<cri::CreateContainerResponse> {
+    async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
         let service = self.clone();
         whole(async move { service.0.create(request.into_inner()).await }).await
     }
 
-    async fn start_container(
-        &self,
-        request: Request<cri::StartContainerRequest>,
-    ) -> Answer<cri::StartContainerResponse> {
+    async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
         let service = self.clone();
         whole(async move {
             let made = service.0.container(&request.into_inner().container_id)?;
             service.0.runtime.start_container(&made.id).await.map_err(refused)?;
-            Ok(Response::new(cri::StartContainerResponse {}))
+            Ok(Response::new(StartContainerResponse {}))
         })
         .await
     }
 
-    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let (service, request) = (self.clone(), request.into_inner());
         whole(async move {
             if let Ok(made) = service.0.container(&request.container_id) {
@@ -298,50 +280,41 @@ impl RuntimeService for Service {
                     done => done.map_err(refused)?,
                 }
             }
-            Ok(Response::new(cri::StopContainerResponse {}))
+            Ok(Response::new(StopContainerResponse {}))
         })
         .await
     }
 
-    async fn remove_container(
-        &self,
-        request: Request<cri::RemoveContainerRequest>,
-    ) -> Answer<cri::RemoveContainerResponse> {
+    async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
         let service = self.clone();
         whole(async move {
             if let Ok(made) = service.0.container(&request.into_inner().container_id) {
                 service.0.runtime.remove_container(&made.id).await.map_err(refused)?;
                 service.0.hide_images(&made.sandbox_id, &made.config.name, made.config.attempt);
             }
-            Ok(Response::new(cri::RemoveContainerResponse {}))
+            Ok(Response::new(RemoveContainerResponse {}))
         })
         .await
     }
 
-    async fn list_containers(
-        &self,
-        request: Request<cri::ListContainersRequest>,
-    ) -> Answer<cri::ListContainersResponse> {
-        Ok(Response::new(cri::ListContainersResponse { containers: self.0.containers(request.into_inner().filter) }))
+    async fn list_containers(&self, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+        Ok(Response::new(ListContainersResponse { containers: self.0.containers(request.into_inner().filter) }))
     }
 
     async fn stream_containers(
         &self,
-        request: Request<cri::StreamContainersRequest>,
+        request: Request<StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
         let containers = self.0.containers(request.into_inner().filter);
-        pieces(containers, |containers| cri::StreamContainersResponse { containers })
+        pieces(containers, |containers| StreamContainersResponse { containers })
     }
 
-    async fn container_status(
-        &self,
-        request: Request<cri::ContainerStatusRequest>,
-    ) -> Answer<cri::ContainerStatusResponse> {
+    async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
         let made = self.0.container(&request.container_id)?;
         let image_ref = self.0.image_ref(&made.config.image.digest).await;
         let about = serde_json::json!({"sandboxID": &made.sandbox_id, "pid": made.pid, "config": &*made.config});
-        Ok(Response::new(cri::ContainerStatusResponse {
+        Ok(Response::new(ContainerStatusResponse {
             status: Some(shown::container_status(&made, image_ref)),
             info: verbose(request.verbose, &about),
         }))
@@ -349,8 +322,8 @@ impl RuntimeService for Service {
 
     async fn update_container_resources(
         &self,
-        request: Request<cri::UpdateContainerResourcesRequest>,
-    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         let made = self.0.container(&request.container_id)?;
         if made.state == ContainerState::Exited {
@@ -358,125 +331,113 @@ impl RuntimeService for Service {
         }
         let resources = asked::resources(request.linux.unwrap_or_default());
         self.0.runtime.update_container(&made.id, resources).await.map_err(refused)?;
-        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(
         &self,
-        request: Request<cri::ReopenContainerLogRequest>,
-    ) -> Answer<cri::ReopenContainerLogResponse> {
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
         let id = self.0.running(&request.into_inner().container_id)?;
         self.0.runtime.reopen_log(&id).await.map_err(refused)?;
-        Ok(Response::new(cri::ReopenContainerLogResponse {}))
+        Ok(Response::new(ReopenContainerLogResponse {}))
     }
 
-    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
         let (id, cmd) = (self.0.running(&request.container_id)?, command(request.cmd)?);
         let timeout = (request.timeout > 0).then(|| seconds(request.timeout));
         let output = self.0.runtime.exec_sync(&id, &cmd, timeout).await.map_err(refused)?;
-        Ok(Response::new(cri::ExecSyncResponse {
-            stdout: output.stdout,
-            stderr: output.stderr,
-            exit_code: output.code,
-        }))
+        Ok(Response::new(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.code }))
     }
 
-    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
         let request = request.into_inner();
         let streams = streams(request.stdin, request.stdout, request.stderr, request.tty)?;
         let id = self.0.running(&request.container_id)?;
         let url = self.0.streaming.url(Ask::Exec { id, command: command(request.cmd)?, streams })?;
-        Ok(Response::new(cri::ExecResponse { url }))
+        Ok(Response::new(ExecResponse { url }))
     }
 
-    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
         let request = request.into_inner();
         let streams = streams(request.stdin, request.stdout, request.stderr, request.tty)?;
         let id = self.0.running(&request.container_id)?;
-        Ok(Response::new(cri::AttachResponse { url: self.0.streaming.url(Ask::Attach { id, streams })? }))
+        Ok(Response::new(AttachResponse { url: self.0.streaming.url(Ask::Attach { id, streams })? }))
     }
 
-    async fn port_forward(&self, request: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
         let request = request.into_inner();
         let pod = self.0.sandbox(&request.pod_sandbox_id)?;
         if !pod.ready {
             return Err(Status::failed_precondition(format!("sandbox {:?} is not running", pod.id)));
         }
         let ports = request.port.into_iter().filter_map(|port| u16::try_from(port).ok()).collect();
-        Ok(Response::new(cri::PortForwardResponse {
-            url: self.0.streaming.url(Ask::PortForward { id: pod.id, ports })?,
-        }))
+        Ok(Response::new(PortForwardResponse { url: self.0.streaming.url(Ask::PortForward { id: pod.id, ports })? }))
     }
 
-    async fn container_stats(
-        &self,
-        request: Request<cri::ContainerStatsRequest>,
-    ) -> Answer<cri::ContainerStatsResponse> {
+    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
         let made = self.0.container(&request.into_inner().container_id)?;
-        Ok(Response::new(cri::ContainerStatsResponse { stats: Some(self.0.container_stats(&made).await) }))
+        Ok(Response::new(ContainerStatsResponse { stats: Some(self.0.container_stats(&made).await) }))
     }
 
     async fn list_container_stats(
         &self,
-        request: Request<cri::ListContainerStatsRequest>,
-    ) -> Answer<cri::ListContainerStatsResponse> {
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
         let stats = self.0.all_container_stats(request.into_inner().filter).await;
-        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+        Ok(Response::new(ListContainerStatsResponse { stats }))
     }
 
     async fn stream_container_stats(
         &self,
-        request: Request<cri::StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
         let stats = self.0.all_container_stats(request.into_inner().filter).await;
-        pieces(stats, |container_stats| cri::StreamContainerStatsResponse { container_stats })
+        pieces(stats, |container_stats| StreamContainerStatsResponse { container_stats })
     }
 
-    async fn pod_sandbox_stats(
-        &self,
-        request: Request<cri::PodSandboxStatsRequest>,
-    ) -> Answer<cri::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
         let pod = self.0.sandbox(&request.into_inner().pod_sandbox_id)?;
-        Ok(Response::new(cri::PodSandboxStatsResponse { stats: Some(self.0.pod_stats(&pod).await) }))
+        Ok(Response::new(PodSandboxStatsResponse { stats: Some(self.0.pod_stats(&pod).await) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        request: Request<cri::ListPodSandboxStatsRequest>,
-    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
         let stats = self.0.all_pod_stats(request.into_inner().filter).await;
-        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+        Ok(Response::new(ListPodSandboxStatsResponse { stats }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        request: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
         let stats = self.0.all_pod_stats(request.into_inner().filter).await;
-        pieces(stats, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats })
+        pieces(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
     }
 
     /// The network has its addresses from elsewhere.
     async fn update_runtime_config(
         &self,
-        _: Request<cri::UpdateRuntimeConfigRequest>,
-    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
+        _: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }
 
-    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
-        let condition = |name: &str, state: Result<(), String>, reason: &str| cri::RuntimeCondition {
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let condition = |name: &str, state: Result<(), String>, reason: &str| RuntimeCondition {
             r#type: name.into(),
             status: state.is_ok(),
             reason: if state.is_ok() { String::new() } else { reason.into() },
             message: state.err().unwrap_or_default(),
         };
         let users = self.0.runtime.user_namespaces().is_ok();
-        let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: users };
+        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: users };
         let about = serde_json::json!({"sandboxes": self.0.runtime.sandboxes().len()});
-        Ok(Response::new(cri::StatusResponse {
-            status: Some(cri::RuntimeStatus {
+        Ok(Response::new(StatusResponse {
+            status: Some(RuntimeStatus {
                 conditions: vec![
                     condition("RuntimeReady", Ok(()), ""),
                     condition("NetworkReady", self.0.network.ready(), "NetworkPluginNotReady"),
@@ -485,28 +446,28 @@ impl RuntimeService for Service {
             info: verbose(request.into_inner().verbose, &about),
             runtime_handlers: HANDLERS
                 .iter()
-                .map(|name| cri::RuntimeHandler { name: (*name).into(), features: Some(features) })
+                .map(|name| RuntimeHandler { name: (*name).into(), features: Some(features) })
                 .collect(),
-            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+            features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         }))
     }
 
     async fn checkpoint_container(
         &self,
-        _: Request<cri::CheckpointContainerRequest>,
-    ) -> Answer<cri::CheckpointContainerResponse> {
+        _: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
         Err(Status::unimplemented("method CheckpointContainer not implemented"))
     }
 
-    async fn checkpoint_pod(&self, _: Request<cri::CheckpointPodRequest>) -> Answer<cri::CheckpointPodResponse> {
+    async fn checkpoint_pod(&self, _: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
         Err(Status::unimplemented("method CheckpointPod not implemented"))
     }
 
-    async fn restore_pod(&self, _: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
+    async fn restore_pod(&self, _: Request<RestorePodRequest>) -> Answer<RestorePodResponse> {
         Err(Status::unimplemented("method RestorePod not implemented"))
     }
 
-    async fn get_container_events(&self, _: Request<cri::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
+    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
         let events = self.0.runtime.events();
         let stream = stream::unfold((self.clone(), events), |(service, mut events)| async move {
             loop {
@@ -526,39 +487,39 @@ impl RuntimeService for Service {
 
     async fn list_metric_descriptors(
         &self,
-        _: Request<cri::ListMetricDescriptorsRequest>,
-    ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        Ok(Response::new(cri::ListMetricDescriptorsResponse { descriptors: stats::descriptors() }))
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors: stats::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
-        _: Request<cri::ListPodSandboxMetricsRequest>,
-    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics: self.0.all_metrics().await }))
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics: self.0.all_metrics().await }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
-        _: Request<cri::StreamPodSandboxMetricsRequest>,
+        _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        pieces(self.0.all_metrics().await, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
+        pieces(self.0.all_metrics().await, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
             pod_sandbox_metrics,
         })
     }
 
-    async fn runtime_config(&self, _: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
-        let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs.into() };
-        Ok(Response::new(cri::RuntimeConfigResponse { linux: Some(linux) }))
+    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
+        Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        request: Request<cri::UpdatePodSandboxResourcesRequest>,
-    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
         // The pod's cgroup is the kubelet's; the sandbox itself has no processes to be limited.
         self.0.sandbox(&request.into_inner().pod_sandbox_id)?;
-        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
+        Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 }
 
