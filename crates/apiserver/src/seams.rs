@@ -58,15 +58,14 @@ pub trait Authenticate: Send + Sync {
 /// What was decided, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
+    /// It may be.
     Allow(String),
+    /// It must not be, whoever is asked further.
     Deny(String),
+    /// Somebody else may allow it.
     NoOpinion(String),
     /// Not allowed, and somebody who should have been asked could not be.
-    Failed {
-        denied: bool,
-        reason: String,
-        error: String,
-    },
+    Failed { denied: bool, reason: String, error: String },
 }
 
 /// A decision, at once from the caches or when somebody outside has answered.

@@ -47,45 +47,33 @@ pub enum Error {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]
 enum Ask {
+    /// The images that are here.
     List,
-    Pull {
-        image: String,
-        credentials: Option<(String, String)>,
-    },
-    Import {
-        files: Vec<PathBuf>,
-    },
+    /// One image, from its registry.
+    Pull { image: String, credentials: Option<(String, String)> },
+    /// Archives, which the node opens.
+    Import { files: Vec<PathBuf> },
     /// The tar follows.
     ImportStream,
-    Export {
-        file: PathBuf,
-        images: Vec<String>,
-    },
-    Remove {
-        images: Vec<String>,
-    },
+    /// Images into an archive, which the node makes.
+    Export { file: PathBuf, images: Vec<String> },
+    /// Names, or images by id.
+    Remove { images: Vec<String> },
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "camelCase")]
 enum Answer {
-    Progress {
-        line: String,
-    },
+    /// Something to read.
+    Progress { line: String },
     /// How far a layer is.
     #[serde(rename_all = "camelCase")]
-    Layer {
-        blob: String,
-        state: String,
-        done: u64,
-        size: u64,
-    },
-    Images {
-        rows: Vec<Row>,
-    },
-    Failed {
-        why: String,
-    },
+    Layer { blob: String, state: String, done: u64, size: u64 },
+    /// What [`Ask::List`] asked for.
+    Images { rows: Vec<Row> },
+    /// The last one: why it was not done.
+    Failed { why: String },
+    /// The last one.
     Done,
 }
 

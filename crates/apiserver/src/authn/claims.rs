@@ -10,12 +10,12 @@ use crate::cel::{BUDGET, Cx, Program, Val};
 /// Where a field of the user comes from.
 #[derive(Debug, Default)]
 pub enum Source {
+    /// It is not said.
     #[default]
     Nowhere,
-    Claim {
-        name: String,
-        prefix: String,
-    },
+    /// A claim, with this before it.
+    Claim { name: String, prefix: String },
+    /// What a CEL expression makes of the claims.
     Expression(Expression),
 }
 

@@ -15,15 +15,6 @@ pub fn controller(name: &str) -> User {
     )
 }
 
-/// The controller manager's own work (leases, shared watches).
-pub fn controller_manager() -> User {
-    component("system:kube-controller-manager")
-}
-
-pub fn kube_proxy() -> User {
-    component("system:kube-proxy")
-}
-
 pub fn kubelet(node: &str) -> User {
     User::new(format!("system:node:{node}"), &["system:nodes", "system:authenticated"])
 }

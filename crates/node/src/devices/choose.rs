@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reconcile::io::BoxFuture;
 use rpc::deviceplugin::{
     AllocateRequest, ContainerAllocateRequest, ContainerPreferredAllocationRequest, PreferredAllocationRequest,
 };
@@ -13,7 +12,7 @@ use schema::quantity::Quantity;
 use super::{Devices, Given, Plugin, Resource, State, TIMEOUT, kept};
 use crate::objects::lock;
 use crate::plugins::{call, told};
-use crate::topology::{Hint, HintProvider, Hints, Numa, Refusal};
+use crate::topology::{Allocated, Hint, HintProvider, Hints, Numa, Refusal};
 
 type Ids = BTreeSet<String>;
 
@@ -259,12 +258,7 @@ impl HintProvider for Devices {
         hints
     }
 
-    fn allocate<'a>(
-        &'a self,
-        pod: &'a Pod,
-        container: &'a Container,
-        hint: Hint,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, hint: Hint) -> Allocated<'a> {
         Box::pin(async move {
             for (resource, count) in asked(container) {
                 self.give(pod, &container.name, resource, count, hint).await.map_err(Refusal::unexpected)?;

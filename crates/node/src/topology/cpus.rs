@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use reconcile::io::BoxFuture;
 use schema::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 
-use super::{Hint, HintProvider, Hints, Numa, Refusal, state};
+use super::{Allocated, Hint, HintProvider, Hints, Numa, Refusal, state};
 use crate::objects::lock;
 use crate::resources;
 
@@ -572,12 +571,7 @@ impl HintProvider for Cpus {
         [("cpu".to_owned(), hints)].into()
     }
 
-    fn allocate<'a>(
-        &'a self,
-        pod: &'a Pod,
-        container: &'a Container,
-        hint: Hint,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, hint: Hint) -> Allocated<'a> {
         Box::pin(async move { self.give(pod, container, hint) })
     }
 

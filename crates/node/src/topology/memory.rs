@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use reconcile::io::BoxFuture;
 use schema::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 
 use super::cpus::{CpuSet, format, is_sidecar};
-use super::{Hint, HintProvider, Hints, Numa, Refusal, state};
+use super::{Allocated, Hint, HintProvider, Hints, Numa, Refusal, state};
 use crate::objects::lock;
 use crate::resources;
 
@@ -349,12 +348,7 @@ impl HintProvider for MemoryManager {
         asked.into_keys().map(|name| (name, hints.clone())).collect()
     }
 
-    fn allocate<'a>(
-        &'a self,
-        pod: &'a Pod,
-        container: &'a Container,
-        hint: Hint,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, hint: Hint) -> Allocated<'a> {
         Box::pin(async move {
             let mut nodes = lock(&self.nodes);
             let given = nodes.give(pod, container, hint);

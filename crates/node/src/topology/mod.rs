@@ -84,14 +84,16 @@ impl Refusal {
     }
 }
 
+/// Whether a container was given what it asks for.
+pub type Allocated<'a> = BoxFuture<'a, Result<(), Refusal>>;
+
 /// Gives containers resources that lie somewhere, before their pod is let in.
 pub trait HintProvider: Send + Sync {
     /// For one container, or for the pod as a whole.
     fn hints(&self, pod: &Pod, container: Option<&Container>) -> Hints;
 
     /// Gives a container what it asks for, in `hint` where that can be; again for the same container changes nothing.
-    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, hint: Hint)
-    -> BoxFuture<'a, Result<(), Refusal>>;
+    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, hint: Hint) -> Allocated<'a>;
 
     /// Takes back all that a pod was given.
     fn release(&self, uid: &str);

@@ -334,38 +334,19 @@ pub struct SandboxStatus {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// It has namespaces, and no network yet.
-    SandboxStarted {
-        sandbox_id: String,
-    },
-    ContainerCreated {
-        sandbox_id: String,
-        container_id: String,
-    },
+    SandboxStarted { sandbox_id: String },
+    /// It is there, not yet running.
+    ContainerCreated { sandbox_id: String, container_id: String },
     /// Its process lives.
-    ContainerStarted {
-        sandbox_id: String,
-        container_id: String,
-    },
+    ContainerStarted { sandbox_id: String, container_id: String },
     /// Its process has ended.
-    ContainerExited {
-        sandbox_id: String,
-        container_id: String,
-        exit: Exit,
-    },
+    ContainerExited { sandbox_id: String, container_id: String, exit: Exit },
     /// It is forgotten.
-    ContainerRemoved {
-        sandbox_id: String,
-        container_id: String,
-    },
+    ContainerRemoved { sandbox_id: String, container_id: String },
     /// Its keeper has ended; unasked for if `unexpected`.
-    SandboxStopped {
-        sandbox_id: String,
-        unexpected: bool,
-    },
+    SandboxStopped { sandbox_id: String, unexpected: bool },
     /// It is forgotten.
-    SandboxRemoved {
-        sandbox_id: String,
-    },
+    SandboxRemoved { sandbox_id: String },
 }
 
 impl Event {

@@ -244,12 +244,6 @@ impl Runtime {
         }
     }
 
-    /// Sends a signal to a container's first process.
-    pub async fn signal_container(&self, id: &str, signal: i32) -> Result<()> {
-        let container = self.0.container(id)?;
-        container.pod.holder()?.ask("signal", &[id.as_bytes(), signal.to_string().as_bytes()], &[]).await.map(drop)
-    }
-
     /// Forgets a container, its layer and its cgroup; kills it before if it runs. Its logs stay.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
         let Ok(container) = self.0.container(id) else { return Ok(()) };

@@ -162,39 +162,18 @@ pub struct Rootfs {
 /// What happens in a pull or an import.
 #[derive(Debug, Clone)]
 pub enum Event {
-    Resolving {
-        image: String,
-    },
-    Resolved {
-        image: String,
-        digest: Digest,
-        platform: Platform,
-        layers: usize,
-        size: u64,
-    },
-    Layer {
-        image: String,
-        blob: Digest,
-        state: LayerState,
-        done: u64,
-        size: u64,
-    },
+    /// The registry is asked what the name stands for.
+    Resolving { image: String },
+    /// It stands for this, so large.
+    Resolved { image: String, digest: Digest, platform: Platform, layers: usize, size: u64 },
+    /// How far a layer is.
+    Layer { image: String, blob: Digest, state: LayerState, done: u64, size: u64 },
     /// A blob of which an earlier pull has left so much.
-    Resuming {
-        image: String,
-        blob: Digest,
-        from: u64,
-        size: u64,
-    },
-    Retrying {
-        image: String,
-        what: String,
-        error: String,
-    },
-    Done {
-        image: String,
-        id: Digest,
-    },
+    Resuming { image: String, blob: Digest, from: u64, size: u64 },
+    /// Something failed that may go better.
+    Retrying { image: String, what: String, error: String },
+    /// The image is here.
+    Done { image: String, id: Digest },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

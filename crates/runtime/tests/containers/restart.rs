@@ -102,7 +102,7 @@ async fn containers_survive_a_killed_server() {
         b.runtime.exec_sync(&lives.id, &["echo".into(), "in".into()], Some(Duration::from_secs(30))).await.unwrap();
     assert_eq!(done.stdout, b"in\n");
     let mut events = b.runtime.events();
-    b.runtime.signal_container(&lives.id, 9).await.unwrap();
+    b.runtime.stop_container(&lives.id, Duration::ZERO, None).await.unwrap();
     let exit = b.wait(&lives.id).await;
     assert_eq!((exit.code, exit.signal), (137, 9));
     assert!(matches!(events.recv().await.unwrap(), Event::ContainerExited { .. }));
