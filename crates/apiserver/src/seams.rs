@@ -35,24 +35,17 @@ pub struct Refused(pub String);
 /// Who a token belongs to, and the audiences it is good for.
 pub type Reviewed = (User, Vec<String>);
 
+/// What is found out about somebody; `None`: nothing.
+pub type Found<'a, T> = BoxFuture<'a, Result<Option<T>, Refused>>;
+
 /// Who is asking.
 pub trait Authenticate: Send + Sync {
     /// `None`: no credentials of a kind this authenticator reads (the caller becomes anonymous if that is allowed).
-    fn authenticate<'a>(
-        &'a self,
-        server: &'a Server,
-        parts: &'a Parts,
-        peer: &'a Peer,
-    ) -> BoxFuture<'a, Result<Option<User>, Refused>>;
+    fn authenticate<'a>(&'a self, server: &'a Server, parts: &'a Parts, peer: &'a Peer) -> Found<'a, User>;
 
     /// A bearer token by itself, as TokenReview asks; with the audiences it is good for among those asked
     /// (all of the server's own if `audiences` is empty).
-    fn review<'a>(
-        &'a self,
-        server: &'a Server,
-        token: &'a str,
-        audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Reviewed>, Refused>>;
+    fn review<'a>(&'a self, server: &'a Server, token: &'a str, audiences: &'a [String]) -> Found<'a, Reviewed>;
 }
 
 /// What was decided, and the reason.
@@ -171,15 +164,13 @@ pub enum Shows<'a> {
     Certificate(&'a str, &'a str),
 }
 
+/// The other side's answer.
+pub type Reached<'a> = BoxFuture<'a, Result<http::Response<Body>, Status>>;
+
 /// Reaches a node's kubelet, whether in this process, over a tunnel or over the network.
 pub trait NodeProxy: Send + Sync {
     /// Sends a request whose URI is a kubelet path (`/containerLogs/…`, `/exec/…?…`); the response may be an upgrade.
-    fn to_node<'a>(
-        &'a self,
-        server: &'a Server,
-        node: &'a str,
-        request: http::Request<Body>,
-    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+    fn to_node<'a>(&'a self, server: &'a Server, node: &'a str, request: http::Request<Body>) -> Reached<'a>;
 
     /// Sends a request to a pod's or service endpoint's address (`proxy` subresources): `scheme` is `http` or `https`.
     fn to_address<'a>(
@@ -188,13 +179,8 @@ pub trait NodeProxy: Send + Sync {
         scheme: &'a str,
         address: std::net::SocketAddr,
         request: http::Request<Body>,
-    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+    ) -> Reached<'a>;
 
     /// Sends a request to a server outside; its URI is the path.
-    fn to_url<'a>(
-        &'a self,
-        server: &'a Server,
-        target: Target<'a>,
-        request: http::Request<Body>,
-    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+    fn to_url<'a>(&'a self, server: &'a Server, target: Target<'a>, request: http::Request<Body>) -> Reached<'a>;
 }

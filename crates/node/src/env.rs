@@ -330,10 +330,8 @@ pub fn service_env(services: &[std::sync::Arc<Service>], namespace: &str, links:
                 env.insert(format!("{prefix}_SERVICE_PORT"), number.clone());
             }
             if !port.name.is_empty() {
-                env.insert(
-                    format!("{prefix}_SERVICE_PORT_{}", port.name.to_ascii_uppercase().replace('-', "_")),
-                    number.clone(),
-                );
+                let name = port.name.to_ascii_uppercase().replace('-', "_");
+                env.insert(format!("{prefix}_SERVICE_PORT_{name}"), number.clone());
             }
             let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
             let url = format!("{}://{bracketed}:{number}", protocol.to_ascii_lowercase());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reconcile::{Key, Patch, io::Client};
 use schema::api::core::v1::{Event, EventSource, Node, ObjectReference};
 use schema::api::meta::v1::ObjectMeta;
-use schema::api::{MicroTime, Object, Time};
+use schema::api::{Kind, MicroTime, Object, Time};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -70,12 +70,8 @@ impl Recorder {
 
     /// About the node, which is named by its name instead of a uid, as kubelets do.
     pub fn node(&self, name: &str, warning: bool, reason: &'static str, message: impl Into<String>) {
-        let about = ObjectReference {
-            kind: Node::kind().into(),
-            name: name.into(),
-            uid: name.into(),
-            ..ObjectReference::default()
-        };
+        let (kind, uid) = (Node::KIND.into(), name.into());
+        let about = ObjectReference { kind, name: name.into(), uid, ..ObjectReference::default() };
         self.send(Note { about, warning, reason, message: message.into(), goes_on: false });
     }
 
@@ -84,16 +80,6 @@ impl Recorder {
             let note = lost.into_inner();
             tracing::debug!(reason = note.reason, "an event was lost: the queue is full");
         }
-    }
-}
-
-trait KindName {
-    fn kind() -> &'static str;
-}
-
-impl KindName for Node {
-    fn kind() -> &'static str {
-        "Node"
     }
 }
 

@@ -483,6 +483,8 @@ pub struct Pulled {
     pub login: Option<usize>,
 }
 
+pub type Pull<'a> = BoxFuture<'a, std::result::Result<Pulled, PullError>>;
+
 /// Who waits for a pull.
 pub trait Pulling: Send + Sync + 'static {
     /// How many bytes of how many are here, and how many were before it began.
@@ -501,12 +503,7 @@ pub trait Images: Send + Sync + 'static {
     fn fits(&self, registry: &str, name: &str) -> bool;
 
     /// Fetches what is missing; asks the registry in any case, which may refuse what is here already. The logins fit.
-    fn pull<'a>(
-        &'a self,
-        name: &'a str,
-        credentials: &'a [Credentials],
-        pulling: Arc<dyn Pulling>,
-    ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>>;
+    fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials], pulling: Arc<dyn Pulling>) -> Pull<'a>;
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
 
@@ -531,17 +528,15 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
+/// The addresses that a sandbox was given.
+pub type Attached<'a> = BoxFuture<'a, Result<Vec<IpAddr>>>;
+
 pub trait Network: Send + Sync + 'static {
     /// Whether pods can be attached; the reason if not (`NetworkReady` of the node).
     fn ready(&self) -> std::result::Result<(), String>;
 
     /// Gives the sandbox an interface and addresses; again for the same pod gives the same ones.
-    fn attach<'a>(
-        &'a self,
-        sandbox: &'a Sandbox,
-        pod_uid: &'a str,
-        ports: &'a [PortMapping],
-    ) -> BoxFuture<'a, Result<Vec<IpAddr>>>;
+    fn attach<'a>(&'a self, sandbox: &'a Sandbox, pod_uid: &'a str, ports: &'a [PortMapping]) -> Attached<'a>;
 
     fn detach<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<()>>;
 

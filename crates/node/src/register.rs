@@ -52,28 +52,16 @@ pub fn capacity(
     let mut allocatable = capacity.clone();
     let reserved = &config.reserved;
     let huge: u64 = machine.hugepages.values().sum();
+    let memory = reserved.memory_bytes + config.evictions.hard_memory(machine.memory_bytes) + huge;
+    let storage = reserved.ephemeral_storage_bytes + config.evictions.hard(Signal::NodeFs, fs.capacity_bytes);
     let kept = [
         ("cpu", Quantity::from_milli(i64::try_from(reserved.cpu_milli).unwrap_or(0), Format::DecimalSI)),
-        (
-            "memory",
-            int(reserved.memory_bytes + config.evictions.hard_memory(machine.memory_bytes) + huge, Format::BinarySI),
-        ),
-        (
-            "ephemeral-storage",
-            int(
-                reserved.ephemeral_storage_bytes + config.evictions.hard(Signal::NodeFs, fs.capacity_bytes),
-                Format::BinarySI,
-            ),
-        ),
+        ("memory", int(memory, Format::BinarySI)),
+        ("ephemeral-storage", int(storage, Format::BinarySI)),
     ];
     for (name, amount) in kept {
         if let Some(entry) = allocatable.get_mut(name) {
-            let left = entry.minus(amount);
-            *entry = if left.nanos < 0 {
-                Quantity { nanos: 0, format: entry.format }
-            } else {
-                Quantity { format: entry.format, ..left }
-            };
+            *entry = Quantity { nanos: entry.minus(amount).nanos.max(0), format: entry.format };
         }
     }
     (capacity, allocatable)

@@ -463,16 +463,11 @@ fn conditions(input: &Input<'_>, end: Option<&End>, old: &PodStatus, status: &mu
         .iter()
         .filter_map(|gate| {
             let found = old.conditions.iter().find(|condition| condition.r#type == gate.condition_type);
+            let kind = &gate.condition_type;
             match found {
                 Some(condition) if condition.status == "True" => None,
-                Some(_) => Some(format!(
-                    "the status of pod readiness gate \"{}\" is not \"True\", but False",
-                    gate.condition_type
-                )),
-                None => Some(format!(
-                    "corresponding condition of pod readiness gate \"{}\" does not exist.",
-                    gate.condition_type
-                )),
+                Some(_) => Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but False")),
+                None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
             }
         })
         .collect();

@@ -158,13 +158,8 @@ impl Reference {
 
     /// The collection's path, or with `name` the object's.
     pub(crate) fn path(&self, name: bool) -> String {
-        path(
-            self.group,
-            self.version,
-            self.plural,
-            self.namespaced.then_some(&*self.key.namespace),
-            name.then_some(&*self.key.name),
-        )
+        let (namespace, name) = (self.namespaced.then_some(&*self.key.namespace), name.then_some(&*self.key.name));
+        path(self.group, self.version, self.plural, namespace, name)
     }
 }
 

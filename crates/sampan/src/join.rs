@@ -100,10 +100,8 @@ impl Desk {
             return Err(refuse(StatusCode::BAD_REQUEST, "the node's name is no DNS name"));
         }
         if self.own.as_ref() == Some(&ask.node_name) {
-            return Err(refuse(
-                StatusCode::FORBIDDEN,
-                "the server's own node has this name; choose another --node-name",
-            ));
+            let why = "the server's own node has this name; choose another --node-name";
+            return Err(refuse(StatusCode::FORBIDDEN, why));
         }
         check_password(server, &ask.node_name, &ask.node_password).await?;
         self.issue(&ask).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
@@ -118,17 +116,14 @@ impl Desk {
         let mut names = Names::of([ask.node_name.as_str(), "localhost", "127.0.0.1"]);
         names.ips.extend(&ask.addresses);
         let client_leaf = Leaf::kubelet_client(&ask.node_name, now, VALIDITY);
+        let network_leaf = Leaf::client(NETWORK_USER, &[], now, VALIDITY);
         let serving_leaf = Leaf::kubelet_serving(&ask.node_name, names, now, VALIDITY);
         let issue = |authority: &Authority, leaf: &Leaf, key: &pki::PublicKey| -> pki::Result<String> {
             Ok(authority.with_chain(&authority.issue(leaf, key, &random)?))
         };
         Ok(Given {
             client_certificate: issue(&self.client_ca, &client_leaf, &client.public_key)?,
-            network_certificate: issue(
-                &self.client_ca,
-                &Leaf::client(NETWORK_USER, &[], now, VALIDITY),
-                &network.public_key,
-            )?,
+            network_certificate: issue(&self.client_ca, &network_leaf, &network.public_key)?,
             serving_certificate: issue(&self.server_ca, &serving_leaf, &serving.public_key)?,
             server_ca: self.server_ca.bundle_pem(),
             client_ca: self.client_ca.bundle_pem(),

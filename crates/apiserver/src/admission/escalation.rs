@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{AdmissionRequest, Plugin};
+use super::{AdmissionRequest, Judged, Plugin};
 use crate::authz::{Authorizer, escalation};
-use crate::seams::{BoxFuture, Decision};
-use crate::{Attributes, Server, Status};
+use crate::seams::Decision;
+use crate::{Attributes, Server};
 
 pub struct RbacEscalation(pub Arc<Authorizer>);
 
@@ -14,11 +14,7 @@ impl Plugin for RbacEscalation {
         "RBACEscalation"
     }
 
-    fn validate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         let concerns = request.group == "rbac.authorization.k8s.io" && (request.is_create() || request.is_update());
         let AdmissionRequest { user, resource, namespace, object, old, .. } = request;
         let may = |wanted: &Attributes| {

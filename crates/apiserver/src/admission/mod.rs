@@ -117,25 +117,20 @@ impl AdmissionRequest {
     }
 }
 
+/// Whether a request may go on.
+pub type Judged<'a> = BoxFuture<'a, Result<(), Status>>;
+
 /// One admission plugin. Order is the registry's; mutation runs before defaults are final and validation of the object,
 /// `validate` after it, just before the commit.
 pub trait Plugin: Send + Sync {
     /// Upstream's name: `NamespaceLifecycle`.
     fn name(&self) -> &'static str;
 
-    fn mutate<'a>(
-        &'a self,
-        _server: &'a Server,
-        _request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(&'a self, _server: &'a Server, _request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn validate<'a>(
-        &'a self,
-        _server: &'a Server,
-        _request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn validate<'a>(&'a self, _server: &'a Server, _request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::{Method, StatusCode};
 use schema::{Value, quantity::Quantity};
 
-use super::{AdmissionRequest, Operation, Plugin, quota_usage as usage};
+use super::{AdmissionRequest, Judged, Operation, Plugin, quota_usage as usage};
 use crate::pods::Resources;
-use crate::seams::BoxFuture;
 use crate::view::{self, RESOURCE_QUOTAS, View};
 use crate::{Server, Status, cluster};
 
@@ -28,11 +27,7 @@ impl Plugin for ResourceQuota {
         "ResourceQuota"
     }
 
-    fn validate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(async move {
             let has_quotas = || !cluster::is_empty(server, RESOURCE_QUOTAS, &request.namespace);
             if request.namespace.is_empty() || !usage::is_counted(request) || !has_quotas() {

@@ -1,10 +1,10 @@
 //! Plugins that answer at once from the caches, and what they may ask.
 
-use crate::seams::{BoxFuture, Decision};
+use crate::seams::Decision;
 use crate::view::View;
 use crate::{Attributes, Server, Status, User};
 
-use super::{AdmissionRequest, Operation, Plugin};
+use super::{AdmissionRequest, Judged, Operation, Plugin};
 
 /// What a rule may ask of the server.
 pub struct Cx<'a> {
@@ -47,19 +47,11 @@ impl Plugin for Rule {
         self.name
     }
 
-    fn mutate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(std::future::ready(self.apply(server, request, self.mutate)))
     }
 
-    fn validate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(std::future::ready(self.apply(server, request, self.validate)))
     }
 }

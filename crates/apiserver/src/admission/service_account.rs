@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use schema::Value;
 
-use super::{AdmissionRequest, Plugin};
+use super::{AdmissionRequest, Judged, Plugin};
 use crate::authn::issue::WARN_ONLY_SECONDS;
-use crate::seams::{BoxFuture, Random};
+use crate::seams::Random;
 use crate::view::{self, SERVICE_ACCOUNTS, View};
 use crate::{Server, Status, meta, pods};
 
@@ -22,11 +22,7 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
-    fn mutate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(async move {
             if !request.is("", "pods") || !request.is_create() {
                 return Ok(());
@@ -43,11 +39,7 @@ impl Plugin for ServiceAccount {
         })
     }
 
-    fn validate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         let concerns = request.is("", "pods") && (request.is_create() || request.subresource == "ephemeralcontainers");
         Box::pin(std::future::ready(if concerns { check(server, request) } else { Ok(()) }))
     }

@@ -3,10 +3,9 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{AdmissionRequest, Plugin};
-use crate::seams::BoxFuture;
+use super::{AdmissionRequest, Judged, Plugin};
+use crate::Server;
 use crate::view::{self, Of, SERVICE_ACCOUNTS, View};
-use crate::{Server, Status};
 
 pub struct TokenSecret;
 
@@ -20,11 +19,7 @@ impl Plugin for TokenSecret {
         "ServiceAccountTokenSecret"
     }
 
-    fn mutate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         if request.is("", "secrets") && (request.is_create() || request.is_update()) {
             fill(server, request);
         }

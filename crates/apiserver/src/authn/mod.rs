@@ -26,7 +26,7 @@ use http::{HeaderMap, HeaderName, header, request::Parts};
 use schema::Value;
 
 use crate::outside::Remembered;
-use crate::seams::{Authenticate, BoxFuture, Peer, Refused, Reviewed};
+use crate::seams::{Authenticate, Found, Peer, Refused, Reviewed};
 use crate::view::{self, SECRETS, View};
 use crate::{Server, User};
 
@@ -344,12 +344,7 @@ fn is_bootstrap_group(group: &str) -> bool {
 }
 
 impl Authenticate for Authenticator {
-    fn authenticate<'a>(
-        &'a self,
-        server: &'a Server,
-        parts: &'a Parts,
-        peer: &'a Peer,
-    ) -> BoxFuture<'a, Result<Option<User>, Refused>> {
+    fn authenticate<'a>(&'a self, server: &'a Server, parts: &'a Parts, peer: &'a Peer) -> Found<'a, User> {
         let refused = match self.decide(server, &parts.headers, peer, server.now()) {
             Err(refused) => refused,
             decided => return Box::pin(std::future::ready(decided)),
@@ -365,12 +360,7 @@ impl Authenticate for Authenticator {
         })
     }
 
-    fn review<'a>(
-        &'a self,
-        server: &'a Server,
-        token: &'a str,
-        audiences: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Reviewed>, Refused>> {
+    fn review<'a>(&'a self, server: &'a Server, token: &'a str, audiences: &'a [String]) -> Found<'a, Reviewed> {
         Box::pin(async move {
             let own = self.accounts.audiences();
             let audiences = if audiences.is_empty() { own } else { audiences };

@@ -165,10 +165,8 @@ fn start(world: &World, look: &mut Look<'_>, ctx: &mut Ctx) -> Option<i64> {
     let begin = look.status.last_schedule_time.unwrap_or(cron.metadata.creation_timestamp).seconds;
     let from = spec.starting_deadline_seconds.map_or(begin, |deadline| begin.max(now - deadline));
     let Ok(due) = recent(&schedule, &zone, from, now) else {
-        let message = format!(
-            "invalid schedule: {} : time difference between two schedules is less than 1 second",
-            spec.schedule
-        );
+        let why = "time difference between two schedules is less than 1 second";
+        let message = format!("invalid schedule: {} : {why}", spec.schedule);
         look.tell(ctx, "Warning", "InvalidSchedule", message);
         return None;
     };

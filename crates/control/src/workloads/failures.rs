@@ -1,5 +1,6 @@
 //! What the failure of a Job's pod means: since when, how often, and by which rule of the podFailurePolicy.
 
+use schema::api::Object;
 use schema::api::batch::v1::{Job, PodFailurePolicyOnExitCodesRequirement};
 use schema::api::core::v1::{ContainerStatus, Pod};
 
@@ -23,10 +24,7 @@ pub fn rule<'a>(job: &'a Job, pod: &Pod) -> Option<(&'a str, String)> {
             Some(wanted) => {
                 let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
                 let (name, code) = statuses.filter_map(|status| exit_code(status, wanted)).next()?;
-                format!(
-                    "Container {name} for pod {}/{} failed with exit code {code}",
-                    pod.metadata.namespace, pod.metadata.name
-                )
+                format!("Container {name} for pod {} failed with exit code {code}", pod.key())
             }
             None => {
                 let matching = |kind: &str, status: &str| {
@@ -34,7 +32,7 @@ pub fn rule<'a>(job: &'a Job, pod: &Pod) -> Option<(&'a str, String)> {
                 };
                 let condition =
                     pod.status.conditions.iter().find(|condition| matching(&condition.r#type, &condition.status))?;
-                format!("Pod {}/{} has condition {}", pod.metadata.namespace, pod.metadata.name, condition.r#type)
+                format!("Pod {} has condition {}", pod.key(), condition.r#type)
             }
         };
         Some((&*rule.action, format!("{what} matching {} rule at index {index}", rule.action)))

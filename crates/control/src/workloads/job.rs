@@ -413,10 +413,8 @@ impl<'a> Look<'a> {
         }
         if let Some(failed) = &self.failed_indexes {
             if spec.max_failed_indexes.is_some_and(|most| failed.total() > most) {
-                return End::failure(
-                    "MaxFailedIndexesExceeded",
-                    "Job has exceeded the specified maximal number of failed indexes",
-                );
+                let why = "Job has exceeded the specified maximal number of failed indexes";
+                return End::failure("MaxFailedIndexesExceeded", why);
             }
             if !failed.is_empty() && failed.total() + self.completed.total() >= self.completions() {
                 return End::failure("FailedIndexes", "Job has failed indexes");

@@ -103,13 +103,8 @@ impl Cluster {
         let mut pods = Vec::new();
         let mut namespaces = BTreeMap::new();
         if !objects.policies.is_empty() {
-            pods.extend(
-                objects
-                    .pods
-                    .iter()
-                    .filter_map(|pod| pods::facts(pod, &self.node.name, &objects.attached))
-                    .map(Arc::new),
-            );
+            let (node, attached) = (&self.node.name, &objects.attached);
+            pods.extend(objects.pods.iter().filter_map(|pod| pods::facts(pod, node, attached)).map(Arc::new));
             pods.extend(self.dns_pod().map(Arc::new));
             let metas = objects.namespaces.iter().map(|namespace| &namespace.metadata);
             namespaces = metas.map(|meta| (meta.name.clone(), meta.labels.clone())).collect();

@@ -141,14 +141,12 @@ fn translate(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
 fn refuse(family: Family, names: &Names, inputs: &Inputs) -> Vec<Rule> {
     let reject = || [Action::Verdict(Verdict::Goto(REJECT.into()))];
     let elsewhere = Match::Local(Side::Destination, false);
+    let to_cluster_ip = Match::In(vec![Field::Address(family, Side::Destination)], names.cluster_ips.clone());
     let mut rules = vec![
         Rule::new([], [Action::Map(frontend(family), names.unserved.clone())]),
         Rule::new([Match::Local(Side::Destination, true)], [Action::Map(any_frontend(family), names.unserved.clone())]),
         // A port that its service doesn't have.
-        Rule::new(
-            [elsewhere.clone(), Match::In(vec![Field::Address(family, Side::Destination)], names.cluster_ips.clone())],
-            reject(),
-        ),
+        Rule::new([elsewhere.clone(), to_cluster_ip], reject()),
     ];
     // A cluster IP that no service has.
     let unused = inputs.node.service_cidrs.iter().filter(|cidr| cidr.family() == family);

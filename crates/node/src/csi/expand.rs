@@ -95,10 +95,8 @@ impl Csi {
                 let state = if infeasible { "NodeResizeInfeasible" } else { "NodeResizeInProgress" };
                 let told =
                     json!({"conditions": conditions(Some(status)), "allocatedResourceStatuses": {STORAGE: state}});
-                (
-                    told,
-                    Some(format!("Expander.NodeExpand failed to expand the volume : {}", crate::plugins::told(status))),
-                )
+                let why = crate::plugins::told(status);
+                (told, Some(format!("Expander.NodeExpand failed to expand the volume : {why}")))
             }
         };
         let patch = Patch::Merge(json!({"status": status}));

@@ -335,11 +335,8 @@ impl Csi {
             let _ = self.attached.subscribe().wait_for(|all| all.contains(&unique)).await;
         });
         if attached.await.is_err() {
-            let node = &self.node_name;
-            return Err(format!(
-                "volume not attached according to node status for volume {:?} on node {node}",
-                wanted.spec
-            ));
+            let (spec, node) = (&wanted.spec, &self.node_name);
+            return Err(format!("volume not attached according to node status for volume {spec:?} on node {node}"));
         }
         let name = attachment_name(wanted, &self.node_name);
         let found = self.recall.get::<VolumeAttachment>(pod, "", &name).await;

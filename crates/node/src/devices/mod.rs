@@ -350,10 +350,8 @@ impl Registration for Door {
         let endpoint = Path::new(&request.endpoint);
         if endpoint.components().count() == 0 || endpoint.components().any(|part| !matches!(part, Component::Normal(_)))
         {
-            return Err(refused(format!(
-                "bad socketPath, {:?} is not below the directory of device plugins",
-                request.endpoint
-            )));
+            let why = "is not below the directory of device plugins";
+            return Err(refused(format!("bad socketPath, {:?} {why}", request.endpoint)));
         }
         let devices = self.0.clone();
         let endpoint = devices.dir.join(endpoint);

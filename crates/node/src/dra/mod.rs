@@ -53,10 +53,10 @@ pub fn check(name: &str, endpoint: &Path, services: &[String]) -> Result<&'stati
     };
     match found.filter(|_| !name.is_empty()) {
         Some(service) => Ok(service),
-        None => Err(format!(
-            "invalid supported gRPC versions of DRA driver plugin {name} at endpoint {}: {why}",
-            endpoint.display()
-        )),
+        None => {
+            let at = endpoint.display();
+            Err(format!("invalid supported gRPC versions of DRA driver plugin {name} at endpoint {at}: {why}"))
+        }
     }
 }
 
@@ -150,11 +150,7 @@ impl Dra {
         loop {
             tokio::time::sleep(WIPE_AFTER).await;
             let mut query = format!("spec.nodeName%3D{}", self.node_name);
-            let drivers: Vec<String> = {
-                let drivers = self.drivers.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-                drivers.keys().cloned().collect()
-            };
-            for driver in drivers {
+            for driver in self.drivers.read().unwrap_or_else(|poisoned| poisoned.into_inner()).keys() {
                 query.push_str(&format!(",spec.driver!%3D{driver}"));
             }
             let mut request = Request::new(Bytes::new());

@@ -276,10 +276,8 @@ impl Reading<'_> {
     fn shutdown(&mut self) -> Vec<(i32, Duration)> {
         let (all, critical) = (self.duration("shutdownGracePeriod"), self.duration("shutdownGracePeriodCriticalPods"));
         if critical > all {
-            self.wrong(
-                "shutdownGracePeriodCriticalPods",
-                format_args!("{critical:?} must be <= shutdownGracePeriod {all:?}"),
-            );
+            let why = format!("{critical:?} must be <= shutdownGracePeriod {all:?}");
+            self.wrong("shutdownGracePeriodCriticalPods", why);
         }
         let phases = self.of.get("shutdownGracePeriodByPodPriority");
         let phases = phases.as_array().cloned().unwrap_or_default();
@@ -370,10 +368,8 @@ impl Settings {
             "LimitedSwap" => true,
             "" | "NoSwap" => false,
             other => {
-                of.wrong(
-                    "memorySwap.swapBehavior",
-                    format_args!("{other:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""),
-                );
+                let why = format!("{other:?} must be one of: \"\", \"LimitedSwap\" or \"NoSwap\"");
+                of.wrong("memorySwap.swapBehavior", why);
                 false
             }
         };

@@ -68,15 +68,8 @@ fn open_read_only(dir: &Path, name: &str) -> io::Result<OwnedFd> {
         let flags = 1u32 | libc::O_CLOEXEC as u32; // OPEN_TREE_CLONE
         let tree = OwnedFd::from_raw_fd(fd(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, dir.as_ptr(), flags))?);
         let read_only = [1u64, 0, 0, 0]; // MOUNT_ATTR_RDONLY
-        let (empty, size) = (c"".as_ptr(), std::mem::size_of_val(&read_only));
-        fd(libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            empty,
-            libc::AT_EMPTY_PATH,
-            read_only.as_ptr(),
-            size,
-        ))?;
+        let (empty, size, at) = (c"".as_ptr(), std::mem::size_of_val(&read_only), libc::AT_EMPTY_PATH);
+        fd(libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), empty, at, read_only.as_ptr(), size))?;
         let opened = libc::openat(tree.as_raw_fd(), name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         Ok(OwnedFd::from_raw_fd(fd(opened as _)?))
     }

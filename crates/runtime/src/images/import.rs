@@ -208,10 +208,8 @@ impl Scan {
             for image in images {
                 let tags: BTreeSet<String> = image.repo_tags.iter().filter_map(|tag| tagged(tag)).collect();
                 let Some((config, _)) = self.file(&image.config) else {
-                    let error = Error::malformed(
-                        format!("{}: manifest.json", self.what),
-                        format!("{} is missing", image.config),
-                    );
+                    let missing = format!("{} is missing", image.config);
+                    let error = Error::malformed(format!("{}: manifest.json", self.what), missing);
                     found.push((image.repo_tags.into_iter().next().unwrap_or(image.config), Err(error)));
                     continue;
                 };

@@ -81,10 +81,8 @@ impl Policy {
             let paths = key_paths.iter().chain(Some(&*key_path).filter(|path| !path.as_os_str().is_empty()));
             for path in paths {
                 let pem = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                keys.push(
-                    key(&pem)
-                        .ok_or_else(|| format!("{}: no ECDSA P-256, Ed25519 or RSA public key", path.display()))?,
-                );
+                let none = || format!("{}: no ECDSA P-256, Ed25519 or RSA public key", path.display());
+                keys.push(key(&pem).ok_or_else(none)?);
             }
             if !key_data.is_empty() {
                 let pem = STANDARD.decode(&*key_data).ok().and_then(|pem| String::from_utf8(pem).ok());

@@ -11,7 +11,7 @@ use net::cluster;
 use net::dns::Zone;
 use net::io::{Agent, Backend, Net, Options, PodAddress, dns};
 use net::ruleset::{self, Cidr};
-use node::ports::{self, Error, PortMapping, Result, Sandbox};
+use node::ports::{self, Attached, Error, PortMapping, Result, Sandbox};
 use reconcile::World;
 use reconcile::io::reflector::{self, Scope};
 use reconcile::io::{BoxFuture, Client};
@@ -240,12 +240,7 @@ impl ports::Network for Network {
         if self.net.get().is_some() { Ok(()) } else { Err("the node has no podCIDR yet".into()) }
     }
 
-    fn attach<'a>(
-        &'a self,
-        sandbox: &'a Sandbox,
-        pod_uid: &'a str,
-        ports: &'a [PortMapping],
-    ) -> BoxFuture<'a, Result<Vec<IpAddr>>> {
+    fn attach<'a>(&'a self, sandbox: &'a Sandbox, pod_uid: &'a str, ports: &'a [PortMapping]) -> Attached<'a> {
         Box::pin(async move {
             let Some(netns) = sandbox.netns.clone() else { return Ok(self.settings.node_ips.clone()) };
             let net = self.when_open().await?;

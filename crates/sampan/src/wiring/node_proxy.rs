@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use apiserver::seams::{BoxFuture, NodeProxy, Shows, Target};
+use apiserver::seams::{BoxFuture, NodeProxy, Reached, Shows, Target};
 use apiserver::{Body, Server, Status};
 use http::{Request, Response, StatusCode};
 use reconcile::io::{Client, Identity};
@@ -49,12 +49,7 @@ impl Proxy {
 }
 
 impl NodeProxy for Proxy {
-    fn to_node<'a>(
-        &'a self,
-        server: &'a Server,
-        node: &'a str,
-        request: Request<Body>,
-    ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    fn to_node<'a>(&'a self, server: &'a Server, node: &'a str, request: Request<Body>) -> Reached<'a> {
         Box::pin(async move {
             if let Some((name, kubelet)) = self.local.get()
                 && name == node
@@ -75,30 +70,19 @@ impl NodeProxy for Proxy {
         })
     }
 
-    fn to_address<'a>(
-        &'a self,
-        _: &'a Server,
-        scheme: &'a str,
-        address: SocketAddr,
-        request: Request<Body>,
-    ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    fn to_address<'a>(&'a self, _: &'a Server, scheme: &'a str, to: SocketAddr, request: Request<Body>) -> Reached<'a> {
         Box::pin(async move {
             let sent = if scheme == "https" {
-                splice(request, |request| remote::once_tls_to(address, self.anyone.clone(), request)).await
+                splice(request, |request| remote::once_tls_to(to, self.anyone.clone(), request)).await
             } else {
-                let address = address.to_string();
+                let address = to.to_string();
                 splice(request, |request| remote::once_plain(&address, request)).await
             };
             sent.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))
         })
     }
 
-    fn to_url<'a>(
-        &'a self,
-        _: &'a Server,
-        target: Target<'a>,
-        request: Request<Body>,
-    ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    fn to_url<'a>(&'a self, _: &'a Server, target: Target<'a>, request: Request<Body>) -> Reached<'a> {
         Box::pin(async move {
             let failed = |error: remote::Error| Status::plain_internal(error.to_string());
             if let Some(rest) = target.url.strip_prefix("http://") {

@@ -26,11 +26,8 @@ pub fn metrics(database: PathBuf) -> impl Fn(&mut Page) {
         let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         let mut gauge = |name, help, value: f64| page.family(name, "gauge", help).sample(&[], value);
-        gauge(
-            "process_max_fds",
-            "Maximum number of open file descriptors.",
-            files.and_then(|n| n.parse().ok()).unwrap_or(0.0),
-        );
+        let most = files.and_then(|n| n.parse().ok()).unwrap_or(0.0);
+        gauge("process_max_fds", "Maximum number of open file descriptors.", most);
         gauge("process_open_fds", "Number of open file descriptors.", open as f64);
         gauge("process_resident_memory_bytes", "Resident memory size in bytes.", kilobytes("VmRSS") as f64);
         gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", started);

@@ -117,10 +117,8 @@ impl Containers {
         let mut known = HashMap::new();
         for entry in std::fs::read_dir(&addresses)?.flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-            known.insert(
-                entry.file_name().to_string_lossy().into_owned(),
-                text.lines().filter_map(|line| line.parse().ok()).collect(),
-            );
+            let ips = text.lines().filter_map(|line| line.parse().ok()).collect();
+            known.insert(entry.file_name().to_string_lossy().into_owned(), ips);
         }
         let (changes, _) = broadcast::channel(BACKLOG);
         let containers = Arc::new(Self {
@@ -634,12 +632,7 @@ impl ports::Images for Containers {
         Box::pin(async move { Ok(self.images.get(name).await.map_err(store_failed)?.map(image)) })
     }
 
-    fn pull<'a>(
-        &'a self,
-        name: &'a str,
-        credentials: &'a [Credentials],
-        pulling: Arc<dyn Pulling>,
-    ) -> BoxFuture<'a, std::result::Result<Pulled, PullError>> {
+    fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials], pulling: Arc<dyn Pulling>) -> ports::Pull<'a> {
         Box::pin(async move {
             // The pod's own first, as upstream; those of the node are for all of its pods.
             let own: Vec<_> = credentials.iter().map(login).collect();

@@ -5,11 +5,10 @@ use schema::{Value, apply, patch};
 use super::{Binding, Expressions, Invocation, Policy, invocations};
 use crate::admission::expressions::{Compiled, Inputs, evaluate};
 use crate::admission::matching::{Form, Shown};
-use crate::admission::{AdmissionRequest, Operation, Plugin};
+use crate::admission::{AdmissionRequest, Judged, Operation, Plugin};
 use crate::cel::{BUDGET, Program, Type, Val};
 use crate::conversion::printed;
 use crate::kind::{builtin, join_group_version};
-use crate::seams::BoxFuture;
 use crate::{Server, Status};
 
 pub(super) struct Mutations {
@@ -236,11 +235,7 @@ impl Plugin for Mutating {
         "MutatingAdmissionPolicy"
     }
 
-    fn mutate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(async move { self.change(server, request).await })
     }
 }

@@ -8,9 +8,8 @@ use schema::Value;
 use super::{Binding, Expressions, Invocation, Policy, invocations};
 use crate::admission::expressions::{Compiled, Inputs, evaluate};
 use crate::admission::matching::Shown;
-use crate::admission::{AdmissionRequest, Plugin};
+use crate::admission::{AdmissionRequest, Judged, Plugin};
 use crate::cel::{BUDGET, Program, Type, Val};
-use crate::seams::BoxFuture;
 use crate::{Server, Status};
 
 /// A longer message is as if it could not be evaluated.
@@ -249,11 +248,7 @@ impl Plugin for Validating {
         "ValidatingAdmissionPolicy"
     }
 
-    fn validate<'a>(
-        &'a self,
-        server: &'a Server,
-        request: &'a mut AdmissionRequest,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn validate<'a>(&'a self, server: &'a Server, request: &'a mut AdmissionRequest) -> Judged<'a> {
         Box::pin(async move { self.decide(server, request).await })
     }
 }
