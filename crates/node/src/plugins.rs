@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rpc::pluginregistration::registration_client::RegistrationClient;
 use rpc::pluginregistration::{InfoRequest, PluginInfo, RegistrationStatus};
-use rpc::{Code, Status};
+use rpc::{Code, Response, Status};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -36,12 +36,9 @@ pub fn told(status: &Status) -> String {
 }
 
 /// A call's answer, or the error as Go prints it; a peer that does not answer in time is given up.
-pub async fn call<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<rpc::Response<T>, Status>>,
-) -> Result<T, Status> {
+pub async fn call<T>(limit: Duration, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(limit, answer).await {
-        Ok(answer) => answer.map(rpc::Response::into_inner),
+        Ok(answer) => answer.map(Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use reconcile::{Key, Patch, io::Client};
+use reconcile::io::{Client, Error};
+use reconcile::{Key, Patch};
 use schema::api::coordination::v1::{Lease, LeaseSpec};
 use schema::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
@@ -28,18 +29,16 @@ const LOOK: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(50);
 const MAX_NAMES: usize = 5;
 
+type Amounts = BTreeMap<String, Quantity>;
+
 /// What a node has, before and after what is kept from pods.
-pub fn capacity(
-    config: &Config,
-    machine: &Machine,
-    fs: &FsStats,
-) -> (BTreeMap<String, Quantity>, BTreeMap<String, Quantity>) {
+pub fn capacity(config: &Config, machine: &Machine, fs: &FsStats) -> (Amounts, Amounts) {
     let int = |value: u64, format| Quantity::from_int(i64::try_from(value).unwrap_or(i64::MAX), format);
     let pods = match config.pods_per_core {
         0 => config.max_pods.into(),
         per_core => (u64::from(per_core) * machine.cpus).min(config.max_pods.into()),
     };
-    let mut capacity: BTreeMap<String, Quantity> = [
+    let mut capacity: Amounts = [
         ("cpu".to_owned(), int(machine.cpus, Format::DecimalSI)),
         ("memory".to_owned(), int(machine.memory_bytes, Format::BinarySI)),
         ("pods".to_owned(), int(pods, Format::DecimalSI)),
@@ -191,7 +190,7 @@ pub fn labels(config: &Config, machine: &Machine) -> BTreeMap<String, String> {
 pub fn fill(status: &mut NodeStatus, shared: &Shared, fs: &FsStats, images: &[Image]) {
     let (config, machine) = (&shared.config, &shared.machine);
     let (mut capacity, mut allocatable) = capacity(config, machine, fs);
-    let text = |list: BTreeMap<String, Quantity>| {
+    let text = |list: Amounts| {
         list.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect::<BTreeMap<_, _>>()
     };
     for (name, (all, healthy)) in shared.devices.counts() {
@@ -355,10 +354,7 @@ fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
 }
 
 /// Creates the Node with its status, or takes over the one that is there.
-async fn register(
-    shared: &Shared,
-    fresh: &(impl Fn(&NodeStatus) -> NodeStatus + Sync),
-) -> Result<Node, reconcile::io::Error> {
+async fn register(shared: &Shared, fresh: &(impl Fn(&NodeStatus) -> NodeStatus + Sync)) -> Result<Node, Error> {
     let client = &shared.client;
     let mut node = new_node(shared);
     node.status = fresh(&node.status);
@@ -390,7 +386,7 @@ async fn write_status(
     node: &Node,
     status: NodeStatus,
     fresh: &(impl Fn(&NodeStatus) -> NodeStatus + Sync),
-) -> Result<Node, reconcile::io::Error> {
+) -> Result<Node, Error> {
     let wanted = Node { status, ..node.clone() };
     match client.update_status(&wanted).await {
         Err(error) if error.code() == 409 => {
@@ -441,7 +437,7 @@ pub async fn keep_lease(client: Client, node: String, clock: Arc<dyn Clock>) {
     }
 }
 
-async fn create_lease(client: &Client, node: &str, spec: LeaseSpec) -> Result<Lease, reconcile::io::Error> {
+async fn create_lease(client: &Client, node: &str, spec: LeaseSpec) -> Result<Lease, Error> {
     // Owned by its node, so that it goes with it.
     let owner: Node = client.get("", node).await?;
     let metadata = ObjectMeta {

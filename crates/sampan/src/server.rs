@@ -18,6 +18,8 @@ use schema::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use schema::api::meta::v1::ObjectMeta;
 use store::sqlite::{Options, Sqlite};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::cli::ServerArgs;
 use crate::identity::{self, Identity, Wanted};
@@ -187,11 +189,11 @@ async fn serve(
     let server = Server::start(api_config(&args, &settings, who, stored, proxy.clone())?).await?;
     followed.into_iter().for_each(|file| drop(tokio::spawn(file.follow(server.clone()))));
     bootstrap::run(&server, &facts).await?;
-    let (_facts, facts) = tokio::sync::watch::channel(facts);
+    let (_facts, facts) = watch::channel(facts);
     tokio::spawn(bootstrap::keep(server.clone(), facts));
 
     write_kubeconfig(&args, &settings, &identity)?;
-    let (_tls, tls) = tokio::sync::watch::channel(listen::tls(&identity.serving)?);
+    let (_tls, tls) = watch::channel(listen::tls(&identity.serving)?);
     let cluster = Cluster {
         cluster_cidrs: settings.cluster_cidrs.clone(),
         service_cidrs: settings.service_cidrs.clone(),
@@ -210,7 +212,7 @@ async fn serve(
         cluster: cluster.clone(),
     };
     let handler = Arc::new(Api { server: server.clone(), ca_pem, desk, goaway_chance: settings.manners.goaway_chance });
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
     let accepting = tokio::spawn(listen::serve(listener, tls, handler, stopped, settings.manners.streams));
     let client = Client::new(Arc::new(Local(server.clone())), Component("system:kube-controller-manager".into()));
     let control = control::cluster::Config {
@@ -288,12 +290,7 @@ async fn serve(
 }
 
 /// Not ready first, then no new requests; what is under way is finished, and connections are closed.
-async fn take_leave(
-    server: &Server,
-    manners: &Manners,
-    stop: tokio::sync::watch::Sender<bool>,
-    accepting: tokio::task::JoinHandle<()>,
-) {
+async fn take_leave(server: &Server, manners: &Manners, stop: watch::Sender<bool>, accepting: JoinHandle<()>) {
     /// What is left then is streams that know no end.
     const CLOSE: Duration = Duration::from_secs(1);
     server.begin_stop();

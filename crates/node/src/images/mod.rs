@@ -269,13 +269,7 @@ impl Puller {
     }
 
     /// A pull, and on the disk that it begins, and for whom the image is that came.
-    async fn pull_noted(
-        &self,
-        desired: &Desired,
-        name: &str,
-        path: &str,
-        logins: &[Login],
-    ) -> Result<Image, PullError> {
+    async fn pull_noted(&self, of: &Desired, name: &str, path: &str, logins: &[Login]) -> Result<Image, PullError> {
         let (records, image) = (self.records.clone(), name.to_owned());
         let begun = tokio::task::spawn_blocking(move || Intent::begin(&records, &image)).await;
         let intent = begun.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into())).map_err(|error| {
@@ -292,7 +286,7 @@ impl Puller {
                 () = sleep(pause) => {
                     if let Some(words) = watched.words() {
                         let message = format!("Pulling image \"{name}\": {words}");
-                        self.events.progress(&*desired.pod, path, "Pulling", message);
+                        self.events.progress(&*of.pod, path, "Pulling", message);
                     }
                     pause = (pause * 2).min(PROGRESS_MAX);
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use apiserver::{Body, body};
 use bytes::Bytes;
-use http::{Uri, header, uri::Scheme};
+use http::{Request, Response, Uri, header, uri::Scheme};
 use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,7 +23,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::identity::Pair;
 
@@ -233,11 +233,7 @@ async fn connect(address: &str) -> Result<TcpStream, Error> {
     }
 }
 
-async fn connect_tls(
-    address: &str,
-    name: &str,
-    config: Arc<ClientConfig>,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
+async fn connect_tls(address: &str, name: &str, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Error> {
     let socket = connect(address).await?;
     let server =
         ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|_| Error::Url(name.to_owned()))?;
@@ -247,12 +243,14 @@ async fn connect_tls(
     }
 }
 
+type Answered = Result<Response<Body>, Error>;
+
 /// One request on a connection of its own; the answer may be an upgrade.
 pub async fn once(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     address: &str,
-    mut request: http::Request<Body>,
-) -> Result<http::Response<Body>, Error> {
+    mut request: Request<Body>,
+) -> Answered {
     let failed = |source| Error::Http { address: address.to_owned(), source };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(async move {
@@ -271,26 +269,17 @@ pub async fn once(
 }
 
 /// One HTTPS request to `address`, whose certificate is for `name`.
-pub async fn once_tls(
-    address: &str,
-    name: &str,
-    config: Arc<ClientConfig>,
-    request: http::Request<Body>,
-) -> Result<http::Response<Body>, Error> {
+pub async fn once_tls(address: &str, name: &str, config: Arc<ClientConfig>, request: Request<Body>) -> Answered {
     once(connect_tls(address, name, config).await?, address, request).await
 }
 
 /// One HTTPS request to an address whose certificate is for that address.
-pub async fn once_tls_to(
-    address: SocketAddr,
-    config: Arc<ClientConfig>,
-    request: http::Request<Body>,
-) -> Result<http::Response<Body>, Error> {
+pub async fn once_tls_to(address: SocketAddr, config: Arc<ClientConfig>, request: Request<Body>) -> Answered {
     once_tls(&address.to_string(), &address.ip().to_string(), config, request).await
 }
 
 /// One HTTP request to `address`.
-pub async fn once_plain(address: &str, request: http::Request<Body>) -> Result<http::Response<Body>, Error> {
+pub async fn once_plain(address: &str, request: Request<Body>) -> Answered {
     once(connect(address).await?, address, request).await
 }
 
@@ -345,7 +334,7 @@ impl Remote {
 }
 
 impl Transport for Remote {
-    fn call(&self, mut request: http::Request<Bytes>) -> BoxFuture<'_, Result<http::Response<Body>, BoxError>> {
+    fn call(&self, mut request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Body>, BoxError>> {
         Box::pin(async move {
             let mut sender = self.sender().await?;
             let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
