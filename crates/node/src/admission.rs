@@ -48,27 +48,20 @@ pub fn admit(
     allocatable: &BTreeMap<String, Quantity>,
     allowed_sysctls: &[String],
 ) -> Result<(), End> {
-    let refuse =
-        |reason: &str, message: String| Err(End { reason: reason.into(), message, rejected: true, ..End::default() });
+    let failed = |name: &str, why: &str| Err(rejected(name, &format!("Predicate {name} failed: node(s) {why}")));
     if let Some(of) = pod.spec.os.as_ref().filter(|of| of.name != "linux") {
-        return refuse(
-            "PodOSNotSupported",
-            format!("Failed to admit pod as the OS field doesn't match node OS: {}", of.name),
-        );
+        let message = format!("Failed to admit pod as the OS field doesn't match node OS: {}", of.name);
+        return Err(End { rejected: true, ..End::new("PodOSNotSupported", message) });
     }
     if let Some(forbidden) = forbidden_sysctl(pod, allowed_sysctls) {
-        return refuse("SysctlForbidden", format!("Pod was rejected: forbidden sysctl: {forbidden}"));
+        return Err(rejected("SysctlForbidden", &format!("forbidden sysctl: {forbidden}")));
     }
     if let Err((name, message)) = fits(pod, others, allocatable) {
-        return refuse(&format!("OutOf{name}"), format!("Pod was rejected: {message}"));
+        return Err(rejected(&format!("OutOf{name}"), &message));
     }
     if let Some(node) = node {
         if !matches_node(pod, node) {
-            return refuse(
-                "NodeAffinity",
-                "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
-                    .into(),
-            );
+            return failed("NodeAffinity", "didn't match Pod's node affinity/selector");
         }
         let untolerated = node.spec.taints.iter().find(|taint| {
             taint.effect == "NoExecute"
@@ -79,11 +72,7 @@ pub fn admit(
                 })
         });
         if untolerated.is_some() && !is_static(pod) {
-            return refuse(
-                "TaintToleration",
-                "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
-                    .into(),
-            );
+            return failed("TaintToleration", "had taints that the pod didn't tolerate");
         }
     }
     let taken: BTreeSet<_> = others.iter().flat_map(|other| host_ports(other)).collect();
@@ -94,7 +83,7 @@ pub fn admit(
                 && (*other_ip == ip || ip == "0.0.0.0" || other_ip == "0.0.0.0")
         });
         if clash {
-            return refuse("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into());
+            return failed("NodePorts", "didn't have free ports for the requested pod ports");
         }
     }
     Ok(())
@@ -205,13 +194,8 @@ fn holds(operator: &str, values: &[String], own: Option<&str>) -> bool {
         "Gt" | "Lt" => {
             let parse = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
             match (parse(own), parse(values.first().map(String::as_str))) {
-                (Some(own), Some(value)) => {
-                    if operator == "Gt" {
-                        own > value
-                    } else {
-                        own < value
-                    }
-                }
+                (Some(own), Some(value)) if operator == "Gt" => own > value,
+                (Some(own), Some(value)) => own < value,
                 _ => false,
             }
         }
@@ -232,22 +216,12 @@ fn forbidden_sysctl(pod: &Pod, allowed: &[String]) -> Option<String> {
     pod.spec.security_context.as_ref()?.sysctls.iter().find_map(|of| {
         // `net/ipv4/x` is `net.ipv4.x`.
         let slashed = of.name.find(['.', '/']).is_some_and(|at| of.name.as_bytes()[at] == b'/');
-        let name = match slashed {
-            true => of
-                .name
-                .chars()
-                .map(|c| {
-                    if c == '/' {
-                        '.'
-                    } else if c == '.' {
-                        '/'
-                    } else {
-                        c
-                    }
-                })
-                .collect(),
-            false => of.name.clone(),
+        let swapped = |c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
         };
+        let name: String = if slashed { of.name.chars().map(swapped).collect() } else { of.name.clone() };
         let listed = |pattern: &str| match pattern.strip_suffix('*') {
             Some(head) => name.starts_with(head),
             None => name == pattern,

@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use crate::http_get::{dial, join};
 
 const SERVING: u8 = 1;
+const UNIMPLEMENTED: &str = "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown service grpc.health.v1.Health";
 
 /// Why the service is not serving.
 pub async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
@@ -45,17 +46,15 @@ async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
             message.put_u8(length as u8);
             message.put_slice(service.as_bytes());
         }
-        let mut framed = BytesMut::new();
-        framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len()).unwrap_or(0));
-        framed.put_slice(&message);
+        let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
+        let framed = [&[0], &length[..], &message].concat();
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("http://{address}/grpc.health.v1.Health/Check"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("user-agent", "kube-probe/1.37")
-            .body(Full::<Bytes>::new(framed.freeze()))
+            .body(Full::<Bytes>::new(framed.into()))
             .map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
         let code = response.headers().get("grpc-status").cloned();
@@ -63,30 +62,20 @@ async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
         let code = code.or_else(|| collected.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned());
         match code.as_ref().and_then(|code| code.to_str().ok()) {
             Some("0") => {}
-            Some("12") => {
-                return Err(
-                    "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown service grpc.health.v1.Health"
-                        .to_owned(),
-                );
-            }
+            Some("12") => return Err(UNIMPLEMENTED.to_owned()),
             code => {
                 return Err(format!("error: health rpc probe failed: rpc error: code = {}", code.unwrap_or("Unknown")));
             }
         }
         // HealthCheckResponse { status = 1 } behind five bytes of frame.
         let body = collected.to_bytes();
-        match body.get(5..) {
-            Some([8, SERVING, ..]) => Ok(()),
-            Some([8, status, ..]) => {
-                let name = match status {
-                    2 => "NOT_SERVING",
-                    3 => "SERVICE_UNKNOWN",
-                    _ => "UNKNOWN",
-                };
-                Err(format!("service unhealthy (responded with \"{name}\")"))
-            }
-            _ => Err("service unhealthy (responded with \"UNKNOWN\")".to_owned()),
-        }
+        let status = match body.get(5..) {
+            Some([8, SERVING, ..]) => return Ok(()),
+            Some([8, 2, ..]) => "NOT_SERVING",
+            Some([8, 3, ..]) => "SERVICE_UNKNOWN",
+            _ => "UNKNOWN",
+        };
+        Err(format!("service unhealthy (responded with \"{status}\")"))
     }
     .await;
     driver.abort();

@@ -59,3 +59,4 @@ mod tests;
 
 pub use config::{Config, Ports};
 pub use kubelet::Kubelet;
+pub use metrics::process as process_metrics;

@@ -39,52 +39,24 @@ pub enum Count {
 }
 
 impl Count {
+    #[rustfmt::skip]
     fn row(self) -> (&'static str, &'static str) {
         match self {
-            Self::EnsureImage => (
-                "kubelet_image_manager_ensure_image_requests_total",
-                "Number of ensure-image requests processed by the kubelet.",
-            ),
-            Self::ImagesCollected => (
-                "kubelet_image_garbage_collected_total",
-                "Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
-            ),
-            Self::MustPullChecks => (
-                "kubelet_imagemanager_image_mustpull_checks_total",
-                "Counter for how many times kubelet checked whether credentials need to be re-verified to access an image",
-            ),
+            Self::EnsureImage => ("kubelet_image_manager_ensure_image_requests_total", "Number of ensure-image requests processed by the kubelet."),
+            Self::ImagesCollected => ("kubelet_image_garbage_collected_total", "Total number of images garbage collected by the kubelet, whether through disk usage or image age."),
+            Self::MustPullChecks => ("kubelet_imagemanager_image_mustpull_checks_total", "Counter for how many times kubelet checked whether credentials need to be re-verified to access an image"),
             Self::Evictions => ("kubelet_evictions", "Cumulative number of pod evictions by eviction signal"),
             Self::Preemptions => ("kubelet_preemptions", "Cumulative number of pod preemptions by preemption resource"),
-            Self::Probes => (
-                "prober_probe_total",
-                "Cumulative number of a liveness, readiness or startup probe for a container by result.",
-            ),
-            Self::RuntimeOperations => {
-                ("kubelet_runtime_operations_total", "Cumulative number of runtime operations by operation type.")
-            }
-            Self::RuntimeErrors => (
-                "kubelet_runtime_operations_errors_total",
-                "Cumulative number of runtime operation errors by operation type.",
-            ),
+            Self::Probes => ("prober_probe_total", "Cumulative number of a liveness, readiness or startup probe for a container by result."),
+            Self::RuntimeOperations => ("kubelet_runtime_operations_total", "Cumulative number of runtime operations by operation type."),
+            Self::RuntimeErrors => ("kubelet_runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type."),
             Self::StartedContainers => ("kubelet_started_containers_total", "Cumulative number of containers started"),
-            Self::StartedContainersErrors => {
-                ("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers")
-            }
+            Self::StartedContainersErrors => ("kubelet_started_containers_errors_total", "Cumulative number of errors when starting containers"),
             Self::StartedPods => ("kubelet_started_pods_total", "Cumulative number of pods started"),
-            Self::StartedPodsErrors => {
-                ("kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods")
-            }
-            Self::StartedUserNamespacedPods => (
-                "kubelet_started_user_namespaced_pods_total",
-                "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.",
-            ),
-            Self::StartedUserNamespacedPodsErrors => (
-                "kubelet_started_user_namespaced_pods_errors_total",
-                "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.",
-            ),
-            Self::TerminatedContainers => {
-                ("kubelet_terminated_containers_total", "Cumulative number of container terminations.")
-            }
+            Self::StartedPodsErrors => ("kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods"),
+            Self::StartedUserNamespacedPods => ("kubelet_started_user_namespaced_pods_total", "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux."),
+            Self::StartedUserNamespacedPodsErrors => ("kubelet_started_user_namespaced_pods_errors_total", "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux."),
+            Self::TerminatedContainers => ("kubelet_terminated_containers_total", "Cumulative number of container terminations."),
         }
     }
 }
@@ -99,22 +71,13 @@ pub enum Time {
 }
 
 impl Time {
+    #[rustfmt::skip]
     fn row(self) -> (&'static str, &'static str, &'static [f64]) {
         match self {
             Self::ImagePull => ("kubelet_image_pull_duration_seconds", "Duration in seconds to pull an image.", &PULLS),
-            Self::PodStart => (
-                "kubelet_pod_start_duration_seconds",
-                "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
-                &STARTS,
-            ),
-            Self::Relist => {
-                ("kubelet_pleg_relist_duration_seconds", "Duration in seconds for relisting pods in PLEG.", &BUCKETS)
-            }
-            Self::RuntimeOperation => (
-                "kubelet_runtime_operations_duration_seconds",
-                "Duration in seconds of runtime operations. Broken down by operation type.",
-                &BUCKETS,
-            ),
+            Self::PodStart => ("kubelet_pod_start_duration_seconds", "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", &STARTS),
+            Self::Relist => ("kubelet_pleg_relist_duration_seconds", "Duration in seconds for relisting pods in PLEG.", &BUCKETS),
+            Self::RuntimeOperation => ("kubelet_runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", &BUCKETS),
         }
     }
 }
@@ -218,8 +181,8 @@ pub fn family<L: Display, V: Display>(
     }
 }
 
-/// This process, as every exporter of Prometheus tells of its own.
-pub fn process(out: &mut String) {
+/// Of this process, as every exporter of Prometheus tells of its own: name, kind, help, value.
+pub fn process() -> [(&'static str, &'static str, &'static str, f64); 6] {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     let stat = read("stat");
     // The name in parentheses may hold anything.
@@ -233,24 +196,13 @@ pub fn process(out: &mut String) {
     let most = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<f64>().ok());
-    for (name, kind, help, value) in [
-        (
-            "process_cpu_seconds_total",
-            "counter",
-            "Total user and system CPU time spent in seconds.",
-            (field(11) + field(12)) / tick,
-        ),
+    let (cpu, started) = ((field(11) + field(12)) / tick, boot + field(19) / tick);
+    [
+        ("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", cpu),
         ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", field(21) * page),
         ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", field(20)),
-        (
-            "process_start_time_seconds",
-            "gauge",
-            "Start time of the process since unix epoch in seconds.",
-            boot + field(19) / tick,
-        ),
+        ("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", started),
         ("process_open_fds", "gauge", "Number of open file descriptors.", open),
         ("process_max_fds", "gauge", "Maximum number of open file descriptors.", most.unwrap_or(0.0)),
-    ] {
-        family(out, name, kind, help, [("", value)]);
-    }
+    ]
 }

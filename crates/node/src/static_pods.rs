@@ -201,9 +201,7 @@ pub async fn keep(kubelet: &Kubelet) {
         let dir = if path.is_file() { path.parent().unwrap_or(path) } else { path };
         fs::create_dir_all(dir)
             .and_then(|()| Watch::new([dir]))
-            .map_err(|error| {
-                tracing::error!(path = %path.display(), %error, "static pods are not followed");
-            })
+            .inspect_err(|error| tracing::error!(path = %path.display(), %error, "static pods are not followed"))
             .ok()
     };
     let changed = async || match &watch {

@@ -319,7 +319,9 @@ impl Kubelet {
         family(&mut text, "kubernetes_build_info", "gauge", help, [(labels, 1)]);
         self.shared.metrics.text(&mut text, false);
         self.shared.puller.metrics(&mut text);
-        metrics::process(&mut text);
+        for (name, kind, help, value) in metrics::process() {
+            family(&mut text, name, kind, help, [("", value)]);
+        }
         text
     }
 }
