@@ -212,6 +212,32 @@ YAML
   within 10 said 'unprepare claim'
 }
 
+step_a_credential_provider_is_told_of_the_service_account() {
+  k apply -f - <<'YAML'
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: puller, annotations: {example.com/role: team}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: pulls}
+rules: [{apiGroups: [''], resources: [registry.example.com], verbs: [request-serviceaccounts-token-audience]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: pulls}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: pulls}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:nodes'}]
+YAML
+  k run pulls --image=127.0.0.1:9/team/app:1 --overrides='{"spec":{"nodeName":"one","serviceAccountName":"puller"}}'
+  within 20 test -s "$work/log/provider"
+  is '127.0.0.1:9/team/app team' jq -rs '.[0] | .image + " " + .serviceAccountAnnotations["example.com/role"]' "$work/log/provider"
+  is 'registry.example.com pulls puller' jq -rs '.[0].serviceAccountToken | split(".")[1] | gsub("-"; "+") | gsub("_"; "/") | @base64d | fromjson |
+    .aud[0] + " " + (."kubernetes.io" | .pod.name + " " + .serviceaccount.name)' "$work/log/provider"
+  within 20 bash -c "nsenter --net=/run/netns/$server $kubectl get events --field-selector involvedObject.name=pulls | grep -q 'Failed to pull image'"
+  ended pulls
+}
+
 step_plugins_that_go_are_forgotten() {
   kill -9 "$(cat "$work/mock.pid")"
   rm "$root"/plugins_registry/*.sock
@@ -366,5 +392,27 @@ TOML
 }
 
 network
+mkdir "$work/providers"
+cat >"$work/providers/plugin" <<SH
+#!/bin/sh
+cat >>$work/log/provider
+echo '{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Image","auth":{"127.0.0.1:9":{"username":"a","password":"b"}}}'
+SH
+chmod +x "$work/providers/plugin"
+cat >"$work/providers.yaml" <<'YAML'
+apiVersion: kubelet.config.k8s.io/v1
+kind: CredentialProviderConfig
+providers:
+- name: plugin
+  apiVersion: credentialprovider.kubelet.k8s.io/v1
+  matchImages: ['127.0.0.1:9']
+  defaultCacheDuration: 1h
+  tokenAttributes:
+    serviceAccountTokenAudience: registry.example.com
+    requireServiceAccount: true
+    requiredServiceAccountAnnotationKeys: [example.com/role]
+    cacheType: Token
+YAML
+node_args=(--image-credential-provider-config "$work/providers.yaml" --image-credential-provider-bin-dir "$work/providers")
 start_server
 walk_all

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 use schema::api::core::v1::Taint;
 
 use crate::eviction::{Signal, Threshold};
-use crate::ports::{Cgroups, Clock, Host, Images, Keys, Nanos, Network, Runtime};
+use crate::ports::{Cgroups, Clock, Host, Images, Keys, Nanos, Network, Providers, Runtime};
 use crate::settings::Settings;
 
 /// The machine's parts.
@@ -14,6 +14,7 @@ pub struct Ports {
     pub runtime: Arc<dyn Runtime>,
     pub cgroups: Arc<dyn Cgroups>,
     pub images: Arc<dyn Images>,
+    pub providers: Option<Arc<dyn Providers>>,
     pub network: Arc<dyn Network>,
     pub host: Arc<dyn Host>,
     pub keys: Arc<dyn Keys>,

@@ -85,6 +85,8 @@ impl Kubelet {
         let (kept, behind) = (config.root_dir.join("last-objects"), Behind::default());
         let recall = Recall::new(client.clone(), config.root_dir.clone(), offline.subscribe(), behind.clone());
         let csi = Arc::new(Csi::new(&config, recall.clone(), events.clone()));
+        let volumes = Volumes::new(&config, recall.clone(), ports.clone(), events.clone(), csi.clone());
+        let volumes = Arc::new(volumes);
         let numa = ports.host.topology().nodes.keys().copied().collect();
         let devices = Arc::new(Devices::new(config.root_dir.join("device-plugins"), numa));
         managers.add(devices.clone());
@@ -96,11 +98,11 @@ impl Kubelet {
             metrics: metrics.clone(),
             health_changed: Notify::new(),
             sizing,
-            volumes: Volumes::new(&config, recall.clone(), ports.clone(), events.clone(), csi.clone()),
+            volumes: volumes.clone(),
             csi,
             devices,
             dra: Dra::new(&config, recall.clone()),
-            puller: Puller::new(&config, ports.images.clone(), ports.clock.clone(), events.clone(), metrics),
+            puller: Puller::new(&config, &ports, volumes, events.clone(), metrics),
             config_maps: Cache::new(client.clone(), kept.clone(), offline.subscribe(), behind.clone()),
             secrets: Cache::new(client.clone(), kept, offline.subscribe(), behind.clone()),
             recall,

@@ -475,6 +475,26 @@ pub enum PullError {
     Failed(String),
 }
 
+/// A pod's service account, as credential provider plugins may know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub annotations: BTreeMap<String, String>,
+    /// By audience; none that could not be had.
+    pub tokens: BTreeMap<String, String>,
+}
+
+/// The node's credential provider plugins.
+pub trait Providers: Send + Sync + 'static {
+    /// Of the tokens that they want for an image's logins.
+    fn audiences(&self, image: &str) -> Vec<String>;
+
+    /// An image's logins, and whether they are for this service account alone.
+    fn logins<'a>(&'a self, image: &'a str, account: Option<&'a Account>) -> BoxFuture<'a, Vec<(Credentials, bool)>>;
+}
+
 /// What a pull gave.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pulled {

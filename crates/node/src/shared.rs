@@ -33,7 +33,7 @@ pub struct Shared {
     /// The container runtime's name.
     pub runtime: String,
     pub metrics: Arc<Metrics>,
-    pub volumes: Volumes,
+    pub volumes: Arc<Volumes>,
     pub csi: Arc<Csi>,
     pub devices: Arc<Devices>,
     pub dra: Dra,

@@ -150,17 +150,19 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
             (ports, None)
         }
         None => {
-            let (containers, images) =
-                embedded(args, places, registries.clone(), &network, &config, cgroups.clone()).await?;
+            let (containers, images) = embedded(places, registries.clone(), &network, &config, cgroups.clone()).await?;
             let ports: RuntimePorts = (containers.clone(), containers, network);
             (ports, Some(images))
         }
     };
     let (runtime, image_service, network) = machine;
+    let plugins = &args.image_credential_provider_config;
+    let plugins = providers(plugins.as_deref(), args.image_credential_provider_bin_dir.as_deref());
     let ports = Ports {
         runtime,
         cgroups,
         images: image_service,
+        providers: plugins.map_err(Error::Registries)?,
         network,
         host: Arc::new(LocalHost::new()),
         keys: Arc::new(LocalKeys),
@@ -178,7 +180,6 @@ pub async fn start(setup: Setup<'_>) -> Result<Machine, Error> {
 
 /// The embedded runtime and image store, with those who ask them from outside.
 async fn embedded(
-    args: &NodeArgs,
     places: &Places,
     registries: Registries,
     network: &Arc<Network>,
@@ -200,12 +201,9 @@ async fn embedded(
             tracing::warn!(%error, directory = %dropped.display(), "images dropped there are not imported");
         }
     });
-    let plugins = &args.image_credential_provider_config;
-    let plugins = providers(plugins.as_deref(), args.image_credential_provider_bin_dir.as_deref());
-    let plugins = plugins.map_err(Error::Registries)?;
     let addresses = places.agent().join("addresses");
     let containers =
-        Containers::new(runtime.clone(), images.clone(), addresses, cgroups, plugins).map_err(Error::Directories)?;
+        Containers::new(runtime.clone(), images.clone(), addresses, cgroups).map_err(Error::Directories)?;
     let seen = Arc::new(wiring::cri::OfNode { containers: containers.clone(), network: network.clone() });
     let socket = places.cri_socket();
     if let Err(error) = crate::cri::serve(places, &socket, runtime, images.clone(), seen).await {

@@ -5,15 +5,16 @@ use schema::api::core::v1::Secret;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::verify::Access;
 use crate::objects::Snapshot;
 use crate::pod::Desired;
 use crate::ports::{Credentials, Images};
 
-/// A login of a pull secret, and where it is from.
+/// A login, and who has an image that it gets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub credentials: Credentials,
-    pub secret: SecretLogin,
+    pub source: Access,
 }
 
 /// A secret's coordinates, and what one of its logins hashes to.
@@ -28,9 +29,12 @@ pub struct SecretLogin {
 /// Logins of the pod's pull secrets for an image, those for longer paths before those for their parents.
 pub fn logins(desired: &Desired, objects: &Snapshot, images: &dyn Images, image: &str) -> Vec<Login> {
     let names = desired.pod.spec.image_pull_secrets.iter();
-    let mut all: Vec<Login> =
-        names.filter_map(|of| objects.secrets.get(&of.name)).flat_map(|secret| of_secret(secret)).collect();
-    all.retain(|login| images.fits(&login.credentials.registry, image));
+    let all = names.filter_map(|of| objects.secrets.get(&of.name)).flat_map(|secret| of_secret(secret));
+    fitting(all, images, image)
+}
+
+pub fn fitting(all: impl Iterator<Item = Login>, images: &dyn Images, image: &str) -> Vec<Login> {
+    let mut all: Vec<Login> = all.filter(|login| images.fits(&login.credentials.registry, image)).collect();
     all.sort_by(|a, b| b.credentials.registry.cmp(&a.credentials.registry));
     all
 }
@@ -65,12 +69,12 @@ fn of_secret(secret: &Secret) -> Vec<Login> {
         let meta = &secret.metadata;
         Login {
             credentials: Credentials { registry, username, password, identity_token, registry_token },
-            secret: SecretLogin {
+            source: Access::Secret(SecretLogin {
                 uid: meta.uid.clone(),
                 namespace: meta.namespace.clone(),
                 name: meta.name.clone(),
                 hash,
-            },
+            }),
         }
     };
     let says = |of: &Credentials| {

@@ -12,18 +12,21 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::{Instant, sleep};
 
-use crate::config::Config;
+use crate::config::{Config, Ports};
 use crate::events::Recorder;
 use crate::memory::{Crash, Failure, PULL_BACKOFF_MAX, SECOND};
 use crate::metrics::{self, Count, Metrics};
 use crate::objects::{Snapshot, lock};
 use crate::plan::go_duration;
 use crate::pod::Desired;
-use crate::ports::{Clock, Credentials, Image, Images, Nanos, PullError, Pulled};
+use crate::ports::{Clock, Credentials, Image, Images, Nanos, Providers, PullError, Pulled};
 use keyring::Login;
 use pulling::{Room, Watched};
 use records::{Intent, Records};
+use serde_json::json;
 use verify::{Access, Policy, Verdict};
+
+use crate::volumes::Volumes;
 
 /// How soon after a failed pull its reason turns into the back-off's.
 const SHOWN: Nanos = 2 * SECOND;
@@ -37,7 +40,9 @@ type Failures = (Crash, Nanos, String);
 
 pub struct Puller {
     images: Arc<dyn Images>,
+    providers: Option<Arc<dyn Providers>>,
     clock: Arc<dyn Clock>,
+    volumes: Arc<Volumes>,
     events: Recorder,
     metrics: Arc<Metrics>,
     policy: Policy,
@@ -52,19 +57,15 @@ pub struct Puller {
 }
 
 impl Puller {
-    pub fn new(
-        config: &Config,
-        images: Arc<dyn Images>,
-        clock: Arc<dyn Clock>,
-        events: Recorder,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(config: &Config, ports: &Ports, volumes: Arc<Volumes>, events: Recorder, metrics: Arc<Metrics>) -> Self {
         let (room, rooms) = mpsc::channel(8);
         Self {
             room,
             rooms: AsyncMutex::new(rooms),
-            images,
-            clock,
+            images: ports.images.clone(),
+            providers: ports.providers.clone(),
+            clock: ports.clock.clone(),
+            volumes,
             events,
             metrics,
             policy: config.image_verification.clone(),
@@ -88,14 +89,14 @@ impl Puller {
         objects: &Snapshot,
     ) -> Result<Image, Failure> {
         let pod = &*desired.pod;
-        let logins = keyring::logins(desired, objects, &*self.images, name);
+        let mut logins = keyring::logins(desired, objects, &*self.images, name);
         let (mut present, mut required) = ("unknown", "true");
         let mut found = None;
         if policy != "Always" {
             match self.images.find(name).await {
                 Ok(Some(image)) => {
                     present = "true";
-                    if !self.must_pull(name, &image, &logins).await {
+                    if !self.must_pull(desired, name, &image, &mut logins).await {
                         required = "false";
                         found = Some(image);
                     }
@@ -138,6 +139,9 @@ impl Puller {
             let message = format!("Back-off pulling image \"{name}\": {said}");
             return Err(Failure { reason: "ImagePullBackOff".into(), message, retry_at: until });
         }
+        if logins.iter().all(|login| matches!(login.source, Access::Secret(_))) {
+            logins.extend(self.provided(desired, name).await);
+        }
         let pulled = self.pull(desired, name, path, key, &logins).await;
         let names = pod.spec.image_pull_secrets.iter().map(|secret| &*secret.name);
         let missing: Vec<&str> =
@@ -158,8 +162,26 @@ impl Puller {
         self.metrics.count(Count::EnsureImage, labels);
     }
 
-    /// Whether the registry has to say that a pod may have an image that is here.
-    async fn must_pull(&self, name: &str, image: &Image, logins: &[Login]) -> bool {
+    /// Logins of the node's plugins, some of which know the pod's service account.
+    async fn provided(&self, desired: &Desired, name: &str) -> Vec<Login> {
+        let Some(providers) = &self.providers else { return Vec::new() };
+        let audiences = providers.audiences(name);
+        let mut account = None;
+        if !audiences.is_empty() && !desired.pod.spec.service_account_name.is_empty() {
+            account = Some(self.volumes.account(desired, audiences, self.clock.now()).await);
+        }
+        let whose = account.as_ref().map_or(Access::NodePods, |of| {
+            Access::Account(json!({"uid": of.uid, "namespace": of.namespace, "name": of.name}))
+        });
+        let all = providers.logins(name, account.as_ref()).await.into_iter().map(|(credentials, own)| Login {
+            credentials,
+            source: if own { whose.clone() } else { Access::NodePods },
+        });
+        keyring::fitting(all, &*self.images, name)
+    }
+
+    /// Whether the registry has to say that a pod may have an image that is here. Plugins are asked where secrets do not do.
+    async fn must_pull(&self, desired: &Desired, name: &str, image: &Image, logins: &mut Vec<Login>) -> bool {
         let (repository, known) = (verify::repository(name), self.records.known(name, &image.id));
         let pulled = known.as_ref().map_or(true, |(pulled, _)| *pulled);
         let verdict = match known {
@@ -168,7 +190,13 @@ impl Puller {
                 tracing::warn!(image = name, %error, "who may have an image cannot be read");
                 Verdict::Error
             }
-            Ok((_, Some(record))) => verify::check(&record, repository, logins),
+            Ok((_, Some(record))) => match verify::check(&record, repository, logins) {
+                Verdict::MustAuthenticate => {
+                    logins.extend(self.provided(desired, name).await);
+                    verify::check(&record, repository, logins)
+                }
+                verdict => verdict,
+            },
             Ok((_, None)) => Verdict::MustAuthenticate,
         };
         self.metrics.count(Count::MustPullChecks, format!("result=\"{}\"", verdict.name()));
@@ -295,8 +323,8 @@ impl Puller {
         let now = self.now();
         let (noted, image) = match pulled {
             Ok(Pulled { image, login }) => {
-                let used = login.and_then(|at| logins.get(at)).map(|login| login.secret.clone());
-                let access = used.map_or(Access::NodePods, Access::Secret);
+                let used = login.and_then(|at| logins.get(at));
+                let access = used.map_or(Access::NodePods, |login| login.source.clone());
                 let id = image.id.clone();
                 (tokio::task::spawn_blocking(move || intent.done(&id, &access, &now)), Ok(image))
             }

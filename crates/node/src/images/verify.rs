@@ -7,8 +7,10 @@ use super::keyring::{Login, SecretLogin};
 
 /// Secrets of one image's record, above which it is not written just because another one was seen to fit.
 const WRITE_WHILE_MATCHING: usize = 100;
-/// Secrets that are remembered; of those beyond, one is forgotten, and has to prove itself again.
-const MOST_SECRETS: usize = 1000;
+/// Secrets, and service accounts, that are remembered; of those beyond, one is forgotten, and has to prove itself again.
+const MOST: usize = 1000;
+const SECRETS: &str = "kubernetesSecrets";
+const ACCOUNTS: &str = "kubernetesServiceAccounts";
 
 /// `imagePullCredentialsVerificationPolicy`: which images need no proof.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,7 +109,11 @@ fn secrets(known: &Value) -> Vec<SecretLogin> {
         let text = |name: &str| of[name].as_str().unwrap_or_default().to_owned();
         SecretLogin { uid: text("uid"), namespace: text("namespace"), name: text("name"), hash: text("credentialHash") }
     };
-    known["kubernetesSecrets"].as_array().into_iter().flatten().map(secret).collect()
+    list(known, SECRETS).iter().map(secret).collect()
+}
+
+fn list<'a>(known: &'a Value, kind: &str) -> &'a [Value] {
+    known[kind].as_array().map_or(&[], Vec::as_slice)
 }
 
 fn same_secret(a: &SecretLogin, b: &SecretLogin) -> bool {
@@ -123,15 +129,20 @@ pub fn check(record: &Value, repository: &str, logins: &[Login]) -> Verdict {
     }
     let good = secrets(known);
     for login in logins {
+        let secret = match &login.source {
+            Access::Secret(secret) => secret,
+            Access::Account(account) if list(known, ACCOUNTS).contains(account) => return Verdict::Found(None),
+            _ => continue,
+        };
         for of in &good {
-            let same_hash = !of.hash.is_empty() && of.hash == login.secret.hash;
-            let same_secret = same_secret(of, &login.secret);
+            let same_hash = !of.hash.is_empty() && of.hash == secret.hash;
+            let same_secret = same_secret(of, secret);
             let room = good.len() < WRITE_WHILE_MATCHING;
             if same_hash {
-                return Verdict::Found((!same_secret && room).then(|| login.secret.clone()));
+                return Verdict::Found((!same_secret && room).then(|| secret.clone()));
             }
             if same_secret && room {
-                return Verdict::Found(Some(login.secret.clone()));
+                return Verdict::Found(Some(secret.clone()));
             }
         }
     }
@@ -144,6 +155,8 @@ pub enum Access {
     /// Every pod of this node.
     NodePods,
     Secret(SecretLogin),
+    /// A service account, by `uid`, `namespace` and `name`.
+    Account(Value),
     /// It is not known how it came here.
     Unknown,
 }
@@ -169,24 +182,25 @@ pub fn add(record: Option<Value>, id: &str, repository: &str, access: &Access, n
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 
 fn merge(known: &Value, access: &Access) -> Value {
-    let secret = match access {
+    let (kind, new) = match access {
         _ if known["nodePodsAccessible"] == true => return known.clone(),
         Access::Unknown => return known.clone(),
         Access::NodePods => return json!({"nodePodsAccessible": true}),
-        Access::Secret(secret) => secret,
+        Access::Secret(SecretLogin { uid, namespace, name, hash }) => {
+            (SECRETS, json!({"uid": uid, "namespace": namespace, "name": name, "credentialHash": hash}))
+        }
+        Access::Account(account) => (ACCOUNTS, account.clone()),
     };
-    let mut all = secrets(known);
-    if all.contains(secret) {
+    let mut all = list(known, kind).to_vec();
+    if all.contains(&new) {
         return known.clone();
     }
-    all.retain(|of| !same_secret(of, secret));
-    all.truncate(MOST_SECRETS - 1);
-    all.push(secret.clone());
-    all.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
-    let entry =
-        |of: SecretLogin| json!({"uid": of.uid, "namespace": of.namespace, "name": of.name, "credentialHash": of.hash});
-    // What upstream's kubelets know of service accounts stays.
+    let place = |of: &Value| ["namespace", "name", "uid"].map(|key| of[key].as_str().unwrap_or_default().to_owned());
+    all.retain(|of| place(of) != place(&new));
+    all.truncate(MOST - 1);
+    all.push(new);
+    all.sort_by_key(place);
     let mut merged: Map<String, Value> = known.as_object().cloned().unwrap_or_default();
-    merged.insert("kubernetesSecrets".into(), all.into_iter().map(entry).collect());
+    merged.insert(kind.into(), all.into());
     Value::Object(merged)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use schema::api::core::v1::{LocalObjectReference, Secret};
+use schema::api::core::v1::{LocalObjectReference, Secret, ServiceAccount};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -267,29 +267,60 @@ fn policies_say_whose_images_need_a_proof() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn plugins_know_service_accounts() {
+    let world = World::new("accounts");
+    let image = "plug.test/app:1";
+    lock(&world.machine.state).private.insert(image.into(), vec!["of team".into()]);
+    for (name, role) in [("good", "team"), ("bad", "others")] {
+        let (uid, namespace) = (format!("uid-{name}"), "default".into());
+        let annotations = [("role".to_owned(), role.to_owned())].into();
+        let metadata = ObjectMeta { name: name.into(), namespace, uid, annotations, ..ObjectMeta::default() };
+        world.api.put(&ServiceAccount { metadata, ..ServiceAccount::default() });
+    }
+    for (name, account, policy, reason, pulls) in [
+        ("first", "good", "IfNotPresent", "runs", 1),
+        ("again", "good", "Never", "runs", 0),
+        ("stranger", "bad", "IfNotPresent", "ErrImagePull", 1),
+        ("lost", "none", "IfNotPresent", "ErrImagePull", 1),
+        ("nobody", "", "IfNotPresent", "ErrImagePull", 1),
+        ("always", "good", "Always", "runs", 1),
+    ] {
+        let mut pod = with(name, image, policy, &[]);
+        pod.spec.service_account_name = account.into();
+        assert_eq!(comes(&world, &pod).await, (reason.to_owned(), pulls), "{name}");
+    }
+    let known = record(&world, &format!("sha256:{image}"));
+    assert_eq!(
+        known["credentialMapping"]["plug.test/app"],
+        json!({"kubernetesServiceAccounts": [{"uid": "uid-good", "namespace": "default", "name": "good"}]})
+    );
+}
+
 #[test]
 fn records_are_upstreams() {
-    let login = |uid: &str, name: &str, hash: &str| {
+    let secret = |uid: &str, name: &str, hash: &str| {
         let [uid, name, hash] = [uid, name, hash].map(str::to_owned);
-        let secret = SecretLogin { uid, name, hash, namespace: "default".into() };
-        Login { credentials: Default::default(), secret }
+        SecretLogin { uid, name, hash, namespace: "default".into() }
     };
+    let by = |source: Access| Login { credentials: Default::default(), source };
+    let login = |uid: &str, name: &str, hash: &str| by(Access::Secret(secret(uid, name, hash)));
     // As upstream's kubelet has written it.
     let known: Value = serde_json::from_str(r#"{"kind":"ImagePulledRecord","apiVersion":"kubelet.config.k8s.io/v1alpha1","lastUpdatedTime":"2024-10-21T12:26:40Z","imageRef":"r","credentialMapping":{"docker.io/testing/test":{"kubernetesSecrets":[{"uid":"u","namespace":"default","name":"pull-secret","credentialHash":"h"}],"kubernetesServiceAccounts":[{"uid":"a","namespace":"default","name":"sa"}]}}}"#).expect("JSON");
     let test = "docker.io/testing/test";
     let check = |uid: &str, hash: &str| verify::check(&known, test, &[login(uid, "pull-secret", hash)]);
     assert_eq!(check("u", "h"), Verdict::Found(None));
-    assert_eq!(check("u2", "h"), Verdict::Found(Some(login("u2", "pull-secret", "h").secret)));
-    assert_eq!(check("u", "h2"), Verdict::Found(Some(login("u", "pull-secret", "h2").secret)));
+    assert_eq!(check("u2", "h"), Verdict::Found(Some(secret("u2", "pull-secret", "h"))));
+    assert_eq!(check("u", "h2"), Verdict::Found(Some(secret("u", "pull-secret", "h2"))));
     assert_eq!(check("u2", "h2"), Verdict::MustAuthenticate);
     assert_eq!(
         verify::check(&known, "docker.io/testing/other", &[login("u", "pull-secret", "h")]),
         Verdict::MustAuthenticate
     );
     let add = |access: &Access| verify::add(Some(known.clone()), "r", test, access, "now");
-    assert_eq!(add(&Access::Secret(login("u", "pull-secret", "h").secret)), None);
+    assert_eq!(add(&Access::Secret(secret("u", "pull-secret", "h"))), None);
     assert_eq!(add(&Access::Unknown), None);
-    let changed = add(&Access::Secret(login("u", "pull-secret", "h2").secret)).expect("a change");
+    let changed = add(&Access::Secret(secret("u", "pull-secret", "h2"))).expect("a change");
     let of = &changed["credentialMapping"][test];
     assert_eq!(
         (&of["kubernetesSecrets"][0]["credentialHash"], of["kubernetesSecrets"].as_array().map(Vec::len)),
@@ -300,13 +331,19 @@ fn records_are_upstreams() {
         (&changed["apiVersion"], &changed["lastUpdatedTime"]),
         (&json!("kubelet.config.k8s.io/v1beta1"), &json!("now"))
     );
+    let account = |uid: &str| Access::Account(json!({"name": "sa", "namespace": "default", "uid": uid}));
+    assert_eq!(verify::check(&known, test, &[by(Access::NodePods), by(account("a"))]), Verdict::Found(None));
+    assert_eq!(verify::check(&known, test, &[by(account("b"))]), Verdict::MustAuthenticate);
+    assert_eq!(add(&account("a")), None);
+    let changed = add(&account("b")).expect("a change");
+    assert_eq!(changed["credentialMapping"][test]["kubernetesServiceAccounts"][1]["uid"], "b");
     let open = add(&Access::NodePods).expect("a change");
     assert_eq!(open["credentialMapping"][test], json!({"nodePodsAccessible": true}));
     assert_eq!(verify::check(&open, test, &[]), Verdict::Found(None));
     // Of very many secrets some have to prove themselves again, and a proof is written only by a pull.
     let mut full = known.clone();
     for at in 0..1200 {
-        let access = Access::Secret(login(&format!("{at}"), "s", &format!("h{at}")).secret);
+        let access = Access::Secret(secret(&format!("{at}"), "s", &format!("h{at}")));
         full = verify::add(Some(full), "r", test, &access, "now").expect("a change");
     }
     assert_eq!(full["credentialMapping"][test]["kubernetesSecrets"].as_array().map(Vec::len), Some(1000));

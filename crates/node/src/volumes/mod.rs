@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use schema::api::Message;
 use schema::api::authentication::v1::TokenRequest;
-use schema::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+use schema::api::core::v1::{EmptyDirVolumeSource, Pod, ServiceAccount, Volume};
 use schema::quantity::Quantity;
 
 pub use bound::is_device;
@@ -40,7 +40,7 @@ use crate::events::Recorder;
 use crate::memory::SECOND;
 use crate::objects::{Wake, lock};
 use crate::pod::Desired;
-use crate::ports::{self, ImageMount, Images, Nanos};
+use crate::ports::{self, Account, ImageMount, Images, Nanos};
 use crate::recall::Recall;
 use crate::resources;
 
@@ -283,6 +283,27 @@ impl Volumes {
             }
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// A pod's service account, with tokens for these audiences as far as they can be had.
+    pub async fn account(&self, desired: &Desired, audiences: Vec<String>, now: Nanos) -> Account {
+        let (namespace, name) = (&desired.pod.metadata.namespace, &desired.pod.spec.service_account_name);
+        let meta = match self.recall.client.get::<ServiceAccount>(namespace, name).await {
+            Ok(account) => account.metadata,
+            Err(error) => {
+                tracing::warn!(pod = %desired.label(), %error, "failed to get service account");
+                return Account::default();
+            }
+        };
+        let mut tokens = BTreeMap::new();
+        for audience in audiences {
+            match self.token(desired, &audience, TOKEN_SECONDS, now).await {
+                Ok(token) => drop(tokens.insert(audience, token.token)),
+                Err(error) => tracing::warn!(pod = %desired.label(), %error, "failed to get service account token"),
+            }
+        }
+        let annotations = meta.annotations.into_iter().collect();
+        Account { uid: meta.uid, namespace: meta.namespace, name: meta.name, annotations, tokens }
     }
 
     /// Goes with the pod's directory.

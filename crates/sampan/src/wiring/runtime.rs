@@ -32,8 +32,6 @@ pub struct Containers {
     addresses: PathBuf,
     cgroups: Arc<PodCgroups>,
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
-    /// Programs that know logins.
-    providers: Option<Providers>,
     /// Keeps the layers of living containers, by id, and of mounted images, by pod and directory.
     held: Mutex<HashMap<String, Rootfs>>,
     changes: broadcast::Sender<PodChanged>,
@@ -111,7 +109,6 @@ impl Containers {
         images: Images,
         addresses: PathBuf,
         cgroups: Arc<PodCgroups>,
-        providers: Option<Providers>,
     ) -> std::io::Result<Arc<Self>> {
         std::fs::create_dir_all(&addresses)?;
         let mut known = HashMap::new();
@@ -126,7 +123,6 @@ impl Containers {
             images,
             addresses,
             cgroups,
-            providers,
             known: Mutex::new(known),
             held: Mutex::default(),
             changes,
@@ -634,12 +630,8 @@ impl ports::Images for Containers {
 
     fn pull<'a>(&'a self, name: &'a str, credentials: &'a [Credentials], pulling: Arc<dyn Pulling>) -> ports::Pull<'a> {
         Box::pin(async move {
-            // The pod's own first, as upstream; those of the node are for all of its pods.
-            let own: Vec<_> = credentials.iter().map(login).collect();
-            let mut logins = own.clone();
-            if let Some(providers) = &self.providers {
-                logins.extend(providers.logins(name).await);
-            }
+            let all: Vec<_> = credentials.iter().map(login).collect();
+            let logins = all.clone();
             let asks = pulling.clone();
             let make_room: images::MakeRoom = Arc::new(move |need| asks.make_room(need.least, need.likely));
             let options = PullOptions { logins, events: Some(told(pulling)), make_room: Some(make_room) };
@@ -648,7 +640,7 @@ impl ports::Images for Containers {
                 Kind::Signature => PullError::Signature(error.chain()),
                 _ => PullError::Failed(error.chain()),
             })?;
-            let login = used.and_then(|used| own.iter().position(|(_, login)| *login == used));
+            let login = used.and_then(|used| all.iter().position(|(_, login)| *login == used));
             Ok(Pulled { image: image(pulled), login })
         })
     }
@@ -737,11 +729,15 @@ pub fn registries(path: &Path) -> std::result::Result<Registries, String> {
 }
 
 /// kubelet's credential provider plugins; none unless both are given.
-pub fn providers(config: Option<&Path>, dir: Option<&Path>) -> std::result::Result<Option<Providers>, String> {
+pub fn providers(
+    config: Option<&Path>,
+    dir: Option<&Path>,
+) -> std::result::Result<Option<Arc<dyn ports::Providers>>, String> {
     let (Some(path), Some(dir)) = (config, dir) else { return Ok(None) };
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
-    Providers::new(&yaml_as_json(&text).map_err(|error| named(&error))?, dir).map(Some).map_err(|error| named(&error))
+    let json = yaml_as_json(&text).map_err(|error| named(&error))?;
+    Ok(Some(Arc::new(Providers::new(&json, dir).map_err(|error| named(&error))?)))
 }
 
 fn yaml_as_json(text: &str) -> std::result::Result<Vec<u8>, String> {
