@@ -41,6 +41,10 @@ pub struct World {
 impl Drop for World {
     fn drop(&mut self) {
         self.task.abort();
+        // What it would note at its end has no place any more.
+        if let Some(dir) = &self.dir {
+            self.kubelet.shared.recall.behind.forget(&dir.0);
+        }
     }
 }
 
