@@ -43,7 +43,7 @@ const UNSAFE: &[&str] = &["crates/runtime/", "crates/keeper/", "crates/net/src/i
 const MAX_FILE_LINES: usize = 800;
 const MAX_PRODUCT_LINES: usize = 60_000;
 /// The product is over its budget: docs/decisions/size.md. Raised only together with what clients see.
-const CEILING_LINES: usize = 103_490;
+const CEILING_LINES: usize = 102_660;
 
 /// Words of the workshop that have no place in the product.
 const FOREIGN: &[&str] = &["/work/", "shared/tools", "farm-"];

@@ -113,7 +113,11 @@ impl Node for Driver {
         if let Some(AccessType::Mount(_)) = of.volume_capability.and_then(|of| of.access_type) {
             let (own, staging) = (self.data.join(&of.volume_id), PathBuf::from(&of.staging_target_path));
             fs::create_dir_all(&own).map_err(io_failed)?;
-            mount_bind(&own, &staging).map_err(failed(&staging))?;
+            // It may stand already.
+            let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(io_failed)?;
+            if !mounts.contains(&format!(" {} ", of.staging_target_path)) {
+                mount_bind(&own, &staging).map_err(failed(&staging))?;
+            }
         }
         Ok(Response::new(csi::NodeStageVolumeResponse {}))
     }
