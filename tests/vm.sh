@@ -199,6 +199,26 @@ step_memory_that_runs_short_evicts() {
   within 60 is False k get node vm -o 'jsonpath={.status.conditions[?(@.type=="MemoryPressure")].status}'
 }
 
+step_a_clock_that_jumps_harms_nobody() {
+  stand
+  pod ticks 'while :; do date; sleep 1; done'
+  within 60 running ticks
+  local before jump
+  before=$(n get pods -o json | jq -c '[.items[] | [.metadata.name, .status.containerStatuses[0].containerID, .status.containerStatuses[0].restartCount]] | sort')
+  # Forth over the life of every lease and token, back to before all that it made, and home.
+  for jump in '+10 days' '-20 days' '+10 days'; do
+    run "date -s \"\$(date -d '$jump')\""
+    within 60 k get --raw /readyz
+    pod fresh 'sleep 1000'
+    within 60 running fresh
+    gone fresh
+    within 60 is True k get node vm -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+    is "$before" eval "n get pods -o json | jq -c '[.items[] | [.metadata.name, .status.containerStatuses[0].containerID, .status.containerStatuses[0].restartCount]] | sort'"
+    within 20 eval 'n logs --tail=1 ticks | has "$(run "date +\"%a %b %e %H:%M\"")"'
+  done
+  gone ticks
+}
+
 step_some_may_swap() {
   run 'dd if=/dev/zero of=/swap bs=1M count=256 status=none && chmod 600 /swap && mkswap -q /swap && swapon /swap'
   run "printf 'apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmemorySwap: {swapBehavior: LimitedSwap}\nshutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s\n' >/etc/kubelet.yaml"

@@ -14,6 +14,10 @@ const KEY_USAGES: [&str; 9] = [
     "crl sign", "encipher only", "decipher only",
 ];
 
+/// Where authorities and what components show each other begin: a machine without a battery for its clock boots in its
+/// past, and is to serve even so.
+const ALWAYS: i64 = 0;
+
 /// A leaf to issue: who, for what, how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
@@ -33,8 +37,7 @@ impl Leaf {
             names,
             key_usages: vec!["digital signature".into(), "key encipherment".into()],
             extended_usages: vec![usage],
-            // Clocks of a cluster differ; upstream backdates by five minutes too.
-            not_before: now - 300,
+            not_before: ALWAYS,
             not_after: now + validity,
         }
     }
@@ -42,7 +45,9 @@ impl Leaf {
     /// A serving certificate; `validity` in seconds.
     pub fn server(common_name: &str, names: Names, now: i64, validity: i64) -> Self {
         let subject = Subject { common_name: common_name.into(), organizations: vec![] };
-        Self::new(subject, names, ExtendedUsage::ServerAuth, now, validity)
+        // Some clients refuse certificates of servers that are long (Apple's after 825 days); clocks of a cluster differ,
+        // and upstream backdates by five minutes too.
+        Self { not_before: now - 300, ..Self::new(subject, names, ExtendedUsage::ServerAuth, now, validity) }
     }
 
     /// A client's certificate: user and groups.
@@ -90,7 +95,7 @@ impl Authority {
             write_extension(EXT_BASIC, true, &der::sequence(&[der::tlv(der::BOOLEAN, &[0xff])])),
             write_extension(EXT_SUBJECT_KEY, false, &der::tlv(der::OCTET_STRING, &key_id)),
         ];
-        let tbs = tbs(&key, &name, &name, now, now + 3650 * DAY, key.public(), &extensions, random)?;
+        let tbs = tbs(&key, &name, &name, ALWAYS, now + 3650 * DAY, key.public(), &extensions, random)?;
         let certificate = Certificate::from_der(&seal(&key, &tbs, random)?)?;
         Ok(Self { certificate, key, chain: Vec::new() })
     }

@@ -106,12 +106,10 @@ fn certificates() {
     let strangers = Authority::create("client-ca", NOW, &SystemRandom::new()).unwrap();
     let foreign = peer(&strangers, &leaf);
     let server = peer(&rig.clients, &Leaf::server("anna", pki::Names::default(), NOW, 3600));
-    for (what, peer, now) in [
-        ("foreign", &foreign, NOW),
-        ("expired", &good, NOW + 3601),
-        ("early", &good, NOW - 600),
-        ("serving", &server, NOW),
-    ] {
+    let later = peer(&rig.clients, &Leaf { not_before: NOW + 1, ..leaf });
+    for (what, peer, now) in
+        [("foreign", &foreign, NOW), ("expired", &good, NOW + 3601), ("early", &later, NOW), ("serving", &server, NOW)]
+    {
         assert!(rig.try_headers(&[], peer, now).is_err(), "{what}");
     }
     // A token beside a certificate that is not ours.
