@@ -183,7 +183,7 @@ impl Signer {
     /// A chain for `seconds` from now on.
     fn chain(&self, key: &KeyPair, seconds: i64) -> String {
         // What is issued begins five minutes before it is made.
-        let leaf = Leaf::client("p", &[], NOW + 300, seconds);
+        let leaf = Leaf { not_before: NOW, ..Leaf::client("p", &[], NOW + 300, seconds) };
         let issued = self.authority.issue(&leaf, key.public(), &SystemRandom::new()).unwrap();
         self.authority.with_chain(&issued)
     }
