@@ -199,12 +199,16 @@ step_memory_that_runs_short_evicts() {
   within 60 is False k get node vm -o 'jsonpath={.status.conditions[?(@.type=="MemoryPressure")].status}'
 }
 
+running_containers() {
+  n get pods -o json | jq -c '[.items[] | [.metadata.name, .status.containerStatuses[0].containerID, .status.containerStatuses[0].restartCount]] | sort'
+}
+
 step_a_clock_that_jumps_harms_nobody() {
   stand
   pod ticks 'while :; do date; sleep 1; done'
   within 60 running ticks
   local before jump
-  before=$(n get pods -o json | jq -c '[.items[] | [.metadata.name, .status.containerStatuses[0].containerID, .status.containerStatuses[0].restartCount]] | sort')
+  before=$(running_containers)
   # Forth over the life of every lease and token, back to before all that it made, and home.
   for jump in '+10 days' '-20 days' '+10 days'; do
     run "date -s \"\$(date -d '$jump')\""
@@ -213,7 +217,7 @@ step_a_clock_that_jumps_harms_nobody() {
     within 60 running fresh
     gone fresh
     within 60 is True k get node vm -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
-    is "$before" eval "n get pods -o json | jq -c '[.items[] | [.metadata.name, .status.containerStatuses[0].containerID, .status.containerStatuses[0].restartCount]] | sort'"
+    is "$before" running_containers
     within 20 eval 'n logs --tail=1 ticks | has "$(run "date +\"%a %b %e %H:%M\"")"'
   done
   gone ticks

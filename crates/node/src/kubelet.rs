@@ -760,7 +760,7 @@ impl Drop for Guard {
         for (_, handle) in lock(&self.0.workers).drain() {
             handle.task.abort();
         }
-        self.0.store.flush();
+        self.0.shared.recall.behind.flush();
     }
 }
 

@@ -106,7 +106,7 @@ impl Behind {
             let behind = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(GATHER).await;
-                tokio::task::spawn_blocking(move || behind.write());
+                tokio::task::spawn_blocking(move || behind.flush());
             });
         }
     }
@@ -117,7 +117,7 @@ impl Behind {
     }
 
     /// Blocks until what waits is on the disk.
-    fn write(&self) {
+    pub fn flush(&self) {
         let _alone = lock(&self.0.disk);
         let batch = {
             let mut todo = lock(&self.0.todo);
@@ -207,11 +207,6 @@ impl Store {
 
     pub fn get(&self, uid: &str) -> Option<Pod> {
         Pod::decode(&self.behind.read(&self.path(uid))?).ok()
-    }
-
-    /// What waits is on the disk when this returns.
-    pub fn flush(&self) {
-        self.behind.write();
     }
 
     pub fn load(&self) -> Vec<Pod> {

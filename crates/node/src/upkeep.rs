@@ -425,14 +425,15 @@ async fn collect_images(kubelet: &Kubelet, goal: Goal, now: Nanos, seen: &mut Se
     let rules = &shared.config.image_gc;
     let fs = || -> FsStats { shared.ports.host.fs(image_path(kubelet)).unwrap_or_default() };
     let FsStats { capacity_bytes: capacity, available_bytes: available, .. } = fs();
-    let kept = shared.config.evictions.hard(Signal::ImageFs, capacity);
-    let (least, room) = match goal {
-        Goal::Room { least, likely } => (least.saturating_add(kept), likely.saturating_add(kept)),
-        _ => (0, 0),
-    };
-    if matches!(goal, Goal::Room { .. }) {
+    let mut room = 0;
+    if let Goal::Room { least, likely } = goal {
+        let kept = shared.config.evictions.hard(Signal::ImageFs, capacity);
+        room = likely.saturating_add(kept);
+        if available >= room {
+            return;
+        }
         let (taken, _) = shared.ports.images.usage().await.unwrap_or_default();
-        if available >= room || available.saturating_add(taken) < least {
+        if available.saturating_add(taken) < least.saturating_add(kept) {
             return;
         }
     }

@@ -326,19 +326,18 @@ impl Kubelet {
     }
 }
 
-type Seconds = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
+type Figure = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
 
 /// Times: name, a label of its own, help, nanoseconds.
 #[rustfmt::skip]
-const SECONDS: [Seconds; 4] = [
+const SECONDS: [Figure; 4] = [
     ("container_cpu_usage_seconds_total", "cpu=\"total\",", "Cumulative cpu time consumed in seconds.", |of| of.cpu_nanoseconds),
     ("container_cpu_user_seconds_total", "", "Cumulative user cpu time consumed in seconds.", |of| of.cpu_user_nanoseconds),
     ("container_cpu_system_seconds_total", "", "Cumulative system cpu time consumed in seconds.", |of| of.cpu_system_nanoseconds),
     ("container_cpu_cfs_throttled_seconds_total", "", "Total time duration the container has been throttled.", |of| of.cfs_throttled_nanoseconds),
 ];
 
-type Figure = (&'static str, &'static str, &'static str, fn(&Usage) -> u64);
-
+/// Others: name, kind, help, value.
 #[rustfmt::skip]
 const FIGURES: [Figure; 13] = [
     ("container_cpu_cfs_periods_total", "counter", "Number of elapsed enforcement period intervals.", |of| of.cfs_periods),

@@ -200,8 +200,8 @@ impl Csi {
             _ => {}
         }
         let target = wanted.target(&self.root, uid);
-        let mounted =
-            Mounted { host_path: target.clone(), readonly: wanted.readonly, block: wanted.block, image: None };
+        let (readonly, block) = (wanted.readonly, wanted.block);
+        let mounted = Mounted { host_path: target.clone(), readonly, block, ..Mounted::default() };
         let stands = if wanted.block { is_device(&target) } else { is_mounted(&target) };
         if stands && spec.and_then(|spec| spec.requires_republish) != Some(true) {
             return Ok(mounted);

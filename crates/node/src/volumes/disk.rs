@@ -48,7 +48,7 @@ pub enum Memory {
 
 impl Job {
     pub fn run(self) -> Result<Mounted, Error> {
-        let plain = |host_path| Mounted { host_path, readonly: false, block: false, image: None };
+        let plain = |host_path| Mounted { host_path, ..Mounted::default() };
         match self {
             Self::Stands(mounted) => Ok(mounted),
             Self::HostPath { path, kind } => {
@@ -63,7 +63,7 @@ impl Job {
                 if let Some(owner) = owner.filter(|_| !readonly && !block) {
                     own(&path, &owner).map_err(io_error("set the group of", &path))?;
                 }
-                Ok(Mounted { host_path: path, readonly, block, image: None })
+                Ok(Mounted { readonly, block, ..plain(path) })
             }
             Self::Mount { dir, kind, source, options, device, readonly, owner } => {
                 fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
@@ -73,7 +73,7 @@ impl Job {
                         own(&dir, &owner).map_err(io_error("set the group of", &dir))?;
                     }
                 }
-                Ok(Mounted { host_path: dir, readonly, block: false, image: None })
+                Ok(Mounted { readonly, ..plain(dir) })
             }
             Self::EmptyDir { dir, memory, mode, group } => {
                 let fresh = !dir.exists();
@@ -103,7 +103,7 @@ impl Job {
                 fs::set_permissions(&dir, fs::Permissions::from_mode(mode))
                     .map_err(io_error("set the mode of", &dir))?;
                 write::write(&dir, &payload, group, &stamp).map_err(io_error("write the files of", &dir))?;
-                Ok(Mounted { host_path: dir, readonly: true, block: false, image: None })
+                Ok(Mounted { readonly: true, ..plain(dir) })
             }
         }
     }

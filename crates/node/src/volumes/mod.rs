@@ -75,7 +75,7 @@ pub enum Error {
 }
 
 /// A volume that stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounted {
     pub host_path: PathBuf,
     /// Whatever the containers ask for.
@@ -208,7 +208,7 @@ impl Volumes {
                     let reference = source.image.as_ref().map(|of| of.reference.clone()).unwrap_or_default();
                     let image = (!here).then_some(ImageMount { id, reference, sub_path: String::new() });
                     let host_path = if here { dir } else { PathBuf::new() };
-                    disk::Job::Stands(Mounted { host_path, readonly: true, block: false, image })
+                    disk::Job::Stands(Mounted { host_path, readonly: true, image, ..Mounted::default() })
                 }
                 "empty-dir" => {
                     let of = source.empty_dir.clone().unwrap_or_default();
