@@ -17,8 +17,9 @@ use crate::objects::lock;
 /// How the name of a file ends that is not written to its end.
 pub const UNFINISHED: &str = "~";
 
-/// How long changes to files wait for more of them: a pod's first states come within less.
-const GATHER: Duration = Duration::from_secs(1);
+/// How long changes to files wait for more of them: a pod's first states come within less, and whoever sees it Ready may
+/// pull the plug a moment later.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// Replaces a file that only root may read, if it says something else. What fails is logged, for nothing depends on it
 /// now.
